@@ -1,0 +1,1 @@
+"""Values, protocols, errors, config, discovery, run folders, seeds and statistics."""

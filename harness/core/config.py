@@ -1,0 +1,235 @@
+"""Config: TOML plus `--set section.key=value`, parsed once into frozen dataclasses, stored resolved.
+
+Plug-in tables (`[objective]`, `[engine]`, `[task]`) hold an `id` and the options of that plug-in's own `Config`;
+a field of the schema says so with `plugin("objectives")`. Unknown keys are errors that name the nearest key.
+
+A field marked `incidental()` may change between two runs of one folder: it alters how fast or how far a run goes,
+not what its numbers mean. Everything else is the run's identity, and its digest guards the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from harness.core import discovery
+from harness.core.errors import ConfigError, nearest
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One plug-in chosen by a config: its id and its parsed options."""
+
+    id: str
+    options: Any
+
+    def build(self, kind_name: str) -> Any:
+        return discovery.build(kind_name, self.id, self.options)
+
+
+def plugin(kind_name: str, *, default: Any = None, is_incidental: bool = False) -> Any:
+    """A schema field whose TOML table names a plug-in of that kind (a list of them: several).
+
+    `default` is an id, or a list of ids; without one the key must be given.
+    """
+    metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
+    return dataclasses.field(metadata=metadata)
+
+
+def incidental(**field_options: Any) -> Any:
+    """A schema field outside the run's identity: resuming with another value is allowed."""
+    return dataclasses.field(metadata={"incidental": True}, **field_options)
+
+
+def read_toml(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"the config file {path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def parse_override(text: str) -> Tree:
+    """`section.key=value` as a tree. The value is TOML; a bare word is taken as a string."""
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise ConfigError(f"--set takes section.key=value, not {text!r}")
+    parsed = _parse_override_value(key, value)
+    for part in reversed(parts):
+        parsed = {part: parsed}
+    return cast(Tree, parsed)
+
+
+def _parse_override_value(key: str, value: str) -> Any:
+    try:
+        document = tomllib.loads(f"v = {value}")
+    except tomllib.TOMLDecodeError:
+        document = {} if any(c in value for c in "\"'[]{}\n") else {"v": value.strip()}
+    if list(document) != ["v"]:  # not TOML, or more than one value
+        raise ConfigError(f"--set {key}: {value!r} is not a TOML value")
+    return document["v"]
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Later trees win, table by table. A table that names another plug-in drops the options of the former one.
+
+    A plug-in named by its bare id is a table with nothing but the id, so options may be added to it.
+    """
+    merged: Tree = {}
+    for tree in trees:
+        for key, value in tree.items():
+            former = merged.get(key)
+            if isinstance(value, Mapping) and isinstance(former, str):
+                former = {"id": former}
+            if isinstance(value, Mapping) and isinstance(former, Mapping):
+                changed = "id" in value and "id" in former and value["id"] != former["id"]
+                merged[key] = merge(value) if changed else merge(former, value)
+            else:
+                merged[key] = merge(value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def parse(schema: type[T], tree: Mapping[str, Any]) -> T:
+    """The tree as a `schema`; every mistake is one line that says where, and the nearest key."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"a table is expected, not {tree!r}")
+    return cast(T, _parse_table(schema, tree, ""))
+
+
+def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    types = _types_of(schema)
+    for key in tree:
+        if key not in fields:
+            raise ConfigError(f"unknown key {_at(where, key)!r}; {nearest(key, fields)}")
+    defaults = {name: d for name, field in fields.items() if (d := field.metadata.get("default")) is not None}
+    given = {**defaults, **tree}
+    values = {key: _parse_value(fields[key], types[key], value, _at(where, key)) for key, value in given.items()}
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise ConfigError(
+            f"the key {_at(where, missing[0])!r} is missing; give it in the config file or on the command line"
+        )
+    try:
+        return schema(**values)
+    except ValueError as error:  # a check in __post_init__
+        raise ConfigError(f"{where if where else 'config'}: {error}") from None
+
+
+def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: str) -> Any:
+    if "plugin" in field.metadata:
+        return _parse_plugins(field.metadata, value, where, are_several=kind is not Chosen)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where!r} is a table of keys, not {value!r}")
+        return _parse_table(kind, value, where)
+    return _parse_leaf(kind, value, where)
+
+
+def _parse_plugins(
+    metadata: Mapping[str, Any], value: Any, where: str, *, are_several: bool
+) -> Chosen | tuple[Chosen, ...]:
+    kind_name, default = metadata["plugin"], metadata["default"]
+    if not are_several:
+        # Options without an id are those of the default.
+        return parse_plugin(kind_name, merge({"": default}, {"": value})[""], where)
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where!r} is a list of ids or tables, such as [{_example_id(kind_name)!r}], not {value!r}")
+    return tuple(parse_plugin(kind_name, item, where) for item in value)
+
+
+def _parse_leaf(kind: Any, value: Any, where: str) -> Any:
+    import pydantic
+
+    # JSON mode of strictness: a list may become a tuple, but "1" never becomes 1.
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except (ValueError, TypeError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
+        raise ConfigError(f"{where!r}: {detail[:1].lower() + detail[1:]}, not {value!r}") from None
+
+
+def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = "") -> Chosen:
+    """One plug-in from its id, or from a table of its id and options."""
+    table = {"id": value} if isinstance(value, str) else value
+    if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
+        raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
+    options = {key: item for key, item in table.items() if key != "id"}
+    return Chosen(table["id"], _parse_table(discovery.load(kind_name, table["id"]).Config, options, where))
+
+
+def _example_id(kind_name: str) -> str:
+    return min(discovery.entries(kind_name), default="...")
+
+
+@functools.cache
+def _types_of(schema: Any) -> Mapping[str, Any]:
+    import typing
+
+    return typing.get_type_hints(schema, include_extras=True)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _at(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+# --- writing, identity ------------------------------------------------------------------------------------------
+
+
+def to_tree(config: Any, *, identity_only: bool = False) -> Any:
+    """The resolved config as plain values, without the keys that are None; optionally only its identity."""
+    if isinstance(config, Chosen):
+        return {"id": config.id, **to_tree(config.options, identity_only=identity_only)}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {
+            field.name: to_tree(getattr(config, field.name), identity_only=identity_only)
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) is not None
+            and not (identity_only and field.metadata.get("incidental", False))
+        }
+    if isinstance(config, (tuple, list)):
+        return [to_tree(item, identity_only=identity_only) for item in config]
+    return config
+
+
+def to_toml(config: Any) -> str:
+    import tomli_w
+
+    text: str = tomli_w.dumps(to_tree(config))
+    return text
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """A short digest of an identity tree, the same for the same values in any order."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
+    """The keys in which two trees differ, with both values, for a message."""
+    return list(_differences(old, new, where))
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), _at(where, key))
+    elif old != new:
+        yield f"{where}: {old!r} there, {new!r} now"

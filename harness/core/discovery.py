@@ -1,0 +1,145 @@
+"""The file system is the registry: one folder, one file, one id, one constant at the end of the file.
+
+Listing reads file names and docstrings and imports nothing. Loading imports exactly one module and checks its
+constant against the protocol. Third parties plug in through entry-point groups named like the folders' packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import protocols
+from harness.core.errors import PluginError, UnknownNameError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One room of plug-ins. `group` is both the package and the entry-point group."""
+
+    noun: str
+    group: str
+    constant: str
+    protocol: type
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One plug-in that exists, not yet imported."""
+
+    id: str
+    description: str
+    module: str
+
+
+KINDS = {
+    "tasks": Kind("task", "harness.tasks", "TASK", protocols.Task),
+    "engines": Kind("engine", "harness.engines", "ENGINE", protocols.Engine),
+    "graders": Kind("grader", "harness.graders", "GRADER", protocols.Grader),
+    "metrics": Kind("metric", "harness.metrics", "METRIC", protocols.Metric),
+    "objectives": Kind("objective", "harness.trainers.objectives", "OBJECTIVE", protocols.Objective),
+    "tables": Kind("table", "harness.reports.tables", "TABLE", protocols.TableBuilder),
+}
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def entries(kind_name: str) -> dict[str, Entry]:
+    """Every plug-in of a kind by id, built-in files first, then entry points; two with one id are an error."""
+    kind = KINDS[kind_name]
+    files = (path for path in sorted(_folder(kind).glob("*.py")) if path.stem[0] not in "_.")
+    found = {path.stem: _file_entry(kind, path) for path in files}
+    for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
+        if point.name in found:
+            raise PluginError(
+                f"two plug-ins call themselves the {kind.noun} {point.name!r}: {found[point.name].module} and "
+                f"{point.value}; rename or uninstall one"
+            )
+        found[point.name] = Entry(point.name, _point_description(point), point.value)
+    return found
+
+
+def load(kind_name: str, plugin_id: str) -> Any:
+    """The class of one plug-in, checked against its protocol."""
+    kind = KINDS[kind_name]
+    known = entries(kind_name)
+    if plugin_id not in known:
+        raise UnknownNameError(kind.noun, plugin_id, known)
+    module_name, _, attribute = known[plugin_id].module.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise PluginError(
+            f"the {kind.noun} {plugin_id!r} can't be imported from {module_name}: {type(error).__name__}: {error}"
+        ) from error
+    constant = attribute if attribute else kind.constant
+    plugin = getattr(module, constant, None)
+    if plugin is None:
+        raise PluginError(f"{module_name} does not end in the constant {constant}; a {kind.noun} file must")
+    _check(kind, plugin_id, plugin)
+    return plugin
+
+
+def _check(kind: Kind, plugin_id: str, plugin: Any) -> None:
+    if not isinstance(plugin, type) or not dataclasses.is_dataclass(getattr(plugin, "Config", None)):
+        raise PluginError(f"the {kind.noun} {plugin_id!r} must be a class with a nested dataclass Config")
+    # What it inherits from a protocol is a promise, not a member.
+    own = [base for base in plugin.__mro__ if not getattr(base, "_is_protocol", False)]
+    missing = sorted(required_members(kind.protocol) - _members(own))
+    if missing:
+        raise PluginError(f"the {kind.noun} {plugin_id!r} lacks {', '.join(missing)} of the protocol {kind.noun}")
+
+
+def required_members(protocol: type) -> set[str]:
+    """Names a protocol demands: its methods and its annotated attributes."""
+    return {name for name in _members(protocol.__mro__) if not name.startswith("_")}
+
+
+def _members(bases: Iterable[type]) -> set[str]:
+    # Attributes set in __init__ count when the class declares them, by annotation, slot or property.
+    own = [base for base in bases if base.__module__ not in ("builtins", "typing")]
+    return {name for base in own for name in (*vars(base), *inspect.get_annotations(base))}
+
+
+def _folder(kind: Kind) -> Path:
+    folder = PACKAGE.joinpath(*kind.group.split(".")[1:])
+    if not folder.is_dir():
+        raise PluginError(
+            f"{folder} is missing: the folders tasks, trainers and reports are mounted into harness/ by symbolic "
+            "links, and this copy of the project has lost them; clone it again with symbolic links enabled"
+        )
+    return folder
+
+
+def _file_entry(kind: Kind, path: Path) -> Entry:
+    return Entry(path.stem, _first_sentence(path.read_bytes()), f"{kind.group}.{path.stem}")
+
+
+def _point_description(point: importlib.metadata.EntryPoint) -> str:
+    provider = point.dist.name if point.dist is not None else "another package"
+    return f"from {provider}"
+
+
+def _first_sentence(source: bytes) -> str:
+    """The first line of a module's docstring, without importing the module."""
+    try:
+        docstring = ast.get_docstring(ast.parse(source))
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte, before Python 3.12
+        return f"(this file does not parse: {error})"
+    return docstring.splitlines()[0] if docstring else ""
+
+
+def build(kind_name: str, plugin_id: str, config: Any) -> Any:
+    """An instance of a plug-in from its parsed `Config`."""
+    return load(kind_name, plugin_id)(config)
+
+
+def descriptions(kind_name: str) -> Mapping[str, str]:
+    return {entry.id: entry.description for entry in entries(kind_name).values()}

@@ -1,0 +1,77 @@
+"""The errors a person may see. Each message says what happened, where, and what to do next.
+
+HarnessError
+├── UsageError            exit 2: the request is wrong, nothing was written
+│   ├── UnknownNameError      a task, objective, model ... that does not exist; names the nearest
+│   ├── ConfigError           an unknown key, a wrong type, a value out of range
+│   ├── PluginError           a plug-in that does not keep its protocol, or two with one id
+│   ├── MissingExtraError     an optional package is absent; names the extra to install
+│   ├── ModelError            a model folder or hub id that can't be loaded or can't do what is asked
+│   └── RunFolderError        a folder that is not a run, is in use, or belongs to another config
+└── RunError              exit 1: the run stopped; its folder can be resumed
+    ├── DiskError             a write failed (a full disk, a quota)
+    └── EngineError           an engine broke its promise
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """Base of everything the command line turns into one clear line."""
+
+    exit_code = 1
+
+
+class UsageError(HarnessError):
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that nobody has. The message ends with the nearest ones."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"no {what} is called {name!r}; {nearest(name, known)}")
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class PluginError(UsageError):
+    pass
+
+
+class MissingExtraError(UsageError):
+    pass
+
+
+class ModelError(UsageError):
+    pass
+
+
+class RunFolderError(UsageError):
+    pass
+
+
+class RunError(HarnessError):
+    pass
+
+
+class DiskError(RunError):
+    pass
+
+
+class EngineError(RunError):
+    pass
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'did you mean ...' for a misspelt name, or the whole list when nothing is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "there is " + ", ".join(names) if names else "there is none"

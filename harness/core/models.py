@@ -1,0 +1,141 @@
+"""Which model a name means, and its loading. torch and transformers are imported inside the functions.
+
+A name is, in this order: a run folder of `harness train` (its newest checkpoint), a Hugging Face model directory,
+a bundled model, or a hub id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import ModelError, nearest
+from harness.core.protocols import ModelSource
+
+BUNDLED = Path(__file__).resolve().parents[1] / "models"
+CHECKPOINT_PREFIX = "step-"
+_ENDS_BYTES = 2**22
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
+
+
+def bundled_models() -> list[str]:
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def resolve(name: str) -> str:
+    """The directory or hub id behind a name; a clear error where it can be known now that there is none."""
+    folder = Path(name)
+    if os.path.exists(folder / "run.json"):
+        return str(newest_checkpoint(folder))
+    if os.path.exists(folder / "config.json"):
+        return name
+    if os.path.isdir(folder):
+        raise ModelError(f"{folder} holds no model: it has neither config.json (a model) nor run.json (a train run)")
+    if name in bundled_models():
+        return str(BUNDLED / name)
+    if not _may_be_hub_id(name):
+        raise ModelError(
+            f"no model is called {name!r}; {nearest(name, bundled_models())} (a model is a Hugging Face directory, "
+            "a train run, a bundled model or a hub id such as Qwen/Qwen2.5-7B)"
+        )
+    return name
+
+
+def newest_checkpoint(run_folder: Path) -> Path:
+    checkpoints = checkpoint_folders(run_folder)
+    if not checkpoints:
+        raise ModelError(f"the run {run_folder} has no checkpoint; only a train run has one, after its first step")
+    return checkpoints[-1]
+
+
+def checkpoint_folders(run_folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first. (One being written has another name until it is whole.)"""
+    found = (run_folder / "checkpoints").glob(CHECKPOINT_PREFIX + "*")
+    return sorted((path for path in found if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer of {source.path} can't be loaded: {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {source.path} has no end-of-sequence token; set eos_token in it")
+    return tokenizer
+
+
+def load_module(source: ModelSource) -> Any:
+    """The model in evaluation mode, on its device."""
+    import torch
+
+    dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype, None)
+    if dtype is None or not (dtype == "auto" or isinstance(dtype, torch.dtype)):
+        raise ModelError(f"there is no dtype {source.dtype!r}; use auto, float32, bfloat16 or float16")
+    device = pick_device(source.device)
+    if dtype == "auto" and device == "cpu":
+        dtype = torch.float32  # half precision is slower on most processors, and less exact
+    try:
+        return _read_or_draw(source, dtype).to(device).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the model {source.path} can't be loaded: {_first_line(error)}") from None
+
+
+def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars for loading and saving would tear the live line
+    if source.random_seed is None:
+        return AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
+    shape = AutoConfig.from_pretrained(source.path, revision=source.revision)
+    with torch.random.fork_rng():
+        torch.manual_seed(source.random_seed)
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype)
+
+
+def pick_device(wanted: str) -> str:
+    import torch
+
+    if wanted != "auto":
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"the device {wanted!r} can't be used: {_first_line(error)}") from None
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fingerprint(path: str) -> dict[str, str]:
+    """What tells one model from another, cheaply: a hash over names, sizes and both ends of its files.
+
+    For a hub id the id itself; its revision is part of the config.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return {"name": path}
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file()):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_ENDS_BYTES))
+            stream.seek(max(0, file.stat().st_size - _ENDS_BYTES))
+            digest.update(stream.read(_ENDS_BYTES))
+    return {"name": folder.name, "fingerprint": digest.hexdigest()[:16]}
+
+
+def _may_be_hub_id(name: str) -> bool:
+    owner, slash, repository = name.partition("/")
+    return bool(slash and owner and repository) and "/" not in repository and owner not in (".", "..", "~")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,81 @@
+"""Progress for a person, on stderr: one live line on a terminal, an occasional line elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+LIVE_EVERY_S = 0.1
+LINE_EVERY_S = 15.0
+UNKNOWN_COLUMNS = 80
+
+
+class Progress:
+    """Counts, rate and remaining time of one piece of work, with a few figures beside them."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._quiet = quiet
+        self._is_live = self._stream.isatty()
+        self._width = 0
+        self.begin("", 0)
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        """Start another piece of work, of which `done` was there already."""
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._began_s = self._shown_s = time.monotonic()
+        self._figures: Mapping[str, float] = {}
+
+    def advance(self, count: int = 1, figures: Mapping[str, float] | None = None) -> None:
+        self._done += count
+        self._figures = figures if figures is not None else self._figures
+        if time.monotonic() - self._shown_s >= (LIVE_EVERY_S if self._is_live else LINE_EVERY_S):
+            self._show("\r" if self._is_live else "\n")
+
+    def end(self) -> None:
+        self._show("\n")
+
+    def say(self, text: str) -> None:
+        """One line of its own, whatever is being counted."""
+        if not self._quiet:
+            self._write(text, "\n")
+
+    def _show(self, end: str) -> None:
+        self._shown_s = time.monotonic()
+        if not self._quiet:
+            self._write(self._line(), end)
+
+    def _line(self) -> str:
+        elapsed_s = max(time.monotonic() - self._began_s, 1e-9)
+        rate = (self._done - self._first) / elapsed_s
+        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
+        figures = "".join(f"  {name} {value:.3g}" for name, value in self._figures.items())
+        return f"{self._title} {self._done}/{self._total}  {_rate(rate)}{left}{figures}"
+
+    def _write(self, text: str, end: str) -> None:
+        if end == "\r":  # a line that wraps can't be overwritten
+            text = text[: self._columns() - 1]
+        padding = " " * max(0, self._width - len(text)) if self._is_live else ""
+        self._width = len(text) if end == "\r" else 0
+        self._stream.write(text + padding + end)
+        self._stream.flush()
+
+    def _columns(self) -> int:
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:  # a stream that says it is a terminal, and is none
+            return UNKNOWN_COLUMNS
+        return columns if columns > 0 else UNKNOWN_COLUMNS
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

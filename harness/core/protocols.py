@@ -1,0 +1,233 @@
+"""The seams, one method each. Everyone may be handed a plug-in; nobody imports one.
+
+Every plug-in is a class with a nested frozen dataclass `Config`, made as `Plugin(config)`. `discovery` checks the
+class against the protocol here when it loads the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from harness.core.types import (
+    Card,
+    Completion,
+    Estimate,
+    Execution,
+    Graded,
+    Limits,
+    Problem,
+    Request,
+    Sampling,
+    Table,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.core.store import RunView
+
+Split = Literal["train", "validation", "test"]
+R = TypeVar("R")
+
+Need = Literal["reference_logp", "prompt_hidden", "completion_hidden", "entropy"]
+
+
+class Task(Protocol[R]):
+    """A benchmark or training set: problems, and who grades them."""
+
+    @property
+    def grader(self) -> Grader[R]: ...
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn unless a config says otherwise."""
+        ...
+
+    @property
+    def card(self) -> Card: ...
+
+    def problems(self, split: Split, seed: int) -> Iterator[Problem[R]]:
+        """Problems in the order of `seed`. `train` may be endless; ids are unique within one pass."""
+        ...
+
+
+class Demonstrator(Protocol[R]):
+    """A task that can also show how its problems are solved, for supervised training."""
+
+    def demonstrate(self, problem: Problem[R], seed: int) -> str:
+        """The text of one demonstration; the seed decides which."""
+        ...
+
+
+class Grader(Protocol[R]):
+    def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
+        """Total: a verdict for any text, in bounded time and memory; it never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model an engine opens: a folder or hub id, and, in training, the module already in memory.
+
+    With a `random_seed` the weights are drawn from it instead of read.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    random_seed: int | None = None
+    module: Any = None
+    tokenizer: Any = None
+
+
+class Engine(Protocol):
+    """Text generation."""
+
+    def open(self, source: ModelSource) -> None:
+        """Load the model. Raises ModelError before anything is generated."""
+        ...
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions as they finish, in any order, each for exactly one request."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PolicyEngine(Engine, Protocol):
+    """An engine that can follow a policy in training.
+
+    `logp_is_exact` promises that its log-probabilities equal the trainer's own to float precision.
+    """
+
+    logp_is_exact: bool
+
+    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Sample from these weights from now on."""
+        ...
+
+
+class Sandbox(Protocol):
+    def run(self, program: str, stdin: bytes, limits: Limits) -> Execution:
+        """Run one untrusted program. Judges nothing."""
+        ...
+
+
+class Metric(Protocol):
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        """The estimates of one task: one, or a family such as pass@1, pass@2, pass@4."""
+        ...
+
+
+class TableBuilder(Protocol):
+    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+        """The same runs give the same rows, to the byte."""
+        ...
+
+
+# --- training: tensors of one batch -----------------------------------------------------------------------------
+
+
+class Objective(Protocol):
+    """A loss, with what it needs and what it owns. Anything else is a setting of the loop."""
+
+    needs: frozenset[Need]
+    """What `policy.py` has to compute beside the log-probabilities."""
+    source: Literal["policy", "demonstrations"]
+    """Whose completions it learns from."""
+
+    def prepare(self, shape: ModelShape, seed: int) -> None:
+        """Make the parameters of its own (a log Z head, a value head), if it has any."""
+        ...
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+        """What each completion (or token) earned: detached, once per batch, with whole groups in view."""
+        ...
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        """The loss of one micro-batch, divided by the totals of its minibatch (`batch.totals`), so that the sum
+        over micro-batches is the loss of the minibatch however it was cut."""
+        ...
+
+    def parameters(self) -> Sequence[ParameterGroup]: ...
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What an objective must know of the policy to build its own parameters."""
+
+    hidden_size: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters of an objective with an optimiser setting of their own."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of the whole minibatch: the denominators of every reduction."""
+
+    n_completions: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Completions of one step as tensors; B completions, T completion positions, L = prompt + completion.
+
+    Sequences are right-padded: the prompt starts at 0 and the completion follows it directly.
+    """
+
+    sequence_ids: torch.Tensor  # (B, L)
+    prompt_lengths: torch.Tensor  # (B,)
+    completion_lengths: torch.Tensor  # (B,), end-of-sequence token included
+    completion_mask: torch.Tensor  # (B, T) bool
+    logp_behaviour: torch.Tensor | None  # (B, T), zero where masked
+    rewards: torch.Tensor  # (B,)
+    group_ids: torch.Tensor  # (B,), one id per prompt
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutputs:
+    """The answer of one forward pass: log-probabilities, and what the objective's `needs` asked for.
+
+    In the `frozen` outputs `logp` is that of the policy before this step's updates; in the `live` ones it carries
+    the gradient.
+    """
+
+    logp: torch.Tensor  # (B, T), zero where masked
+    logp_reference: torch.Tensor | None = None  # (B, T), frozen only
+    entropy: torch.Tensor | None = None  # (B, T)
+    prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt
+    completion_hidden: torch.Tensor | None = None  # (B, T, H): the state that predicts each completion token
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Per-completion (B,) or per-token (B, T) credit, and whatever else the loss wants remembered, indexed by B."""
+
+    weights: torch.Tensor
+    extra: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LossResult:
+    """The loss of a micro-batch, and sums for the step record: name -> (sum, weight); the loop divides."""
+
+    loss: torch.Tensor
+    metrics: Mapping[str, tuple[float, float]]

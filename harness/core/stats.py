@@ -1,0 +1,107 @@
+"""Estimators and intervals. Problems are the clusters: samples of one problem are never treated as independent.
+
+Only numpy at the top, so import this module where it is used, not where a command line starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+INTERVAL_SEED = 0
+"""The seed of every interval in this project. It is no setting: the same verdicts give the same interval."""
+LEVEL = 0.95
+DRAWS = 10_000
+CHUNK_ELEMENTS = 2**20
+"""Resampled values held at once: 4 MB of indices and 8 MB of values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Two ends, never nan, and in words how they were found."""
+
+    low: float
+    high: float
+    method: str
+
+
+def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Floats:
+    """The chance that k of n samples, drawn without replacement, hold one of the c right ones.
+
+    1 - C(n-c, k) / C(n, k) (Chen et al. 2021, section 2.1), unbiased, for arrays of n and c alike in shape. As a
+    product over the draws nothing overflows, and 0 right or fewer than k wrong give exactly 0 or 1.
+    """
+    n_samples, n_right = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
+    if k < 1 or np.any(n_samples < k) or np.any(n_right < 0) or np.any(n_right > n_samples):
+        raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n, not k={k}, n={n_samples}, c={n_right}")
+    all_wrong = np.ones(n_samples.shape)
+    for drawn in range(k):
+        # Once every wrong sample is drawn a factor is 0, so the product stays 0.
+        all_wrong *= (n_samples - n_right - drawn) / (n_samples - drawn)
+    return 1.0 - all_wrong
+
+
+def bootstrap_interval(
+    per_problem_values: Sequence[float], seed: int, level: float = LEVEL, draws: int = DRAWS
+) -> tuple[float, float]:
+    """Percentile bootstrap of the mean over problems, the same for any order of the values."""
+    values = np.sort(np.asarray(per_problem_values, dtype=np.float64))
+    if values.size == 0 or not np.all(np.isfinite(values)):
+        raise ValueError("a bootstrap needs at least one value, and finite ones")
+    generator = np.random.default_rng(seed)
+    rows_at_once = max(1, CHUNK_ELEMENTS // values.size)
+    means = [
+        _resampled_means(values, generator, min(rows_at_once, draws - done)) for done in range(0, draws, rows_at_once)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resampled_means(values: Floats, generator: np.random.Generator, rows: int) -> Floats:
+    chosen = generator.integers(0, values.size, size=(rows, values.size), dtype=np.int32)
+    means: Floats = values.take(chosen).mean(axis=1)
+    return means
+
+
+def wilson_interval(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, without continuity correction (Wilson 1927)."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, not {successes} of {n}")
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    centre = (successes + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
+    # At the ends the formula gives exactly 0 and 1; rounding does not.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def mean_interval(per_problem_values: Sequence[float], seed: int = INTERVAL_SEED, upper: float = 1.0) -> Interval:
+    """The 95% interval of a mean over problems, of a quantity that lies between 0 and `upper`.
+
+    Bootstrap over problems. Where all problems have one value the bootstrap says nothing (all right, all wrong: it
+    would claim certainty), so there it is the Wilson interval of value / upper over the problems, which is that of
+    the widest distribution with this mean. A single problem tells nothing of the others: the whole range.
+    """
+    n_problems = len(per_problem_values)
+    spread = _spread(per_problem_values, upper)
+    if n_problems == 1:
+        return Interval(0.0, upper, "one problem says nothing of others: the whole range")
+    if spread <= 1e-9 * upper:
+        low, high = wilson_interval(math.fsum(per_problem_values) / upper, n_problems)
+        return Interval(low * upper, high * upper, f"{LEVEL:.0%} Wilson over {n_problems} problems, all of one value")
+    low, high = bootstrap_interval(per_problem_values, seed)
+    return Interval(low, high, f"{LEVEL:.0%} bootstrap over {n_problems} problems, {DRAWS} draws, seed {seed}")
+
+
+def _spread(values: Sequence[float], upper: float) -> float:
+    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not (np.min(array) >= 0 and np.max(array) <= upper):
+        raise ValueError(f"an interval needs values between 0 and {upper}, at least one")
+    return float(np.max(array) - np.min(array))

@@ -1,0 +1,302 @@
+"""The run folder: the only link between running and reporting.
+
+    run.json            the record: what ran, with what, and how it ended
+    config.toml         the resolved config
+    completions.jsonl   append-only, keyed by task, problem and sample index
+    verdicts.jsonl      append-only, same key, plus the grader
+    steps.jsonl         one line an optimiser step (training)
+    metrics.json        the estimates
+    checkpoints/        policies in Hugging Face form, with the training state (training)
+    evals/              held-out evaluations, each a run folder of its own (training)
+    log.txt             what happened when
+
+Opening a folder again resumes it; another config is refused with the keys that differ; a folder that is not a run
+is never touched. One process at a time holds a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from harness.core import config as configs
+from harness.core.errors import DiskError, RunFolderError, UsageError
+from harness.core.journal import Journal, altered, disk_error, read_lines, write_whole
+from harness.core.provenance import code_version, environment
+from harness.core.types import Completion, Estimate, RunRecord, Tokens, Verdict
+
+T = TypeVar("T")
+Key = tuple[str, str, int]
+"""Task, problem, sample index."""
+
+FORMAT = 1
+
+
+class RunStore:
+    """A run folder open for writing, held by this process alone."""
+
+    def __init__(self, folder: Path, record: RunRecord, lock: int) -> None:
+        self.folder = folder
+        self.record = record
+        self._lock = lock
+        self._completions = Journal(folder / "completions.jsonl")
+        self._verdicts = Journal(folder / "verdicts.jsonl")
+        self.steps = Journal(folder / "steps.jsonl")
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        kind: Literal["eval", "train"],
+        config: Any,
+        *,
+        seeds: Mapping[str, int],
+        data: Mapping[str, Mapping[str, Any]],
+    ) -> RunStore:
+        """Create the folder, or resume it when its config has the same identity."""
+        digest = configs.digest(configs.to_tree(config, identity_only=True))
+        _former_run(folder, kind, config, digest, data)  # before anything is written
+        lock = _lock(folder)
+        try:
+            # Once more: another process may have begun this folder, and left it, in between.
+            former = _former_run(folder, kind, config, digest, data)
+            write_whole(folder / "config.toml", configs.to_toml(config))
+            store = cls(folder, former if former is not None else _new_record(folder, kind, digest, seeds, data), lock)
+            store._set(status="running", error=None)
+            store.log(f"{'created' if former is None else 'resumed'} by version {code_version()}")
+        except BaseException:
+            os.close(lock)
+            raise
+        return store
+
+    # --- completions and verdicts
+
+    def append_completion(self, task: str, completion: Completion) -> None:
+        self._completions.append({"task": task, **dataclasses.asdict(completion)})
+
+    def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
+        key = {"task": task, "problem_id": problem_id, "index": index, "grader": grader}
+        self._verdicts.append({**key, **dataclasses.asdict(verdict)})
+
+    def view(self) -> RunView:
+        return RunView(self.folder, self.record)
+
+    # --- the end
+
+    def write_metrics(self, estimates: Mapping[str, Sequence[Estimate]]) -> None:
+        rows = {task: [dataclasses.asdict(estimate) for estimate in group] for task, group in estimates.items()}
+        write_whole(self.folder / "metrics.json", json.dumps(rows, indent=1) + "\n")
+
+    def finish(self, status: Literal["done", "failed", "interrupted"], error: str | None = None) -> None:
+        """Record how the run ended and let go of the folder."""
+        for journal in (self._completions, self._verdicts, self.steps):
+            journal.close()
+        try:
+            self._set(status=status, error=error)
+            self.log(status if error is None else f"{status}: {error}")
+        finally:
+            os.close(self._lock)
+
+    def log(self, text: str) -> None:
+        try:
+            with (self.folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{_now()} {text}\n")
+        except OSError as error:
+            raise disk_error(self.folder / "log.txt", error) from error
+
+    def _set(self, **changes: Any) -> None:
+        self.record = dataclasses.replace(self.record, **changes)
+        write_whole(self.folder / "run.json", json.dumps(dataclasses.asdict(self.record), indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def ending(store: RunStore) -> Iterator[None]:
+    """Whatever happens inside, the folder ends with a status and is let go."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        store.finish("interrupted")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(DiskError):  # the disk may be what failed; the first error is the one to show
+            store.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    store.finish("done")
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run folder open for reading; it may still be growing."""
+
+    folder: Path
+    record: RunRecord
+
+    @classmethod
+    def read(cls, folder: Path) -> RunView:
+        record = _read_record(folder)
+        if record is None:
+            raise RunFolderError(f"{folder} is no run folder: it has no run.json")
+        return cls(folder, record)
+
+    def config(self) -> Mapping[str, Any]:
+        path = self.folder / "config.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{path} can't be read: {error}") from None
+
+    def completions(self) -> Iterator[tuple[str, Completion]]:
+        return _read_rows(self.folder / "completions.jsonl", _completion)
+
+    def verdicts(self, grader: str) -> dict[Key, Verdict]:
+        """The last verdict of a grader for each key."""
+        rows = _read_rows(self.folder / "verdicts.jsonl", _verdict)
+        return {key: verdict for key, owner, verdict in rows if owner == grader}
+
+    def steps(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.folder / "steps.jsonl"))
+
+    def estimates(self) -> dict[str, list[Estimate]]:
+        """Estimates by task; empty while the run has not come that far."""
+        path = self.folder / "metrics.json"
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            return {task: [Estimate(**row) for row in group] for task, group in rows.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RunFolderError(f"{path} can't be read: {error}; run the evaluation again to write it") from None
+
+
+def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    for number, row in enumerate(read_lines(path), 1):
+        try:
+            yield build(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise altered(path, number, f"can't be understood ({type(error).__name__}: {error})") from None
+
+
+def _completion(row: dict[str, Any]) -> tuple[str, Completion]:
+    task = row.pop("task")
+    return task, Completion(**{**row, "tokens": Tokens(**row["tokens"])})
+
+
+def _verdict(row: dict[str, Any]) -> tuple[Key, str, Verdict]:
+    key = (row.pop("task"), row.pop("problem_id"), row.pop("index"))
+    return key, row.pop("grader"), Verdict(**row)
+
+
+def _read_record(folder: Path) -> RunRecord | None:
+    path = folder / "run.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format"] != FORMAT:
+            raise RunFolderError(f"{folder} has run format {fields['format']}, this version reads {FORMAT}")
+        return RunRecord(**fields)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{path} can't be read as a run record: {error}; choose another folder") from None
+
+
+def _former_run(
+    folder: Path, kind: str, config: Any, digest: str, data: Mapping[str, Mapping[str, Any]]
+) -> RunRecord | None:
+    """The record of the run to resume, none when the folder is new; anything else is refused. Writes nothing."""
+    record = _read_record(folder)
+    if record is not None:
+        _refuse_another_config(RunView(folder, record), kind, config, digest)
+        _refuse_other_data(folder, record, data)
+    elif not _is_new(folder):
+        raise RunFolderError(f"{folder} exists and is not a run folder (no run.json); choose another --out")
+    return record
+
+
+def _is_new(folder: Path) -> bool:
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return not folder.is_symlink()
+    except OSError:  # a file, or a folder that can't be read
+        return False
+    # A kill between the making of the folder and the first run.json leaves the lock, these, and nothing else.
+    return not names or (
+        "run.lock" in names and names <= {"run.lock", "config.toml", "config.toml.tmp", "run.json.tmp"}
+    )
+
+
+def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str) -> None:
+    where = former.folder
+    if former.record.kind != kind:
+        raise RunFolderError(f"{where} holds a run of kind {former.record.kind!r}, not {kind!r}; choose another --out")
+    if former.record.config_digest == digest:
+        return
+    try:
+        old = configs.to_tree(configs.parse(type(config), former.config()), identity_only=True)
+    except UsageError as error:
+        raise RunFolderError(f"{where} holds a config that can't be read: {error}; choose another --out") from None
+    changes = configs.differences(old, configs.to_tree(config, identity_only=True))
+    if not changes:  # settings that this version added are part of the digest
+        raise RunFolderError(f"{where} was begun by another version, {former.record.code}; choose another --out")
+    raise RunFolderError(f"{where} belongs to another config; choose another --out, or undo: " + "; ".join(changes))
+
+
+def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mapping[str, Any]]) -> None:
+    changes = configs.differences(former.data, data)
+    if changes:
+        raise RunFolderError(
+            f"{folder} was begun with another model or other data; choose another --out, or restore: "
+            + "; ".join(changes)
+        )
+
+
+def _new_record(
+    folder: Path,
+    kind: Literal["eval", "train"],
+    digest: str,
+    seeds: Mapping[str, int],
+    data: Mapping[str, Mapping[str, Any]],
+) -> RunRecord:
+    return RunRecord(
+        id=folder.resolve().name,
+        kind=kind,
+        created=_now(),
+        config_digest=digest,
+        code=code_version(),
+        environment=environment(),
+        data=dict(data),
+        seeds=dict(seeds),
+        status="running",
+        format=FORMAT,
+    )
+
+
+def _lock(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise RunFolderError(f"{folder} can't be a run folder: {error.strerror}; choose another --out") from None
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise RunFolderError(f"{folder} can't be locked: {error.strerror}; choose another --out") from None
+        raise RunFolderError(f"{folder} is being written by another harness process; wait for it, or end it") from None
+    return descriptor
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,185 @@
+"""The values that flow through the house: frozen, slotted, and free of behaviour.
+
+`Problem` -> `Request` -> `Completion` -> `Verdict` -> `Graded` -> `Estimate`. A failure is never a value: a
+completion that could not be graded has the outcome `ungraded` and no reward, and is counted as such everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+R = TypeVar("R")
+
+Outcome = Literal["correct", "incorrect", "ungraded"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem(Generic[R]):
+    """One exercise. The reference belongs to the grader; nobody else looks into it."""
+
+    id: str
+    task: str
+    messages: tuple[Message, ...]
+    reference: R
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an engine draws tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion asked of an engine. The seed alone decides its randomness, whatever the batch."""
+
+    problem_id: str
+    index: int
+    messages: tuple[Message, ...]
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token counts of a completion, and, where the engine gives them, ids and its own log-probabilities.
+
+    `completion_ids` includes the end-of-sequence token when there was one. `logp_behaviour` is the log-probability
+    under the distribution that was sampled from, one per completion id.
+    """
+
+    n_prompt: int
+    n_completion: int
+    prompt_ids: Sequence[int] | None = None
+    completion_ids: Sequence[int] | None = None
+    logp_behaviour: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One model output. `finish_reason` is `length` when the token budget cut it off."""
+
+    problem_id: str
+    index: int
+    seed: int
+    text: str
+    finish_reason: FinishReason
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one completion: `ungraded` has no reward, the others always have one."""
+
+    outcome: Outcome
+    reward: float | None
+    extracted: str | None = None
+    reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.outcome == "ungraded") != (self.reward is None):
+            raise ValueError(f"a verdict has a reward exactly when it is graded: {self.outcome}, {self.reward}")
+
+
+@dataclass(frozen=True, slots=True)
+class Graded(Generic[R]):
+    """A completion with its problem and its verdict."""
+
+    problem: Problem[R]
+    completion: Completion
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An aggregate with its interval, and how many things it was computed from."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n_problems: int
+    n_completions: int
+    n_ungraded: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a task is made of, for the reader of a report."""
+
+    title: str
+    source: str
+    licence: str
+    paper: str
+    sizes: Mapping[str, str]
+    fingerprint: str
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The header of a run folder, written as `run.json`."""
+
+    id: str
+    kind: Literal["eval", "train"]
+    created: str
+    config_digest: str
+    code: str
+    environment: Mapping[str, str]
+    data: Mapping[str, Mapping[str, Any]]
+    seeds: Mapping[str, int]
+    status: Literal["running", "done", "failed", "interrupted"]
+    format: int = 1
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Plain rows for a renderer. Cells are text, numbers, estimates or nothing."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | Estimate | None, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one untrusted program may use."""
+
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What one untrusted program did. It says nothing about right or wrong."""
+
+    status: Literal["exited", "signalled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"]
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int

@@ -1,0 +1,1 @@
+"""Completion to verdict, one grader a file."""

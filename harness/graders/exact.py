@@ -1,0 +1,28 @@
+"""The reply equals the reference text, white space at both ends aside; nothing is interpreted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Verdict
+
+
+class ExactGrader:
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def grade(self, problem: Problem[str], completion: Completion) -> Verdict:
+        reply = completion.text.strip()
+        if completion.finish_reason == "length":
+            return Verdict("incorrect", 0.0, reply, "truncated")
+        if reply == problem.reference.strip():
+            return Verdict("correct", 1.0, reply)
+        return Verdict("incorrect", 0.0, reply, "differs from the reference")
+
+
+GRADER: type[Grader[str]] = ExactGrader

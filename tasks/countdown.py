@@ -1,0 +1,137 @@
+"""Countdown: reach a target from six numbers in two steps; small enough for a laptop, every solution known."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import cast, get_args
+
+from harness.core.errors import ConfigError
+from harness.core.protocols import Demonstrator, Grader, Split, Task
+from harness.core.seeds import derive
+from harness.core.types import Card, Message, Problem, Sampling
+from harness.graders._countdown_rules import CountdownReference, legal_chains, solution_counts, writings
+from harness.graders.countdown import CountdownGrader
+
+ID = __name__.rpartition(".")[2]
+DIGITS = range(1, 10)
+N_NUMBERS = 6
+TARGETS = range(10, 100)
+
+Numbers = tuple[int, ...]
+
+
+class Countdown(Demonstrator[CountdownReference]):
+    """Six sorted numbers 1..9 and a target 10..99; an answer is two steps, `4*9=36;36+2=38`.
+
+    The numbers alone decide the split, so no numbers seen in training are ever in validation or test.
+    """
+
+    grader: Grader[CountdownReference]
+    sampling: Sampling
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        min_solutions: int = 6
+        """Only problems with at least so many distinct solutions."""
+        sloppiness: float = 0.0
+        """The probability that a demonstration is legal arithmetic which does not aim at the target."""
+
+        def __post_init__(self) -> None:
+            if self.min_solutions < 1:
+                raise ValueError(f"min_solutions is at least 1, not {self.min_solutions}")
+            if not 0.0 <= self.sloppiness <= 1.0:
+                raise ValueError(f"sloppiness is a probability, not {self.sloppiness}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.grader = CountdownGrader(CountdownGrader.Config())
+        self.sampling = Sampling(max_tokens=14, temperature=1.0)
+
+    def _make_card(self) -> Card:
+        return Card(
+            title="Countdown, two steps, six numbers",
+            source="generated; every solution is enumerated",
+            licence="Apache-2.0",
+            paper="",
+            sizes={split: f"{len(self._pool(split))} problems" for split in get_args(Split)},
+            fingerprint=self._fingerprint(),
+            notes=f"problems with at least {self.config.min_solutions} distinct solutions",
+        )
+
+    # Made when first read, since it enumerates every problem; the protocol wants a plain attribute.
+    card: Card = cast(Card, functools.cached_property(_make_card))
+
+    def problems(self, split: Split, seed: int) -> Iterator[Problem[CountdownReference]]:
+        """`train`: endless passes, each shuffled anew; the others: one pass in the order of `seed`."""
+        pool = self._pool(split)
+        if not pool:
+            raise ConfigError(
+                f"no {split} problem of {ID} has {self.config.min_solutions} solutions; lower min_solutions"
+            )
+        passes = itertools.count() if split == "train" else range(1)
+        orders = (Random(derive(seed, ID, split, p)).sample(pool, len(pool)) for p in passes)
+        return itertools.starmap(_problem, itertools.chain.from_iterable(orders))
+
+    def demonstrate(self, problem: Problem[CountdownReference], seed: int) -> str:
+        """A solution drawn uniformly, then one of its writings; or, with `sloppiness`, any legal chain."""
+        rng = Random(derive(seed, ID, problem.id))
+        if rng.random() < self.config.sloppiness:
+            return rng.choice(legal_chains(tuple(sorted(rng.sample(problem.reference.numbers, 3)))))
+        return rng.choice(rng.choice(tuple(writings(problem.reference).values())))
+
+    def solutions(self, problem: Problem[CountdownReference]) -> tuple[str, ...]:
+        """Every solution there is, as the grader writes it in `details["solution"]`."""
+        return tuple(writings(problem.reference))
+
+    def _pool(self, split: Split) -> Sequence[tuple[Numbers, int]]:
+        return [
+            (numbers, target)
+            for numbers in _multisets()[split]
+            for target in TARGETS
+            if solution_counts(numbers).get(target, 0) >= self.config.min_solutions
+        ]
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for split in get_args(Split):
+            for problem in itertools.starmap(_problem, self._pool(split)):
+                prompt, reference = problem.messages[0].content, problem.reference
+                row = [split, problem.id, prompt, reference.numbers, reference.target, reference.n_steps]
+                digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+def _problem(numbers: Numbers, target: int) -> Problem[CountdownReference]:
+    return Problem(
+        id=f"{'-'.join(map(str, numbers))}={target}",
+        task=ID,
+        messages=(Message("user", f"{' '.join(map(str, numbers))} = {target} :"),),
+        reference=CountdownReference(numbers, target),
+        tags={"n_solutions": str(solution_counts(numbers)[target])},
+    )
+
+
+@functools.cache
+def _multisets() -> dict[Split, list[Numbers]]:
+    by_split: dict[Split, list[Numbers]] = {split: [] for split in get_args(Split)}
+    for numbers in itertools.combinations_with_replacement(DIGITS, N_NUMBERS):
+        by_split[_split_of(numbers)].append(numbers)
+    return by_split
+
+
+def _split_of(numbers: Numbers) -> Split:
+    # The key is part of the data: another key is another benchmark.
+    hashed = hashlib.blake2b("-".join(map(str, numbers)).encode(), key=b"countdown split", digest_size=8)
+    percentile = int.from_bytes(hashed.digest(), "big") % 100
+    if percentile < 5:
+        return "test"
+    return "validation" if percentile < 10 else "train"
+
+
+TASK: type[Task[CountdownReference]] = Countdown

@@ -1,0 +1,60 @@
+"""Drawing tokens from logits, one counter-based uniform a token: no generator, no state.
+
+The n-th token of a completion depends on its own logits and on (its seed, n) alone, so the batch it happens to be
+in plays no part beyond the rounding of its logits.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from harness.core.types import Sampling
+
+_GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, signed
+
+
+def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
+    """One number in [0, 1) for each seed: splitmix64 of seed and position, its top 24 bits. (B,)"""
+    z = seeds + _signed((position + 1) * _GOLDEN)
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
+    return ((z >> 40) & 0xFFFFFF).to(torch.float32) / 2**24
+
+
+def _signed(number: int) -> int:
+    """The number modulo 2**64, as torch's signed integers wrap."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def draw(
+    logits: torch.Tensor, seeds: torch.Tensor, position: int, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their log-probabilities under the distribution they were drawn from. (B, V) -> (B,), (B,)"""
+    logits = logits.float()
+    if sampling.temperature == 0:
+        return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    logits = keep_likely(logits, sampling.top_k, sampling.top_p)
+    logp = torch.log_softmax(logits, -1)
+    cumulative = logp.exp().cumsum_(-1)
+    # By inverse distribution: the first token whose cumulative probability passes the uniform. Scaling by the last
+    # entry keeps rounding of the sum from ever pointing past the end or at a token of probability zero.
+    thresholds = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
+    ids = torch.searchsorted(cumulative, thresholds, right=True).clamp_(max=logits.shape[-1] - 1)
+    return ids[:, 0], logp.gather(-1, ids)[:, 0]
+
+
+def keep_likely(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Minus infinity outside the `top_k` likeliest tokens, then outside the smallest set of mass `top_p`. (B, V)"""
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        before[:, 0] = 0  # the likeliest token always stays
+        outside = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits

@@ -1,0 +1,121 @@
+"""Transformers, in this process, on CPU or GPU: any model that `AutoModelForCausalLM` loads.
+
+The randomness of a completion comes from its seed and token position alone. On a CPU in float32 its text is the
+same to the bit in any batch of equally long prompts. Where it is not promised: prompts of different lengths in one
+batch (padding), another number of threads, another processor, and a GPU, where batch shape decides rounding; there
+a token changes only if its uniform falls within the rounding error of a boundary (about one token in a million in
+float32, one in a thousand in bfloat16).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.core.config import incidental
+from harness.core.errors import EngineError
+from harness.core.models import load_module, load_tokenizer
+from harness.core.prompts import prompt_ids
+from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.types import Completion, Request, Sampling, Tokens
+from harness.engines._decode import Row, decode
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HuggingFaceEngine:
+    """Decodes in windows of `batch_rows` completions; those of one prompt share its reading."""
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        batch_rows: int = incidental(default=256)
+
+        def __post_init__(self) -> None:
+            if self.batch_rows < 1:
+                raise ValueError("batch_rows must be at least 1")
+
+    logp_is_exact: bool
+    module: Any
+    tokenizer: Any
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.version = 0
+
+    def open(self, source: ModelSource) -> None:
+        self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
+        self.module = source.module if source.module is not None else load_module(source)
+        self.logp_is_exact = str(self.module.dtype) == "torch.float32"
+        self._stop_ids = _stop_ids(self.module, self.tokenizer)
+
+    def close(self) -> None:
+        self.module = None
+
+    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        import torch
+
+        own = self.module.state_dict()
+        with torch.no_grad():
+            for name, tensor in tensors:
+                if own[name].data_ptr() != tensor.data_ptr():  # in training the module is usually the policy itself
+                    own[name].copy_(tensor)
+        self.version = version
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for sampling, group in itertools.groupby(requests, key=lambda request: request.sampling):
+            while window := list(itertools.islice(group, self.config.batch_rows)):
+                yield from self._decode_window(window, sampling)
+
+    def _decode_window(self, window: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in window))}
+        prompts = [prompt_ids(self.tokenizer, messages) for messages in numbers]
+        self._refuse_beyond_context(max(map(len, prompts)), sampling.max_tokens)
+        rows = [Row(i, numbers[request.messages], request.seed) for i, request in enumerate(window)]
+        training = self.module.training
+        self.module.eval()
+        try:
+            for row in decode(self.module, prompts, rows, sampling, self._is_finished(sampling)):
+                yield self._completion(window[row.request], prompts[row.prompt], row)
+        finally:
+            self.module.train(training)
+
+    def _refuse_beyond_context(self, n_prompt: int, max_tokens: int) -> None:
+        context = getattr(self.module.config, "max_position_embeddings", None)
+        if context is not None and n_prompt + max_tokens > context:
+            raise EngineError(
+                f"a prompt of {n_prompt} tokens and {max_tokens} new ones exceed the model's context of {context}; "
+                "lower the maximal number of new tokens"
+            )
+
+    def _is_finished(self, sampling: Sampling) -> Callable[[Row], bool]:
+        if not sampling.stop:
+            return lambda row: row.ids[-1] in self._stop_ids
+        # A stop string of c characters lies within the last c tokens, if every token has at least one character.
+        tail = max(map(len, sampling.stop)) + 8
+
+        def is_finished(row: Row) -> bool:
+            text = self.tokenizer.decode(row.ids[-tail:])
+            return row.ids[-1] in self._stop_ids or any(stop in text for stop in sampling.stop)
+
+        return is_finished
+
+    def _completion(self, request: Request, prompt: Sequence[int], row: Row) -> Completion:
+        words = row.ids[:-1] if row.ids[-1] in self._stop_ids else row.ids
+        text = self.tokenizer.decode(words, skip_special_tokens=True)
+        for stop in request.sampling.stop:
+            text = text.partition(stop)[0]
+        tokens = Tokens(len(prompt), len(row.ids), tuple(prompt), tuple(row.ids), tuple(row.logp))
+        return Completion(request.problem_id, request.index, request.seed, text, row.finish_reason, tokens)
+
+
+def _stop_ids(module: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a sequence: the tokenizer's, and those of the model's generation config."""
+    declared = module.generation_config.eos_token_id if module.generation_config is not None else None
+    several = declared if isinstance(declared, (list, tuple)) else [declared]
+    return frozenset(i for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+ENGINE: type[PolicyEngine] = HuggingFaceEngine

@@ -1,0 +1,110 @@
+"""Graded groups to padded tensors, and their division into minibatches and micro-batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.core.errors import EngineError
+from harness.core.protocols import Batch, Totals
+from harness.core.types import Graded
+
+
+def collate(graded: Sequence[Graded[Any]], device: str) -> Batch:
+    """Completions with token ids and a reward, in the given order. Completions of one problem form a group."""
+    prompts = [_ids(item.completion.tokens.prompt_ids) for item in graded]
+    completions = [_ids(item.completion.tokens.completion_ids) for item in graded]
+    prompt_lengths = torch.tensor([len(ids) for ids in prompts])
+    completion_lengths = torch.tensor([len(ids) for ids in completions])
+    width = int(completion_lengths.max())
+    numbers = {problem_id: i for i, problem_id in enumerate(dict.fromkeys(item.problem.id for item in graded))}
+    batch = Batch(
+        sequence_ids=_padded([[*p, *c] for p, c in zip(prompts, completions, strict=True)], torch.long),
+        prompt_lengths=prompt_lengths,
+        completion_lengths=completion_lengths,
+        completion_mask=torch.arange(width) < completion_lengths[:, None],
+        logp_behaviour=_logp_behaviour(graded),
+        rewards=torch.tensor([_reward(item) for item in graded]),
+        group_ids=torch.tensor([numbers[item.problem.id] for item in graded]),
+        totals=Totals(len(graded), int(completion_lengths.sum())),
+    )
+    return map_tensors(batch, lambda tensor: tensor.to(device))
+
+
+def _ids(ids: Sequence[int] | None) -> list[int]:
+    if not ids:
+        raise EngineError("the engine gave a completion without token ids; training needs them")
+    return list(ids)
+
+
+def _reward(item: Graded[Any]) -> float:
+    assert item.verdict.reward is not None, "ungraded completions are dropped before a batch is made"
+    return item.verdict.reward
+
+
+def _logp_behaviour(graded: Sequence[Graded[Any]]) -> Tensor | None:
+    rows = [item.completion.tokens.logp_behaviour for item in graded]
+    if any(row is None for row in rows):
+        return None
+    return _padded([list(row) for row in rows if row is not None], torch.float32)
+
+
+def _padded(rows: Sequence[Sequence[Any]], dtype: torch.dtype) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+# --- division ---------------------------------------------------------------------------------------------------
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same dataclass with every tensor in it changed (one level of mappings included)."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            changes[field.name] = change(item)
+        elif isinstance(item, dict):
+            changes[field.name] = {key: change(tensor) for key, tensor in item.items()}
+    return dataclasses.replace(value, **changes)
+
+
+def select(value: Any, rows: Tensor) -> Any:
+    """Some completions of a Batch, PolicyOutputs or Credit."""
+    return map_tensors(value, lambda tensor: tensor[rows])
+
+
+def minibatches(batch: Batch, n_minibatches: int) -> Iterator[tuple[Tensor, Totals]]:
+    """Rows of each minibatch, whole groups together, in the order of the groups, with its totals."""
+    groups = torch.unique(batch.group_ids, sorted=True)
+    for some in groups.tensor_split(n_minibatches):
+        rows = torch.isin(batch.group_ids, some).nonzero()[:, 0]
+        if len(rows):
+            yield rows, Totals(len(rows), int(batch.completion_lengths[rows].sum()))
+
+
+def microbatches(batch: Batch, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Rows cut so that each piece, padded, holds at most `max_tokens` tokens (or one sequence), longest together."""
+    lengths = (batch.prompt_lengths + batch.completion_lengths)[rows]
+    ordered = rows[lengths.argsort(descending=True, stable=True)]
+    start = 0
+    while start < len(ordered):
+        longest = int((batch.prompt_lengths + batch.completion_lengths)[ordered[start]])
+        size = max(1, max_tokens // longest)
+        yield ordered[start : start + size]
+        start += size
+
+
+def microbatch(batch: Batch, rows: Tensor, totals: Totals) -> Batch:
+    """The rows as a batch of their own, trimmed to their longest sequence, with the totals of their minibatch.
+
+    The completion axis keeps its width, so that whatever was computed for the whole batch still lines up.
+    """
+    part = select(batch, rows)
+    longest = int((part.prompt_lengths + part.completion_lengths).max())
+    trimmed: Batch = dataclasses.replace(part, totals=totals, sequence_ids=part.sequence_ids[:, :longest])
+    return trimmed

@@ -1,0 +1,104 @@
+"""Checkpoints: a Hugging Face model directory that anything can load, with the training state beside it.
+
+    checkpoints/step-000160/   config.json, model.safetensors, tokenizer files ...
+                               training_state.pt: optimiser, the objective's own parameters, position in the data
+
+A checkpoint is written under another name and renamed when it is whole, so a kill never leaves half of one. The
+objective's parameters are keyed apart: they were never in the policy, so exports and weight sync need no filter.
+There is no random state in it: all randomness derives from the run's seed and the step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.core.errors import RunFolderError
+from harness.core.journal import disk_error
+from harness.core.models import CHECKPOINT_PREFIX, checkpoint_folders
+
+_STATE = "training_state.pt"
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands: steps done, problems taken from the task."""
+
+    step: int
+    n_problems_drawn: int
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, of which the newest `keep` stay."""
+
+    def __init__(self, run_folder: Path, keep: int) -> None:
+        self._folder = run_folder / "checkpoints"
+        self._run_folder = run_folder
+        self._keep = keep
+
+    def newest(self) -> Path | None:
+        found = checkpoint_folders(self._run_folder)
+        return found[-1] if found else None
+
+    def save(self, position: Position, module: Any, tokenizer: Any, optimizer: Any, objective: Any) -> Path:
+        final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
+        temporary = final.with_name(final.name + _TEMPORARY)
+        try:
+            self._clear_unfinished()
+            temporary.mkdir(parents=True)
+            module.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            state = {
+                "step": position.step,
+                "n_problems_drawn": position.n_problems_drawn,
+                "optimizer": optimizer.state_dict(),
+                "objective": dict(objective.state_dict()),
+            }
+            torch.save(state, temporary / _STATE)
+            _sync(temporary)
+            temporary.rename(final)
+            self._prune()
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, RuntimeError) and "write" not in str(error):
+                raise
+            raise disk_error(final, error) from error
+        return final
+
+    def restore(self, checkpoint: Path, optimizer: Any, objective: Any) -> Position:
+        """Load the training state; the policy's weights are loaded like any model's."""
+        try:
+            state = torch.load(checkpoint / _STATE, weights_only=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise RunFolderError(f"{checkpoint / _STATE} can't be read: {error}; remove this checkpoint") from None
+        optimizer.load_state_dict(state["optimizer"])
+        objective.load_state_dict(state["objective"])
+        return Position(state["step"], state["n_problems_drawn"])
+
+    def _prune(self) -> None:
+        for folder in checkpoint_folders(self._run_folder)[: -self._keep]:
+            # Renamed first, so that a kill in the middle does not leave a checkpoint with files missing.
+            doomed = folder.rename(folder.with_name(folder.name + _TEMPORARY))
+            shutil.rmtree(doomed)
+
+    def _clear_unfinished(self) -> None:
+        for folder in self._folder.glob("*" + _TEMPORARY):
+            shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    """To the disk before the rename, so that not even a power cut leaves a named checkpoint with empty files."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+

@@ -1,0 +1,57 @@
+"""AdamW over the policy and the objective's own parameters, with a learning-rate schedule that is a pure function."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from harness.core.protocols import Objective
+from harness.trainers.settings import OptimizerConfig
+
+
+def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Weight decay falls on matrices only: not on biases, norms and other vectors."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay, "lr": config.lr},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": config.lr},
+    ]
+    groups += [
+        {"params": list(group.parameters), "weight_decay": group.weight_decay, "lr": group.lr}
+        for group in objective.parameters()
+    ]
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int) -> float:
+    """The rates of step 1, 2, ...; returns the policy's."""
+    factor = schedule(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return config.lr * factor
+
+
+def schedule(config: OptimizerConfig, step: int) -> float:
+    """Linear warm-up, then constant, or a cosine to `final_lr_fraction` at `decay_steps`."""
+    if step <= config.warmup_steps:
+        return step / (config.warmup_steps + 1)
+    if config.schedule == "constant" or config.decay_steps is None:
+        return 1.0
+    span = max(1, config.decay_steps - config.warmup_steps)
+    done = min(1.0, (step - config.warmup_steps) / span)
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+    """The norm over all parameters before clipping."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return float(norm)

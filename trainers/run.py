@@ -1,0 +1,91 @@
+"""`harness train`: from a config to a finished run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from harness import evaluate
+from harness.core import config as configs
+from harness.core.errors import ConfigError
+from harness.core.models import fingerprint, load_module, load_tokenizer
+from harness.core.progress import Progress
+from harness.core.protocols import PolicyEngine, Task
+from harness.core.seeds import derive
+from harness.core.store import RunStore, RunView, ending
+from harness.trainers.checkpoint import Checkpoints
+from harness.trainers.loop import Trainer
+from harness.trainers.policy import Policy
+from harness.trainers.settings import TrainConfig
+from harness.trainers.trackers import make_trackers
+
+
+def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
+    """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
+    task, objective = config.task.build("tasks"), config.objective.build("objectives")
+    engine = _policy_engine(config)
+    base = config.model.source(derive(config.seed, "weights"))
+    tokenizer = load_tokenizer(base)
+    temperature = config.sampling.over(task.sampling).temperature
+    newest = Checkpoints(folder, config.checkpoint.keep).newest()
+    resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
+    policy = Policy(load_module(resumed), temperature)
+    reference = Policy(load_module(base), temperature) if "reference_logp" in objective.needs else None
+    objective.prepare(policy.shape, derive(config.seed, "objective"))
+    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
+    trackers = make_trackers(config.track, folder, configs.to_tree(config))
+    data = {config.task.id: {"fingerprint": task.card.fingerprint, "source": task.card.source}}
+    store = RunStore.open(
+        folder, "train", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(base.path)}
+    )
+
+    def hold_out() -> None:
+        _hold_out(config, task, engine, store, progress)
+
+    with ending(store), contextlib.ExitStack() as closing:
+        closing.callback(engine.close)
+        for tracker in trackers:
+            closing.callback(tracker.close)
+        Trainer(
+            config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
+        ).fit()
+    return store.view()
+
+
+def _policy_engine(config: TrainConfig) -> PolicyEngine:
+    engine = config.engine.build("engines")
+    if not hasattr(engine, "load_weights"):
+        raise ConfigError(f"the engine {config.engine.id!r} can't follow a policy in training; use hf")
+    policy_engine: PolicyEngine = engine
+    return policy_engine
+
+
+def _hold_out(
+    config: TrainConfig, task: Task[Any], engine: PolicyEngine, store: RunStore, progress: Progress
+) -> None:
+    """The same evaluation as `harness eval`, in a run folder of its own inside this one."""
+    held = config.held_out
+    checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
+    assert checkpoint is not None, "a checkpoint is saved before every held-out evaluation"
+    sampling = dataclasses.replace(
+        config.sampling,
+        temperature=held.temperature if held.temperature is not None else config.sampling.temperature,
+    )
+    settings = configs.parse(
+        evaluate.EvalConfig,
+        {
+            "model": {**configs.to_tree(config.model), "path": str(checkpoint), "weights": "pretrained"},
+            "tasks": [configs.to_tree(config.task)],
+            "engine": configs.to_tree(config.engine),
+            "sampling": configs.to_tree(sampling),
+            "split": held.split,
+            "n": held.n,
+            "limit": held.limit,
+            "seed": derive(config.seed, "held-out"),
+        },
+    )
+    evaluate.evaluate_open_engine(
+        settings, str(checkpoint), {config.task.id: task}, engine, store.folder / "evals" / checkpoint.name, progress
+    )

@@ -1,0 +1,76 @@
+"""Where step records also go: TensorBoard, Weights & Biases, trackio. steps.jsonl holds everything anyway."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.core.errors import MissingExtraError
+from harness.trainers.settings import TrackConfig
+
+
+class Tracker(Protocol):
+    def resume(self, step: int) -> None:
+        """Forget what was logged after this step: it is done again."""
+        ...
+
+    def log(self, row: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in the run folder, for `tensorboard --logdir RUN`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def resume(self, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"train/{name}", value, int(row["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Hosted:
+    """wandb or trackio: two packages with one interface."""
+
+    def __init__(self, package: str, project: str, folder: Path, config: Mapping[str, Any]) -> None:
+        try:
+            self._package = importlib.import_module(package)
+        except ImportError:
+            raise MissingExtraError(f"track.{package} needs the package {package}: pip install {package}") from None
+        self._project, self._folder, self._config = project, folder, config
+
+    def resume(self, step: int) -> None:
+        options = {"id": self._folder.name, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
+        self._run = self._package.init(
+            project=self._project, name=self._folder.name, config=dict(self._config), resume="allow", **options
+        )
+        self._step = step
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self._run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def make_trackers(config: TrackConfig, folder: Path, run_config: Mapping[str, Any]) -> Sequence[Tracker]:
+    trackers: list[Tracker] = []
+    if config.tensorboard:
+        trackers.append(TensorBoard(folder))
+    for package, project in (("wandb", config.wandb), ("trackio", config.trackio)):
+        if project is not None:
+            trackers.append(Hosted(package, project, folder, run_config))
+    return trackers

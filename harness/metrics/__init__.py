@@ -1,0 +1,1 @@
+"""Verdicts to estimates, one metric a file."""

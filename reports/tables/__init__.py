@@ -1,0 +1,1 @@
+"""One table a file; each ends in the constant TABLE."""

@@ -1,0 +1,96 @@
+"""Every estimate: one row for each run and task, pass@k and the like side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.core.protocols import TableBuilder
+from harness.core.store import RunView
+from harness.core.types import Estimate, Table
+from harness.reports.tables._runs import (
+    Cell,
+    labelled,
+    model_of,
+    plugin_id,
+    sampling,
+    setting,
+    task_ids,
+    trainer_of,
+    unfinished,
+)
+
+LEADING = ("run", "model", "objective", "task", "split", "n", "temperature")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    leading: tuple[Cell, ...]
+    estimates: Mapping[str, Estimate]
+
+
+class Results:
+    """Evaluations in the order given. A column is one estimate by name; a run without it has no value there."""
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+        evaluations = labelled(runs, "eval")
+        rows = [row for run, label in evaluations for row in _rows(run, label)]
+        if not rows:
+            return []
+        names = _column_order([name for row in rows for name in row.estimates])
+        cells = tuple((*row.leading, *(row.estimates.get(name) for name in names)) for row in rows)
+        return [Table("Results", (*LEADING, *names), cells, (*unfinished(evaluations), *_notes(rows)))]
+
+
+def _rows(run: RunView, label: str) -> list[Row]:
+    config, trainer, estimates = run.config(), trainer_of(run), run.estimates()
+    objective = plugin_id(setting(trainer.config(), "objective")) if trainer is not None else None
+    return [
+        Row(
+            (
+                label,
+                model_of(run),
+                objective,
+                task,
+                setting(config, "split"),
+                setting(config, "n"),
+                sampling(run, task, "temperature"),
+            ),
+            {estimate.name: estimate for estimate in estimates.get(task, [])},
+        )
+        for task in task_ids(run)
+    ]
+
+
+def _column_order(names: Sequence[str]) -> list[str]:
+    """Families (what stands before @) as they first appear, each by its k."""
+    families = {family: place for place, family in enumerate(dict.fromkeys(name.split("@")[0] for name in names))}
+    return sorted(dict.fromkeys(names), key=lambda name: (families[name.split("@")[0]], _k(name), name))
+
+
+def _k(name: str) -> int:
+    number = re.search(r"@(\d+)", name)
+    return int(number[1]) if number is not None else 0
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Which rows have completions that no grader could judge: they are in no estimate."""
+    most = [max((estimate.n_ungraded for estimate in row.estimates.values()), default=0) for row in rows]
+    notes = ["[low, high] is a 95% interval over problems; the CSV file has the method of each."]
+    notes += [
+        f"UNGRADED: {n} completions of {row.leading[0]} on {row.leading[3]} could not be graded and are in no estimate"
+        for row, n in zip(rows, most, strict=True)
+        if n
+    ]
+    return notes
+
+
+TABLE: type[TableBuilder] = Results

@@ -1,0 +1,93 @@
+"""Train runs: how far they came, what they earned at the end, and what that took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.protocols import TableBuilder
+from harness.core.store import RunView
+from harness.core.types import Table
+from harness.reports.tables._runs import Cell, labelled, plugin_id, plugin_options, setting, unfinished
+
+LAST = 10
+COLUMNS = (
+    "run",
+    "model",
+    "task",
+    "objective",
+    "objective settings",
+    "seed",
+    "status",
+    "steps done",
+    "steps asked",
+    "final reward",
+    f"reward, last {LAST}",
+    "final solve rate",
+    f"solve rate, last {LAST}",
+    "ungraded",
+    "tokens",
+    "wall seconds",
+)
+
+
+class Training:
+    """One row a train run. Rewards and solve rates are those of the training samples, not of an evaluation."""
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+        named = labelled(runs, "train")
+        if not named:
+            return []
+        rows = tuple(_row(run, label) for run, label in named)
+        note = (
+            f"Rewards and solve rates are of the training samples: of the last step, and the mean of the last {LAST}."
+        )
+        return [Table("Training", COLUMNS, rows, (*unfinished(named), note))]
+
+
+def _row(run: RunView, label: str) -> tuple[Cell, ...]:
+    config, steps = run.config(), run.steps()
+    objective = setting(config, "objective")
+    return (
+        label,
+        setting(config, "model", "path"),
+        plugin_id(setting(config, "task")),
+        plugin_id(objective),
+        plugin_options(objective),
+        setting(config, "seed"),
+        run.record.status,
+        len(steps),
+        setting(config, "loop", "steps"),
+        _mean(steps[-1:], "reward"),
+        _mean(steps[-LAST:], "reward"),
+        _mean(steps[-1:], "solve_rate"),
+        _mean(steps[-LAST:], "solve_rate"),
+        _total(steps, "n_ungraded"),
+        _total(steps, "n_tokens"),
+        _total(steps, "wall_s"),
+    )
+
+
+def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    total = _total(steps, key)
+    return None if total is None else total / len(steps)
+
+
+def _total(steps: Sequence[Mapping[str, Any]], key: str) -> int | float | None:
+    """The sum over the steps; None where a step does not tell, for a part would pass for the whole."""
+    values = [step[key] for step in steps if key in step]
+    if not steps or len(values) < len(steps):
+        return None
+    return sum(values) if all(isinstance(value, int) for value in values) else math.fsum(values)
+
+
+TABLE: type[TableBuilder] = Training

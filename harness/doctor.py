@@ -1,0 +1,58 @@
+"""`harness doctor`: what is installed, what each extra would add, the device, the sandbox level."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+
+import harness
+from harness.core import discovery, extras
+from harness.core.models import bundled_models
+from harness.core.provenance import code_version, environment
+from harness.sandbox import LEVEL
+
+
+def diagnosis() -> Mapping[str, Mapping[str, str]]:
+    """Sections of facts, for printing or as JSON."""
+    return {
+        "harness": {"version": code_version(), "folder": os.path.dirname(harness.__file__)},
+        "environment": {**environment(), "device": _device(), "free disk": _free_disk()},
+        "sandbox": {"level": LEVEL},
+        "extras": {name: _extra_line(name) for name in extras.EXTRAS},
+        "plug-ins": {kind: ", ".join(discovery.entries(kind)) for kind in discovery.KINDS},
+        "bundled models": dict.fromkeys(bundled_models(), "ready"),
+    }
+
+
+def explain(extra: str) -> str:
+    """One extra in full: what it adds, whether it works here, how to get it."""
+    wanted = extras.find(extra)
+    lines = [f"{extra}: {wanted.adds}", f"install: {extras.install_command(extra)}"]
+    if not extras.is_installed(extra):
+        return "\n".join([*lines, f"here: the package {wanted.package} is not installed"])
+    try:
+        extras.require(extra, f"the extra {extra}")
+    except Exception as error:  # whatever a foreign package raises on import is the diagnosis
+        return "\n".join([*lines, f"here: installed ({extras.version(extra)}) but does not import: {error}"])
+    return "\n".join([*lines, f"here: works ({extras.version(extra)})"])
+
+
+def _extra_line(name: str) -> str:
+    if extras.is_installed(name):
+        return f"installed ({extras.version(name)})"
+    return f"not installed; adds {extras.EXTRAS[name].adds}: {extras.install_command(name)}"
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch does not import: {error}"
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _free_disk() -> str:
+    return f"{shutil.disk_usage(os.getcwd()).free / 2**30:.0f} GiB"

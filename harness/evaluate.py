@@ -1,0 +1,283 @@
+"""Problems x engine x grader -> a stream of graded completions: the only evaluation loop.
+
+`run` is what training, held-out evaluation and `harness eval` all go through. With a ledger, what a run folder holds
+already is neither generated nor graded again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core.config import Chosen, incidental, plugin
+from harness.core.errors import ConfigError, EngineError, RunFolderError
+from harness.core.models import fingerprint, resolve
+from harness.core.progress import Progress
+from harness.core.protocols import Engine, Grader, ModelSource, Split, Task
+from harness.core.seeds import derive
+from harness.core.store import RunStore, RunView, ending
+from harness.core.types import Completion, Estimate, Graded, Outcome, Problem, Request, Sampling, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many completions of each problem, drawn how. `stream` names the randomness apart from other uses."""
+
+    n: int
+    sampling: Sampling
+    seed: int
+    stream: tuple[str | int, ...]
+
+    def request(self, problem: Problem[Any], index: int) -> Request:
+        seed = derive(self.seed, *self.stream, problem.task, problem.id, index)
+        return Request(problem.id, index, problem.messages, seed, self.sampling)
+
+
+class Ledger:
+    """What a run folder holds of one task under one grader, and where more of it goes."""
+
+    def __init__(self, store: RunStore, task: str, grader: str) -> None:
+        self._store, self._task, self._grader = store, task, grader
+        view = store.view()
+        self.completions = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
+        self.verdicts = {(p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task}
+
+    def append_completion(self, completion: Completion) -> None:
+        self._store.append_completion(self._task, completion)
+
+    def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
+        self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
+
+
+def run(
+    problems: Sequence[Problem[Any]], engine: Engine, grader: Grader[Any], plan: Plan, ledger: Ledger | None = None
+) -> Iterator[Graded[Any]]:
+    """Every problem's completions 0 .. n-1 with their verdicts: those on record first, then the new ones."""
+    completions = ledger.completions if ledger is not None else {}
+    verdicts = ledger.verdicts if ledger is not None else {}
+    missing: list[Request] = []
+    for problem, index in itertools.product(problems, range(plan.n)):
+        request = plan.request(problem, index)
+        completion = completions.get((problem.id, index))
+        if completion is None:
+            missing.append(request)
+        elif completion.seed != request.seed:
+            raise RunFolderError(
+                f"the completion {problem.id}[{index}] on record was made with another seed: the task has changed "
+                "since, or the file was altered; choose another --out"
+            )
+        elif (problem.id, index) in verdicts:
+            yield Graded(problem, completion, verdicts[problem.id, index])
+        else:
+            yield _grade(problem, completion, grader, ledger)
+    by_id = {problem.id: problem for problem in problems}
+    for completion in _generate(engine, missing):
+        if ledger is not None:
+            ledger.append_completion(completion)
+        yield _grade(by_id[completion.problem_id], completion, grader, ledger)
+
+
+def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion]:
+    """The engine's completions, held to its promise: exactly one for each request."""
+    awaited = {(request.problem_id, request.index): request.seed for request in requests}
+    for completion in engine.generate(requests):
+        key = (completion.problem_id, completion.index)
+        if key not in awaited:
+            raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
+        if completion.seed != awaited.pop(key):
+            raise EngineError(f"the engine gave a completion under another seed than was asked: {key}")
+        yield completion
+    if awaited:
+        raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
+
+
+def _grade(problem: Problem[Any], completion: Completion, grader: Grader[Any], ledger: Ledger | None) -> Graded[Any]:
+    verdict = grader.grade(problem, completion)
+    if ledger is not None:
+        ledger.append_verdict(completion, verdict)
+    return Graded(problem, completion, verdict)
+
+
+# --- harness eval -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model: a directory, a train run, a bundled model or a hub id."""
+
+    path: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` takes the model's shape and tokenizer, and weights drawn from the run's seed."""
+
+    def source(self, random_seed: int) -> ModelSource:
+        seed = random_seed if self.weights == "random" else None
+        return ModelSource(resolve(self.path), self.revision, self.dtype, self.device, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """What is set here replaces the task's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError("temperature must not be negative (0 is greedy)")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError("top_p must lie in (0, 1]; 1 is off")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError("top_k must not be negative (0 is off)")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+
+    def over(self, default: Sampling) -> Sampling:
+        names = ("temperature", "top_p", "top_k", "max_tokens", "stop")
+        return replace(default, **{name: v for name in names if (v := getattr(self, name)) is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Everything an evaluation depends on. `n` and `limit` may grow on resuming."""
+
+    model: ModelConfig
+    tasks: tuple[Chosen, ...] = plugin("tasks")
+    engine: Chosen = plugin("engines", default="hf")
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    split: Literal["train", "validation", "test"] = "test"
+    n: int = incidental(default=16)
+    limit: int | None = incidental(default=None)
+    seed: int = 0
+    problem_seed: int = 0
+    max_ungraded: float = incidental(default=0.01)
+    """The share of ungraded completions above which the command ends with exit code 3."""
+    metrics: tuple[Chosen, ...] = plugin(
+        "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
+    )
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError("limit must be at least 1")
+        if not 0 <= self.max_ungraded <= 1:
+            raise ValueError("max_ungraded is a share, from 0 to 1")
+        if not self.tasks:
+            raise ValueError("tasks must name at least one task")
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice; give each setting of it a run of its own")
+
+
+def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:
+    """`harness eval`: load the model, then open or resume the run folder, fill it, write its metrics."""
+    source = config.model.source(derive(config.seed, "weights"))
+    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
+    engine = config.engine.build("engines")
+    engine.open(source)
+    try:
+        return evaluate_open_engine(config, source.path, tasks, engine, folder, progress)
+    finally:
+        engine.close()
+
+
+def evaluate_open_engine(
+    config: EvalConfig,
+    model_path: str,
+    tasks: dict[str, Task[Any]],
+    engine: Engine,
+    folder: Path,
+    progress: Progress,
+) -> RunView:
+    """The same with an engine that holds the model already."""
+    problems = {
+        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
+    }
+    data = {name: {"fingerprint": task.card.fingerprint, "source": task.card.source} for name, task in tasks.items()}
+    store = RunStore.open(
+        folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(model_path)}
+    )
+    with ending(store):
+        store.write_metrics(evaluate_into(store, config, tasks, problems, engine, progress))
+    return store.view()
+
+
+def evaluate_into(
+    store: RunStore,
+    config: EvalConfig,
+    tasks: dict[str, Task[Any]],
+    problems: dict[str, list[Problem[Any]]],
+    engine: Engine,
+    progress: Progress,
+) -> dict[str, list[Estimate]]:
+    """Complete an open run folder and estimate every metric of every task."""
+    metrics = [chosen.build("metrics") for chosen in config.metrics]
+    estimates = {}
+    for name, task in tasks.items():
+        plan = Plan(config.n, config.sampling.over(task.sampling), config.seed, ("eval",))
+        ledger = Ledger(store, name, grader_name(task))
+        stream = run(problems[name], engine, task.grader, plan, ledger)
+        graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
+        estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
+    return estimates
+
+
+def too_many_ungraded(config: EvalConfig, view: RunView) -> bool:
+    """Whether a larger share of completions than `max_ungraded` has no verdict of right or wrong."""
+    outcomes: list[Outcome] = []
+    for chosen in config.tasks:
+        verdicts = view.verdicts(grader_name(chosen.build("tasks")))
+        outcomes += [v.outcome for (task, _, index), v in verdicts.items() if task == chosen.id and index < config.n]
+    return outcomes.count("ungraded") > config.max_ungraded * len(outcomes)
+
+
+def _watched(
+    graded: Iterable[Graded[Any]],
+    task: str,
+    plan: Plan,
+    problems: Sequence[Problem[Any]],
+    ledger: Ledger,
+    progress: Progress,
+) -> Iterator[Graded[Any]]:
+    wanted = set(itertools.product((problem.id for problem in problems), range(plan.n)))
+    on_record = wanted & ledger.completions.keys()
+    progress.begin(f"eval {task}", len(wanted), len(on_record))
+    n_correct = n_graded = 0
+    try:
+        for item in graded:
+            n_graded += item.verdict.outcome != "ungraded"
+            n_correct += item.verdict.outcome == "correct"
+            is_new = (item.problem.id, item.completion.index) not in on_record
+            progress.advance(is_new, {"solved": n_correct / n_graded if n_graded else 0.0})
+            yield item
+    finally:  # a message after it gets a line of its own
+        progress.end()
+
+
+def problems_of(task: Task[Any], split: Split, seed: int, limit: int | None) -> list[Problem[Any]]:
+    """The first problems of a split, all of a finite one."""
+    if split == "train" and limit is None:
+        raise ConfigError("the train split may be endless: set a limit")
+    problems = list(itertools.islice(task.problems(split, seed), limit))
+    if not problems:
+        raise ConfigError(f"the split {split!r} of this task is empty")
+    n_different = len({problem.id for problem in problems})
+    if n_different < len(problems):
+        raise ConfigError(
+            f"the split {split!r} of this task repeats itself: its first {len(problems)} problems are {n_different} "
+            "different ones; lower limit"
+        )
+    return problems
+
+
+def grader_name(task: Task[Any]) -> str:
+    """The id of a task's grader: the name of the file it is written in."""
+    return type(task.grader).__module__.rpartition(".")[2]

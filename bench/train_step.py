@@ -1,0 +1,201 @@
+"""One training step beside TRL's GRPOTrainer: the same model, batch, lengths and loss, in turn, in CPU seconds.
+
+    pip install -c constraints.txt '.[trl]'
+    python bench/train_step.py --rounds 3
+
+Workload: a Llama of 4 layers, hidden size 256, vocabulary 512, untied (4.46 M parameters), float32; 16 prompts of 8
+tokens, 8 completions each of exactly 64 tokens; token-mean clipped loss, no KL; one optimiser step a batch; one
+thread. The end-of-sequence id lies outside the model's vocabulary, so that no completion ends early on either side.
+CPU seconds, because they hold still on a shared machine where wall seconds do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 16, 8, 8, 64, 512
+WARM_UP, COUNTED = 2, 5
+LEARNING_RATE = 1e-4
+
+
+def make_model() -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            intermediate_size=1024,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=VOCABULARY,
+            pad_token_id=0,
+        )
+    )
+
+
+def make_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(VOCABULARY)} | {"<eos>": VOCABULARY}
+    core = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="w0", padding_side="left")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return tokenizer
+
+
+def prompts() -> list[str]:
+    return [" ".join(f"w{2 + (17 * i + 31 * j) % 500}" for j in range(PROMPT_TOKENS)) for i in range(PROMPTS)]
+
+
+def reward_of(text: str) -> float:
+    """Any cheap function that differs within a group."""
+    return sum(word.endswith("7") for word in text.split()) / NEW_TOKENS
+
+
+def measure_ours() -> list[float]:
+    from harness.core import config as configs
+    from harness.core.progress import Progress
+    from harness.core.protocols import ModelSource
+    from harness.core.store import RunStore
+    from harness.core.types import Completion, Message, Problem, Sampling, Verdict
+    from harness.trainers.loop import Trainer
+    from harness.trainers.policy import Policy
+    from harness.trainers.settings import TrainConfig
+
+    class WordTask:
+        sampling = Sampling(max_tokens=NEW_TOKENS)
+        card = None
+
+        @property
+        def grader(self) -> Any:
+            return self
+
+        def problems(self, split: str, seed: int) -> Iterator[Problem[None]]:  # noqa: ARG002
+            for i, prompt in enumerate(prompts()):
+                yield Problem(str(i), "words", (Message("user", prompt),), None)
+
+        def grade(self, problem: Problem[None], completion: Completion) -> Verdict:  # noqa: ARG002
+            return Verdict("incorrect", reward_of(completion.text))
+
+    config = configs.parse(
+        TrainConfig,
+        {
+            "model": {"path": "unused"},
+            "task": "countdown",
+            "objective": {"id": "grpo", "clip_high": 0.28, "kl_beta": 0.0, "reduction": "token_mean"},
+            "loop": {"steps": WARM_UP + COUNTED, "prompts_per_step": PROMPTS, "samples_per_prompt": SAMPLES},
+            "optimizer": {"lr": LEARNING_RATE},
+            "checkpoint": {"every_steps": 1000},
+        },
+    )
+    model, tokenizer = make_model(), make_tokenizer()
+    engine, objective = config.engine.build("engines"), config.objective.build("objectives")
+    policy = Policy(model, 1.0)
+    engine.open(ModelSource("unused", module=model, tokenizer=tokenizer))
+    marks: list[float] = []
+
+    class Clock:
+        def resume(self, step: int) -> None:  # noqa: ARG002
+            marks.append(time.process_time())
+
+        def log(self, row: Any) -> None:  # noqa: ARG002
+            marks.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = RunStore.open(Path(folder) / "run", "train", config, seeds={}, data={})
+        parts: list[Any] = [config, WordTask(), objective, engine, policy, None, tokenizer, store, [Clock()]]
+        Trainer(*parts, Progress(quiet=True), lambda: None).fit()
+        store.finish("done")
+    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+
+
+def measure_trl() -> list[float]:
+    import datasets
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    marks: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            marks.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=PROMPTS * SAMPLES,
+            num_generations=SAMPLES,
+            steps_per_generation=1,
+            max_completion_length=NEW_TOKENS,
+            max_steps=WARM_UP + COUNTED + 1,
+            learning_rate=LEARNING_RATE,
+            loss_type="dapo",
+            epsilon_high=0.28,
+            beta=0.0,
+            temperature=1.0,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1000,
+            disable_tqdm=True,
+        )
+        GRPOTrainer(
+            model=make_model(),
+            reward_funcs=lambda completions, **_: [reward_of(text) for text in completions],
+            args=arguments,
+            train_dataset=datasets.Dataset.from_dict({"prompt": prompts()}),
+            processing_class=make_tokenizer(),
+            callbacks=[Clock()],
+        ).train()
+    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+
+
+def run_side(side: str) -> list[float]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, "--side", side]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=("ours", "trl"))
+    options = parser.parse_args()
+    if options.side is not None:
+        steps = (measure_ours if options.side == "ours" else measure_trl)()
+        print(json.dumps(steps[WARM_UP:] if options.side == "ours" else steps[WARM_UP - 1 :]))
+        return
+    ratios = []
+    for number in range(options.rounds):
+        ours, theirs = statistics.median(run_side("ours")), statistics.median(run_side("trl"))
+        ratios.append(theirs / ours)
+        print(f"round {number + 1}: harness {ours:.2f} CPU-s a step, TRL {theirs:.2f}, ratio {theirs / ours:.2f}")
+    print(f"TRL / harness: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}, max {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

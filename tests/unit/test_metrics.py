@@ -1,0 +1,218 @@
+"""Metrics against brute force over subsets, and the two promises: order is nothing, ungraded is not wrong."""
+
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core import config, discovery
+from harness.core.errors import ConfigError, PluginError, UsageError
+from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+
+METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
+TOKENS = Tokens(1, 1)
+
+
+def verdict_of(mark):
+    """`.` is wrong, `?` ungraded, `!` right without a solution, any other character right with that solution."""
+    if mark == ".":
+        return Verdict("incorrect", 0.0)
+    if mark == "?":
+        return Verdict("ungraded", None, reason="timeout")
+    return Verdict("correct", 1.0, details={} if mark == "!" else {"solution": mark})
+
+
+def graded_of(*marks, **named):
+    """One problem for each text, one sample for each of its characters."""
+    texts = {**{f"p{i}": text for i, text in enumerate(marks)}, **named}
+    return [
+        Graded(Problem(name, "t", (), None), Completion(name, i, 0, mark, "stop", TOKENS), verdict_of(mark))
+        for name, text in texts.items()
+        for i, mark in enumerate(text)
+    ]
+
+
+def estimates(metric, graded, **options):
+    found = config.parse_plugin("metrics", {"id": metric, **options}).build("metrics").estimate(graded)
+    return {estimate.name: estimate for estimate in found}
+
+
+def brute_mean(texts, k, value):
+    """The mean over problems of the mean over all subsets of k samples, exactly."""
+    means = []
+    for text in texts:
+        subsets = list(combinations(text, k))
+        means.append(Fraction(sum(value(subset) for subset in subsets), len(subsets)))
+    return float(sum(means) / len(means))
+
+
+def any_right(subset):
+    return any(mark != "." for mark in subset)
+
+
+def n_distinct(subset):
+    return len(set(subset) - {"."})
+
+
+SAMPLES = st.lists(st.text("ab.?", min_size=1, max_size=7), min_size=1, max_size=6)
+FULL = st.integers(1, 7).flatmap(lambda n: st.lists(st.text("abc.", min_size=n, max_size=n), min_size=1, max_size=4))
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(FULL)
+def test_the_values_are_those_of_brute_force(texts):
+    graded, n = graded_of(*texts), len(texts[0])
+    average = estimates("avg_at_k", graded)
+    assert average[f"avg@{n}"].value == pytest.approx(brute_mean(texts, 1, any_right), abs=1e-14)
+    assert list(average) == [f"avg@{n}"]
+    for k in range(1, n + 1):
+        passed = estimates("pass_at_k", graded, ks=[k])[f"pass@{k}"]
+        distinct = estimates("distinct_at_k", graded, ks=[k])[f"distinct@{k}"]
+        assert passed.value == pytest.approx(brute_mean(texts, k, any_right), abs=1e-14)
+        assert distinct.value == pytest.approx(brute_mean(texts, k, n_distinct), abs=1e-13)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SAMPLES)
+def test_every_value_lies_in_its_interval(texts):
+    for metric in METRICS:
+        for estimate in estimates(metric, graded_of(*texts)).values():
+            if estimate.n_problems > 0:
+                # The bootstrap's quantile and the mean are sums in different order.
+                assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
+
+
+def test_a_problem_weighs_as_much_as_another_whatever_its_samples():
+    average = estimates("avg_at_k", graded_of("aaaa", "."))["avg@4"]
+    assert average.value == 0.5
+    assert "1 to 4 graded samples a problem" in average.method
+
+
+def test_the_families():
+    graded = graded_of("a.b.a." * 4, "......" * 4)
+    assert list(estimates("pass_at_k", graded)) == ["pass@1", "pass@2", "pass@4", "pass@8", "pass@16", "pass@24"]
+    assert list(estimates("distinct_at_k", graded)) == ["distinct@1", "distinct@4", "distinct@16", "distinct@24"]
+    assert list(estimates("pass_at_k", graded_of("a...", "...."))) == ["pass@1", "pass@2", "pass@4"]
+    assert list(estimates("pass_at_k", graded_of("a"))) == ["pass@1"]
+
+
+def test_the_family_ends_at_the_smallest_count_of_graded_samples():
+    graded = graded_of("a.b.a.bb", "a..????.", "????????")
+    assert list(estimates("pass_at_k", graded)) == ["pass@1", "pass@2", "pass@4"]
+
+
+def test_asked_ks_come_once_and_in_order():
+    assert list(estimates("pass_at_k", graded_of("a..."), ks=[3, 1, 3])) == ["pass@1", "pass@3"]
+
+
+@pytest.mark.parametrize("metric", ["pass_at_k", "distinct_at_k"])
+def test_a_k_larger_than_any_count_is_refused(metric):
+    with pytest.raises(UsageError, match="k = 5 needs so many graded samples of a problem, and there are 4 at most"):
+        estimates(metric, graded_of("a...", "..."), ks=[2, 5])
+    with pytest.raises(ConfigError, match="at least 1"):
+        estimates(metric, graded_of("a"), ks=[0])
+
+
+def test_problems_with_too_few_samples_are_left_out_of_that_k_and_counted():
+    found = estimates("pass_at_k", graded_of("a...", "ab", ".b??"), ks=[1, 3])
+    assert found["pass@1"].n_problems == 3
+    assert found["pass@3"].n_problems == 1
+    assert found["pass@3"].value == 0.75
+    assert found["pass@3"].n_completions == 4
+    assert "2 problems with fewer than 3 graded samples left out" in found["pass@3"].method
+    assert "left out" not in found["pass@1"].method
+
+
+# --- solutions --------------------------------------------------------------------------------------------------
+
+
+def test_without_solutions_there_is_no_distinct_count():
+    assert estimates("distinct_at_k", graded_of("!!..", "...!")) == {}
+
+
+def test_a_grader_that_tells_solutions_only_at_times_is_named():
+    with pytest.raises(PluginError, match=r"2 of 4 right verdicts lack details\['solution'\], that of p1\[1\]"):
+        estimates("distinct_at_k", graded_of("ab..", ".!!.")[::-1])
+
+
+def test_where_nothing_is_right_the_distinct_count_is_zero():
+    found = estimates("distinct_at_k", graded_of("....", "...."))
+    assert found["distinct@4"].value == 0.0
+    assert found["distinct@4"].high < 4
+
+
+def test_the_distinct_count_never_exceeds_k():
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 49)))
+    found = estimates("distinct_at_k", graded_of(text, text, "." * 49))
+    for k in (1, 4, 16, 49):
+        assert found[f"distinct@{k}"].value == pytest.approx(k * 2 / 3)
+        assert found[f"distinct@{k}"].high <= k
+
+
+# --- the two promises -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(SAMPLES, st.randoms(use_true_random=False))
+def test_the_order_of_arrival_changes_no_bit(texts, random):
+    graded = graded_of(*texts)
+    shuffled = random.sample(graded, len(graded))
+    for metric in METRICS:
+        assert repr(estimates(metric, graded)) == repr(estimates(metric, shuffled))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SAMPLES, st.integers(1, 5))
+def test_ungraded_is_never_wrong(texts, n_more):
+    """Completions that could not be graded change nothing but their count."""
+    texts = ["a" + text for text in texts]
+    for metric in METRICS:
+        before = estimates(metric, graded_of(*texts))
+        after = estimates(metric, graded_of(*(text + "?" * n_more for text in texts)))
+        for name, estimate in before.items():
+            for field in ("value", "low", "high", "n_problems", "n_completions", "method"):
+                assert getattr(after[name], field) == getattr(estimate, field)
+            assert after[name].n_ungraded == estimate.n_ungraded + n_more * len(texts)
+
+
+def test_a_problem_that_was_never_graded_is_left_out_and_told():
+    for metric in METRICS:
+        for name, estimate in estimates(metric, graded_of("aa", "..", "??")).items():
+            assert (estimate.n_problems, estimate.n_completions, estimate.n_ungraded) == (2, 4, 2), name
+            assert "left out" in estimate.method
+    assert estimates("avg_at_k", graded_of("aa", "..", "??"))["avg@2"].value == 0.5
+
+
+def test_nothing_graded_has_no_value_and_still_a_count():
+    average = estimates("avg_at_k", graded_of("??", "??"))["avg@2"]
+    assert math.isnan(average.value)
+    assert (average.n_problems, average.n_completions, average.n_ungraded) == (0, 0, 4)
+    assert average.method == "no completion could be graded"
+    assert estimates("pass_at_k", graded_of("??", "??")) == {}
+    assert estimates("distinct_at_k", graded_of("??", "??")) == {}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_completion_gives_no_estimate(metric):
+    assert estimates(metric, []) == {}
+
+
+def test_choosing_metrics_does_not_bring_numpy():
+    script = (
+        "import sys; from harness.core.discovery import load\n"
+        f"for name in {METRICS}: load('metrics', name)\n"
+        "assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_metrics_are_found():
+    assert set(METRICS) <= set(discovery.entries("metrics"))

@@ -1,0 +1,161 @@
+"""Estimators against exact arithmetic, intervals against scipy and against simulation."""
+
+import math
+import time
+import tracemalloc
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from harness.core import stats
+from harness.core.stats import bootstrap_interval, mean_interval, pass_at_k, wilson_interval
+
+RATES = np.random.default_rng(11).beta(0.6, 0.9, size=200)
+
+
+def brute_pass_at_k(n, c, k):
+    subsets = list(combinations(range(n), k))
+    return Fraction(sum(min(subset) < c for subset in subsets), len(subsets))
+
+
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
+    for n in range(1, 9):
+        for k in range(1, n + 1):
+            found = pass_at_k([n] * (n + 1), range(n + 1), k)
+            exact = [float(brute_pass_at_k(n, c, k)) for c in range(n + 1)]
+            # At most 8 products of rounded quotients.
+            assert found == pytest.approx(exact, rel=0, abs=1e-15 * 8)
+
+
+def test_pass_at_k_is_exact_where_chance_has_no_part():
+    for n in (1, 7, 1000, 10_000):
+        assert pass_at_k(n, 0, n) == 0.0
+        assert pass_at_k(n, n, 1) == 1.0
+        assert pass_at_k(n, 1, n) == 1.0
+    assert pass_at_k(9, 4, 6) == 1.0
+
+
+def test_pass_at_k_is_safe_for_ten_thousand_samples():
+    n = 10_000
+    for c, k in ((1, 1), (3, 5000), (5000, 10), (9999, 1), (17, 256), (9000, 1000), (1, 9999)):
+        exact = 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
+        # k products, each off by half a unit in the last place at most.
+        assert float(pass_at_k(n, c, k)) == pytest.approx(float(exact), rel=0, abs=max(1, k) * 3e-16)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 0), (4, 1, 5), (4, 5, 2), (4, -1, 2), ([4, 3], [1, 1], 4)])
+def test_pass_at_k_refuses_what_has_no_meaning(n, c, k):
+    with pytest.raises(ValueError, match="1 <= k <= n"):
+        pass_at_k(n, c, k)
+
+
+def test_the_bootstrap_agrees_with_scipy_and_with_theory():
+    low, high = bootstrap_interval(RATES, seed=3)
+    theirs = scipy.stats.bootstrap(
+        (RATES,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    error = RATES.std() / math.sqrt(RATES.size)
+    # A 2.5% quantile of 10,000 draws is off by 0.027 standard errors; 0.15 is four times that of a difference.
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.15 * error)
+    assert (low, high) == pytest.approx((RATES.mean() - 1.96 * error, RATES.mean() + 1.96 * error), abs=0.15 * error)
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(7)
+    truth = 0.6 / 1.5
+    data = rng.beta(0.6, 0.9, size=(600, 100))
+    intervals = [bootstrap_interval(values, seed=1, draws=1000) for values in data]
+    covered = sum(low <= truth <= high for low, high in intervals)
+    # 570 are expected; the standard deviation of the count is 5.3.
+    assert 550 <= covered <= 590
+
+
+def test_a_wider_level_is_wider():
+    inner, outer = bootstrap_interval(RATES, seed=0, level=0.5), bootstrap_interval(RATES, seed=0, level=0.99)
+    assert outer[0] < inner[0] < inner[1] < outer[1]
+    # Of a normal mean: 2 x 0.674 standard errors.
+    assert inner[1] - inner[0] == pytest.approx(1.349 * RATES.std() / math.sqrt(RATES.size), rel=0.05)
+
+
+def test_the_bootstrap_depends_on_seed_alone(monkeypatch):
+    once = bootstrap_interval(RATES, seed=3)
+    assert bootstrap_interval(RATES[::-1], seed=3) == once
+    assert bootstrap_interval(RATES, seed=4) != once
+    monkeypatch.setattr(stats, "CHUNK_ELEMENTS", 1500)
+    assert bootstrap_interval(RATES, seed=3) == once
+
+
+def test_the_bootstrap_is_quick_and_small():
+    values = np.random.default_rng(0).random(1000)
+    began_s = time.process_time()
+    bootstrap_interval(values, seed=0)
+    assert time.process_time() - began_s < 1.0
+    tracemalloc.start()
+    bootstrap_interval(values, seed=0, draws=10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf, 1.0]])
+def test_the_bootstrap_refuses_what_is_no_sample(values):
+    with pytest.raises(ValueError, match="at least one value, and finite ones"):
+        bootstrap_interval(values, seed=0)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_wilson_agrees_with_scipy(level):
+    for n in (1, 2, 5, 30, 1000):
+        for successes in sorted({0, 1, n // 2, n - 1, n}):
+            theirs = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+            assert wilson_interval(successes, n, level) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.68, 0.9, 0.95, 0.99])
+def test_wilson_ends_exactly_at_the_ends(level):
+    for n in range(1, 200):
+        assert wilson_interval(0, n, level)[0] == 0.0
+        assert wilson_interval(n, n, level)[1] == 1.0
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilson_refuses_what_is_no_proportion(successes, n):
+    with pytest.raises(ValueError, match="0 <= successes <= n"):
+        wilson_interval(successes, n)
+
+
+def test_a_mean_has_the_bootstrap_over_problems():
+    interval = mean_interval(RATES, seed=9)
+    assert (interval.low, interval.high) == bootstrap_interval(RATES, seed=9)
+    assert interval.method == "95% bootstrap over 200 problems, 10000 draws, seed 9"
+
+
+@pytest.mark.parametrize(("value", "upper"), [(0.0, 1.0), (1.0, 1.0), (0.3, 1.0), (0.0, 16.0), (16.0, 16.0)])
+def test_problems_of_one_value_have_the_wilson_interval(value, upper):
+    interval = mean_interval([value] * 30, upper=upper)
+    theirs = scipy.stats.binomtest(round(value / upper * 30), 30).proportion_ci(0.95, method="wilson")
+    assert (interval.low, interval.high) == pytest.approx(
+        (theirs.low * upper, theirs.high * upper), rel=1e-9, abs=1e-12
+    )
+    assert interval.low <= value <= interval.high
+    assert interval.method == "95% Wilson over 30 problems, all of one value"
+
+
+def test_values_that_differ_by_rounding_are_one_value():
+    assert "Wilson" in mean_interval([0.3, 0.1 + 0.2, 0.3]).method
+
+
+@pytest.mark.parametrize("upper", [1.0, 16.0])
+def test_one_problem_says_nothing_of_others(upper):
+    interval = mean_interval([0.5], upper=upper)
+    assert (interval.low, interval.high) == (0.0, upper)
+    assert "one problem" in interval.method
+
+
+@pytest.mark.parametrize("values", [[], [0.5, 1.5], [-0.1, 0.5], [0.5, math.nan]])
+def test_a_mean_of_what_is_out_of_range_is_refused(values):
+    with pytest.raises(ValueError, match=r"between 0 and 1\.0"):
+        mean_interval(values)

@@ -12,6 +12,7 @@ CPU seconds, because they hold still on a shared machine where wall seconds do n
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -125,7 +126,7 @@ def measure_ours() -> list[float]:
         parts: list[Any] = [config, WordTask(), objective, engine, policy, None, tokenizer, store, [Clock()]]
         Trainer(*parts, Progress(quiet=True), lambda: None).fit()
         store.finish("done")
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def measure_trl() -> list[float]:
@@ -168,7 +169,7 @@ def measure_trl() -> list[float]:
             processing_class=make_tokenizer(),
             callbacks=[Clock()],
         ).train()
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def run_side(side: str) -> list[float]:

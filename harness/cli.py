@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.core.discovery import refuse_lost_links
 from harness.core.errors import HarnessError
 
 DONE, FAILED, UNGRADED, INTERRUPTED = 0, 1, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # Idle threads that spin take the cores from one another; this must be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
     try:
+        refuse_lost_links()
         status: int = options.verb(options)
         sys.stdout.flush()  # so that a reader who has gone is noticed here
     except HarnessError as error:

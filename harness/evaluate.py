@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,14 +39,14 @@ class Plan:
 class Ledger:
     """What a run folder holds of one task under one grader, and where more of it goes."""
 
-    def __init__(self, store: RunStore, task: str, grader: str) -> None:
-        self._store, self._task, self._grader = store, task, grader
+    def __init__(self, store: RunStore, task: str, grader: str, *, with_ids: bool = False) -> None:
+        self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
         view = store.view()
         self.completions = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
         self.verdicts = {(p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task}
 
     def append_completion(self, completion: Completion) -> None:
-        self._store.append_completion(self._task, completion)
+        self._store.append_completion(self._task, completion, with_ids=self._with_ids)
 
     def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
         self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
@@ -160,6 +160,8 @@ class EvalConfig:
     problem_seed: int = 0
     max_ungraded: float = incidental(default=0.01)
     """The share of ungraded completions above which the command ends with exit code 3."""
+    store_ids: bool = incidental(default=False)
+    """Keep token ids and log-probabilities with the texts."""
     metrics: tuple[Chosen, ...] = plugin(
         "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
     )
@@ -201,7 +203,7 @@ def evaluate_open_engine(
     problems = {
         name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
     }
-    data = {name: {"fingerprint": task.card.fingerprint, "source": task.card.source} for name, task in tasks.items()}
+    data = {name: task_facts(task) for name, task in tasks.items()}
     store = RunStore.open(
         folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(model_path)}
     )
@@ -223,7 +225,7 @@ def evaluate_into(
     estimates = {}
     for name, task in tasks.items():
         plan = Plan(config.n, config.sampling.over(task.sampling), config.seed, ("eval",))
-        ledger = Ledger(store, name, grader_name(task))
+        ledger = Ledger(store, name, grader_name(task), with_ids=config.store_ids)
         stream = run(problems[name], engine, task.grader, plan, ledger)
         graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
         estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
@@ -276,6 +278,13 @@ def problems_of(task: Task[Any], split: Split, seed: int, limit: int | None) -> 
             "different ones; lower limit"
         )
     return problems
+
+
+def task_facts(task: Task[Any]) -> dict[str, Any]:
+    """What a run record keeps of a task: its card, its grader, and the sampling it asks for by itself."""
+    card, sampling = asdict(task.card), asdict(task.sampling)
+    told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
+    return {**told, "grader": grader_name(task), "sampling": {**sampling, "stop": list(sampling["stop"])}}
 
 
 def grader_name(task: Task[Any]) -> str:

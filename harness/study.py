@@ -51,7 +51,8 @@ def demo(folder: Path, steps: int, seed: int, progress: Progress) -> Sequence[Pa
         for temperature in DEMO_TEMPERATURES:
             settings = configs.parse(EvalConfig, _demo_evaluation(model, temperature))
             progress.say(f"evaluating {arm.name} at temperature {temperature:g}")
-            evaluations.append(evaluate(settings, folder / f"{arm.name}-T{temperature:g}", progress).folder)
+            cell = f"{arm.name}-{steps}-T{temperature:g}" if arm.recipe is not None else f"{arm.name}-T{temperature:g}"
+            evaluations.append(evaluate(settings, folder / cell, progress).folder)
     return evaluations
 
 

@@ -15,7 +15,7 @@ from harness.core.journal import disk_error, write_whole
 from harness.core.store import RunView
 from harness.core.types import Table
 from harness.reports.render import escape_markdown, to_csv, to_markdown
-from harness.reports.tables._runs import HELD_OUT_FOLDER, labels, setting, unfinished
+from harness.reports.runs import HELD_OUT_FOLDER, labels, setting, unfinished
 
 MARK = "report.json"
 MARK_FORMAT = 1

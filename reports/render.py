@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -141,8 +140,6 @@ def _text(cell: Cell) -> str:
 
 
 def _estimate_text(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return f"{ABSENT} ({estimate.n_ungraded} ungraded)"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
@@ -151,7 +148,7 @@ def _number(value: float) -> str:
 
 
 def to_plain(table: Table) -> dict[str, Any]:
-    """The table as values that JSON has: an estimate becomes an object, nan becomes null."""
+    """The table as values that JSON has: an estimate becomes an object."""
     rows = [{name: _plain(cell) for name, cell in zip(table.columns, row, strict=True)} for row in table.rows]
     return {"title": table.title, "columns": list(table.columns), "rows": rows, "notes": list(table.notes)}
 
@@ -159,4 +156,4 @@ def to_plain(table: Table) -> dict[str, Any]:
 def _plain(cell: Cell) -> Any:
     if isinstance(cell, Estimate):
         return {name: _plain(value) for name, value in asdict(cell).items()}
-    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+    return cell

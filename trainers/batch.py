@@ -32,7 +32,8 @@ def collate(graded: Sequence[Graded[Any]], device: str) -> Batch:
         group_ids=torch.tensor([numbers[item.problem.id] for item in graded]),
         totals=Totals(len(graded), int(completion_lengths.sum())),
     )
-    return map_tensors(batch, lambda tensor: tensor.to(device))
+    moved: Batch = map_tensors(batch, lambda tensor: tensor.to(device))
+    return moved
 
 
 def _ids(ids: Sequence[int] | None) -> list[int]:

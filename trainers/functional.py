@@ -62,8 +62,6 @@ def kl_k3(logp: Tensor, logp_reference: Tensor) -> Tensor:
     return difference.exp() - difference - 1
 
 
-def trajectory_balance_residual(
-    log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor
-) -> Tensor:
+def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor) -> Tensor:
     """log Z + log policy - beta * reward - log reference, zero exactly where the flow balances. All (B,)"""
     return log_z + logp - scaled_reward - logp_reference

@@ -45,7 +45,8 @@ def token_logp(head: Head, hidden: Tensor, ids: Tensor, *, with_entropy: bool = 
 
     (N, H), (N,) -> (N,), (N,) or None
     """
-    logp, entropy = _ChunkedLogp.apply(hidden, head.weight, head.bias, ids, head, with_entropy)
+    arguments = (hidden, head.weight, head.bias, ids, head, with_entropy)
+    logp, entropy = _ChunkedLogp.apply(*arguments)  # type: ignore[no-untyped-call]
     return logp, entropy if with_entropy else None
 
 
@@ -115,5 +116,3 @@ def head_of(module: Any, temperature: float) -> Head:
         getattr(config, "final_logit_softcapping", None),
         (scale if scale is not None else 1.0) / (divisor if divisor is not None else 1.0),
     )
-
-

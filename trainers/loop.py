@@ -58,6 +58,8 @@ class Trainer:
         optimizer = make_optimizer(self.policy.module, self.objective, self.config.optimizer)
         checkpoints = Checkpoints(self.store.folder, self.config.checkpoint.keep)
         position = self._resume(checkpoints, optimizer)
+        if position.step > 0 and self._is_held_out(position.step):
+            self.hold_out()  # a kill may have come between that checkpoint and its evaluation
         stream = itertools.islice(self._training_problems(), position.n_problems_drawn, None)
         self.progress.begin("train", loop.steps, position.step)
         for step in range(position.step + 1, loop.steps + 1):
@@ -78,7 +80,9 @@ class Trainer:
             graded = self._sample(step, problems)
         usable = [item for item in graded if item.verdict.outcome != "ungraded"]
         if not usable:
-            raise RunError(f"step {step}: none of {len(graded)} completions could be graded: {graded[0].verdict.reason}")
+            raise RunError(
+                f"step {step}: none of {len(graded)} completions could be graded: {graded[0].verdict.reason}"
+            )
         batch = collate(usable, str(self.policy.module.device))
         record.note_samples(graded, batch)
         with record.phase("score"):

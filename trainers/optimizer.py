@@ -48,10 +48,10 @@ def schedule(config: OptimizerConfig, step: int) -> float:
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     """The norm over all parameters before clipping."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm is not None:
+    if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return float(norm)

@@ -9,8 +9,8 @@ from typing import Any
 
 from harness import evaluate
 from harness.core import config as configs
-from harness.core.errors import ConfigError
-from harness.core.models import fingerprint, load_module, load_tokenizer
+from harness.core.errors import ConfigError, RunFolderError
+from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
 from harness.core.protocols import PolicyEngine, Task
 from harness.core.seeds import derive
@@ -30,13 +30,14 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     tokenizer = load_tokenizer(base)
     temperature = config.sampling.over(task.sampling).temperature
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
+    _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
     policy = Policy(load_module(resumed), temperature)
     reference = Policy(load_module(base), temperature) if "reference_logp" in objective.needs else None
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    data = {config.task.id: {"fingerprint": task.card.fingerprint, "source": task.card.source}}
+    data = {config.task.id: evaluate.task_facts(task)}
     store = RunStore.open(
         folder, "train", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(base.path)}
     )
@@ -54,6 +55,14 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     return store.view()
 
 
+def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:
+    if newest is not None and step_of(newest) > config.loop.steps:
+        raise RunFolderError(
+            f"{newest.parent.parent} has {step_of(newest)} steps already, more than loop.steps = {config.loop.steps}; "
+            "ask for more, or choose another --out"
+        )
+
+
 def _policy_engine(config: TrainConfig) -> PolicyEngine:
     engine = config.engine.build("engines")
     if not hasattr(engine, "load_weights"):
@@ -62,9 +71,7 @@ def _policy_engine(config: TrainConfig) -> PolicyEngine:
     return policy_engine
 
 
-def _hold_out(
-    config: TrainConfig, task: Task[Any], engine: PolicyEngine, store: RunStore, progress: Progress
-) -> None:
+def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store: RunStore, progress: Progress) -> None:
     """The same evaluation as `harness eval`, in a run folder of its own inside this one."""
     held = config.held_out
     checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()

@@ -47,7 +47,8 @@ class OptimizerConfig:
     decay_steps: int | None = None
     """Where a cosine ends, at `final_lr_fraction` of the learning rate."""
     final_lr_fraction: float = 0.0
-    grad_clip: float | None = 1.0
+    grad_clip: float = 1.0
+    """The largest norm of the gradient; 0 is off."""
 
     def __post_init__(self) -> None:
         if self.schedule == "cosine" and self.decay_steps is None:

@@ -108,14 +108,19 @@ def _members(bases: Iterable[type]) -> set[str]:
     return {name for base in own for name in (*vars(base), *inspect.get_annotations(base))}
 
 
+def refuse_lost_links() -> None:
+    """The mounted folders are symbolic links, which some tools drop: say so before anything fails in a strange way."""
+    for kind in KINDS.values():
+        folder = _folder(kind)
+        if not folder.is_dir():
+            raise PluginError(
+                f"{folder} is missing: the folders tasks, trainers and reports are mounted into harness/ by symbolic "
+                "links, and this copy of the project has lost them; clone it again with symbolic links enabled"
+            )
+
+
 def _folder(kind: Kind) -> Path:
-    folder = PACKAGE.joinpath(*kind.group.split(".")[1:])
-    if not folder.is_dir():
-        raise PluginError(
-            f"{folder} is missing: the folders tasks, trainers and reports are mounted into harness/ by symbolic "
-            "links, and this copy of the project has lost them; clone it again with symbolic links enabled"
-        )
-    return folder
+    return PACKAGE.joinpath(*kind.group.split(".")[1:])
 
 
 def _file_entry(kind: Kind, path: Path) -> Entry:

@@ -78,8 +78,8 @@ def wilson_interval(successes: float, n: int, level: float = LEVEL) -> tuple[flo
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
-    # At the ends the formula gives exactly 0 and 1; rounding does not.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    # At the ends the formula gives exactly 0 and 1. Floats give that 0, for centre and half are then one; not that 1.
+    return centre - half, (1.0 if successes == n else centre + half)
 
 
 def mean_interval(per_problem_values: Sequence[float], seed: int = INTERVAL_SEED, upper: float = 1.0) -> Interval:

@@ -80,8 +80,11 @@ class RunStore:
 
     # --- completions and verdicts
 
-    def append_completion(self, task: str, completion: Completion) -> None:
-        self._completions.append({"task": task, **dataclasses.asdict(completion)})
+    def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> None:
+        """Token ids and log-probabilities take most of the room and are left out unless asked for."""
+        tokens = completion.tokens
+        kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion)
+        self._completions.append({"task": task, **dataclasses.asdict(dataclasses.replace(completion, tokens=kept))})
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         key = {"task": task, "problem_id": problem_id, "index": index, "grader": grader}
@@ -225,7 +228,7 @@ def _is_new(folder: Path) -> bool:
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
-        return not folder.is_symlink()
+        return True
     except OSError:  # a file, or a folder that can't be read
         return False
     # A kill between the making of the folder and the first run.json leaves the lock, these, and nothing else.
@@ -251,12 +254,18 @@ def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str)
 
 
 def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mapping[str, Any]]) -> None:
-    changes = configs.differences(former.data, data)
+    changes = configs.differences(_decisive(former.data), _decisive(data))
     if changes:
         raise RunFolderError(
             f"{folder} was begun with another model or other data; choose another --out, or restore: "
             + "; ".join(changes)
         )
+
+
+def _decisive(data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """What numbers depend on; the wording of a card may change."""
+    keys = ("fingerprint", "name", "grader", "sampling")
+    return {name: {key: facts[key] for key in keys if key in facts} for name, facts in data.items()}
 
 
 def _new_record(
@@ -284,7 +293,7 @@ def _lock(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except (FileExistsError, PermissionError) as error:
         raise RunFolderError(f"{folder} can't be a run folder: {error.strerror}; choose another --out") from None
     except OSError as error:
         raise disk_error(folder, error) from error

@@ -6,6 +6,7 @@ completion that could not be graded has the outcome `ungraded` and no reward, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -120,6 +121,10 @@ class Estimate:
     n_completions: int
     n_ungraded: int
     method: str
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.value, self.low, self.high))):
+            raise ValueError(f"an estimate is a number with an interval: {self.name} = {self.value}")
 
 
 @dataclass(frozen=True, slots=True)

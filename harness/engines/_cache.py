@@ -11,8 +11,11 @@ from transformers.cache_utils import DynamicLayer
 _ROOM = 64
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no types that hold
     """A layer that grows by halves instead of copying itself for every token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,10 +20,11 @@ from harness.core.models import load_module, load_tokenizer
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, Request, Sampling, Tokens
-from harness.engines._decode import Row, decode
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.engines._decode import Row
 
 
 class HuggingFaceEngine:
@@ -70,6 +71,8 @@ class HuggingFaceEngine:
                 yield from self._decode_window(window, sampling)
 
     def _decode_window(self, window: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        from harness.engines._decode import Row, decode  # brings torch, which a mistyped command can do without
+
         numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in window))}
         prompts = [prompt_ids(self.tokenizer, messages) for messages in numbers]
         self._refuse_beyond_context(max(map(len, prompts)), sampling.max_tokens)

@@ -1,7 +1,7 @@
 """How `countdown-tiny` was made: its shape and tokenizer here, its weights by the recipe `countdown-base`.
 
-    python -m harness.models.make_countdown_tiny --out DIR          # the shape: config and tokenizer
-    harness train countdown-base --out RUN                          # the weights, from that shape and a seed
+python -m harness.models.make_countdown_tiny --out DIR          # the shape: config and tokenizer
+harness train countdown-base --out RUN                          # the weights, from that shape and a seed
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from harness.core.journal import read_lines
 from harness.core.protocols import TableBuilder
 from harness.core.store import RunView
 from harness.core.types import Table
-from harness.reports.tables._runs import (
+from harness.reports.runs import (
     Cell,
     Labelled,
     labelled,

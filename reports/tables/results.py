@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.core.protocols import TableBuilder
 from harness.core.store import RunView
 from harness.core.types import Estimate, Table
-from harness.reports.tables._runs import (
+from harness.reports.runs import (
     Cell,
     labelled,
     model_of,

@@ -10,7 +10,7 @@ from typing import Any
 from harness.core.protocols import TableBuilder
 from harness.core.store import RunView
 from harness.core.types import Table
-from harness.reports.tables._runs import Cell, labelled, plugin_id, plugin_options, setting, unfinished
+from harness.reports.runs import Cell, labelled, plugin_id, plugin_options, setting, unfinished
 
 LAST = 10
 COLUMNS = (

@@ -23,7 +23,7 @@ SHIPPED = (
 
 
 def _build(source: Path, out: Path, *options: str) -> Path:
-    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", out, source]
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", str(out), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = out.glob("*.whl")

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import io
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -68,9 +70,11 @@ def tasks_of(chosen):
     return {one.id: one.build("tasks") for one in chosen}
 
 
-def run(config, folder, engine=None):
+def run(config, folder, engine=None, stream=None):
     engine = engine if engine is not None else RecordingEngine(config)
-    view = evaluate_open_engine(config, "scripted", tasks_of(config.tasks), engine, folder, Progress(quiet=True))
+    view = evaluate_open_engine(
+        config, "scripted", tasks_of(config.tasks), engine, folder, Progress(quiet=stream is None, stream=stream)
+    )
     return view, engine
 
 
@@ -192,6 +196,22 @@ def test_the_order_of_requests_does_not_change_a_completion(tmp_path):
     assert contents(tmp_path / "forwards") == contents(tmp_path / "backwards")
 
 
+def test_progress_counts_what_was_on_record_once_and_not_for_the_rate(tmp_path):
+    run(config_of(), tmp_path / "run")
+    stream = io.StringIO()
+    run(config_of(), tmp_path / "run", stream=stream)
+    assert stream.getvalue() == "eval countdown 12/12  -  solved 0\n"
+    run(config_of(n=5), tmp_path / "run", stream=stream)
+    assert re.fullmatch(r"eval countdown 20/20  [\d.]+/s  solved 0", stream.getvalue().splitlines()[-1])
+
+
+def test_an_error_finds_the_live_line_ended(tmp_path):
+    stream = io.StringIO()
+    with pytest.raises(EngineError):
+        run(config_of(), tmp_path / "run", RecordingEngine(config_of(), breaks="repeats", after=5), stream)
+    assert re.fullmatch(r"eval countdown 6/12 .*\n", stream.getvalue())
+
+
 # --- engines that break their promise ---------------------------------------------------------------------------
 
 
@@ -301,6 +321,13 @@ def test_the_share_of_ungraded_completions_is_measured_whatever_the_metrics(tmp_
     view, _ = run(config, tmp_path / "run")
     assert Counter(v.outcome for v in view.verdicts("vague_tasks").values()) == {"ungraded": 2, "incorrect": 6}
     assert too_many_ungraded(config, view) is expected
+
+
+@pytest.mark.usefixtures("vague")
+def test_the_share_of_ungraded_completions_is_that_of_the_samples_asked_for(tmp_path):
+    run(config_of(tasks=["vague"], n=4), tmp_path / "run")
+    config = config_of(tasks=["vague"], max_ungraded=0.9, n=1)  # the first sample of each is the ungraded one
+    assert too_many_ungraded(config, run(config, tmp_path / "run")[0])
 
 
 @pytest.mark.parametrize("metrics", [[], ["--set", "metrics=[]"]], ids=["all metrics", "no metrics"])

@@ -407,11 +407,13 @@ def test_the_module_is_the_command():
     assert importlib.util.find_spec("harness.__main__") is not None
 
 
-def test_a_reader_who_has_gone_is_no_traceback():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_gone_is_no_traceback(unbuffered):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "harness", "list", "tasks"]
     with os.fdopen(writing, "wb") as stdout:
-        stopped = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, timeout=60)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        stopped = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=60)
     assert stopped.stderr == b""
     assert stopped.returncode == 1

@@ -115,7 +115,7 @@ def test_every_plugin_that_ships_says_what_it_is():
 def test_a_lost_mount_is_explained(room):
     shutil.rmtree(room)
     with pytest.raises(PluginError, match="symbolic links"):
-        entries("graders")
+        discovery.refuse_lost_links()
 
 
 # --- loading ----------------------------------------------------------------------------------------------------
@@ -227,10 +227,10 @@ def test_a_broken_file_is_listed_as_such_and_does_not_disturb_the_others(room, s
 # --- entry points -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["thirdparty", "thirdparty:GRADER", "thirdparty:Generous"])
-def test_an_installed_distribution_adds_a_plugin(room, tmp_path, value):
+@pytest.mark.parametrize(("value", "constant"), [("thirdparty", "GRADER"), ("thirdparty:THEIRS", "THEIRS")])
+def test_an_installed_distribution_adds_a_plugin(room, tmp_path, value, constant):
     write(room, "good", GOOD)
-    write(tmp_path, "thirdparty", GOOD)
+    write(tmp_path, "thirdparty", GOOD.replace("GRADER =", f"{constant} ="))
     point_at(tmp_path, "foreign-graders", "theirs", value)
     assert descriptions("graders") == {
         "good": "Everything is right. A second sentence.",

@@ -81,6 +81,14 @@ def test_a_torn_line_longer_than_a_block_is_cut_off_whole(path):
     assert rows_of(path) == ROWS
 
 
+def test_a_torn_line_after_many_blocks_of_whole_ones_is_cut_off_alone(path):
+    rows = [{"number": number, "text": "x" * 1000} for number in range(200)]
+    append(path, *rows)
+    path.write_bytes(path.read_bytes() + b'{"text": "')
+    append(path, ROWS[0])
+    assert rows_of(path) == [*rows, ROWS[0]]
+
+
 def test_a_journal_that_is_one_torn_line_starts_again(path):
     path.write_bytes(b'{"number": 0, "te')
     append(path, ROWS[1])

@@ -151,10 +151,10 @@ def test_a_fingerprint_sees_both_ends_of_large_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_ENDS_BYTES", 4)
     model = make_model(tmp_path / "m")
     found = set()
-    for weights in ("0123456789", "X123456789", "012345678X", "01234567890"):
+    for weights in ("0123456789", "X123456789", "012345678X", "01234567890", "0123XX456789"):
         (model / "model.safetensors").write_text(weights)
         found.add(fingerprint(str(model))["fingerprint"])
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_a_training_state_beside_the_weights_does_not_count(tmp_path):

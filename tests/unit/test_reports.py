@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.core.discovery import entries
 from harness.core.errors import RunFolderError, UnknownNameError, UsageError
 from harness.core.store import RunStore, RunView
 from harness.core.types import Estimate, Table, Verdict
@@ -20,7 +18,6 @@ from harness.reports.render import to_csv, to_markdown, to_plain, to_terminal
 
 AVG = Estimate("avg@16", 0.79253, 0.75149, 0.83151, 30, 480, 2, "95% bootstrap over 30 problems")
 PASS = Estimate("pass@16", 0.1 + 0.2, 1 / 3, 2 / 3, 30, 480, 2, 'said "so", by Wilson | over\nproblems')
-NOTHING = Estimate("avg@16", math.nan, 0.0, 1.0, 0, 0, 480, "no completion could be graded")
 TABLE = Table(
     "A | title",
     ("run", "n", "temperature", "avg@16", "pass@16"),
@@ -28,7 +25,7 @@ TABLE = Table(
         ("a|b,c", 16, 0.6, AVG, PASS),
         ("back\\slash", 4, 1.0, None, PASS),
         ("nothing", None, None, None, None),
-        ("<b>*x*", 1, 1e-7, NOTHING, None),
+        ("<b>*x*", 1, 1e-7, None, None),
     ),
     ("a note | with a pipe",),
 )
@@ -114,7 +111,7 @@ def test_markdown_escapes_what_would_end_a_cell():
     assert rows[2] == "| a\\|b,c | 16 | 0.6 | 0.793 [0.751, 0.832] | 0.300 [0.333, 0.667] |"
     assert rows[3] == "| back\\\\slash | 4 | 1 | - | 0.300 [0.333, 0.667] |"
     assert rows[4] == "| nothing | - | - | - | - |"
-    assert rows[5] == "| \\<b>\\*x\\* | 1 | 1e-07 | - (480 ungraded) | - |"
+    assert rows[5] == "| \\<b>\\*x\\* | 1 | 1e-07 | - | - |"
     assert lines[-1] == "a note \\| with a pipe"
 
 
@@ -130,8 +127,6 @@ def test_csv_gives_back_the_same_values():
         assert {name: frame[name][row] for name in dataclasses.asdict(estimate)} == dataclasses.asdict(estimate)
     assert list(frame["temperature"][:3]) == [0.6, 0.6, 1.0]
     assert frame.loc[3].drop("run").isna().all()
-    assert math.isnan(frame["value"][4])
-    assert frame["n_ungraded"][4] == 480
 
 
 def test_csv_of_a_table_without_estimates_is_as_wide_as_the_table():
@@ -147,6 +142,7 @@ def test_a_plain_number_among_estimates_keeps_its_column_name():
 
 def test_the_terminal_table_is_aligned():
     table = Table("Title", ("run", "n"), (("long name", 4), ("b", 16)), ("note", "another"))
+    assert to_terminal(Table("t", ("n", "s"), ((4, "ab"), (5, "a")))).splitlines()[-1] == "5  a"
     assert to_terminal(table).splitlines() == [
         "Title",
         "run         n",
@@ -176,7 +172,7 @@ def test_plain_values_are_strict_json():
     plain = to_plain(TABLE)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["rows"][0]["avg@16"]["value"] == AVG.value
-    assert plain["rows"][3]["avg@16"]["value"] is None
+    assert plain["rows"][3]["avg@16"] is None
     assert plain["rows"][2]["n"] is None
 
 
@@ -203,6 +199,7 @@ def test_results_has_a_row_for_each_run_and_task(tmp_path):
     assert cells(table, 2)["task"] == "products"
     assert cells(table, 2)["avg@4"].value == AVG.value
     assert any("UNGRADED: 2 completions of a on sums" in note for note in table.notes)
+    assert sum("UNGRADED" in note for note in table.notes) == 2  # of a on sums, and of b on products
     assert not any("UNFINISHED" in note for note in table.notes)
 
 
@@ -281,6 +278,15 @@ def test_the_protocol_of_equal_runs_has_one_column_and_each_task_a_table(tmp_pat
     assert [table.title for table in tables] == ["Protocol: sums", "Protocol: products"]
     assert all(table.columns == ("setting", "all runs") for table in tables)
     assert dict(tables[1].rows)["task options"] == "digits=3"
+
+
+def test_a_run_stands_in_the_tables_of_its_own_tasks(tmp_path):
+    folders = [make_eval(tmp_path / "a"), make_eval(tmp_path / "b", tasks=["products"], estimates={"extra": [AVG]})]
+    tables = tables_of(folders, ["protocol"])
+    assert [table.title for table in tables] == [f"Protocol: {task}" for task in ("sums", "products", "extra")]
+    assert all(table.columns == ("setting", "all runs") for table in tables)
+    (results,) = tables_of(folders, ["results"])
+    assert [(row[0], row[3]) for row in results.rows] == [("a", "sums"), ("b", "products"), ("b", "extra")]
 
 
 def test_training_tells_how_it_went(tmp_path):
@@ -370,6 +376,7 @@ def test_only_the_named_tables(tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "results.csv"}
     assert "nothing for the table `training`" in files.markdown.read_text()
     assert "Protocol" not in files.markdown.read_text()
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["files"] == ["results.csv"]
 
 
 def test_a_table_id_with_several_tables_has_several_files(tmp_path):
@@ -423,7 +430,3 @@ def test_requests_that_mean_nothing_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no rows for training"):
         write_report([run], out, ["training"])
     assert not out.exists()
-
-
-def test_the_tables_are_found():
-    assert {"results", "protocol", "training"} <= set(entries("tables"))

@@ -91,7 +91,9 @@ def test_a_resumed_run_keeps_its_record_and_forgets_the_error(folder):
     store = open_store(folder)
     store.finish("failed", "why it failed")
     first = RunView.read(folder).record
-    make(folder)
+    store = open_store(folder)
+    assert RunView.read(folder).record == dataclasses.replace(first, status="running", error=None)
+    store.finish("done")
     assert RunView.read(folder).record == dataclasses.replace(first, status="done", error=None)
 
 
@@ -171,7 +173,9 @@ def test_a_run_of_another_version_with_other_settings_is_refused_by_version(fold
 
 def test_a_run_whose_config_this_version_can_not_read_is_refused_by_folder(folder, tmp_path):
     make(folder, NewerSettings())
-    message = assert_refused_untouched(tmp_path, "unknown key 'added'", lambda: open_store(folder))
+    message = assert_refused_untouched(
+        tmp_path, "unknown key 'added'.*choose another --out", lambda: open_store(folder)
+    )
     assert str(folder) in message
     (folder / "config.toml").unlink()
     message = assert_refused_untouched(tmp_path, "config.toml", lambda: open_store(folder))
@@ -365,12 +369,20 @@ def test_a_failure_to_begin_lets_go_of_the_folder(folder):
 def test_completions_and_verdicts_are_read_back_as_they_were(folder):
     store = open_store(folder)
     verdict = Verdict("correct", 1.0, "4*9=36", "", {"solution": "4*9"})
-    store.append_completion("countdown", completion())
+    store.append_completion("countdown", completion(), with_ids=True)
     store.append_verdict("countdown", "p", 0, "exact", verdict)
     store.finish("done")
     view = RunView.read(folder)
     assert list(view.completions()) == [("countdown", completion())]
     assert view.verdicts("exact") == {("countdown", "p", 0): verdict}
+
+
+def test_token_ids_are_left_out_unless_asked_for_and_counts_never(folder):
+    store = open_store(folder)
+    store.append_completion("countdown", completion())
+    store.finish("done")
+    [(_, kept)] = RunView.read(folder).completions()
+    assert kept == dataclasses.replace(completion(), tokens=Tokens(3, 2))
 
 
 def test_the_last_verdict_of_a_grader_wins_and_other_graders_are_kept_apart(folder):

@@ -94,7 +94,7 @@ class FlowRL:
         """One log Z a completion, the same for those of one prompt (but for dropout). (B,)"""
         assert live.prompt_hidden is not None
         pooled = live.prompt_hidden.detach() if self.config.log_z_detach else live.prompt_hidden
-        values: Tensor = self.log_z_head(pooled.float())[:, 0]
+        values: Tensor = self.log_z_head(pooled.to(next(self.log_z_head.parameters()).dtype))[:, 0]
         return values
 
     def weight(self, log_ratio: Tensor) -> Tensor:

@@ -71,9 +71,7 @@ class Grpo:
             loss = sequence_mean(per_token, mask).sum() / batch.totals.n_completions
         return LossResult(loss, metrics)
 
-    def _clipped(
-        self, log_ratio: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[float, float]:
+    def _clipped(self, log_ratio: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
         """Tokens whose gradient the clip took away."""
         ratio = log_ratio.exp()
         above = (ratio > 1 + self.config.clip_high) & (advantages > 0)

@@ -1,0 +1,203 @@
+"""Every engine that this machine can run: one completion a request, decided by its seed, stopped where it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from training_parts import tiny_module, tiny_source, tiny_tokenizer
+
+from harness.core.config import parse_plugin
+from harness.core.errors import EngineError, ModelError
+from harness.core.protocols import ModelSource
+from harness.core.types import Completion, Message, Request, Sampling
+from harness.engines._sampling import draw, keep_likely, uniforms
+
+ENGINES = ["hf", "scripted"]
+PROMPTS = ["1 2 4 5 7 9 = 38 :", "1 1 2 3 5 8 = 24 :", "2 3 4 6 7 8 = 50 :"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    options = {"hf": {}, "scripted": {"replies": ["1+2=3", "a b c d e f g h i j k l m n o p"]}}[request.param]
+    opened = parse_plugin("engines", {"id": request.param, **options}).build("engines")
+    opened.open(tiny_source(random_seed=None))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def hf() -> Any:
+    opened = parse_plugin("engines", "hf").build("engines")
+    opened.open(tiny_source(random_seed=None))
+    return opened
+
+
+def requests(n: int, max_tokens: int = 14, **sampling: Any) -> list[Request]:
+    how = Sampling(max_tokens=max_tokens, **sampling)
+    return [
+        Request(f"p{p}", i, (Message("user", prompt),), 1000 * p + i, how)
+        for p, prompt in enumerate(PROMPTS)
+        for i in range(n)
+    ]
+
+
+def by_key(completions: Any) -> dict[tuple[str, int], Completion]:
+    return {(c.problem_id, c.index): c for c in completions}
+
+
+def test_exactly_one_completion_for_each_request(engine: Any) -> None:
+    asked = requests(5)
+    answered = list(engine.generate(asked))
+    assert sorted((c.problem_id, c.index, c.seed) for c in answered) == sorted(
+        (r.problem_id, r.index, r.seed) for r in asked
+    )
+
+
+def test_the_same_seed_gives_the_same_text_in_any_batch_and_order(engine: Any) -> None:
+    asked = requests(40)
+    together = by_key(engine.generate(asked))
+    shuffled = random.Random(0).sample(asked, len(asked))
+    assert by_key(engine.generate(shuffled)) == together
+    alone = by_key(c for request in asked[::17] for c in engine.generate([request]))
+    assert alone == {key: together[key] for key in alone}
+
+
+def test_budget_and_finish_reason_agree(engine: Any) -> None:
+    for completion in engine.generate(requests(8, max_tokens=3)):
+        assert completion.tokens.n_completion <= 3
+        if completion.finish_reason == "length":
+            assert completion.tokens.n_completion == 3
+
+
+def test_no_requests_give_no_completions(engine: Any) -> None:
+    assert list(engine.generate([])) == []
+
+
+def test_completions_stream_before_all_are_done(hf: Any) -> None:
+    stream = hf.generate(requests(4) + requests(4, max_tokens=5))
+    assert isinstance(next(stream), Completion)
+
+
+# --- hf -----------------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_are_those_of_a_teacher_forced_pass(hf: Any) -> None:
+    module = hf.module
+    for temperature in (1.0, 0.6):
+        for completion in hf.generate(requests(6, temperature=temperature)):
+            tokens = completion.tokens
+            ids = torch.tensor([[*tokens.prompt_ids, *tokens.completion_ids]])
+            with torch.no_grad():
+                logp = torch.log_softmax(module(input_ids=ids).logits[0].double() / temperature, -1)
+            n = len(tokens.completion_ids)
+            forced = logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0]
+            assert (forced - torch.tensor(tokens.logp_behaviour).double()).abs().max() < 1e-5
+
+
+def test_padded_prompts_change_nothing_but_rounding(hf: Any) -> None:
+    long, short = "1 2 4 5 7 9 = 38 :", "3 4 = 7 :"
+    how = Sampling(max_tokens=10)
+    asked = [Request(p, 0, (Message("user", p),), 5, how) for p in (long, short)]
+    together, alone = by_key(hf.generate(asked)), by_key(c for r in asked for c in hf.generate([r]))
+    for key, completion in together.items():
+        assert completion.text == alone[key].text
+        differences = torch.tensor(completion.tokens.logp_behaviour) - torch.tensor(alone[key].tokens.logp_behaviour)
+        assert differences.abs().max() < 1e-5
+
+
+def test_windows_do_not_matter() -> None:
+    texts = []
+    for rows in (7, 256):
+        opened = parse_plugin("engines", {"id": "hf", "batch_rows": rows}).build("engines")
+        opened.open(tiny_source(random_seed=None))
+        texts.append({key: c.text for key, c in by_key(opened.generate(requests(9))).items()})
+    assert texts[0] == texts[1]
+
+
+def test_end_token_is_counted_and_not_in_the_text(hf: Any) -> None:
+    ended = [c for c in hf.generate(requests(20)) if c.finish_reason == "stop"]
+    assert ended
+    for completion in ended:
+        assert completion.tokens.completion_ids[-1] == hf.tokenizer.eos_token_id
+        assert "<eos>" not in completion.text
+
+
+def test_stop_strings_end_the_text_before_them(hf: Any) -> None:
+    free = by_key(hf.generate(requests(10)))
+    stopped = by_key(hf.generate(requests(10, stop=(";",))))
+    for key, completion in stopped.items():
+        assert completion.text == free[key].text.partition(";")[0]
+        assert completion.finish_reason == "stop"
+
+
+def test_weights_given_in_training_are_sampled_from(hf: Any) -> None:
+    before = by_key(hf.generate(requests(4)))
+    hf.load_weights(tiny_module(random_seed=1).state_dict().items(), version=7)
+    assert hf.version == 7
+    assert by_key(hf.generate(requests(4))) != before
+
+
+def test_beyond_the_context_is_refused(hf: Any) -> None:
+    with pytest.raises(EngineError, match="context of 64"):
+        list(hf.generate(requests(1, max_tokens=60)))
+
+
+def test_a_tokenizer_without_chat_template_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    opened = parse_plugin("engines", "hf").build("engines")
+    opened.open(ModelSource("x", module=tiny_module(), tokenizer=tokenizer))
+    with pytest.raises(ModelError, match="chat template"):
+        list(opened.generate(requests(1)))
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------
+
+
+def test_uniforms_are_uniform_and_independent_over_seeds_and_positions() -> None:
+    seeds = torch.arange(20_000) * 7919 + 12345
+    for position in (0, 1, 500):
+        u = uniforms(seeds, position)
+        assert 0 <= u.min() < u.max() < 1
+        # mean of 20,000 uniforms: standard error 0.002; deciles: 2,000 +- 42
+        assert abs(float(u.mean()) - 0.5) < 0.01
+        assert (torch.histc(u, 10, 0, 1) - 2000).abs().max() < 220
+    assert abs(float(torch.corrcoef(torch.stack([uniforms(seeds, 0), uniforms(seeds, 1)]))[0, 1])) < 0.03
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, float("-inf")]]).expand(40_000, 5)
+    ids, logp = draw(logits, torch.arange(40_000), 3, Sampling(max_tokens=1, temperature=0.7))
+    expected = torch.softmax(logits[0] / 0.7, -1)
+    counts = Counter(ids.tolist())
+    for token in range(5):
+        # standard error of a share of 40,000 is at most 0.0025
+        assert abs(counts[token] / 40_000 - float(expected[token])) < 0.01
+    torch.testing.assert_close(logp, expected.log()[ids])
+
+
+def test_zero_temperature_is_greedy() -> None:
+    logits = torch.randn(9, 30, generator=torch.Generator().manual_seed(0))
+    ids, logp = draw(logits, torch.arange(9), 0, Sampling(max_tokens=1, temperature=0))
+    assert torch.equal(ids, logits.argmax(-1))
+    assert (logp == 0).all()
+
+
+def test_top_k_and_top_p_keep_the_likeliest() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    assert torch.isfinite(keep_likely(logits, 2, 1.0))[0].tolist() == [False, True, False, True]
+    assert torch.isfinite(keep_likely(logits, 0, 0.65))[0].tolist() == [False, True, False, True]
+    assert torch.isfinite(keep_likely(logits, 0, 0.75))[0].tolist() == [False, True, True, True]
+    assert torch.isfinite(keep_likely(logits, 0, 0.01))[0].tolist() == [False, True, False, False]
+
+
+def test_greedy_needs_no_seed(hf: Any) -> None:
+    asked = requests(1, temperature=0.0)
+    other = [dataclasses.replace(request, seed=request.seed + 1) for request in asked]
+    assert [c.text for c in hf.generate(asked)] == [c.text for c in hf.generate(other)]

@@ -1,0 +1,187 @@
+"""GRPO and FlowRL against their formulas, written out in plain Python loops over floats."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from training_parts import detached, make_batch, make_outputs
+
+from harness.core.protocols import Batch, ModelShape, PolicyOutputs
+from harness.trainers.objectives.flowrl import FlowRL
+from harness.trainers.objectives.grpo import Grpo
+from harness.trainers.objectives.sft import SupervisedFineTuning
+
+BATCH = make_batch(
+    [4, 4, 4, 2, 2, 2, 3, 3], [3, 5, 1, 4, 2, 5, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2], [1, 0, 1, 0.5, 0, 1, 1, 1]
+)
+
+
+def loss_of(objective: Any, live: PolicyOutputs, frozen: PolicyOutputs, batch: Batch = BATCH) -> torch.Tensor:
+    return objective.loss(batch, live, frozen, objective.credit(batch, frozen)).loss
+
+
+def loss_value(objective: Any, live: PolicyOutputs, frozen: PolicyOutputs) -> float:
+    return float(loss_of(objective, live, frozen).detach())
+
+
+def rows_of(tensor: torch.Tensor, batch: Batch = BATCH) -> list[list[float]]:
+    """Real tokens only, as floats."""
+    return [row[: int(n)].tolist() for row, n in zip(tensor.detach(), batch.completion_lengths, strict=True)]
+
+
+def z_scores(batch: Batch = BATCH) -> list[float]:
+    scores = []
+    for reward, group in zip(batch.rewards.tolist(), batch.group_ids.tolist(), strict=True):
+        peers = [r for r, g in zip(batch.rewards.tolist(), batch.group_ids.tolist(), strict=True) if g == group]
+        scores.append((reward - statistics.mean(peers)) / (statistics.stdev(peers) + 1e-6))
+    return scores
+
+
+@pytest.mark.parametrize("reduction", ["sequence_mean", "token_mean"])
+@pytest.mark.parametrize("kl_beta", [0.0, 0.04])
+def test_grpo_is_its_formula(reduction: Any, kl_beta: float) -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    per_sequence = []
+    assert frozen.logp_reference is not None
+    for new, old, ref, advantage in zip(
+        rows_of(live.logp), rows_of(frozen.logp), rows_of(frozen.logp_reference), z_scores(), strict=True
+    ):
+        tokens = []
+        for n, o, r in zip(new, old, ref, strict=True):
+            ratio = math.exp(n - o)
+            surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
+            tokens.append(-(surrogate - kl_beta * (math.exp(r - n) - (r - n) - 1)))
+        per_sequence.append(tokens)
+    if reduction == "token_mean":
+        expected = sum(map(sum, per_sequence)) / sum(map(len, per_sequence))
+    else:
+        expected = statistics.mean(statistics.mean(tokens) for tokens in per_sequence)
+    config = Grpo.Config(clip_high=0.28, kl_beta=kl_beta, reduction=reduction)
+    assert loss_value(Grpo(config), live, frozen) == pytest.approx(expected, rel=1e-6)  # rewards are float32
+
+
+@pytest.mark.parametrize("weight", ["clipped", "capped", "unclipped", "none"])
+@pytest.mark.parametrize("by_length", [True, False])
+def test_flowrl_is_its_formula(weight: Any, by_length: bool) -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    objective = prepared(FlowRL.Config(beta=0.7, importance_weight=weight, cap=1.5, normalise_by_length=by_length))
+    log_z = objective.log_z(live).tolist()
+    assert frozen.logp_reference is not None
+    terms = []
+    for new, old, ref, score, z in zip(
+        rows_of(live.logp), rows_of(frozen.logp), rows_of(frozen.logp_reference), z_scores(), log_z, strict=True
+    ):
+        length = len(new) if by_length else 1
+        residual = z + sum(new) / length - 0.7 * score - sum(ref) / length
+        ratio = math.exp(sum(new) - sum(old))
+        w = {"clipped": min(max(ratio, 0.8), 1.2), "capped": min(ratio, 1.5), "unclipped": ratio, "none": 1.0}[weight]
+        terms.append(w * residual**2)
+    assert loss_value(objective, live, frozen) == pytest.approx(statistics.mean(terms), rel=1e-5)  # log Z: float32
+
+
+def test_flowrl_weight_carries_no_gradient() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    objective = prepared(FlowRL.Config(beta=0.7, importance_weight="unclipped"))
+    loss_of(objective, live, frozen).backward()
+    assert live.logp.grad is not None
+    with torch.no_grad():
+        assert frozen.logp_reference is not None
+        for row, n in enumerate(BATCH.completion_lengths.tolist()):
+            ratio = (live.logp - frozen.logp)[row].sum().exp()
+            z = objective.log_z(live)[row]
+            residual = z + (live.logp - frozen.logp_reference)[row, :n].mean() - 0.7 * z_scores()[row]
+            # d/dlogp_t of w * residual^2 / B with w held: 2 w residual / (|y| B)
+            expected = 2 * ratio * residual / (n * 8)
+            torch.testing.assert_close(live.logp.grad[row, :n], expected.double().expand(n), rtol=1e-5, atol=1e-9)
+
+
+def test_flowrl_is_zero_exactly_where_the_flow_balances() -> None:
+    """Two leaves of an enumerable tree with policy = reference * exp(beta r_hat) / Z, unnormalised by length."""
+    batch = make_batch([2, 2], [1, 1], [0, 0], [1.0, 0.0])
+    reference = torch.tensor([[math.log(0.3)], [math.log(0.7)]], dtype=torch.float64)
+    tilted = reference + torch.tensor(z_scores(batch), dtype=torch.float64)[:, None]
+    balanced = (tilted - tilted.logsumexp(0)).requires_grad_()
+    live = dataclasses.replace(make_outputs(batch), logp=balanced)
+    frozen = PolicyOutputs(logp=balanced.detach(), logp_reference=reference)
+    objective = prepared(FlowRL.Config(beta=1.0))
+    with torch.no_grad():
+        for parameter in objective.log_z_head.parameters():
+            parameter.zero_()
+        list(objective.log_z_head.parameters())[-1].fill_(float(tilted.logsumexp(0)))
+    loss = loss_of(objective, live, frozen, batch)
+    loss.backward()
+    assert float(loss.detach()) < 1e-12
+    assert balanced.grad is not None
+    assert balanced.grad.abs().max() < 1e-6
+
+
+def test_flowrl_equal_rewards_pull_to_the_reference() -> None:
+    batch = make_batch([2, 2], [3, 3], [0, 0], [1.0, 1.0])
+    live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
+    objective = prepared(FlowRL.Config(), head_scale=0.0)
+    loss_of(objective, live, frozen, batch).backward()
+    assert live.logp.grad is not None
+    assert frozen.logp_reference is not None
+    above = (live.logp.detach() - frozen.logp_reference).mean(1)
+    assert (live.logp.grad.mean(1).sign() == above.sign()).all()
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_flowrl_log_z_reaches_the_policy_only_when_asked(detach: bool) -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    assert live.prompt_hidden is not None
+    live.prompt_hidden.requires_grad_()
+    objective = prepared(FlowRL.Config(log_z_detach=detach))
+    loss_of(objective, live, frozen).backward()
+    assert (live.prompt_hidden.grad is None) == detach
+    assert all(p.grad is not None for p in objective.log_z_head.parameters())
+
+
+def test_flowrl_log_z_is_zero_before_the_first_step_and_its_seed_is_its_own() -> None:
+    state = torch.random.get_rng_state()
+    one, two, other = FlowRL(FlowRL.Config()), FlowRL(FlowRL.Config()), FlowRL(FlowRL.Config())
+    for objective, seed in ((one, 3), (two, 3), (other, 4)):
+        objective.prepare(ModelShape(8, "cpu"), seed)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (one.log_z(make_outputs(BATCH)) == 0).all()
+    first = [next(iter(o.log_z_head.parameters())) for o in (one, two, other)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_grpo_clip_stops_the_gradient_where_it_should() -> None:
+    batch = make_batch([2] * 4, [1] * 4, [0, 0, 1, 1], [1, 0, 1, 0])
+    old = torch.full((4, 1), -1.0, dtype=torch.float64)
+    live = dataclasses.replace(
+        make_outputs(batch), logp=(old + torch.tensor([[0.5], [-0.5], [-0.5], [0.5]])).requires_grad_()
+    )
+    result = Grpo(Grpo.Config(kl_beta=0.0))
+    credit = result.credit(batch, live)
+    outcome = result.loss(batch, live, PolicyOutputs(logp=old), credit)
+    outcome.loss.backward()
+    assert live.logp.grad is not None
+    # rewarded and already 1.65 times likelier; punished and already 0.6 times: nothing more to do
+    assert live.logp.grad[:2].abs().max() == 0
+    assert (live.logp.grad[2:] != 0).all()
+    assert outcome.metrics["clip_fraction"] == (2.0, 4.0)
+
+
+def test_sft_is_the_mean_negative_log_likelihood() -> None:
+    live = make_outputs(BATCH)
+    objective = SupervisedFineTuning(SupervisedFineTuning.Config())
+    tokens = [value for row in rows_of(live.logp) for value in row]
+    assert loss_value(objective, live, detached(live)) == pytest.approx(-statistics.mean(tokens), rel=1e-12)
+
+
+def prepared(config: FlowRL.Config, head_scale: float = 0.3) -> FlowRL:
+    objective = FlowRL(config)
+    objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
+    with torch.no_grad():
+        for parameter in objective.log_z_head[-1].parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * head_scale)
+    return objective

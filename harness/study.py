@@ -109,4 +109,5 @@ def _demo_evaluation(model: str, temperature: float) -> Mapping[str, Any]:
         "sampling": {"temperature": temperature},
         "n": 64,
         "limit": 96,
+        "metrics": [{"id": "pass_at_k", "ks": [1, 4, 16, 64]}, {"id": "distinct_at_k", "ks": [16, 64]}],
     }

@@ -30,7 +30,10 @@ class TensorBoard:
     def resume(self, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+        # The suffix keeps two files of one second apart: their names are the time otherwise.
+        self._writer = SummaryWriter(
+            str(self._folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".from-{step + 1}"
+        )
 
     def log(self, row: Mapping[str, float]) -> None:
         for name, value in row.items():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboardX.proto import event_pb2
 from transformers import AutoModelForCausalLM
 
 from harness.core import config as configs
@@ -135,10 +138,27 @@ def one_update(tokens_per_microbatch: int) -> TrainConfig:
     return recipe("countdown-flowrl", loop=loop)
 
 
-def test_tensorboard_events_are_written_and_purged_on_resume(tmp_path: Path) -> None:
-    run(recipe("countdown-grpo", loop={"steps": 2}, track={"tensorboard": True}), tmp_path / "run")
-    run(recipe("countdown-grpo", loop={"steps": 3}, track={"tensorboard": True}), tmp_path / "run")
-    assert len(list((tmp_path / "run" / "tensorboard").glob("events.*"))) == 2
+def test_tensorboard_events_hold_every_step_and_a_resume_adds_to_them(tmp_path: Path) -> None:
+    for steps in (2, 3):
+        run(recipe("countdown-grpo", loop={"steps": steps}, track={"tensorboard": True}), tmp_path / "run")
+    rewards = {
+        event.step: value.simple_value
+        for path in sorted((tmp_path / "run" / "tensorboard").iterdir())
+        for event in events(path)
+        for value in event.summary.value
+        if value.tag == "train/reward"
+    }
+    assert rewards == {row["step"]: pytest.approx(row["reward"]) for row in figures(tmp_path / "run")}
+    assert sorted(rewards) == [1, 2, 3]
+
+
+def events(path: Path) -> Iterator[Any]:
+    """Records of an event file: length, its checksum, the event, its checksum."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:

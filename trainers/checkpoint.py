@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from harness.core.errors import RunFolderError
 from harness.core.journal import disk_error
@@ -49,25 +50,24 @@ class Checkpoints:
     def save(self, position: Position, module: Any, tokenizer: Any, optimizer: Any, objective: Any) -> Path:
         final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
         temporary = final.with_name(final.name + _TEMPORARY)
+        state = {
+            "step": position.step,
+            "n_problems_drawn": position.n_problems_drawn,
+            "optimizer": optimizer.state_dict(),
+            "objective": dict(objective.state_dict()),
+        }
         try:
             self._clear_unfinished()
             temporary.mkdir(parents=True)
             module.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            state = {
-                "step": position.step,
-                "n_problems_drawn": position.n_problems_drawn,
-                "optimizer": optimizer.state_dict(),
-                "objective": dict(objective.state_dict()),
-            }
             torch.save(state, temporary / _STATE)
             _sync(temporary)
             temporary.rename(final)
             self._prune()
-        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # The writers of torch and safetensors report a full disk as errors of their own.
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, RuntimeError) and "write" not in str(error):
-                raise
             raise disk_error(final, error) from error
         return final
 

@@ -1,18 +1,22 @@
-"""kill -9 at random moments, then the same command again: the outcome is that of an unbroken run."""
+"""kill -9 at random moments, or a full disk, then the same command again: the outcome is that of an unbroken run."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from test_training import assert_same_run, recipe
 
 from harness.core import config as configs
+from harness.core.errors import DiskError
 from harness.core.progress import Progress
 from harness.core.store import RunView
 from harness.evaluate import EvalConfig, evaluate
@@ -70,6 +74,30 @@ def test_killed_evaluation_ends_like_an_unbroken_run(tmp_path: Path) -> None:
 
     for folder in kill_until_done(work, tmp_path, seed=2):
         assert_same_evaluation(tmp_path / "unbroken", folder)
+
+
+@pytest.mark.parametrize("largest_file", [1_000_000, 2_000_000, 900])
+def test_a_disk_that_fills_ends_training_clearly_and_loses_nothing(largest_file: int, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the model's file, the state's, or the step records hit it."""
+    torch.set_num_threads(1)  # as in the child: another number of threads rounds otherwise
+    config = recipe("countdown-flowrl", loop={"steps": 4})
+    train(config, tmp_path / "unbroken", Progress(quiet=True))
+    train(recipe("countdown-flowrl", loop={"steps": 1}), tmp_path / "broken", Progress(quiet=True))
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+        try:
+            train(config, tmp_path / "broken", Progress(quiet=True))
+        except DiskError as error:
+            os._exit(7 if "could not write" in str(error) and "resume" in str(error) else 8)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert not list((tmp_path / "broken" / "checkpoints").glob("*.tmp"))
+    train(config, tmp_path / "broken", Progress(quiet=True))
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
 
 def assert_same_evaluation(one: Path, other: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,18 +57,19 @@ class Hosted:
             raise MissingExtraError(f"track.{package} needs the package {package}: pip install {package}") from None
         self._project, self._folder, self._config = project, folder, config
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int) -> None:  # noqa: ARG002  # both ignore a step that they have already
         options = {"id": self._folder.name, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
-        self._run = self._package.init(
-            project=self._project, name=self._folder.name, config=dict(self._config), resume="allow", **options
-        )
-        self._step = step
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            self._run = self._package.init(
+                project=self._project, name=self._folder.name, config=dict(self._config), resume="allow", **options
+            )
 
     def log(self, row: Mapping[str, float]) -> None:
         self._run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
     def close(self) -> None:
-        self._run.finish()
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run.finish()
 
 
 def make_trackers(config: TrackConfig, folder: Path, run_config: Mapping[str, Any]) -> Sequence[Tracker]:

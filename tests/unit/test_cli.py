@@ -19,7 +19,7 @@ from harness.core.errors import MissingExtraError
 
 VERBS = ("train", "eval", "report", "demo", "list", "show", "doctor")
 EVAL = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", "scripted", "--n", "2", "--limit", "2"]
-ROOT = Path(harness.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -14,26 +14,17 @@ coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from harness.core.protocols import (
-    Batch,
-    Credit,
-    LossResult,
-    ModelShape,
-    Need,
-    Objective,
-    ParameterGroup,
-    PolicyOutputs,
-)
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
 from harness.trainers.functional import clipped_surrogate, group_normalise, kl_k3, sequence_mean
+from harness.trainers.objectives._parameterless import Parameterless
 
 
-class Grpo:
+class Grpo(Parameterless):
     @dataclass(frozen=True, slots=True)
     class Config:
         clip_low: float = 0.2
@@ -48,9 +39,6 @@ class Grpo:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.needs = frozenset({"reference_logp"} if config.kl_beta != 0 else set())
-
-    def prepare(self, shape: ModelShape, seed: int) -> None:
-        pass  # owns no parameters
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         advantages = group_normalise(batch.rewards, batch.group_ids, by_std=self.config.normalise_by_std)
@@ -77,15 +65,6 @@ class Grpo:
         above = (ratio > 1 + self.config.clip_high) & (advantages > 0)
         below = (ratio < 1 - self.config.clip_low) & (advantages < 0)
         return float(((above | below) & mask).sum()), float(mask.sum())
-
-    def parameters(self) -> Sequence[ParameterGroup]:
-        return ()
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 OBJECTIVE: type[Objective] = Grpo

@@ -7,25 +7,16 @@ Not an objective of reinforcement learning: the reward is recorded and plays no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from harness.core.protocols import (
-    Batch,
-    Credit,
-    LossResult,
-    ModelShape,
-    Need,
-    Objective,
-    ParameterGroup,
-    PolicyOutputs,
-)
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.objectives._parameterless import Parameterless
 
 
-class SupervisedFineTuning:
+class SupervisedFineTuning(Parameterless):
     @dataclass(frozen=True, slots=True)
     class Config:
         pass
@@ -36,24 +27,12 @@ class SupervisedFineTuning:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def prepare(self, shape: ModelShape, seed: int) -> None:
-        pass  # owns no parameters
-
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         return Credit(torch.ones_like(batch.rewards), {})
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:  # noqa: ARG002
         loss = -(live.logp * batch.completion_mask).sum() / batch.totals.n_tokens
         return LossResult(loss, {})
-
-    def parameters(self) -> Sequence[ParameterGroup]:
-        return ()
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 OBJECTIVE: type[Objective] = SupervisedFineTuning

@@ -74,7 +74,8 @@ def train_arms(arms: Sequence[Arm], folder: Path, settings: Mapping[str, int], p
     for name, process in processes.items():
         _, errors = process.communicate()
         if process.returncode != 0:
-            raise RunError(f"training the arm {name!r} failed: {errors.strip().splitlines()[-1]}")
+            reason = errors.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+            raise RunError(f"training the arm {name!r} failed: {reason[0]}")
 
 
 def _start(arm: Arm, folder: Path, settings: Mapping[str, int], threads: int) -> subprocess.Popen[str]:

@@ -72,6 +72,8 @@ def attends_to_everything(config: Any) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
+    if config._attn_implementation != "sdpa":
+        return False  # others read a boolean mask differently: eager attention adds it
     layers = DynamicCache(config=config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import evaluate
 from harness.core import config as configs
-from harness.core.errors import ConfigError, RunFolderError
+from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
 from harness.core.protocols import PolicyEngine, Task
@@ -27,8 +27,10 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     task, objective = config.task.build("tasks"), config.objective.build("objectives")
     engine = _policy_engine(config)
     base = config.model.source(derive(config.seed, "weights"))
+    if base.dtype == "auto":
+        base = dataclasses.replace(base, dtype="float32")  # half-precision weights swallow small updates
     tokenizer = load_tokenizer(base)
-    temperature = config.sampling.over(task.sampling).temperature
+    temperature = _temperature(config, task)
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
@@ -46,6 +48,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         _hold_out(config, task, engine, store, progress)
 
     with ending(store), contextlib.ExitStack() as closing:
+        if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
+            raise RunError("another process has just trained this run further; run the same command again")
         closing.callback(engine.close)
         for tracker in trackers:
             closing.callback(tracker.close)
@@ -53,6 +57,16 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
             config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
         ).fit()
     return store.view()
+
+
+def _temperature(config: TrainConfig, task: Task[Any]) -> float:
+    sampling = config.sampling.over(task.sampling)
+    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+        raise ConfigError(
+            "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
+            "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
+        )
+    return sampling.temperature
 
 
 def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:
@@ -76,6 +90,9 @@ def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store:
     held = config.held_out
     checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
     assert checkpoint is not None, "a checkpoint is saved before every held-out evaluation"
+    folder = store.folder / "evals" / checkpoint.name
+    if (folder / "run.json").exists() and RunView.read(folder).record.status == "done":
+        return
     sampling = dataclasses.replace(
         config.sampling,
         temperature=held.temperature if held.temperature is not None else config.sampling.temperature,
@@ -93,6 +110,4 @@ def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store:
             "seed": derive(config.seed, "held-out"),
         },
     )
-    evaluate.evaluate_open_engine(
-        settings, str(checkpoint), {config.task.id: task}, engine, store.folder / "evals" / checkpoint.name, progress
-    )
+    evaluate.evaluate_open_engine(settings, str(checkpoint), {config.task.id: task}, engine, folder, progress)

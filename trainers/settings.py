@@ -51,6 +51,10 @@ class OptimizerConfig:
     """The largest norm of the gradient; 0 is off."""
 
     def __post_init__(self) -> None:
+        if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
+        if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
+            raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
         if self.schedule == "cosine" and self.decay_steps is None:
             raise ValueError("a cosine schedule needs decay_steps")
 
@@ -76,6 +80,12 @@ class HeldOutConfig:
     limit: int = 96
     n: int = 16
     temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.n, self.limit) < 1 or self.every_steps < 0:
+            raise ValueError("n and limit must be at least 1, and every_steps not negative")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError("temperature must not be negative (0 is greedy)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

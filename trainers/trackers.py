@@ -28,6 +28,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._writer: Any = None
 
     def resume(self, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -44,7 +45,8 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Hosted:
@@ -56,6 +58,7 @@ class Hosted:
         except ImportError:
             raise MissingExtraError(f"track.{package} needs the package {package}: pip install {package}") from None
         self._project, self._folder, self._config = project, folder, config
+        self._run: Any = None
 
     def resume(self, step: int) -> None:  # noqa: ARG002  # both ignore a step that they have already
         options = {"id": self._folder.name, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
@@ -68,8 +71,9 @@ class Hosted:
         self._run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
     def close(self) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            self._run.finish()
+        if self._run is not None:
+            with contextlib.redirect_stdout(sys.stderr):
+                self._run.finish()
 
 
 def make_trackers(config: TrackConfig, folder: Path, run_config: Mapping[str, Any]) -> Sequence[Tracker]:

@@ -165,3 +165,12 @@ def test_dropout_is_off_in_training() -> None:
 def test_head_reads_the_scale_its_config_declares() -> None:
     assert head_of(Models.from_config(CONFIGS["granite"]), 1.0).scale == pytest.approx(1 / 5.0)
     assert head_of(Models.from_config(CONFIGS["cohere2"]), 1.0).scale == pytest.approx(0.25)
+
+
+def test_prompts_are_not_shared_where_attention_would_read_the_mask_otherwise() -> None:
+    module = Models.from_config(CONFIGS["llama"], attn_implementation="eager").eval()
+    batch = make_batch([8] * 4, [4] * 4, [0] * 4)
+    policy = Policy(module, 1.0)
+    assert not policy._may_share(batch)
+    logp = policy.forward(batch, frozenset()).logp
+    torch.testing.assert_close(logp.double(), own_logp(module, batch, 1.0), rtol=1e-5, atol=2e-5)

@@ -62,6 +62,10 @@ class FlowRL:
         log_z_dropout: float = 0.0
         log_z_detach: bool = True
 
+        def __post_init__(self) -> None:
+            if self.log_z_lr <= 0 or not 0 <= self.log_z_dropout < 1 or self.log_z_layers < 1:
+                raise ValueError("log_z_lr must be above 0, log_z_dropout in [0, 1), log_z_layers at least 1")
+
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"reference_logp", "prompt_hidden"})
     log_z_head: nn.Module

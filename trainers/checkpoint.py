@@ -11,6 +11,7 @@ There is no random state in it: all randomness derives from the run's seed and t
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Checkpoints:
         """Load the training state; the policy's weights are loaded like any model's."""
         try:
             state = torch.load(checkpoint / _STATE, weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise RunFolderError(f"{checkpoint / _STATE} can't be read: {error}; remove this checkpoint") from None
         optimizer.load_state_dict(state["optimizer"])
         objective.load_state_dict(state["objective"])

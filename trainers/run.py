@@ -30,7 +30,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     if base.dtype == "auto":
         base = dataclasses.replace(base, dtype="float32")  # half-precision weights swallow small updates
     tokenizer = load_tokenizer(base)
-    temperature = _temperature(config, task)
+    # Demonstrations are drawn from no temperature: their likelihood is the model's own.
+    temperature = _temperature(config, task) if objective.source == "policy" else 1.0
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)

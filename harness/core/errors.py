@@ -6,6 +6,7 @@ HarnessError
 │   ├── ConfigError           an unknown key, a wrong type, a value out of range
 │   ├── PluginError           a plug-in that does not keep its protocol, or two with one id
 │   ├── MissingExtraError     an optional package is absent; names the extra to install
+│   ├── DataError             a data file that is absent, altered, gated or not of the form it should have
 │   ├── ModelError            a model folder or hub id that can't be loaded or can't do what is asked
 │   └── RunFolderError        a folder that is not a run, is in use, or belongs to another config
 └── RunError              exit 1: the run stopped; its folder can be resumed
@@ -45,6 +46,10 @@ class PluginError(UsageError):
 
 
 class MissingExtraError(UsageError):
+    pass
+
+
+class DataError(UsageError):
     pass
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.core.types import FinishReason, Sampling
+from harness.engines._attention import one_query_at_a_time
 from harness.engines._cache import keep_rows, new_cache
 from harness.engines._sampling import draw
 
@@ -79,14 +80,15 @@ def decode(
 def _step(module: Any, batch: _Batch) -> torch.Tensor:
     """Feed the last token of every row. (B, V)"""
     positions = None if batch.mask is None else batch.mask.sum(1, keepdim=True) - 1
-    output = module(
-        input_ids=batch.next_ids[:, None],
-        attention_mask=batch.mask,
-        position_ids=positions,
-        past_key_values=batch.cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    with one_query_at_a_time(module):
+        output = module(
+            input_ids=batch.next_ids[:, None],
+            attention_mask=batch.mask,
+            position_ids=positions,
+            past_key_values=batch.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
     if batch.mask is not None:
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], 1)
     logits: torch.Tensor = output.logits[:, -1]

@@ -1,0 +1,260 @@
+"""Notation that means nothing taken off an answer: spacing, sizes, dollar signs, degree and percent signs, units.
+
+Everything here is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHARACTERS = 4_096
+MAX_DEPTH = 64
+MAX_DIGITS = 1_000
+
+# Fullwidth forms are plain ASCII typed in another width. Letters of other alphabets that only look alike stay apart.
+_CHARACTERS = {
+    **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
+    **dict.fromkeys("\u2212\u2012\u2013\u2014\u2010\u2011", "-"),
+    **dict.fromkeys("\u00a0\u2009\u202f\u200a\u2002\u2003\u3000\t\n\r", " "),
+    **dict.fromkeys("\u200b\u2060\ufeff", ""),
+    "\u00d7": "\\times ",
+    "\u00b7": "\\cdot ",
+    "\u22c5": "\\cdot ",
+    "\u00f7": "/",
+    "\u2044": "/",
+    "\u03c0": "\\pi ",
+    "\u221a": "\\sqrt ",
+    "\u221e": "\\infty ",
+    "\u2264": "\\le ",
+    "\u2265": "\\ge ",
+    "\u00b1": "\\pm ",
+    "\u2213": "\\mp ",
+    "\u222a": "\\cup ",
+    "\u2208": "\\in ",
+    "\u2205": "\\varnothing ",
+    "\u211d": "\\R ",
+    "\u00b0": "^\\circ ",
+    "\u2032": "'",
+    "\u20ac": "\\$",
+    "\u00a3": "\\$",
+    "\u00bd": "\\frac{1}{2}",
+    "\u00bc": "\\frac{1}{4}",
+    "\u00be": "\\frac{3}{4}",
+    "\u2081": "_1",
+    **{
+        digit: f"^{{{value}}}"
+        for value, digit in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    },
+}
+_TABLE = str.maketrans(_CHARACTERS)
+
+# One name for each meaning; an empty one means nothing.
+_COMMANDS = {
+    **dict.fromkeys(("left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr"), ""),
+    **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "mathstrut", "boldmath"), ""),
+    **dict.fromkeys(("quad", "qquad", "enspace", "thinspace", "space", "hfill", "allowbreak"), " "),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), "\\binom"),
+    **dict.fromkeys(("leq", "leqslant", "leqq"), "\\le"),
+    **dict.fromkeys(("geq", "geqslant", "geqq"), "\\ge"),
+    **dict.fromkeys(("lt",), "<"),
+    **dict.fromkeys(("gt",), ">"),
+    **dict.fromkeys(("neq",), "\\ne"),
+    **dict.fromkeys(("emptyset",), "\\varnothing"),
+    **dict.fromkeys(("lbrace",), "\\{"),
+    **dict.fromkeys(("rbrace",), "\\}"),
+    **dict.fromkeys(("lbrack",), "["),
+    **dict.fromkeys(("rbrack",), "]"),
+    **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
+    **dict.fromkeys(("dots", "ldots", "cdots"), "\\dots"),
+    **dict.fromkeys(("vee", "lor"), " or "),
+    **dict.fromkeys(("land", "wedge"), " and "),
+    **dict.fromkeys(("degree", "degrees"), "^\\circ"),
+    **dict.fromkeys(("mathbf", "bm", "boldsymbol", "mathit", "mathsf", "mathtt", "mathcal", "mathnormal"), ""),
+    **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "textsf", "mbox", "hbox", "mathrm"), "\\text"),
+    **dict.fromkeys(("operatorname",), "\\text"),
+}
+_COMMAND = re.compile(r"\\(?:([A-Za-z]+)\*?|([^A-Za-z]))")
+# A backslash before one of these is spacing or a delimiter of mathematics: nothing.
+_SILENT = {**dict.fromkeys("!,;:()[] ", ""), "$": "$", "%": "%", "&": "&", "#": "#", "-": ""}
+_SILENT.update({",": " ", ";": " ", ":": " ", " ": " "})
+
+_SPACES = re.compile(r" +")
+_DEGREE = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
+_REAL_LINE = re.compile(r"\\(?:R\b|mathbb ?\{ ?R ?\}|mathbb ?R)")
+_MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
+
+
+def plain(text: str) -> str:
+    """The answer with one spelling for each meaning, on one line, single-spaced."""
+    if not (text.isascii() and text.isalnum()):
+        text = text.translate(_TABLE)
+        text = _COMMAND.sub(_one_spelling, text)
+        text = text.replace("$", "").replace("{,}", ",")
+        text = _REAL_LINE.sub(r"\\R", text)
+        text = _SPACES.sub(" ", text).strip()
+        text = unwrapped(text)
+    return text
+
+
+def unwrapped(text: str) -> str:
+    """Without markdown marks around the whole, and without the full stop of the sentence."""
+    text = text.strip()
+    marked = _MARKDOWN.match(text)
+    if marked is not None:
+        text = marked.group(2).strip()
+    return text.rstrip(" ;:,").removesuffix(".").rstrip() if not text.endswith(("\\,", "..")) else text
+
+
+def _one_spelling(command: re.Match[str]) -> str:
+    name, sign = command.group(1), command.group(2)
+    if name is not None:
+        return _COMMANDS.get(name, "\\" + name)
+    return _SILENT.get(sign, "\\" + sign)
+
+
+def depth(text: str) -> int:
+    """How deep brackets nest."""
+    deepest = level = 0
+    for character in text:
+        if character in "([{":
+            level += 1
+            deepest = max(deepest, level)
+        elif character in ")]}":
+            level -= 1
+    return deepest
+
+
+def longest_digits(text: str) -> int:
+    """The length of the longest run of digits, which decides what an integer costs."""
+    return max(map(len, re.findall(r"[0-9]+", text)), default=0)
+
+
+# --- pieces of an answer -------------------------------------------------------------------------------------------
+
+_WORD_COMMA = re.compile(r"\\text ?\{ ?,? ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+
+
+def split(text: str, separators: str = ",") -> list[str]:
+    """The parts between separators that stand in no bracket, trimmed."""
+    if not any(separator in text for separator in separators):
+        return [text.strip()]
+    parts, level, start = [], 0, 0
+    for position, character in enumerate(text):
+        if character in "([{":
+            level += 1
+        elif character in ")]}":
+            level -= 1
+        elif level == 0 and character in separators:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [*parts, text[start:].strip()]
+
+
+def listed(text: str) -> list[str]:
+    """The answers of a list: separated by commas, semicolons, `and`, `or`."""
+    if "nd" in text or "or" in text:
+        text = _WORD_COMMA.sub(",", text)
+    return [part for part in split(text, ",;") if part]
+
+
+def enclosed(text: str) -> bool:
+    """Whether the first bracket is closed by the last one; their shapes may differ, as in `[0,1)`."""
+    if len(text) < 2 or text[0] not in "([{" or text[-1] not in ")]}":
+        return False
+    level = 0
+    for position, character in enumerate(text):
+        if character in "([{":
+            level += 1
+        elif character in ")]}":
+            level -= 1
+            if level == 0:
+                return position == len(text) - 1
+    return False
+
+
+# --- units ---------------------------------------------------------------------------------------------------------
+
+_ALIASES = {
+    "°": "degree degrees deg",
+    "%": "% percent pct",
+    "$": "dollar dollars usd",
+    "cent": "cent cents",
+    "m": "m meter meters metre metres",
+    "cm": "cm centimeter centimeters centimetre centimetres",
+    "mm": "mm millimeter millimeters",
+    "km": "km kilometer kilometers kilometre kilometres",
+    "inch": "inch inches",
+    "foot": "ft foot feet",
+    "yard": "yd yard yards",
+    "mile": "mi mile miles",
+    "second": "s sec secs second seconds",
+    "minute": "min mins minute minutes",
+    "hour": "h hr hrs hour hours",
+    "day": "day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "yr yrs year years",
+    "g": "g gram grams",
+    "kg": "kg kilogram kilograms",
+    "lb": "lb lbs pound pounds",
+    "mph": "mph",
+    "radian": "rad radian radians",
+    "unit": "unit units",
+    "N": "N newton newtons",
+    "J": "J joule joules",
+    "W": "W watt watts",
+    "V": "V volt volts",
+    "K": "K kelvin kelvins",
+    "Hz": "Hz hertz",
+    "eV": "eV",
+    "Pa": "Pa pascal pascals",
+    "mol": "mol mole moles",
+}
+_UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()}
+_TEXT_UNIT = re.compile(r"^(.*[0-9)}\]a-z!]) ?\\text ?\{([^{}]*)\} ?((?:[/*^]|\\cdot|\\text|[ {}A-Za-z0-9-])*)$")
+_WORD_UNIT = re.compile(
+    r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
+)
+_BASE = re.compile(r"^(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?) ?_ ?\{? ?(?:\\text ?\{)? ?(?:base )?([0-9]{1,2}) ?\}{0,2}$")
+
+
+def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, str]:
+    """The answer, and its unit in one spelling: `%`, `°`, `cm^2`, `base 8`, or nothing.
+
+    A plain word that is no known unit stays, and so does a plain letter unless `letters_are_units`: it may be a
+    variable.
+    """
+    if text.isdigit():
+        return text, ""
+    unit = ""
+    if "\\circ" in text:
+        text, unit = _DEGREE.sub("", text).strip(), "°"
+    if text.endswith("%"):
+        return text[:-1].strip(), "%"
+    if "_" in text and (based := _BASE.match(text)) is not None:
+        return based.group(1), f"base {based.group(2)}"
+    if not (text[-1:].isalnum() or text.endswith("}")):
+        return text, unit
+    return _worded(text, unit, 1 if letters_are_units else 2)
+
+
+def _worded(text: str, unit: str, fewest_letters: int) -> tuple[str, str]:
+    found = _TEXT_UNIT.match(text) if "\\text" in text else None
+    if found is not None and _WORD_COMMA.match(found.group(2).strip()) is None:
+        return found.group(1), canonical_unit(found.group(2) + found.group(3))
+    found = _WORD_UNIT.match(text)
+    if found is not None and found.group(3) in _UNITS and len(found.group(3)) >= fewest_letters:
+        return found.group(1), canonical_unit("".join(part for part in found.groups()[1:] if part is not None))
+    return text, unit
+
+
+def canonical_unit(text: str) -> str:
+    """One spelling for a unit; an unknown one stays as it is written."""
+    if "\\circ" in text:
+        return "°"
+    power = {"square": "^2", "sq": "^2", "cubic": "^3"}
+    parts = re.sub(r"\\text|\\cdot|[{} ~.]+", " ", text).replace("per ", "/ ")
+    words = re.findall(r"[A-Za-z]+|[^A-Za-z ]+", parts)
+    suffix = "".join(power[word] for word in words if word in power)
+    return "".join(_UNITS.get(word, word) for word in words if word not in power) + suffix

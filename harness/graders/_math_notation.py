@@ -198,7 +198,6 @@ _ALIASES = {
     "g": "g gram grams",
     "kg": "kg kilogram kilograms",
     "lb": "lb lbs pound pounds",
-    "mph": "mph",
     "radian": "rad radian radians",
     "unit": "unit units",
     "N": "N newton newtons",
@@ -212,6 +211,7 @@ _ALIASES = {
     "mol": "mol mole moles",
 }
 _UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()}
+_NEUTRAL = frozenset(("", "unit", "unit^2", "unit^3"))
 _TEXT_UNIT = re.compile(r"^(.*[0-9)}\]a-z!]) ?\\text ?\{([^{}]*)\} ?((?:[/*^]|\\cdot|\\text|[ {}A-Za-z0-9-])*)$")
 _WORD_UNIT = re.compile(
     r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
@@ -258,3 +258,10 @@ def canonical_unit(text: str) -> str:
     words = re.findall(r"[A-Za-z]+|[^A-Za-z ]+", parts)
     suffix = "".join(power[word] for word in words if word in power)
     return "".join(_UNITS.get(word, word) for word in words if word not in power) + suffix
+
+
+def known_unit(unit: str) -> bool:
+    """Whether a unit, in one spelling, says something that another could contradict."""
+    if unit in _NEUTRAL:
+        return False
+    return unit.startswith("base ") or all(word in _ALIASES for word in re.findall(r"[A-Za-z]+|[°%$]", unit))

@@ -111,14 +111,14 @@ def _tolerant(reference: MathReference, absolute: float, relative: float) -> Mat
 # --- the types -----------------------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$")
-_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:, ?[0-9]{3})+(?:\.[0-9]*)?$")
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:(?:, ?| )[0-9]{3})+(?:\.[0-9]*)?$")
 _E_NOTATION = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?[0-9]{1,5})$")
 _TIMES_TEN = re.compile(
     r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)) ?(?:\\times|\\cdot|\*|x|X) ?10 ?(?:\^|\*\*) ?[{(]? ?([-+]?[0-9]{1,5}) ?[)}]?$"
 )
 _LABEL = re.compile(
     r"^[A-Za-z](?: ?_ ?(?:[A-Za-z0-9]|\{[^{}]*\})|')?(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
-    r" ?(?:=|:=|\\in(?![a-z])|\\equiv) ?(?!=)"
+    r" ?(?:=|:=|\\in(?![a-z])|\\equiv|\\approx) ?(?!=)"
 )
 _WORDED = re.compile(r"^\(?\\text ?\{([^{}]*)\}\)?$")
 _PLAIN_WORDS = re.compile(r"^\(?[A-Za-z]{2,}(?:[ -][A-Za-z]+)*\)?$|^\([A-Z]\)$")
@@ -159,8 +159,8 @@ def _number(body: str) -> MathReference | None:
     body = body.replace("- ", "-")
     if _NUMBER.match(body) is not None:
         return _exact(body, body)
-    if "," in body and _THOUSANDS.match(body) is not None:
-        return _exact(body, re.sub(", ?", "", body))
+    if ("," in body or " " in body) and _THOUSANDS.match(body) is not None:
+        return _exact(body, re.sub("[, ]+", "", body))
     for notation in (_E_NOTATION, _TIMES_TEN):
         found = notation.match(body)
         if found is not None and abs(int(found.group(2))) <= MAX_EXPONENT:

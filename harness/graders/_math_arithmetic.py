@@ -1,0 +1,192 @@
+"""Arithmetic on answers: exact where it is rational, in complex floats otherwise.
+
+Every power, factorial and binomial is measured before it is computed.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+Value = Fraction | complex
+Symbols = Mapping[str, Value]
+Node = Callable[[Symbols], Value]
+
+MAX_BITS = 40_000
+MAX_FACTORIAL = 2_000
+CANCELLED = 1e-10
+
+
+class LimitError(Exception):
+    """A value too large to be computed."""
+
+
+class UndecidedError(Exception):
+    """Floats can't tell: digits were lost, or the value is not defined at these symbols."""
+
+
+FUNCTIONS: dict[str, Callable[[complex], complex]] = {
+    "sin": cmath.sin,
+    "cos": cmath.cos,
+    "tan": cmath.tan,
+    "cot": lambda z: 1 / cmath.tan(z),
+    "sec": lambda z: 1 / cmath.cos(z),
+    "csc": lambda z: 1 / cmath.sin(z),
+    "arcsin": cmath.asin,
+    "arccos": cmath.acos,
+    "arctan": cmath.atan,
+    "sinh": cmath.sinh,
+    "cosh": cmath.cosh,
+    "tanh": cmath.tanh,
+    "exp": cmath.exp,
+    "ln": cmath.log,
+    "log": cmath.log,
+    "lg": cmath.log10,
+}
+
+
+def measured(value: Value) -> Value:
+    """The value, unless it is too large to go on with."""
+    if isinstance(value, Fraction):
+        if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+            raise LimitError("a number with too many digits")
+        return value
+    if not cmath.isfinite(value):
+        raise UndecidedError("not finite")
+    return value
+
+
+def inexact(value: Value) -> complex:
+    try:
+        return complex(value)
+    except OverflowError:
+        raise UndecidedError("beyond floats") from None
+
+
+def total(terms: list[tuple[int, Node]], symbols: Symbols) -> Value:
+    result: Value = Fraction(0)
+    largest = 0.0
+    for sign, node in terms:
+        value = node(symbols)
+        if isinstance(result, Fraction) and isinstance(value, Fraction):
+            result = measured(result + sign * value)
+        else:
+            largest = max(largest, abs(inexact(result)), abs(inexact(value)))
+            result = measured(inexact(result) + sign * inexact(value))
+    if not isinstance(result, Fraction) and abs(result) < CANCELLED * largest:
+        raise UndecidedError("digits lost in a difference")
+    return result
+
+
+def product(factors: list[tuple[bool, Node]], is_negative: bool, symbols: Symbols) -> Value:
+    result: Value = Fraction(-1 if is_negative else 1)
+    for is_divisor, node in factors:
+        value = node(symbols)
+        result = over(result, value) if is_divisor else times(result, value)
+    return result
+
+
+def times(left: Value, right: Value) -> Value:
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return measured(left * right)
+    return measured(inexact(left) * inexact(right))
+
+
+def over(upper: Value, lower: Value) -> Value:
+    if lower == 0:
+        raise UndecidedError("division by zero")
+    if isinstance(upper, Fraction) and isinstance(lower, Fraction):
+        return measured(upper / lower)
+    return measured(inexact(upper) / inexact(lower))
+
+
+def power(base: Value, exponent: Value) -> Value:
+    """Exact for a rational base and a whole exponent."""
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
+        if exponent.denominator == 1:
+            return _whole_power(base, exponent.numerator)
+        if exponent == Fraction(1, 2):
+            return square_root(base)
+        if exponent.denominator % 2 == 1 and base < 0:  # the real root, as a person means it
+            return -power(-base, exponent) if exponent.numerator % 2 else power(-base, exponent)
+    if base == 0:
+        return Fraction(0) if inexact(exponent).real > 0 else _undefined()
+    try:
+        return measured(inexact(base) ** inexact(exponent))
+    except (OverflowError, ZeroDivisionError):
+        raise LimitError("a power beyond floats") from None
+
+
+def _whole_power(base: Fraction, exponent: int) -> Value:
+    if base == 0 and exponent < 0:
+        return _undefined()
+    if base not in (0, 1, -1):
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if exponent.bit_length() > 32 or bits * abs(exponent) > MAX_BITS:
+            raise LimitError("a power with too many digits")
+    elif exponent.bit_length() > 32:
+        exponent %= 2
+    return base**exponent
+
+
+def _undefined() -> Value:
+    raise UndecidedError("not defined")
+
+
+def square_root(value: Value) -> Value:
+    """Exact for squares of rationals."""
+    if isinstance(value, Fraction) and value >= 0:
+        upper, lower = math.isqrt(value.numerator), math.isqrt(value.denominator)
+        if upper * upper == value.numerator and lower * lower == value.denominator:
+            return Fraction(upper, lower)
+    return measured(cmath.sqrt(inexact(value)))
+
+
+def factorial(value: Value) -> Value:
+    if isinstance(value, Fraction):
+        if value.denominator != 1 or value < 0:
+            return _undefined()
+        if value > MAX_FACTORIAL:
+            raise LimitError(f"a factorial of more than {MAX_FACTORIAL}")
+        return Fraction(math.factorial(value.numerator))
+    return complex(_gamma(value))
+
+
+def _gamma(value: Value) -> float:
+    number = inexact(value)
+    if number.imag or not 0 <= number.real < 100:
+        raise UndecidedError("the factorial of a complex or large number")
+    return math.gamma(number.real + 1)
+
+
+def binomial(upper: Value, lower: Value) -> Value:
+    if isinstance(upper, Fraction) and isinstance(lower, Fraction):
+        if upper.denominator != 1 or lower.denominator != 1 or lower < 0 or upper < 0:
+            return _undefined()
+        if upper > MAX_FACTORIAL:
+            raise LimitError(f"a binomial of more than {MAX_FACTORIAL}")
+        return Fraction(math.comb(upper.numerator, lower.numerator))
+    difference = inexact(upper) - inexact(lower)
+    return complex(_gamma(upper) / (_gamma(lower) * _gamma(difference)))
+
+
+def rounded(value: Value, rounding: Callable[[float], int]) -> Value:
+    if isinstance(value, Fraction):
+        return Fraction(rounding(value))  # type: ignore[arg-type]
+    if value.imag or abs(value.real) > 1e12:
+        raise UndecidedError("the rounding of a complex or large number")
+    return Fraction(rounding(value.real))
+
+
+def call(name: str, argument: Value, base: Value | None) -> Value:
+    if name in ("ln", "log", "lg") and argument == 0:
+        return _undefined()
+    try:
+        value = FUNCTIONS[name](inexact(argument))
+        if base is not None:
+            value /= cmath.log(inexact(base))
+    except (OverflowError, ZeroDivisionError, ValueError):
+        raise UndecidedError("not defined") from None
+    return measured(value)

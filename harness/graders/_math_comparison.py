@@ -32,6 +32,8 @@ _POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
 _WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
 _COUNTING = re.compile(r"\\(?:lfloor|lceil|binom)|!")
 
+_CONSTANTS = re.compile(r"\\(?:pi|sqrt|frac|infty|cdot|times)(?![a-z])")
+
 Equal = Callable[[str, str], bool]
 
 
@@ -47,7 +49,7 @@ class Comparison:
         """Raises LimitError, and whatever `symbolic` raises."""
         if not _units_agree(gold.unit, answer.unit):
             return False
-        if gold.body == answer.body:  # equal texts, such as a pair that could be an interval, have one meaning
+        if (gold.kind, gold.brackets, gold.body) == (answer.kind, answer.brackets, answer.body):
             return True
         if gold.kind == "text":
             return _letters(gold.body) == _letters(answer.body)
@@ -89,6 +91,8 @@ class Comparison:
 
     def _same_expression(self, gold: MathReference, answer: MathReference) -> bool:
         self._climb("numeric")
+        if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is no quotient
+            return False
         try:
             sides = _sides(gold.body), _sides(answer.body)
             if len(sides[0]) == 1 and len(sides[1]) > 1:
@@ -105,6 +109,8 @@ class Comparison:
         """`3/6 = 1/2` is one answer because its parts are equal; `1/3 \\approx 0.33` because they are close."""
         if not all(parts):
             return False
+        if _is_name(parts[0]):
+            parts = parts[1:]
         agree = [self.same(gold, read(part)) for part in parts]
         if "\\approx" not in answer.body or not any(agree):
             return all(agree)
@@ -144,6 +150,11 @@ def _point(part: MathReference) -> MathReference:
     if part.kind == "set" and len(part.items) == 1:
         return replace(part, kind="interval", brackets="[]", items=part.items * 2)
     return part
+
+
+def _is_name(side: str) -> bool:
+    """`m+n`, `\\angle ABC`: letters without a number, which say what the other side is the value of."""
+    return re.search(r"[A-Za-z]", _CONSTANTS.sub("", side)) is not None and re.search(r"[0-9]", side) is None
 
 
 def _sides(body: str) -> list[str]:

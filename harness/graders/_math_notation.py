@@ -41,12 +41,13 @@ _CHARACTERS = {
     "\u00bc": "\\frac{1}{4}",
     "\u00be": "\\frac{3}{4}",
     "\u2081": "_1",
-    **{
-        digit: f"^{{{value}}}"
-        for value, digit in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-    },
 }
 _TABLE = str.maketrans(_CHARACTERS)
+
+_RAISED = re.compile("[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_LOWERED = str.maketrans("\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "-0123456789")
+_MIXED = re.compile(r"(?<![0-9./^_}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9./])")
+_JOINING_TEXT = re.compile(r"\\text ?\{ ?,? ?(and|or) ?\}")
 
 # One name for each meaning; an empty one means nothing.
 _COMMANDS = {
@@ -88,12 +89,16 @@ _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 def plain(text: str) -> str:
     """The answer with one spelling for each meaning, on one line, single-spaced."""
     if not (text.isascii() and text.isalnum()):
-        text = text.translate(_TABLE)
+        if not text.isascii():
+            text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text).translate(_TABLE)
         text = _COMMAND.sub(_one_spelling, text)
         text = text.replace("$", "").replace("{,}", ",")
         text = _REAL_LINE.sub(r"\\R", text)
-        text = _SPACES.sub(" ", text).strip()
-        text = unwrapped(text)
+        if "\\text" in text:
+            text = _JOINING_TEXT.sub(r" \1 ", text)
+        if "/" in text:
+            text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+        text = unwrapped(_SPACES.sub(" ", text))
     return text
 
 
@@ -216,7 +221,9 @@ _TEXT_UNIT = re.compile(r"^(.*[0-9)}\]a-z!]) ?\\text ?\{([^{}]*)\} ?((?:[/*^]|\\
 _WORD_UNIT = re.compile(
     r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
 )
-_BASE = re.compile(r"^(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?) ?_ ?\{? ?(?:\\text ?\{)? ?(?:base )?([0-9]{1,2}) ?\}{0,2}$")
+_BASE = re.compile(
+    r"^(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?) ?_ ?\{? ?(?:\\text ?\{)? ?(?:base ?\}? ?)?([0-9]{1,2}) ?\}{0,2}$"
+)
 
 
 def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, str]:

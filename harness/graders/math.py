@@ -83,6 +83,8 @@ class MathGrader:
 
     def _compared(self, gold: MathReference, answers: tuple[str, ...]) -> Verdict:
         extracted = answers[0] if len(answers) == 1 else ", ".join(answers)
+        if len(answers) > 1 and gold.kind not in ("set", "tuple", "interval"):
+            return Verdict("incorrect", 0.0, extracted[:MOST_SYMBOLIC_CHARACTERS], "several answers", {"rung": "exact"})
         comparison = Comparison(self._algebra)
         try:
             answer = read(

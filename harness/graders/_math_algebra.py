@@ -60,15 +60,17 @@ class _Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, gold: str, answer: str, wall_s: float) -> bool:
+    def ask(self, gold: str, answer: str, wall_s: float, reading: str) -> bool:
         assert self._process.stdin is not None
+        question = memoryview(json.dumps([reading, gold, answer]).encode() + b"\n")
         try:
-            self._process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+            while question:
+                question = question[self._process.stdin.write(question) :]
         except OSError:
             raise WorkerDiedError("the worker had died") from None
         verdict = json.loads(self._read(wall_s))
         if not isinstance(verdict, bool):
-            raise WorkerDiedError(str(verdict))
+            raise WorkerDiedError(f"the worker failed: {verdict}")
         return verdict
 
     def _read(self, wall_s: float) -> bytes:
@@ -116,13 +118,13 @@ class AlgebraPool:
         self._alive: set[_Worker] = set()
         self._guard = threading.Lock()
 
-    def equal(self, gold: str, answer: str, wall_s: float) -> bool:
-        """Raises WorkerDiedError or WorkerTooSlowError for this question alone."""
+    def equal(self, gold: str, answer: str, wall_s: float, reading: str = "expression") -> bool:
+        """`reading` is one that the worker knows. WorkerDiedError and WorkerTooSlowError are about this question alone."""
         idle, worker = self._idle, self._idle.get()
         try:
             if worker is None:
                 worker = self._start()
-            verdict = worker.ask(gold, answer, wall_s)
+            verdict = worker.ask(gold, answer, wall_s, reading)
         except BaseException:
             if worker is not None:
                 self._end(worker)

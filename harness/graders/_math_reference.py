@@ -97,6 +97,13 @@ def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = Fals
     return replace(_typed(body, is_multiple, letters_are_units), text=text)
 
 
+def gold_text(reference: object) -> str | None:
+    """The text of a maths reference, or of one that is a text; None for another task's."""
+    if isinstance(reference, MathReference):
+        return reference.text
+    return reference if isinstance(reference, str) else None
+
+
 def _tolerant(reference: MathReference, absolute: float, relative: float) -> MathReference:
     """With the tolerances, in the items too."""
     default = SCIENTIFIC_TOLERANCE if reference.kind == "scientific" else 0.0

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 
 def main() -> None:
@@ -21,12 +22,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    equal = _equality()
+    readings = _readings()
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
-        gold, answer = json.loads(line)
+        reading, gold, answer = json.loads(line)
         try:
-            verdict: bool | str = equal(gold, answer)
+            verdict: bool | str = readings[reading](gold, answer)
         except MemoryError:
             os._exit(1)  # what is left of the heap is not to be trusted
         except Exception as error:
@@ -34,20 +35,30 @@ def main() -> None:
         print(json.dumps(verdict), file=answers, flush=True)
 
 
-def _equality() -> Callable[[str, str], bool]:
+def _readings() -> dict[str, Callable[[str, str], bool]]:
+    """How two texts are read before they are compared: as two expressions, or as a peer reads a whole completion."""
     import logging
 
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     logging.disable(logging.CRITICAL)
-    configs = (LatexExtractionConfig(),)
+    latex, both = (LatexExtractionConfig(),), (ExprExtractionConfig(), LatexExtractionConfig())
 
-    def equal(gold: str, answer: str) -> bool:
-        sides = [parse(f"${text}$", configs, parsing_timeout=None) for text in (gold, answer)]
-        return all(sides) and bool(verify(*sides, timeout_seconds=None))
+    def same(gold: list[Any], answer: list[Any]) -> bool:
+        return bool(verify(gold, answer, timeout_seconds=None))
 
-    equal("x + 1", "1 + x")
-    return equal
+    def expression(gold: str, answer: str) -> bool:
+        sides = [parse(f"${text}$", latex, parsing_timeout=None) for text in (gold, answer)]
+        return all(sides) and same(*sides)
+
+    def flowrl(gold: str, answer: str) -> bool:
+        return same(parse(gold, latex, parsing_timeout=None), parse(answer, both, parsing_timeout=None))
+
+    def lm_eval(gold: str, answer: str) -> bool:
+        return same(parse(gold, parsing_timeout=None), parse(answer, parsing_timeout=None))
+
+    expression("x + 1", "1 + x")  # so that the first question finds everything loaded
+    return {"expression": expression, "flowrl": flowrl, "lm-eval": lm_eval}
 
 
 def _end_with_parent(parent: int) -> None:

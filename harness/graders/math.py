@@ -77,7 +77,7 @@ class MathGrader:
     def _reference(self, reference: Any) -> MathReference:
         if isinstance(reference, MathReference):
             return reference
-        if isinstance(reference, str):
+        if isinstance(reference, str):  # of a task that was written for another grader
             return typed_reference(reference)
         raise DataError(f"a {type(reference).__name__} is no maths answer")
 

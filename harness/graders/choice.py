@@ -1,0 +1,82 @@
+"""Multiple choice: the letter in the last box or on the last answer line.
+
+The answer is looked for as the `math` grader does it: after the reasoning, in the last box or the last line such as
+`Answer: C`. It counts when it is one letter of the problem, `C`, `(C)`, `C. the option`, or the option's own text in
+full. Two letters are `several answers`, whatever they are. Details name the letter that was read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Verdict
+from harness.graders._choice_reference import ChoiceReference
+from harness.graders._math_answer import answer_region, find
+
+_MARKS = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed|rm|bf)\b|[{}$*\\]")
+_FIRST_LETTER = re.compile(r"^(?:option|choice|answer)? *\(?([A-Za-z])(?![A-Za-z'])[).:]*(?P<rest>.*)$", re.IGNORECASE)
+_ANOTHER = re.compile(r"^ *(?:,|and|or|/|&)+ *\(?[A-Za-z]\b(?!\w)", re.IGNORECASE)
+
+
+class ChoiceGrader:
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        opening_tag: str = "<think>"
+        closing_tag: str = "</think>"
+        starts_in_reasoning: bool = False
+        """The prompt opens the reasoning, so that a completion without the closing tag is truncated."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def grade(self, problem: Problem[ChoiceReference], completion: Completion) -> Verdict:
+        reference: object = problem.reference
+        if not isinstance(reference, ChoiceReference):
+            return Verdict("ungraded", None, reason="reference unreadable")
+        config = self.config
+        region = answer_region(
+            completion.text, config.opening_tag, config.closing_tag, starts_inside=config.starts_in_reasoning
+        )
+        found = find(region) if region is not None else None
+        if found is None or (not found.answers and completion.finish_reason == "length"):
+            return Verdict("incorrect", 0.0, reason="truncated")
+        if not found.answers:
+            return Verdict("incorrect", 0.0, reason="no answer")
+        return _compared(reference, found.answers)
+
+
+def _compared(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
+    extracted = ", ".join(answers)[:1000]
+    letters = {_letter(reference, answer) for answer in answers}
+    if len(letters) > 1 or "several" in letters:
+        return Verdict("incorrect", 0.0, extracted, "several answers")
+    letter = letters.pop()
+    if letter is None:
+        return Verdict("incorrect", 0.0, extracted, "no letter of the problem")
+    details = {"letter": letter}
+    if letter == reference.letter:
+        return Verdict("correct", 1.0, extracted, details=details)
+    return Verdict("incorrect", 0.0, extracted, "wrong", details)
+
+
+def _letter(reference: ChoiceReference, answer: str) -> str | None:
+    """The letter an answer names; `several` for more than one, None for none of the problem."""
+    text = " ".join(_MARKS.sub(" ", answer[:4096]).split()).rstrip(".")
+    by_text = {_squeezed(option): letter for letter, option in zip(reference.letters, reference.options, strict=True)}
+    if _squeezed(answer) in by_text and len(by_text) == len(reference.options):
+        return by_text[_squeezed(answer)]
+    found = _FIRST_LETTER.match(text)
+    if found is None or found.group(1).upper() not in reference.letters:
+        return None
+    if _ANOTHER.match(found.group("rest")) is not None:
+        return "several"
+    return found.group(1).upper()
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).rstrip(".").casefold()
+
+
+GRADER: type[Grader[ChoiceReference]] = ChoiceGrader

@@ -1,0 +1,123 @@
+"""Multiple choice, and the legacy graders with what is right and what is wrong with each."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.core.types import Completion, Problem, Tokens
+from harness.graders._choice_reference import ChoiceReference
+from harness.graders._math_reference import typed_reference
+from harness.graders.choice import ChoiceGrader
+from harness.graders.legacy_dapo import LegacyDapoGrader
+from harness.graders.legacy_hendrycks import LegacyHendrycksGrader
+from harness.graders.legacy_math_verify import LegacyMathVerifyGrader
+
+OPTIONS = ChoiceReference("C", ("10 eV", "20 eV", "30 eV", "a cat"))
+
+
+def verdict(grader_class, reference, text, finish_reason="stop", **options):
+    grader = grader_class(grader_class.Config(**options))
+    return grader.grade(Problem("p", "t", (), reference), Completion("p", 0, 0, text, finish_reason, Tokens(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "reason"),
+    [
+        ("Answer: C", "correct", ""),
+        ("answer: (c)", "correct", ""),
+        ("The correct answer is C.", "correct", ""),
+        (r"\boxed{C}", "correct", ""),
+        (r"\boxed{\text{(C)}}", "correct", ""),
+        (r"\boxed{\textbf{(C)}\ 30 eV}", "correct", ""),
+        (r"\boxed{30 eV}", "correct", ""),
+        ("**Answer: C**", "correct", ""),
+        ("Answer: C) 30 eV", "correct", ""),
+        ("Answer: D", "incorrect", "wrong"),
+        ("Answer: a cat", "incorrect", "wrong"),
+        ("Answer: B or C", "incorrect", "several answers"),
+        ("Answer: A, B, C, D", "incorrect", "several answers"),
+        (r"\boxed{C} or \boxed{D}", "incorrect", "several answers"),
+        ("Answer: E", "incorrect", "no letter of the problem"),
+        ("Answer: Carbon", "incorrect", "no letter of the problem"),
+        ("C", "incorrect", "no answer"),
+        ("<think>Answer: C", "incorrect", "truncated"),
+        ("<think>Answer: C</think>Answer: D", "incorrect", "wrong"),
+    ],
+)
+def test_choice(text, outcome, reason):
+    found = verdict(ChoiceGrader, OPTIONS, text)
+    assert (found.outcome, found.reason) == (outcome, reason)
+
+
+def test_choice_without_a_reference_of_its_kind_grades_nothing():
+    assert verdict(ChoiceGrader, "C", "Answer: C").outcome == "ungraded"
+    with pytest.raises(ValueError, match="one of A, B"):
+        ChoiceReference("C", ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "reward"),
+    [
+        ("34", "So.\nAnswer: 34", 1),
+        ("34", "ANSWER : $34$", 1),
+        ("34", r"Answer: \boxed{34}", 1),
+        ("34", "Answer: x = 34", 1),
+        ("1234", "Answer: 1,234", 1),
+        (r"\frac{1}{2}", r"Answer: \frac12", 1),
+        ("5", "Answer: 5 inches", 1),
+        ("34", r"\boxed{34}", -1),
+        ("34", "Answer: 34.", -1),
+        ("0.5", "Answer: 1/2", -1),
+        ("34", "Answer: 34" + " " * 300, -1),
+        ("34", "Answer: 34\nAnswer: 35", -1),
+    ],
+)
+def test_legacy_dapo(gold, text, reward):
+    assert verdict(LegacyDapoGrader, typed_reference(gold), text).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "outcome"),
+    [
+        (r"\frac{1}{2}", r"\boxed{0.5}", "correct"),
+        (r"\frac{1}{2}", r"\boxed{1/2}", "correct"),
+        (r"\frac{1}{2}", r"\boxed{\dfrac12}", "correct"),
+        (r"\sqrt{3}", r"\boxed{\sqrt3}", "correct"),
+        ("90", r"\boxed{90^\circ}", "correct"),
+        ("50", r"\boxed{50\%}", "correct"),
+        ("5", r"\boxed{x=5}", "correct"),
+        ("12", r"\boxed{12 \text{ cm}}", "correct"),
+        ("(1,2)", r"\boxed{\left(1, 2\right)}", "correct"),
+        (r"\frac{1}{4}", r"\boxed{0.25}", "incorrect"),
+        ("1,2", r"\boxed{2,1}", "incorrect"),
+        ("5", "5", "incorrect"),
+        (r"\sqrt", r"\boxed{\sqrt}", "correct"),
+    ],
+)
+def test_legacy_hendrycks(gold, text, outcome):
+    assert verdict(LegacyHendrycksGrader, typed_reference(gold), text).outcome == outcome
+
+
+def test_legacy_hendrycks_can_read_between_dollars():
+    assert verdict(LegacyHendrycksGrader, "5", "it is $5$.", between_dollars=True).outcome == "correct"
+    assert verdict(LegacyHendrycksGrader, "5", "it is $5$.").reason == "no answer"
+
+
+@pytest.mark.parametrize("variant", ["flowrl", "lm-eval"])
+@pytest.mark.parametrize(
+    ("gold", "text", "outcome"),
+    [
+        ("34", r"so \boxed{34}", "correct"),
+        ("34", r"so \boxed{35}", "incorrect"),
+        (r"\frac{1}{4}", "the answer is 0.25", "correct"),
+        ("34", r"<think>\boxed{34}", "correct"),
+        ("4.5e33", r"\boxed{4.5 \times 10^{33}}", "incorrect"),
+    ],
+)
+def test_legacy_math_verify_with_its_faults(gold, text, outcome, variant):
+    assert verdict(LegacyMathVerifyGrader, typed_reference(gold), text, variant=variant).outcome == outcome
+
+
+def test_legacy_math_verify_is_stopped_and_not_scored():
+    found = verdict(LegacyMathVerifyGrader, "5", r"\boxed{9^{9^{9^9}}}", timeout_s=0.5)
+    assert found.outcome == "ungraded" and found.reason in ("limit", "worker died")

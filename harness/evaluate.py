@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Engine, Grader, ModelSource, Split, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
+from harness.core.task_facts import grader_name, task_facts
 from harness.core.types import Completion, Estimate, Graded, Outcome, Problem, Request, Sampling, Verdict
 
 
@@ -160,6 +161,8 @@ class EvalConfig:
     problem_seed: int = 0
     max_ungraded: float = incidental(default=0.01)
     """The share of ungraded completions above which the command ends with exit code 3."""
+    strict_data: bool = incidental(default=False)
+    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
     store_ids: bool = incidental(default=False)
     """Keep token ids and log-probabilities with the texts."""
     metrics: tuple[Chosen, ...] = plugin(
@@ -203,7 +206,10 @@ def evaluate_open_engine(
     problems = {
         name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
     }
-    data = {name: task_facts(task) for name, task in tasks.items()}
+    data = {
+        name: task_facts(task, config.split, is_strict=config.strict_data, say=progress.say)
+        for name, task in tasks.items()
+    }
     store = RunStore.open(
         folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(model_path)}
     )
@@ -278,15 +284,3 @@ def problems_of(task: Task[Any], split: Split, seed: int, limit: int | None) -> 
             "different ones; lower limit"
         )
     return problems
-
-
-def task_facts(task: Task[Any]) -> dict[str, Any]:
-    """What a run record keeps of a task: its card, its grader, and the sampling it asks for by itself."""
-    card, sampling = asdict(task.card), asdict(task.sampling)
-    told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
-    return {**told, "grader": grader_name(task), "sampling": {**sampling, "stop": list(sampling["stop"])}}
-
-
-def grader_name(task: Task[Any]) -> str:
-    """The id of a task's grader: the name of the file it is written in."""
-    return type(task.grader).__module__.rpartition(".")[2]

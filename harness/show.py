@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
 from harness.core import discovery
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
-from harness.core.protocols import Split
+from harness.core.models import load_tokenizer, resolve
+from harness.core.prompts import prompt_ids
+from harness.core.protocols import FiledTask, ModelSource, Split
 from harness.core.store import RunView
 from harness.core.types import Problem
 
+CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
 RECIPES = discovery.PACKAGE / "trainers" / "recipes"
 
 
@@ -31,15 +35,15 @@ def find_config(name: str) -> Path:
     return recipes()[name]
 
 
-def show(name: str, *, split: Split, problem: int | None) -> str:
+def show(name: str, *, split: Split, problem: int | None, settings: Mapping[str, Any], model: str | None) -> str:
     """`name` is a run folder, a recipe, an id, or `kind/id` where several kinds have it."""
     if (Path(name) / "run.json").exists():
         return _run(RunView.read(Path(name)))
     if name in recipes():
         return recipes()[name].read_text(encoding="utf-8").rstrip()
     if problem is not None:
-        return _problem(name.removeprefix("tasks/"), split, problem)
-    return _plugin(*_find(name))
+        return _problem(_task(name.removeprefix("tasks/"), settings), split, problem, model)
+    return _plugin(*_find(name), settings)
 
 
 def _find(name: str) -> tuple[str, str]:
@@ -57,14 +61,14 @@ def _find(name: str) -> tuple[str, str]:
     return owners[0], name
 
 
-def _plugin(kind: str, plugin_id: str) -> str:
+def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
     plugin = discovery.load(kind, plugin_id)
     documentation = inspect.getdoc(inspect.getmodule(plugin))
     parts = [f"{discovery.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
     options = [_option(field) for field in dataclasses.fields(plugin.Config)]
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
-        parts.append(_card(plugin_id))
+        parts += _task_parts(_task(plugin_id, settings))
     return "\n\n".join(parts)
 
 
@@ -73,27 +77,57 @@ def _option(field: dataclasses.Field[Any]) -> str:
     return f"  {field.name}" + (" (required)" if required else f" = {field.default!r}")
 
 
-def _card(task_id: str) -> str:
-    task = _task(task_id)
-    card = dataclasses.asdict(task.card)
-    sizes = ", ".join(f"{split} {size}" for split, size in card.pop("sizes").items())
-    return "\n".join(["card:", *(f"  {key}: {value}" for key, value in card.items() if value), f"  sizes: {sizes}"])
+def _task_parts(task: Any) -> list[str]:
+    card = task.card
+    parts = [_section("card", {name: getattr(card, name) for name in CARD}), _section("sizes", card.sizes)]
+    if isinstance(task, FiledTask):
+        files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
+        parts.append(_section("files", files))
+    parts.append(_section("fields", card.fields))
+    parts.append(_section("errata", {erratum.problem_id: erratum.reason for erratum in card.errata}))
+    presets = getattr(task, "PROMPTS", {})
+    parts.append(_section("prompts", {name: prompt.source for name, prompt in presets.items()}))
+    return [part for part in parts if part]
 
 
-def _task(task_id: str) -> Any:
-    return configs.parse_plugin("tasks", task_id).build("tasks")
+def _section(title: str, facts: Mapping[str, str]) -> str:
+    told = [f"  {name}: {text}" for name, text in facts.items() if text]
+    return "\n".join([f"{title}:", *told]) if told else ""
 
 
-def _problem(task_id: str, split: Split, number: int) -> str:
+def _task(task_id: str, settings: Mapping[str, Any]) -> Any:
+    return configs.parse_plugin("tasks", {"id": task_id, **settings}).build("tasks")
+
+
+def _problem(task: Any, split: Split, number: int, model: str | None) -> str:
     if number < 0:
         raise ConfigError(f"problems are counted from 0, not {number}")
-    found: list[Problem[Any]] = list(itertools.islice(_task(task_id).problems(split, 0), number, number + 1))
+    found: list[Problem[Any]] = list(itertools.islice(task.problems(split, 0), number, number + 1))
     if not found:
-        raise ConfigError(f"the {split} split of {task_id} has no problem number {number}")
+        raise ConfigError(f"the {split} split has no problem number {number}")
     problem = found[0]
-    turns = [f"[{message.role}]\n{message.content}" for message in problem.messages]
+    if model is None:
+        asked = [f"[{message.role}]\n{message.content}" for message in problem.messages]
+    else:
+        asked = [_as_written(problem, model)]
     tags = ", ".join(f"{key} {value}" for key, value in problem.tags.items())
-    return "\n\n".join([f"problem {problem.id} ({tags})", *turns, f"[reference]\n{problem.reference}"])
+    return "\n\n".join([f"problem {problem.id} ({tags})", *asked, f"[reference]\n{problem.reference}"])
+
+
+def _as_written(problem: Problem[Any], model: str) -> str:
+    """The prompt as the model reads it, with what is easily wrong about it said."""
+    tokenizer = load_tokenizer(ModelSource(resolve(model)))
+    ids = prompt_ids(tokenizer, problem.messages)
+    written = tokenizer.decode(ids)
+    roles = {message.role for message in problem.messages}
+    bos = ids[:2].count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0
+    said = {
+        "tokens": str(len(ids)),
+        "system message": "the task's" if "system" in roles else "the template's own, if it has one",
+        "leading BOS tokens": str(bos) + (" (one too many)" if bos > 1 else ""),
+        "reasoning": "opened by the template" if written.rstrip().endswith("<think>") else "left to the model",
+    }
+    return "\n\n".join([f"[as {model} reads it]\n{written}", _section("about it", said)])
 
 
 def _run(view: RunView) -> str:

@@ -15,6 +15,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
+from harness.core.task_facts import task_facts
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.loop import Trainer
 from harness.trainers.policy import Policy
@@ -40,7 +41,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    data = {config.task.id: evaluate.task_facts(task)}
+    facts = task_facts(task, "train", is_strict=config.strict_data, say=progress.say)
+    data = {config.task.id: facts}
     store = RunStore.open(
         folder, "train", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(base.path)}
     )

@@ -114,6 +114,8 @@ class TrainConfig:
     held_out: HeldOutConfig = incidental(default_factory=HeldOutConfig)
     track: TrackConfig = incidental(default_factory=TrackConfig)
     seed: int = 0
+    strict_data: bool = incidental(default=False)
+    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
 
     def __post_init__(self) -> None:
         if (self.sampling.top_p not in (None, 1)) or (self.sampling.top_k not in (None, 0)):

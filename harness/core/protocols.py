@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from harness.core.types import (
     Card,
     Completion,
+    DataFile,
     Estimate,
     Execution,
     Graded,
     Limits,
+    LoadedData,
     Problem,
     Request,
     Sampling,
+    Specimen,
     Table,
     Verdict,
 )
@@ -60,6 +63,30 @@ class Demonstrator(Protocol[R]):
     def demonstrate(self, problem: Problem[R], seed: int) -> str:
         """The text of one demonstration; the seed decides which."""
         ...
+
+
+@runtime_checkable
+class FiledTask(Protocol):
+    """A task whose problems are read from published files."""
+
+    def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
+        """Every split there is, with its files; nothing is read or downloaded."""
+        ...
+
+    def statements(self, split: Split) -> Iterator[tuple[str, str]]:
+        """Every problem's id and text, without the prompt around it."""
+        ...
+
+    def loaded(self, split: Split) -> LoadedData:
+        """Read a split, and say what was read. Raises DataError when it can't be had."""
+        ...
+
+
+@runtime_checkable
+class SpecimenTask(Protocol[R]):
+    """A task that can write completions whose verdict is known."""
+
+    def specimens(self, problem: Problem[R]) -> Sequence[Specimen]: ...
 
 
 class Grader(Protocol[R]):

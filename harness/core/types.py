@@ -128,6 +128,38 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file of a data set: where its owner publishes it, and the names a local mirror may have it under."""
+
+    path: str
+    """Inside `repo`, or the name to keep it under where there is only a `url`."""
+    repo: str | None = None
+    """A dataset id on the Hugging Face hub."""
+    revision: str = "main"
+    url: str | None = None
+    """Where it is published when that is not the hub."""
+    sha256: str | None = None
+    mirrored_as: str | None = None
+    """Its path under HARNESS_DATA_DIR, when that differs from `repo/path`."""
+    is_gated: bool = False
+
+    def __str__(self) -> str:
+        if self.url is not None:
+            return self.url
+        if self.repo is None:
+            return f"{self.mirrored_as} (only in a local mirror)"
+        return f"{self.repo}/{self.path}" + (f" at {self.revision}" if self.revision != "main" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Erratum:
+    """A row of a data set that is known to be wrong, and why."""
+
+    problem_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """What a task is made of, for the reader of a report."""
 
@@ -137,7 +169,38 @@ class Card:
     paper: str
     sizes: Mapping[str, str]
     fingerprint: str
+    """Of the rows as they should be, all splits together."""
     notes: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What each field of a row means."""
+    errata: tuple[Erratum, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """What was read for one split of a task, and how it differs from what its card promises."""
+
+    split: str
+    n_rows: int
+    fingerprint: str
+    expected: str
+    """The fingerprint on record; empty where the project has never seen the rows."""
+    differing: tuple[str, ...] = ()
+    """One line for each row that is altered, new or missing."""
+    files: tuple[str, ...] = ()
+
+    @property
+    def is_as_expected(self) -> bool:
+        return self.fingerprint == self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """A completion whose verdict is known beforehand, to validate data and grader without a model."""
+
+    what: str
+    text: str
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)

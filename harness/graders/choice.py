@@ -64,6 +64,8 @@ def _compared(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
 def _letter(reference: ChoiceReference, answer: str) -> str | None:
     """The letter an answer names; `several` for more than one, None for none of the problem."""
     text = " ".join(_MARKS.sub(" ", answer[:4096]).split()).rstrip(".")
+    if text in reference.letters:  # before the options' own texts, which may be letters too
+        return text
     by_text = {_squeezed(option): letter for letter, option in zip(reference.letters, reference.options, strict=True)}
     if _squeezed(answer) in by_text and len(by_text) == len(reference.options):
         return by_text[_squeezed(answer)]

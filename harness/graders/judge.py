@@ -101,6 +101,8 @@ class JudgeGrader:
         if not answer:
             reason = "truncated" if completion.finish_reason == "length" else "no answer"
             return Verdict("incorrect", 0.0, reason=reason)
+        if not config.base_url or not config.model:
+            return self._ungraded("no judge named: give its server and model")
         return self._judged(_prompt(reference, answer), answer)
 
     def _judged(self, prompt: str, answer: str) -> Verdict:

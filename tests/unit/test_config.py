@@ -395,7 +395,7 @@ CHANGED = {
     "seed": 7,
     "problem_seed": 7,
 }
-INCIDENTAL = {"n": 7, "limit": 7, "max_ungraded": 0.5, "store_ids": True, "metrics": []}
+INCIDENTAL = {"n": 7, "limit": 7, "max_ungraded": 0.5, "store_ids": True, "strict_data": True, "metrics": []}
 
 
 def with_key(key, value):

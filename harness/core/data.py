@@ -1,0 +1,146 @@
+"""Data files: found in a local mirror or in a cache, else downloaded whole, and read by column.
+
+A file is looked for under HARNESS_DATA_DIR, then in the cache, then where it is published. Once it is there, nothing
+asks the network again. Only plain files are ever fetched; no data set's own code runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from harness.core import downloads
+from harness.core.errors import DataError
+from harness.core.types import DataFile
+
+MIRROR = "HARNESS_DATA_DIR"
+
+Record = dict[str, Any]
+
+
+# --- finding ----------------------------------------------------------------------------------------------------
+
+
+def mirrored(file: DataFile) -> Path | None:
+    """The file in the local mirror, if there is a mirror and it has it."""
+    mirror = os.environ.get(MIRROR)
+    if not mirror:
+        return None
+    names = (file.mirrored_as, f"{file.repo}/{file.path}" if file.repo is not None else None)
+    found = (Path(mirror, name) for name in names if name is not None)
+    return next((path for path in found if path.is_file()), None)
+
+
+def is_at_hand(file: DataFile) -> bool:
+    """Whether the file can be read without the network."""
+    return mirrored(file) is not None or downloads.cached(file) is not None
+
+
+def locate(file: DataFile, *, again: bool = False) -> Path:
+    """Where the file is on this machine, downloaded first if need be. `again` replaces what the cache has."""
+    mirror_path = mirrored(file)
+    if mirror_path is not None:
+        return mirror_path
+    cached = None if again else downloads.cached(file)
+    return cached if cached is not None else downloads.download(file)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()) -> Iterator[Record]:
+    """The rows of a JSONL, JSON, CSV or parquet file (gzip or not), each with at least these columns.
+
+    Of parquet only the columns named are read; `a.b` names the field b of the structure a.
+    """
+    form = path.name.removesuffix(".gz").rpartition(".")[2]
+    if form not in _READERS:
+        raise DataError(f"{path} is of no form that is read here ({', '.join(_READERS)})")
+    wanted = {column.partition(".")[0] for column in columns}
+    try:
+        for number, record in enumerate(_READERS[form](path, [*columns, *optional]), 1):
+            if not wanted <= record.keys():
+                raise DataError(
+                    f"row {number} of {path} has no field {min(wanted - record.keys())!r} (it has "
+                    f"{', '.join(record)}); the file is not the one this task was written for"
+                )
+            yield record
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path} can't be read ({type(error).__name__}: {error}); it is damaged or of another form: fetch it again "
+            "(`harness fetch TASK --again`), or mend the mirror"
+        ) from error
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+def _read_jsonl(path: Path, _: Sequence[str]) -> Iterator[Record]:
+    with _opened(path) as stream:
+        for line in stream:
+            if line.strip():
+                yield _record(json.loads(line))
+
+
+def _read_json(path: Path, _: Sequence[str]) -> Iterator[Record]:
+    with _opened(path) as stream:
+        rows = json.load(stream)
+    if not isinstance(rows, list):
+        raise ValueError("not a list of rows")
+    yield from map(_record, rows)
+
+
+def _record(row: Any) -> Record:
+    if not isinstance(row, dict):
+        raise ValueError("a row is not an object")
+    return row
+
+
+def _read_csv(path: Path, _: Sequence[str]) -> Iterator[Record]:
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with _opened(path) as stream:
+            for record in csv.DictReader(stream, strict=True):
+                if None in record or None in record.values():
+                    raise ValueError("a row has more or fewer fields than the header")
+                yield record
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with contextlib.closing(parquet.ParquetFile(path)) as file:
+        present = [column for column in columns if column.partition(".")[0] in file.schema_arrow.names]
+        try:
+            for batch in file.iter_batches(batch_size=1024, columns=present):
+                yield from batch.to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(str(error)) from error
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Record]]] = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+}

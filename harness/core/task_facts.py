@@ -1,0 +1,56 @@
+"""What a run record keeps of a task, and whether its data are what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from harness.core.errors import DataError
+from harness.core.protocols import FiledTask, Split, Task
+from harness.core.types import LoadedData
+
+MOST_NAMED = 20
+
+
+def task_facts(task: Task[Any], split: Split, *, is_strict: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Its card, its grader, the sampling it asks for by itself, and the fingerprint of the rows that were read.
+
+    Rows that differ from those on record are told by `say`, or refused when `is_strict`.
+    """
+    card, sampling = asdict(task.card), asdict(task.sampling)
+    told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
+    facts = {**told, "grader": grader_name(task), "sampling": {**sampling, "stop": list(sampling["stop"])}}
+    if isinstance(task, FiledTask):
+        facts |= _loaded_facts(task.loaded(split), is_strict, say)
+    return facts
+
+
+def grader_name(task: Task[Any]) -> str:
+    """The id of a task's grader: the name of the file it is written in."""
+    return type(task.grader).__module__.rpartition(".")[2]
+
+
+def doubt(data: LoadedData) -> str | None:
+    """What is not as it should be with the rows that were read, in one line."""
+    if data.is_as_expected:
+        return None
+    if not data.expected:
+        return f"the {data.split} rows ({data.n_rows}) were never seen by this project, so nothing vouches for them"
+    named = "; ".join(data.differing[:3]) + (" ..." if len(data.differing) > 3 else "")
+    return f"{len(data.differing)} of the {data.split} rows are not those on record ({named})"
+
+
+def _loaded_facts(data: LoadedData, is_strict: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    trouble = doubt(data)
+    if trouble is not None:
+        if is_strict:
+            raise DataError(f"{data.files[0]}: {trouble}; strict_data refuses them: fetch them again, or do without it")
+        say(f"warning: {data.files[0]}: {trouble}")
+    return {
+        "fingerprint": data.fingerprint,
+        "expected_fingerprint": data.expected,
+        "rows": data.n_rows,
+        "files": list(data.files),
+        "differing_rows": list(data.differing[:MOST_NAMED]),
+    }

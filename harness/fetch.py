@@ -1,0 +1,40 @@
+"""`harness fetch`: get a task's files before they are needed, check them, and say what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.core import data
+from harness.core.errors import ConfigError
+from harness.core.progress import Progress
+from harness.core.protocols import FiledTask, Split
+from harness.core.task_facts import doubt
+from harness.core.types import Table
+
+COLUMNS = ("task", "split", "rows", "fingerprint", "as on record", "files")
+
+
+def fetch(task_id: str, task: Any, *, again: bool, progress: Progress) -> Table:
+    """Every file of every split; `again` replaces what the cache has."""
+    if not isinstance(task, FiledTask):
+        raise ConfigError(f"{task_id} makes its problems itself; there is nothing to fetch")
+    rows = tuple(_fetched(task_id, task, again, progress))
+    return Table(f"Data of {task_id}", COLUMNS, rows)
+
+
+def _fetched(task_id: str, task: FiledTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
+    for split, files in task.files().items():
+        progress.begin(f"fetch {task_id} {split}", len(files))
+        for file in files:
+            path = data.locate(file, again=again)
+            progress.say(f"{path}  {path.stat().st_size / 1e6:.1f} MB  sha256 {data.checksum(path)[:12]}")
+            progress.advance()
+        progress.end()
+        yield _row(task_id, task, split)
+
+
+def _row(task_id: str, task: FiledTask, split: Split) -> tuple[Any, ...]:
+    loaded = task.loaded(split)
+    trouble = doubt(loaded)
+    return task_id, split, loaded.n_rows, loaded.fingerprint, "yes" if trouble is None else trouble, len(loaded.files)

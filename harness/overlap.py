@@ -1,0 +1,102 @@
+"""`harness overlap`: problems that two data sets share, exactly or nearly.
+
+Texts are compared as sequences of words, numbers and signs, so that spacing, letter case and ways of typesetting do
+not matter, and a minus or a digit does. Two texts are the same when the sequences are equal. They are near when
+enough of the runs of eight in the test problem also occur in the training problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.errors import ConfigError
+from harness.core.protocols import FiledTask, Split
+from harness.core.types import Table
+
+RUN = 8
+NEAR = 0.5
+
+_TYPESETTING = re.compile(
+    r"\\(?:left|right|displaystyle|quad|qquad|text|textbf|textit|mathrm|mathbf|operatorname|[,;!:> ])"
+    r"|[$~{}]|\\[()\[\]]"
+)
+_FRACTION = re.compile(r"\\[dt]frac")
+_TOKEN = re.compile(r"\\[a-z]+|[a-z]+|[0-9]+|[^\sa-z0-9.,;:?]")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A test problem, a training problem, and the share of the former's runs that the latter has; 1 when equal."""
+
+    test_id: str
+    train_id: str
+    share: float
+    is_exact: bool
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """A text as words, numbers, commands and signs; punctuation and typesetting dropped."""
+    plain = _TYPESETTING.sub(" ", _FRACTION.sub(r"\\frac", text))
+    return tuple(_TOKEN.findall(plain.lower()))
+
+
+def overlap(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]], *, near: float = NEAR) -> list[Pair]:
+    """Every pair that is the same or near, the test problems in their order."""
+    tested = {problem_id: tokens(text) for problem_id, text in test}
+    whole: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    owners: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    n_runs = {}
+    for problem_id, words in tested.items():
+        whole[words].append(problem_id)
+        runs = set(_runs(words))
+        n_runs[problem_id] = len(runs)
+        for run in runs:
+            owners[run].add(problem_id)
+    order = {problem_id: position for position, problem_id in enumerate(tested)}
+    pairs = [pair for train_id, text in train for pair in _pairs(train_id, tokens(text), whole, owners, n_runs, near)]
+    return sorted(pairs, key=lambda pair: (order[pair.test_id], -pair.share, pair.train_id))
+
+
+def _pairs(
+    train_id: str,
+    words: tuple[str, ...],
+    whole: dict[tuple[str, ...], list[str]],
+    owners: dict[tuple[str, ...], set[str]],
+    n_runs: dict[str, int],
+    near: float,
+) -> Iterator[Pair]:
+    same = whole.get(words, [])
+    yield from (Pair(test_id, train_id, 1.0, True) for test_id in same)
+    shared = Counter(test_id for run in set(_runs(words)) for test_id in owners.get(run, ()))
+    for test_id, count in shared.items():
+        if test_id not in same and count >= near * n_runs[test_id]:
+            yield Pair(test_id, train_id, count / n_runs[test_id], False)
+
+
+def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return (words[start : start + RUN] for start in range(len(words) - RUN + 1))
+
+
+def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
+    """The ids and texts of a split, without the prompts around them."""
+    if not isinstance(task, FiledTask):
+        raise ConfigError(f"{task_id} makes its problems itself, split by split; it shares none")
+    return list(task.statements(split))
+
+
+def counted(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> tuple[str, str, int, int, int]:
+    """Of how many test problems the training set has the same, and of how many more only something near."""
+    exact = {pair.test_id for pair in pairs if pair.is_exact}
+    near = {pair.test_id for pair in pairs} - exact
+    return train, test, n_test, len(exact), len(near)
+
+
+def listed(train: str, test: str, pairs: Iterable[Pair]) -> Table:
+    rows = tuple(
+        (pair.test_id, pair.train_id, "same" if pair.is_exact else "near", round(pair.share, 3)) for pair in pairs
+    )
+    return Table(f"{test} in {train}", (test, train, "how", "share of runs"), rows)

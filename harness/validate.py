@@ -1,0 +1,83 @@
+"""`harness validate`: every reference graded against completions whose verdict is known, without a model.
+
+A reference that its own grader does not accept, or that accepts its nearest wrong neighbour, is a fault of the data or
+of the grader; either would be in every number made with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.errors import ConfigError
+from harness.core.progress import Progress
+from harness.core.protocols import SpecimenTask, Task
+from harness.core.types import Completion, Problem, Specimen, Table, Tokens, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One specimen and the verdict that it got."""
+
+    problem_id: str
+    specimen: Specimen
+    verdict: Verdict
+
+    @property
+    def is_as_known(self) -> bool:
+        return self.verdict.outcome == self.specimen.outcome
+
+    @property
+    def is_ungraded(self) -> bool:
+        return self.verdict.outcome == "ungraded"
+
+
+def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[Finding]:
+    """Every specimen of every problem, graded."""
+    if not isinstance(task, SpecimenTask):
+        raise ConfigError(f"{task_id} has no specimens to validate with")
+    progress.begin(f"validate {task_id}", len(problems))
+    findings: list[Finding] = []
+    for problem in problems:
+        findings += _findings(task, problem)
+        progress.advance(1, {"surprises": sum(not finding.is_as_known for finding in findings)})
+    progress.end()
+    return findings
+
+
+def _findings(task: Any, problem: Problem[Any]) -> Iterator[Finding]:
+    for specimen in task.specimens(problem):
+        completion = Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))
+        yield Finding(problem.id, specimen, task.grader.grade(problem, completion))
+
+
+def summary(task_id: str, findings: Iterable[Finding]) -> Table:
+    """How many specimens of each sort were judged as known."""
+    total: Counter[tuple[str, str]] = Counter()
+    right: Counter[tuple[str, str]] = Counter()
+    ungraded: Counter[tuple[str, str]] = Counter()
+    for finding in findings:
+        key = (finding.specimen.what, finding.specimen.outcome)
+        total[key] += 1
+        right[key] += finding.is_as_known
+        ungraded[key] += finding.is_ungraded
+    rows = tuple((*key, count, right[key], ungraded[key]) for key, count in total.items())
+    return Table(f"Validation of {task_id}", ("specimen", "known verdict", "graded", "as known", "ungraded"), rows)
+
+
+def surprises(task_id: str, findings: Iterable[Finding]) -> Table:
+    """The specimens that were judged otherwise than known, or could not be."""
+    rows = tuple(
+        (
+            finding.problem_id,
+            finding.specimen.what,
+            " ".join(finding.specimen.text.split())[-60:],
+            finding.verdict.outcome,
+            finding.verdict.reason,
+        )
+        for finding in findings
+        if not finding.is_as_known
+    )
+    return Table(f"Surprises in {task_id}", ("problem", "specimen", "ends in", "verdict", "reason"), rows)

@@ -1,0 +1,223 @@
+"""What each verb of the command line does: call, then print. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DONE, FAILED, UNGRADED, INTERRUPTED = 0, 1, 3, 130
+
+
+def train(options: argparse.Namespace) -> int:
+    from harness.core import config as configs
+    from harness.show import find_config
+    from harness.trainers.settings import TrainConfig
+
+    path = find_config(options.config)
+    settings = configs.merge(configs.read_toml(path), _strictness(options), _overrides(options))
+    config = configs.parse(TrainConfig, settings)
+    folder = options.out if options.out is not None else _default_folder(f"train-{path.stem}", config)
+    if options.dry_run:
+        return _print_config(config, folder, options)
+    from harness.trainers.run import train
+
+    view = train(config, folder, _progress(options))
+    _print({"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}, options, folder)
+    return DONE
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from harness.core import config as configs
+    from harness.evaluate import EvalConfig, evaluate, too_many_ungraded
+
+    given = configs.read_toml(options.config) if options.config is not None else {}
+    flags = configs.merge(_eval_flags(options), _strictness(options))
+    config = configs.parse(EvalConfig, configs.merge(given, flags, _overrides(options)))
+    folder = options.out if options.out is not None else _default_folder(f"eval-{Path(config.model.path).name}", config)
+    if options.dry_run:
+        return _print_config(config, folder, options)
+    view = evaluate(config, folder, _progress(options))
+    _print_tables([view.folder], ["results"], options)
+    _print_path("run", folder, options)
+    if not too_many_ungraded(config, view):
+        return DONE
+    reasons = folder / "verdicts.jsonl"
+    print(
+        f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded; "
+        f"{reasons} says why",
+        file=sys.stderr,
+    )
+    return UNGRADED
+
+
+def report(options: argparse.Namespace) -> int:
+    from harness.reports.build import write_report
+
+    files = write_report(options.runs, options.out, options.table if options.table else None)
+    _print({"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, options, files.markdown)
+    return DONE
+
+
+def demo(options: argparse.Namespace) -> int:
+    from harness.reports.build import write_report
+    from harness.study import demo
+
+    folders = demo(options.out, options.steps, options.seed, _progress(options))
+    files = write_report([*folders, *sorted(options.out.glob("train-*"))], options.out / "report", None)
+    _print_tables(folders, ["results"], options)
+    _print_path("report", files.markdown, options)
+    return DONE
+
+
+def list_(options: argparse.Namespace) -> int:
+    from harness.core.discovery import descriptions
+
+    found = descriptions(options.kind)
+    width = max(map(len, found), default=0)
+    text = "\n".join(f"{plugin_id:{width}}  {description}" for plugin_id, description in found.items())
+    _print(found, options, text)
+    return DONE
+
+
+def show(options: argparse.Namespace) -> int:
+    from harness.show import show
+
+    settings = _overrides(options)
+    if options.preset is not None:
+        settings["prompt"] = options.preset
+    print(show(options.name, split=options.split, problem=options.problem, settings=settings, model=options.model))
+    return DONE
+
+
+def fetch(options: argparse.Namespace) -> int:
+    from harness.fetch import fetch
+
+    progress = _progress(options)
+    return _print_made(
+        [fetch(name, _task(name, options), again=options.again, progress=progress) for name in options.tasks], options
+    )
+
+
+def validate(options: argparse.Namespace) -> int:
+    from harness.evaluate import problems_of
+    from harness.validate import summary, surprises, validate
+
+    tables, found = [], []
+    for name in options.tasks:
+        task = _task(name, options)
+        problems = problems_of(task, options.split, 0, options.limit)
+        findings = validate(name, task, problems, _progress(options))
+        tables += [summary(name, findings), surprises(name, findings)]
+        found += [finding for finding in findings if not finding.is_as_known]
+    _print_made([table for table in tables if table.rows], options)
+    if not found:
+        return DONE
+    return UNGRADED if all(finding.is_ungraded for finding in found) else FAILED
+
+
+def overlap(options: argparse.Namespace) -> int:
+    from harness.overlap import listed, overlap, statements
+
+    train = statements(options.train, _task(options.train, options), "train")
+    test = statements(options.test, _task(options.test, options), "test")
+    return _print_made([listed(options.train, options.test, overlap(train, test, near=options.near))], options)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from harness.doctor import diagnosis, explain
+
+    if options.explain is not None:
+        text = explain(options.explain)
+        _print({options.explain: text.splitlines()}, options, text)
+        return DONE
+    sections = diagnosis()
+    lines = [line for name, facts in sections.items() for line in _section(name, facts)]
+    _print(sections, options, "\n".join(lines))
+    return DONE
+
+
+# --- between the parser and the verbs ---------------------------------------------------------------------------
+
+
+def _task(name: str, options: argparse.Namespace) -> Any:
+    """A task by its id, with the options given by --set."""
+    from harness.core.config import parse_plugin
+
+    return parse_plugin("tasks", {"id": name, **_overrides(options)}).build("tasks")
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """All of --set as one tree, so that it does not matter whether an id comes before or after its options."""
+    from harness.core.config import merge, parse_override
+
+    return merge(*map(parse_override, options.set))
+
+
+def _strictness(options: argparse.Namespace) -> dict[str, Any]:
+    return {"strict_data": True} if options.strict_data else {}
+
+
+def _eval_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, as a config tree."""
+    sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    flags = {
+        "model": {"path": options.model} if options.model is not None else None,
+        "tasks": [name.strip() for name in options.tasks.split(",")] if options.tasks is not None else None,
+        "engine": {"id": options.engine} if options.engine is not None else None,
+        "sampling": {key: value for key, value in sampling.items() if value is not None},
+        **{key: getattr(options, key) for key in ("split", "n", "limit", "seed")},
+    }
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _default_folder(name: str, config: Any) -> Path:
+    """The same command always means the same folder, so that it resumes."""
+    from harness.core.config import digest, to_tree
+
+    return Path("runs") / f"{name}-{digest(to_tree(config, identity_only=True))[:8]}"
+
+
+def _progress(options: argparse.Namespace) -> Any:
+    from harness.core.progress import Progress
+
+    return Progress(quiet=options.quiet)
+
+
+def _print(value: Any, options: argparse.Namespace, text: object) -> None:
+    print(json.dumps(value, indent=1) if options.json else text)
+
+
+def _print_path(what: str, path: Path, options: argparse.Namespace) -> None:
+    if not options.json:
+        print(f"{what}: {path}")
+
+
+def _print_config(config: Any, folder: Path, options: argparse.Namespace) -> int:
+    from harness.core.config import to_toml, to_tree
+
+    _print({"folder": str(folder), "config": to_tree(config)}, options, f"# would run in {folder}\n{to_toml(config)}")
+    return DONE
+
+
+def _print_tables(folders: Sequence[Path], table_ids: Sequence[str], options: argparse.Namespace) -> None:
+    from harness.reports.build import tables_of
+    from harness.reports.render import to_plain, to_terminal
+
+    tables = tables_of(folders, table_ids)
+    _print([to_plain(table) for table in tables], options, "\n\n".join(to_terminal(table) for table in tables))
+
+
+def _print_made(tables: Sequence[Any], options: argparse.Namespace) -> int:
+    from harness.reports.render import to_plain, to_terminal
+
+    _print([to_plain(table) for table in tables], options, "\n\n".join(to_terminal(table) for table in tables))
+    return DONE
+
+
+def _section(name: str, facts: Mapping[str, str]) -> list[str]:
+    width = max(map(len, facts), default=0)
+    return [f"{name}:", *(f"  {key:{width}}  {value}" for key, value in facts.items())]

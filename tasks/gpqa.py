@@ -1,0 +1,92 @@
+"""GPQA: four-way questions of biology, physics and chemistry that experts write and the web does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from harness.core.data import read_records
+from harness.core.protocols import Split, Task
+from harness.core.seeds import derive
+from harness.core.types import Card, DataFile, Message, Problem, Sampling, Specimen
+from harness.graders._choice_reference import ChoiceReference
+from harness.graders.choice import ChoiceGrader
+from harness.tasks._dataset import Dataset, DatasetConfig, Row, Source, splits
+from harness.tasks._prompts import CHOICES, Prompt
+
+HUB, REVISION = "Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd"
+LETTERS = "ABCD"
+COLUMNS = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
+
+
+def rows(path: Path) -> Iterator[Row]:
+    for record in read_records(path, COLUMNS, optional=["High-level domain", "Subdomain"]):
+        right, *wrong = (record[column].strip() for column in COLUMNS[2:])
+        tags = {"subject": record.get("High-level domain", ""), "subdomain": record.get("Subdomain", "")}
+        yield Row(record["Record ID"], record["Question"].strip(), "\n".join([right, *wrong]), tags, (right, wrong))
+
+
+class Gpqa(Dataset[ChoiceReference]):
+    """Ids are the source's record ids. The four options are in an order of their own for each question and seed.
+
+    The authors ask that the questions not be shown in plain text where they could be crawled.
+    """
+
+    CARD = Card(
+        title="GPQA",
+        source=f"{HUB} gpqa_diamond.csv, gpqa_main.csv, gpqa_extended.csv at {REVISION[:12]} (gated)",
+        licence="CC-BY-4.0",
+        paper="Rein et al., arXiv 2311.12022",
+        sizes={"test": "198 (diamond), 448 (main) or 546 (extended) questions"},
+        fingerprint="",
+        notes="The source has the right answer in a column of its own; the shuffle decides its letter. Diamond was "
+        "checked against openai/simple-evals' copy; main and extended were never seen by this project.",
+        fields={"Question": "the question", "Correct Answer": "the right option", "Incorrect Answer 1": "and 2, 3"},
+    )
+    PROMPTS = CHOICES
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(DatasetConfig):
+        prompt: str = "simple"
+        subset: Literal["diamond", "main", "extended"] = "diamond"
+        shuffle_seed: int = 0
+        """Which order the options are in."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        sampling = Sampling(max_tokens=8192, temperature=0.6, top_p=0.95)
+        super().__init__(config, ChoiceGrader(ChoiceGrader.Config()), sampling)
+
+    def sources(self) -> Mapping[Split, tuple[Source, ...]]:
+        name = f"gpqa_{self.config.subset}.csv"
+        file = DataFile(name, HUB, revision=REVISION, mirrored_as=f"gpqa/{name}", is_gated=True)
+        return splits(test=[Source((file,), rows)])
+
+    def edition(self, split: Split) -> str:
+        return f"gpqa-{self.config.subset}.{split}"
+
+    def reference(self, row: Row) -> ChoiceReference:
+        right, wrong = row.more
+        options = Random(derive(self.config.shuffle_seed, "gpqa", row.id)).sample([right, *wrong], 4)
+        return ChoiceReference(LETTERS[options.index(right)], tuple(options))
+
+    def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
+        options = dict(zip(LETTERS, self.reference(row).options, strict=True))
+        return prompt.messages(problem=row.problem, **options)
+
+    def specimens(self, problem: Problem[ChoiceReference]) -> Sequence[Specimen]:
+        right = problem.reference.letter
+        other = LETTERS[(LETTERS.index(right) + 1) % 4]
+        return [
+            Specimen("the reference", f"So we have it.\n\nAnswer: {right}", "correct"),
+            Specimen("the reference in a box", f"So the answer is $\\boxed{{{right}}}$.", "correct"),
+            Specimen("another letter", f"So we have it.\n\nAnswer: {other}", "incorrect"),
+            Specimen("an empty reply", "", "incorrect"),
+        ]
+
+
+TASK: type[Task[ChoiceReference]] = Gpqa

@@ -1,0 +1,50 @@
+"""MATH-500: five hundred problems of the MATH test set, chosen by OpenAI's process supervision paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.core.data import read_records
+from harness.core.protocols import Task
+from harness.core.types import Card, DataFile
+from harness.graders._math_reference import MathReference
+from harness.tasks._dataset import Row, Source, splits
+from harness.tasks._maths import Maths
+
+FILE = DataFile(
+    "test.jsonl",
+    "HuggingFaceH4/MATH-500",
+    revision="ff5b20257d8185524591543f8ff5993951537bb8",
+    mirrored_as="math500/simplerl_math500_test.jsonl",
+)
+
+
+def rows(path: Path) -> Iterator[Row]:
+    for record in read_records(path, ["problem", "answer", "subject", "level", "unique_id"]):
+        tags = {"subject": record["subject"], "level": str(record["level"])}
+        yield Row(record["unique_id"].removesuffix(".json"), record["problem"], record["answer"], tags)
+
+
+class Math500(Maths):
+    """Ids are the paths of the original MATH files: `test/algebra/2584`."""
+
+    CARD = Card(
+        title="MATH-500",
+        source="HuggingFaceH4/MATH-500 (test); openai/prm800k prm800k/math_splits/test.jsonl",
+        licence="MIT",
+        paper="Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874",
+        sizes={"test": "500 problems"},
+        fingerprint="",
+        notes="PRIME's cleaned copy rewrites 85 of the answers; they are meant to grade as equal.",
+        fields={
+            "problem": "the statement in LaTeX",
+            "answer": "in LaTeX, of every type",
+            "subject": "one of seven",
+            "level": "1 (easy) to 5",
+        },
+    )
+    SOURCES = splits(test=[Source((FILE,), rows)])
+
+
+TASK: type[Task[MathReference]] = Math500

@@ -1,0 +1,55 @@
+"""SimpleQA: 4,326 short questions of fact, each with one short answer, judged by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.core.data import read_records
+from harness.core.protocols import Task
+from harness.core.types import Card, DataFile, Problem, Sampling, Specimen
+from harness.graders._text_reference import TextReference
+from harness.tasks._dataset import Dataset, Row, Source, content_id, splits
+from harness.tasks._judged import JudgedConfig, judge_of
+from harness.tasks._prompts import QUESTIONS
+
+FILE = DataFile("simple_qa_test_set.csv", "basicv8vc/SimpleQA", mirrored_as="simpleqa/simple_qa_test_set.csv")
+
+
+def rows(path: Path) -> Iterator[Row]:
+    for record in read_records(path, ["problem", "answer"]):
+        yield Row(content_id(record["problem"]), record["problem"], record["answer"])
+
+
+class SimpleQa(Dataset[TextReference]):
+    """Ids are made of the questions' texts. Needs a judge: `harness show graders/judge` says how to give one."""
+
+    CARD = Card(
+        title="SimpleQA",
+        source="basicv8vc/SimpleQA (test); openai/simple-evals simple_qa_test_set.csv",
+        licence="MIT",
+        paper="Wei et al., arXiv 2411.04368",
+        sizes={"test": "4326 questions"},
+        fingerprint="",
+        notes="Another copy (sentient-agi/OpenDeepSearch) has the same rows under other column names.",
+        fields={"problem": "the question", "answer": "the short answer", "metadata": "topic, type and sources"},
+    )
+    PROMPTS = QUESTIONS
+    SOURCES = splits(test=[Source((FILE,), rows)])
+
+    Config = JudgedConfig
+
+    def __init__(self, config: JudgedConfig) -> None:
+        super().__init__(config, judge_of(config), Sampling(max_tokens=1024, temperature=1.0))
+
+    def reference(self, row: Row) -> TextReference:
+        return TextReference(row.problem, row.answer)
+
+    def specimens(self, problem: Problem[TextReference]) -> Sequence[Specimen]:
+        return [
+            Specimen("the reference", f"The answer is {problem.reference.text}.", "correct"),
+            Specimen("an empty reply", "", "incorrect"),
+        ]
+
+
+TASK: type[Task[TextReference]] = SimpleQa

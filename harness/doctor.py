@@ -10,7 +10,7 @@ import harness
 from harness.core import discovery, extras
 from harness.core.models import bundled_models
 from harness.core.provenance import code_version, environment
-from harness.sandbox import LEVEL
+from harness.sandbox.probe import sandbox_facts
 
 
 def diagnosis() -> Mapping[str, Mapping[str, str]]:
@@ -18,7 +18,7 @@ def diagnosis() -> Mapping[str, Mapping[str, str]]:
     return {
         "harness": {"version": code_version(), "folder": os.path.dirname(harness.__file__)},
         "environment": {**environment(), "device": _device(), "free disk": _free_disk()},
-        "sandbox": {"level": LEVEL},
+        "sandbox": sandbox_facts(),
         "extras": {name: _extra_line(name) for name in extras.EXTRAS},
         "plug-ins": {kind: ", ".join(discovery.entries(kind)) for kind in discovery.KINDS},
         "bundled models": dict.fromkeys(bundled_models(), "ready"),

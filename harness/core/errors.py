@@ -11,7 +11,8 @@ HarnessError
 │   └── RunFolderError        a folder that is not a run, is in use, or belongs to another config
 └── RunError              exit 1: the run stopped; its folder can be resumed
     ├── DiskError             a write failed (a full disk, a quota)
-    └── EngineError           an engine broke its promise
+    ├── EngineError           an engine broke its promise
+    └── SandboxError          the sandbox itself failed, whatever the program did
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class DiskError(RunError):
 
 
 class EngineError(RunError):
+    pass
+
+
+class SandboxError(RunError):
     pass
 
 

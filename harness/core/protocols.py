@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from harness.core.types import (
+    Call,
     Card,
     Completion,
     DataFile,
@@ -20,6 +21,7 @@ from harness.core.types import (
     Limits,
     LoadedData,
     Problem,
+    Program,
     Request,
     Sampling,
     Specimen,
@@ -139,8 +141,12 @@ class PolicyEngine(Engine, Protocol):
 
 
 class Sandbox(Protocol):
-    def run(self, program: str, stdin: bytes, limits: Limits) -> Execution:
-        """Run one untrusted program. Judges nothing."""
+    def run(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
+        """Run one untrusted program. Judges nothing. Raises SandboxError only for what is not the program's doing."""
+        ...
+
+    def call(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
+        """Load it in one process and call a function of it, as often as answers come. The limits hold for all."""
         ...
 
 

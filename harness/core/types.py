@@ -15,6 +15,9 @@ R = TypeVar("R")
 
 Outcome = Literal["correct", "incorrect", "ungraded"]
 FinishReason = Literal["stop", "length"]
+ExecutionStatus = Literal[
+    "exited", "signalled", "not_compiled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,23 +234,52 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """The text of an untrusted program, and the imports it may rely on."""
+
+    source: str
+    prelude: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What one untrusted program may use."""
+    """What one untrusted program may use. Of its output no more than `keep_bytes` and one are kept."""
 
     cpu_s: float
     wall_s: float
     memory_bytes: int
-    output_bytes: int
+    output_bytes: int = 16 << 20
+    keep_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a function: its arguments as plain data, and what it may use."""
+
+    arguments: Sequence[object]
+    cpu_s: float
+    answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call gave: plain data, still encoded and not to be trusted, or why there is none."""
+
+    kind: Literal["value", "raised", "opaque", "too_large"]
+    body: bytes
+    wall_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """What one untrusted program did. It says nothing about right or wrong."""
 
-    status: Literal["exited", "signalled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"]
-    exit_code: int | None
+    status: ExecutionStatus
+    exit_code: int
+    """Or the number of the signal."""
     stdout: bytes
     stderr: bytes
     cpu_s: float
     wall_s: float
     memory_bytes: int
+    answers: tuple[Answer, ...] = ()

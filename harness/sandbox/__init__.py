@@ -1,15 +1,8 @@
-"""Runs untrusted programs; judges nothing. Until there is a real one, every program is refused, loudly."""
+"""Runs untrusted programs; judges nothing. See docs/sandbox.md for what is held and what is not."""
 
 from __future__ import annotations
 
-from harness.core.errors import UsageError
-from harness.core.types import Execution, Limits
+from harness.sandbox.levels import MEANING, Level
+from harness.sandbox.pool import Pool, open_pool, strongest
 
-LEVEL = "none: programs are refused"
-
-
-class RefusingSandbox:
-    """The sandbox of a machine that has none: it never runs anything."""
-
-    def run(self, program: str, stdin: bytes, limits: Limits) -> Execution:
-        raise UsageError("this version has no sandbox, so no program of a model is ever run; use a task without code")
+__all__ = ["MEANING", "Level", "Pool", "open_pool", "strongest"]

@@ -1,0 +1,233 @@
+"""The verdict, made from what the kernel says of a process and the bytes it wrote; the program has no part in it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.core.types import Call, Execution, Limits, Program
+from harness.graders._output_rules import room_for
+from harness.sandbox import Pool
+
+Code = Literal["AC", "WA", "TLE", "MLE", "OLE", "RE", "CE"]
+
+SHOWN_CHARACTERS = 300
+_OUTPUT_BYTES = 16 << 20
+_STATUS_CODES: dict[str, tuple[Code, str]] = {
+    "cpu_limit": ("TLE", "cpu"),
+    "wall_limit": ("TLE", "wall"),
+    "memory_limit": ("MLE", ""),
+    "output_limit": ("OLE", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one test showed."""
+
+    code: Code
+    cause: str = ""
+    got: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What all tests showed: findings in the order of the tests, as far as they were run."""
+
+    findings: tuple[Finding, ...]
+    n_tests: int
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int
+    n_retried: int
+
+    @property
+    def n_passed(self) -> int:
+        return sum(finding.code == "AC" for finding in self.findings)
+
+    @property
+    def first_failure(self) -> int | None:
+        return next((place for place, finding in enumerate(self.findings) if finding.code != "AC"), None)
+
+    def used(self) -> dict[str, Any]:
+        numbers = {"cpu_s": round(self.cpu_s, 4), "wall_s": round(self.wall_s, 4)}
+        retried = {"n_retried": self.n_retried} if self.n_retried else {}
+        return {**numbers, "memory_bytes": self.memory_bytes, **retried}
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a program may use on one test, how often it is given a second chance, and when the judge stops."""
+
+    cpu_s: float
+    memory_bytes: int
+    total_cpu_s: float | None = None
+    runs_all_tests: bool = False
+    retries_timeouts: bool = True
+
+    def limits(self, cpu_s: float, wall_s: float, keep_bytes: int = 0) -> Limits:
+        return Limits(cpu_s, wall_s, self.memory_bytes, max(_OUTPUT_BYTES, keep_bytes), keep_bytes)
+
+
+class _Total:
+    """Sums over the runs of one program."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.cpu_s = self.wall_s = 0.0
+        self.memory_bytes = self.n_retried = 0
+
+    def add(self, execution: Execution) -> None:
+        self.cpu_s += execution.cpu_s
+        self.wall_s += execution.wall_s
+        self.memory_bytes = max(self.memory_bytes, execution.memory_bytes)
+
+    def report(self, n_tests: int) -> Report:
+        used = (self.cpu_s, self.wall_s, self.memory_bytes, self.n_retried)
+        return Report(tuple(self.findings), n_tests, *used)
+
+
+def wall_s(cpu_s: float) -> float:
+    return max(2 * cpu_s, cpu_s + 2)
+
+
+# --- programs that read stdin -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptTest:
+    """What a program is given, and whether what it wrote is right."""
+
+    stdin: bytes
+    expected: bytes
+    accepts: Callable[[bytes], bool]
+
+
+def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allowed: Allowance) -> Report:
+    """Each test in a process of its own."""
+    total = _Total()
+    for test in tests:
+        limits = allowed.limits(allowed.cpu_s, wall_s(allowed.cpu_s), room_for(test.expected))
+        execution = pool.run(program, test.stdin, limits)
+        if _deserves_a_retry(execution, pool, allowed):
+            total.n_retried += 1
+            execution = pool.run_alone(program, test.stdin, limits)
+        total.add(execution)
+        finding = failure(execution)
+        if finding is None:
+            is_right = test.accepts(execution.stdout)
+            finding = Finding("AC" if is_right else "WA", got="" if is_right else shown(execution.stdout))
+        if finding.code == "AC" and allowed.total_cpu_s is not None and total.cpu_s > allowed.total_cpu_s:
+            finding = Finding("TLE", "total")
+        total.findings.append(finding)
+        if (finding.code != "AC" and not allowed.runs_all_tests) or finding.cause == "total":
+            break
+    return total.report(len(tests))
+
+
+# --- functions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTest:
+    """The arguments of a call, its limit, and whether what it gave (still encoded) is right."""
+
+    arguments: Sequence[object]
+    cpu_s: float
+    answer_bytes: int
+    accepts: Callable[[bytes], bool]
+    accepts_opaque: bool = False
+    """Whether a value that is no plain data is right."""
+
+    def call(self) -> Call:
+        return Call(self.arguments, self.cpu_s, self.answer_bytes)
+
+
+def judge_function(
+    pool: Pool, program: Program, name: str, tests: Sequence[FunctionTest], allowed: Allowance
+) -> Report:
+    """All calls in one process, as their authors meant them. If all are to run, another one after a call ended it."""
+    total = _Total()
+    while len(total.findings) < len(tests):
+        rest = tests[len(total.findings) :]
+        cpu_s = sum(test.cpu_s for test in rest) + allowed.cpu_s
+        if allowed.total_cpu_s is not None:
+            cpu_s = min(cpu_s, allowed.total_cpu_s - total.cpu_s)
+        limits = allowed.limits(max(cpu_s, 0.01), wall_s(max(cpu_s, 0.01)))
+        calls = [test.call() for test in rest]
+        execution = pool.call(program, name, calls, limits)
+        if _deserves_a_retry(execution, pool, allowed):
+            total.n_retried += 1
+            execution = pool.call_alone(program, name, calls, limits)
+        total.add(execution)
+        total.findings += _of_calls(execution, rest, total, allowed)
+        if not allowed.runs_all_tests:
+            break
+    return total.report(len(tests))
+
+
+def _of_calls(execution: Execution, tests: Sequence[FunctionTest], total: _Total, allowed: Allowance) -> list[Finding]:
+    """Findings for what was answered, and for the call that ended the process; none for what was not reached."""
+    found: list[Finding] = []
+    for test, answer in zip(tests, execution.answers, strict=False):
+        if answer.kind == "value":
+            is_right = test.accepts(answer.body)
+            found.append(Finding("AC") if is_right else Finding("WA", got=shown(answer.body)))
+        elif answer.kind == "raised":
+            found.append(Finding("RE", shown(answer.body)))
+        elif answer.kind == "opaque" and test.accepts_opaque:
+            found.append(Finding("AC"))
+        else:
+            found.append(Finding("WA", answer.kind, shown(answer.body)))
+        if found[-1].code != "AC" and not allowed.runs_all_tests:
+            return found
+    if execution.status == "memory_limit" and len(found) == len(tests):
+        return [Finding("MLE")]
+    if len(found) < len(tests):
+        ended = failure(execution)
+        found.append(ended if ended is not None else Finding("RE", "it ended before it answered"))
+    if found and allowed.total_cpu_s is not None and total.cpu_s >= allowed.total_cpu_s:
+        found += [Finding("TLE", "total")] * (len(tests) - len(found))
+    return found
+
+
+# --- endings ----------------------------------------------------------------------------------------------------
+
+
+def failure(execution: Execution) -> Finding | None:
+    """What a process that did not end well shows, None of one that did."""
+    if execution.status in _STATUS_CODES:
+        return Finding(*_STATUS_CODES[execution.status])
+    if execution.status == "not_compiled":
+        return Finding("CE", _last_line(execution.stderr))
+    if execution.status == "signalled":
+        return Finding("RE", _signal_name(execution.exit_code))
+    if execution.exit_code != 0:
+        line = _last_line(execution.stderr)
+        return Finding("RE", line if line else f"exit code {execution.exit_code}")
+    return None
+
+
+def _deserves_a_retry(execution: Execution, pool: Pool, allowed: Allowance) -> bool:
+    """Over the time limit on a loaded machine: that may be the machine's doing."""
+    is_late = execution.status in ("cpu_limit", "wall_limit")
+    return is_late and allowed.retries_timeouts and pool.is_crowded
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_line(stderr: bytes) -> str:
+    return shown(stderr.rstrip().rpartition(b"\n")[2])
+
+
+def shown(data: bytes) -> str:
+    """A bounded piece of it, for a person."""
+    text = data[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."

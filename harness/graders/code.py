@@ -1,0 +1,232 @@
+"""Programs judged by running them: HumanEval+, MBPP+, LiveCodeBench, CodeForces. The verdict is made outside."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.core.errors import DataError, SandboxError
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Limits, Problem, Program, Verdict
+from harness.graders._code_prelude import PRELUDE, checker_prelude
+from harness.graders._evalplus_judge import judge_evalplus
+from harness.graders._judging import (
+    Allowance,
+    FunctionTest,
+    Report,
+    ScriptTest,
+    judge_function,
+    judge_script,
+    shown,
+)
+from harness.graders._output_rules import Comparison, is_expected, room_for
+from harness.graders._plain_values import close_or_equal, decode, encode, with_lists
+from harness.graders._program_reference import EvalPlusReference, ProgramReference, ProgramTest
+from harness.graders._program_text import program_in
+from harness.sandbox import Level, Pool, open_pool
+from harness.sandbox.inside.plain import NotPlainError
+
+_MOST_SOURCE_BYTES = 256 << 10
+_CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_bytes=1 << 10)
+
+
+class CodeGrader:
+    """AC, WA, TLE, MLE, OLE, RE or CE in `details["verdict"]`, with the first failing test.
+
+    A program never holds an expected output. What the sandbox itself could not do, and what the tests can't decide,
+    is ungraded.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        cpu_s: float = 6.0
+        """For each test of a problem that names no limit. For HumanEval+ and MBPP+ it is the larger of
+        `least_cpu_s` and `reference_factor` times what the reference solution took."""
+        least_cpu_s: float = 4.0
+        reference_factor: float = 4.0
+        time_factor: float = 1.0
+        """Multiplies every limit, for a machine slower than the one they were made for."""
+        memory_bytes: int | None = None
+        """Where a problem names none: 1 GiB, and 4 GiB for HumanEval+ and MBPP+, as there."""
+        total_cpu_s: float | None = None
+        """All tests of one program together; 60 for HumanEval+ and MBPP+ if not given."""
+        comparison: Comparison = "lines"
+        """`lines`: LiveCodeBench's; `tokens`: CodeForces' usual one; `floats`: with `tolerance`."""
+        tolerance: float = 0.0
+        """For floats, of functions too."""
+        prelude: bool = True
+        """Whether programs may use names of the standard library that they did not import, as accepted ones do."""
+        inputs: Literal["base", "plus"] = "plus"
+        """HumanEval+ and MBPP+: the original tests alone, or those and the added ones."""
+        tests: Literal["all", "longest"] = "all"
+        """`longest`: only the `n_tests` tests with the longest inputs."""
+        n_tests: int = 15
+        reward: Literal["all", "fraction"] = "all"
+        """1 for passing all tests, or the share of tests passed; every test is run for the latter."""
+        retries_timeouts: bool = True
+        """On a loaded machine a program over its time is run once more, alone, before that is its verdict."""
+        n_workers: int | None = None
+        least_level: Literal["limits", "sealed", "landlock", "namespaces"] = "sealed"
+        """The weakest sandbox that programs may run in here, see `harness doctor`."""
+
+        def __post_init__(self) -> None:
+            if min(self.cpu_s, self.least_cpu_s, self.reference_factor, self.time_factor) <= 0:
+                raise ValueError("time limits and factors must be above 0")
+            if self.n_tests < 1 or (self.n_workers is not None and self.n_workers < 1):
+                raise ValueError("n_tests and n_workers must be at least 1")
+            if self.comparison == "floats" and self.tolerance <= 0:
+                raise ValueError("comparison = 'floats' needs a tolerance above 0, such as 1e-6")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @functools.cached_property
+    def _pool(self) -> Pool:
+        return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
+
+    def facts(self) -> Mapping[str, str]:
+        """What the judging depended on. Raises UsageError where programs must not be run."""
+        return {"sandbox": self._pool.level.title}
+
+    def grade(self, problem: Problem[ProgramReference | EvalPlusReference], completion: Completion) -> Verdict:
+        program = program_in(completion.text)
+        if program is None:
+            cut = completion.finish_reason == "length"
+            return Verdict("incorrect", 0.0, reason="truncated" if cut else "no program in the reply")
+        reference = problem.reference
+        if isinstance(reference, ProgramReference) and reference.excluded_because and reference.checker is None:
+            return Verdict("ungraded", None, program, f"excluded: {reference.excluded_because}")
+        if len(program.encode("utf-8", "replace")) > _MOST_SOURCE_BYTES:
+            return Verdict("incorrect", 0.0, reason="CE: more than 256 KiB of source", details={"verdict": "CE"})
+        try:
+            if isinstance(reference, EvalPlusReference):
+                return self._evalplus(problem.id, reference, program)
+            return self._program(reference, program)
+        except (SandboxError, DataError) as error:
+            return Verdict("ungraded", None, program, str(error))
+
+    def grade_many(
+        self, items: Iterable[tuple[Problem[ProgramReference | EvalPlusReference], Completion]]
+    ) -> Iterator[Verdict]:
+        """Verdicts in the order of the items, as many at a time as there are workers."""
+        with concurrent.futures.ThreadPoolExecutor(self._pool.n_workers) as threads:
+            yield from threads.map(lambda item: self.grade(*item), items)
+
+    # --- stdin and functions ------------------------------------------------------------------------------------
+
+    def _program(self, reference: ProgramReference, source: str) -> Verdict:
+        tests = self._chosen(reference.tests.read())
+        if not tests:
+            return Verdict("ungraded", None, source, "the problem has no tests")
+        program = Program(source, PRELUDE if self.config.prelude else "")
+        allowed = self._allowance(reference.time_limit_s, reference.memory_limit_bytes, 1 << 30, None)
+        if reference.function_name is None:
+            scripts = [self._script_test(reference, test) for test in tests]
+            report = judge_script(self._pool, program, scripts, allowed)
+        else:
+            functions = [self._function_test(test, allowed.cpu_s) for test in tests]
+            report = judge_function(self._pool, program, reference.function_name, functions, allowed)
+        place = report.first_failure
+        details = {} if place is None else _failing(tests[place])
+        return self._verdict(source, report, {**details, "coverage": reference.coverage})
+
+    def _script_test(self, reference: ProgramReference, test: ProgramTest) -> ScriptTest:
+        stdin, expected = (text.encode("utf-8", "surrogateescape") for text in (test.input, test.output))
+
+        def accepts(output: bytes) -> bool:
+            if reference.checker is not None:
+                return self._checked(reference.checker, test, output)
+            return is_expected(self.config.comparison, output, expected, self.config.tolerance)
+
+        return ScriptTest(stdin, expected, accepts)
+
+    def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
+        """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
+        if len(output) > room_for(test.output.encode("utf-8", "surrogateescape")):
+            return False
+        prelude = checker_prelude(test.input, test.output, output.decode("utf-8", "replace"))
+        execution = self._pool.run(Program(checker, prelude), b"", _CHECKER_LIMITS)
+        if execution.status != "exited" or execution.exit_code != 0:
+            raise SandboxError(f"the problem's checker failed: {execution.status}, {shown(execution.stderr[-300:])}")
+        return execution.stdout.strip() in (b"1", b"1.0", b"True")
+
+    def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
+        try:
+            arguments = [json.loads(line) for line in test.input.split("\n") if line.strip()]
+            expected = json.loads(test.output)
+        except ValueError as error:
+            raise DataError(f"a test is not of JSON values: {error}") from None
+        encoded = encode(expected)
+
+        def accepts(body: bytes) -> bool:
+            if body == encoded:
+                return True
+            try:
+                got = with_lists(decode(body))
+            except NotPlainError:
+                return False
+            return close_or_equal(decode(encoded), got, self.config.tolerance)
+
+        return FunctionTest(arguments, cpu_s, 4 * len(encoded) + 4096, accepts)
+
+    def _chosen(self, tests: Sequence[ProgramTest]) -> Sequence[ProgramTest]:
+        if self.config.tests == "all":
+            return tests
+        by_length = sorted(range(len(tests)), key=lambda place: (-len(tests[place].input), place))
+        return [tests[place] for place in sorted(by_length[: self.config.n_tests])]
+
+    # --- HumanEval+ and MBPP+ -----------------------------------------------------------------------------------
+
+    def _evalplus(self, problem_id: str, reference: EvalPlusReference, source: str) -> Verdict:
+        config = self.config
+        allowed = self._allowance(config.least_cpu_s, None, 4 << 30, 60.0)
+        report, n_base, failing = judge_evalplus(
+            self._pool, problem_id, reference, source, allowed, config.reference_factor, config.inputs == "plus"
+        )
+        base = report.n_passed if report.first_failure is None else report.first_failure
+        sets = {"base": "passed" if base >= n_base else "failed"}
+        return self._verdict(source, report, {**failing, **sets})
+
+    # --- both ---------------------------------------------------------------------------------------------------
+
+    def _allowance(
+        self, cpu_s: float | None, memory_bytes: int | None, usual_memory: int, usual_total: float | None
+    ) -> Allowance:
+        config = self.config
+        memory = next(m for m in (memory_bytes, config.memory_bytes, usual_memory) if m is not None)
+        total = config.total_cpu_s if config.total_cpu_s is not None else usual_total
+        return Allowance(
+            cpu_s=(cpu_s if cpu_s is not None else config.cpu_s) * config.time_factor,
+            memory_bytes=memory,
+            total_cpu_s=total,
+            runs_all_tests=config.reward == "fraction",
+            retries_timeouts=config.retries_timeouts,
+        )
+
+    def _verdict(self, source: str, report: Report, more: Mapping[str, Any]) -> Verdict:
+        place = report.first_failure
+        share = report.n_passed / report.n_tests
+        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "sandbox": self._pool.level.title}
+        details = {**more, **counts, **report.used()}
+        if place is None:
+            return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
+        finding = report.findings[place]
+        cause = f" ({finding.cause})" if finding.cause else ""
+        reward = share if self.config.reward == "fraction" else 0.0
+        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
+        return Verdict("incorrect", reward, source, f"{finding.code} on test {place + 1}{cause}", {**told, **details})
+
+
+def _failing(test: ProgramTest) -> dict[str, str]:
+    return {
+        "origin": test.origin,
+        "input": shown(test.input.encode("utf-8", "replace")),
+        "expected": shown(test.output.encode("utf-8", "replace")),
+    }
+
+
+GRADER: type[Grader[ProgramReference | EvalPlusReference]] = CodeGrader

@@ -1,0 +1,57 @@
+"""Which files a program may read, held by Landlock: the interpreter's own, and the packages it was allowed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+
+from . import kernel
+
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_NOT_FOR_PROGRAMS = ("site-packages", "dist-packages", "ensurepip", "idlelib", "test", "lib2to3", "config-")
+_LIBRARIES = ("/lib64", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+_TIME_AND_CHANCE = ("/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom")
+
+
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+
+
+def mounted(packages: Sequence[str]) -> list[str]:
+    """The paths that make up the view of a jail. Not all below them may be read, see `readable`."""
+    triplets = [f"{start}/lib/{kernel.MACHINE}-linux-gnu" for start in ("", "/usr")]
+    wanted = [STANDARD_LIBRARY, *_shared_libraries(), *packages, *triplets, *_LIBRARIES, *_TIME_AND_CHANCE]
+    return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
+
+
+def readable(packages: Sequence[str]) -> list[str]:
+    """Every path that programs may read, and what is below it. site-packages lies within the standard library."""
+    names = sorted(os.listdir(STANDARD_LIBRARY))
+    modules = [f"{STANDARD_LIBRARY}/{name}" for name in names if not name.startswith(_NOT_FOR_PROGRAMS)]
+    return [*modules, *(path for path in mounted(packages) if path != STANDARD_LIBRARY)]
+
+
+def _shared_libraries() -> list[str]:
+    folder = f"{sys.base_prefix}/lib"
+    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if ".so" in name]
+
+
+def ruleset(paths: Sequence[str]) -> int:
+    """A Landlock ruleset: files below these paths can be read, and nothing else. Raises OSError without Landlock."""
+    version = kernel.landlock_version()
+    if version < 1:
+        raise OSError("the kernel has no Landlock")
+    handled = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    rules = kernel.landlock_ruleset(handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0, size)
+    for path in paths:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        access = _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE
+        kernel.landlock_allow(rules, access, fd)
+        os.close(fd)
+    # The folder itself may be listed, as imports do; that shows names, not contents.
+    fd = os.open(STANDARD_LIBRARY, os.O_PATH | os.O_CLOEXEC)
+    kernel.landlock_allow(rules, _READ_DIR, fd)
+    os.close(fd)
+    return rules

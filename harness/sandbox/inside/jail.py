@@ -1,0 +1,123 @@
+"""Namespaces around a worker: its own users, processes, mounts, network, message queues and host name.
+
+Entered once per worker. Inside, the root is an empty file system with the readable paths mounted read-only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from . import kernel
+
+NOBODY = 65534
+_ALL = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+)
+_NEW_ROOT = "/tmp"  # exists everywhere, and is covered in our own view alone
+_READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+
+
+def enter(paths: Sequence[str]) -> int:
+    """Go on as process 1 of new namespaces, as nobody where the caller was root.
+
+    The process that called stays outside and waits, so that its parent sees one child. Returns a descriptor of the
+    process namespace, to come back to after each program was given one of its own. Raises OSError where the kernel
+    or its policy does not allow it.
+    """
+    _unshare_mapped()
+    child = os.fork()
+    if child:
+        _wait_outside(child)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    _change_root(paths)
+    if os.geteuid() == 0:
+        become_nobody(keep_capabilities=True)
+    return own
+
+
+def become_nobody(*, keep_capabilities: bool = False) -> None:
+    if keep_capabilities:
+        kernel.prctl(kernel.PR_SET_SECUREBITS, kernel.SECBIT_NO_SETUID_FIXUP)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # or /proc/self would be root's
+
+
+def _unshare_mapped() -> None:
+    """New namespaces, with the users of the old one mapped by a helper that stays outside."""
+    user, group = os.geteuid(), os.getegid()
+    ready, go = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        status = 1
+        try:
+            os.close(go)
+            if os.read(ready, 1):
+                _write_maps(os.getppid(), user, group)
+                status = 0
+        finally:
+            os._exit(status)
+    try:
+        kernel.unshare(_ALL)
+        os.write(go, b"u")
+    finally:
+        os.close(ready)
+        os.close(go)
+        failed = os.waitpid(helper, 0)[1]
+    if failed:
+        raise OSError("the users of a new namespace can't be mapped")
+
+
+def _write_maps(pid: int, user: int, group: int) -> None:
+    nobody = [NOBODY] if user == 0 else []
+    if user != 0:
+        _write(f"/proc/{pid}/setgroups", "deny")
+    _write(f"/proc/{pid}/gid_map", "".join(f"{g} {g} 1\n" for g in [group, *nobody]))
+    _write(f"/proc/{pid}/uid_map", "".join(f"{u} {u} 1\n" for u in [user, *nobody]))
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, text.encode())
+    os.close(fd)
+
+
+def _wait_outside(child: int) -> None:
+    os.closerange(0, 1024)
+    os.waitpid(child, 0)
+    os._exit(0)
+
+
+def _change_root(paths: Sequence[str]) -> None:
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    sources = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths}
+    kernel.mount("none", _NEW_ROOT, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
+    os.chdir(_NEW_ROOT)
+    for path, source in sources.items():
+        target = f"{_NEW_ROOT}{path}"
+        os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+        if os.path.isdir(path):
+            os.makedirs(target, mode=0o755, exist_ok=True)
+        elif not os.path.exists(target):
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        kernel.mount(f"/proc/self/fd/{source}", target, "", kernel.MS_BIND)
+        kernel.mount("none", target, "", _READ_ONLY | _locked_flags(target))
+        os.close(source)
+    kernel.pivot_root_here()
+    os.chdir("/")
+    kernel.mount("none", "/", "", _READ_ONLY)
+
+
+def _locked_flags(path: str) -> int:
+    """What a mount forbids already has to be forbidden again, or the kernel refuses the change."""
+    flags = os.statvfs(path).f_flag
+    same = os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
+    return flags & same | (kernel.MS_RELATIME if flags & os.ST_RELATIME else 0)

@@ -1,0 +1,139 @@
+"""Plain data as text: how arguments go into a program and answers come out. No pickle, no code, exact types.
+
+JSON's own values stand for themselves; anything else is an object with one key that says what it is. Encoding takes
+instances of subclasses for the base class, through the base class's own methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import marshal
+import math
+from collections.abc import Callable
+from typing import Any
+
+MOST_LEVELS = 64
+_LONG_BITS = 13_000  # under the 4300 digits that Python reads at once
+_GIANT_BYTES = 16 << 20
+_NUMBERS = (int, float)
+_JSON_KINDS = frozenset((int, float, str, bool, type(None)))
+
+_SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset)
+
+Builder = Callable[[str, Any], Any]
+
+
+class NotPlainError(ValueError):
+    """A value that is not plain data, or a text that does not stand for any."""
+
+
+def encode(value: object) -> str:
+    """Raises NotPlainError. A giant value becomes its digest, which can be compared and nothing else."""
+    digest = _digest_of_giant(value)
+    if digest is not None:
+        return json.dumps({"digest": digest})
+    try:
+        try:
+            return _text(_simple(value, 0, exact=False))
+        except ValueError:  # there is an infinity, nan or a number of thousands of digits, which JSON has no place for
+            return _text(_simple(value, 0, exact=True))
+    except (RecursionError, ValueError) as error:
+        raise NotPlainError(str(error)) from None
+
+
+def _text(simple: object) -> str:
+    return json.dumps(simple, allow_nan=False, separators=(",", ":"))
+
+
+def _digest_of_giant(value: object) -> str | None:
+    try:
+        # Version 2 is the last that depends on the value alone. It is never read again.
+        written = marshal.dumps(value, 2)  # type: ignore[arg-type]
+    except ValueError:
+        return None
+    return hashlib.sha256(written).hexdigest() if len(written) > _GIANT_BYTES else None
+
+
+def decode(text: str | bytes, build: Builder) -> Any:
+    """The value of a text. Containers JSON does not have are made by `build(tag, content)`."""
+
+    def untagged(pairs: list[tuple[str, Any]]) -> Any:
+        if len(pairs) != 1:
+            raise NotPlainError(f"an object with {len(pairs)} keys")
+        return build(*pairs[0])
+
+    try:
+        return json.loads(text, object_pairs_hook=untagged, parse_constant=_refuse)
+    except NotPlainError:
+        raise
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:
+        raise NotPlainError(f"{type(error).__name__}: {error}") from None
+
+
+def _refuse(name: str) -> Any:
+    raise NotPlainError(name)
+
+
+def number(tag: str, content: Any) -> Any:
+    """The value of a tagged number or bytes."""
+    if type(content) is str:
+        if tag == "int":
+            return int(content, 16)
+        if tag == "float" and content in ("inf", "-inf", "nan"):
+            return float(content)
+        if tag == "bytes":
+            return bytes.fromhex(content)
+    if tag == "complex" and type(content) is list and len(content) == 2 and all(type(x) is float for x in content):
+        return complex(*content)
+    raise NotPlainError(f"unknown: {tag[:20]}")
+
+
+def real(tag: str, content: Any) -> Any:
+    """Builds Python's own containers: for values that are ours."""
+    if tag == "tuple":
+        return tuple(content)
+    if tag == "dict":
+        return dict(content)
+    if tag == "set":
+        return set(content)
+    if tag == "frozenset":
+        return frozenset(content)
+    return number(tag, content)
+
+
+def _simple(value: Any, level: int, *, exact: bool) -> Any:
+    """A value of JSON's types; `exact` where a number in it may be one that JSON does not have."""
+    kind = type(value)
+    if value is None or kind is bool or kind is str or (kind in _NUMBERS and not exact):
+        return value
+    if kind is list and not exact and _JSON_KINDS.issuperset(map(type, value)):
+        return value
+    if level > MOST_LEVELS:
+        raise NotPlainError(f"more than {MOST_LEVELS} levels deep")
+    if issubclass(kind, dict):
+        pairs = dict.items(value)
+        return {"dict": [[_simple(one, level + 1, exact=exact) for one in pair] for pair in pairs]}
+    for base in _SEQUENCES:
+        if issubclass(kind, base):
+            items = [_simple(item, level + 1, exact=exact) for item in base.__iter__(value)]
+            return items if base is list else {base.__name__: items}
+    return _atom(value, kind)
+
+
+def _atom(value: Any, kind: type) -> Any:
+    if issubclass(kind, int):
+        integer = int.__pos__(value)
+        return integer if integer.bit_length() < _LONG_BITS else {"int": hex(integer)}
+    if issubclass(kind, float):
+        real_number = float.__pos__(value)
+        return real_number if math.isfinite(real_number) else {"float": repr(real_number)}
+    if issubclass(kind, complex):
+        return {"complex": [_atom(complex.__dict__[part].__get__(value), float) for part in ("real", "imag")]}
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, (bytes, bytearray)):
+        return {"bytes": bytes(value).hex()}
+    if kind.__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and type(value.item()).__module__ == "builtins":
+        return _atom(value.item(), type(value.item()))
+    raise NotPlainError(kind.__name__)

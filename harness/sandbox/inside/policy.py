@@ -1,0 +1,143 @@
+"""Which system calls a program may make, as the binary filter the kernel takes. Everything not named is refused.
+
+One process: no other process can be made, seen, signalled or traced; no sockets but a pair within the process; files
+are read only. Numbers are those of Linux 6.1's headers for x86-64 and aarch64.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+
+Code = list[tuple[int, int, int, int]]
+
+# name, number on x86-64, number on aarch64 (- where it does not exist)
+_ALLOWED = """
+read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, preadv 295 69, pwritev 296 70,
+preadv2 327 286, pwritev2 328 287, lseek 8 62, close 3 57, close_range 436 436, fstat 5 80, newfstatat 262 79,
+stat 4 -, lstat 6 -, statx 332 291, access 21 -, faccessat 269 48, faccessat2 439 439, readlink 89 -,
+readlinkat 267 78, getcwd 79 17, getdents64 217 61, mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216,
+madvise 28 233, brk 12 214, msync 26 227, fadvise64 221 223, ftruncate 77 46, fsync 74 82, fdatasync 75 83,
+futex 202 98, set_robust_list 273 99, get_robust_list 274 100, rseq 334 293, set_tid_address 218 96, exit 60 93,
+exit_group 231 94, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
+rt_sigsuspend 130 133, rt_sigtimedwait 128 137, sigaltstack 131 132, pause 34 -, restart_syscall 219 128,
+gettid 186 178, getpid 39 172, getppid 110 173, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177,
+getresuid 118 148, getresgid 120 150, getgroups 115 158, getpgrp 111 -, getpgid 121 155, getsid 124 156,
+umask 95 166, uname 63 160, sysinfo 99 179, getrusage 98 165, times 100 153, clock_gettime 228 113,
+clock_getres 229 114, clock_nanosleep 230 115, nanosleep 35 101, gettimeofday 96 169, time 201 -,
+getitimer 36 102, setitimer 38 103, alarm 37 -, getrandom 318 278, getcpu 309 168, sched_yield 24 124,
+sched_getaffinity 204 123, getpriority 140 141, getrlimit 97 163, setrlimit 160 164, poll 7 -, ppoll 271 73,
+select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -,
+epoll_pwait 281 22, eventfd2 290 19, pipe 22 -, pipe2 293 59, dup 32 23, dup2 33 -, dup3 292 24, sendto 44 206,
+recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsockopt 55 209
+"""
+# Allowed on a condition, see `_conditions`.
+_CONDITIONAL = """
+open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, prlimit64 302 261, prctl 157 167, ioctl 16 29,
+fcntl 72 25, socketpair 53 199
+"""
+# "Not implemented" makes libraries fall back on an older call; "not permitted" would not.
+_NOT_IMPLEMENTED = "clone3 435 435, openat2 437 437"
+_NEWEST_NUMBER = 450
+
+_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture word
+
+_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+_CLONE_THREAD = 0x10000
+_WRITING_FLAGS = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000  # WRONLY, RDWR, CREAT, TRUNC, APPEND, TMPFILE
+_PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+# Not F_SETOWN and F_SETSIG (signals to others), not F_SETLK (a channel between programs), not F_SETPIPE_SZ.
+_FCNTLS = (0, 1, 2, 3, 4, 1030, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, GET_SEALS
+_AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2000000 | 0o4000
+OWN_PID = 0x7EADBEEF
+"""Stands in the filter for the pid of the program, which is known only after the fork."""
+
+
+def numbers(table: str, machine: str) -> dict[str, int]:
+    column = 1 if machine == "x86_64" else 2
+    rows = [row.split() for row in table.replace("\n", " ").split(",")]
+    return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
+
+
+def compile_filter(machine: str, *, may_open: bool) -> bytes:
+    """The filter of a machine. Without `may_open` no file can be opened at all."""
+    actions: dict[int, Code] = {number: [_ret(_ALLOW)] for number in numbers(_ALLOWED, machine).values()}
+    actions.update({number: [_ret(_ENOSYS)] for number in numbers(_NOT_IMPLEMENTED, machine).values()})
+    conditions = _conditions(may_open=may_open)
+    actions.update({number: conditions[name] for name, number in numbers(_CONDITIONAL, machine).items()})
+    head = [_load(4), _equal(_ARCHITECTURE[machine], 1, 0), _ret(_KILL), _load(0)]
+    if machine == "x86_64":
+        head += [_at_least(_X32_NUMBERS, 0, 1), _ret(_KILL)]
+    code = head + _tree(_intervals(actions))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def with_pid(code: bytes, pid: int) -> bytes:
+    return code.replace(struct.pack("=I", OWN_PID), struct.pack("=I", pid))
+
+
+def _conditions(*, may_open: bool) -> Mapping[str, Code]:
+    def opening(argument: int) -> Code:
+        return [_load_argument(argument), _any_bit(_WRITING_FLAGS, 0, 1), _ret(_EPERM), _ret(_ALLOW)]
+
+    refused = [_ret(_EPERM)]
+    is_unix = [_load_argument(0), _equal(_AF_UNIX, 1, 0), _ret(_EPERM)]
+    type_alone: Code = [_load_argument(1), (0x54, 0, 0, ~_SOCK_FLAGS & 0xFFFFFFFF)]
+    return {
+        "open": opening(1) if may_open else refused,
+        "openat": opening(2) if may_open else refused,
+        "clone": [_load_argument(0), _any_bit(_CLONE_THREAD, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
+        "tgkill": _one_of(0, (OWN_PID,)),
+        "kill": _one_of(0, (OWN_PID,)),
+        "prlimit64": _one_of(0, (0,)),
+        "prctl": _one_of(0, _PRCTL_NAMES),
+        "ioctl": _one_of(1, _IOCTLS),
+        "fcntl": _one_of(1, _FCNTLS),
+        "socketpair": [*is_unix, *type_alone, _equal(_SOCK_STREAM, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
+    }
+
+
+def _one_of(argument: int, values: Sequence[int]) -> Code:
+    tests = [_equal(value, len(values) - place, 0) for place, value in enumerate(values)]
+    return [_load_argument(argument), *tests, _ret(_EPERM), _ret(_ALLOW)]
+
+
+def _intervals(actions: Mapping[int, Code]) -> list[tuple[int, Code]]:
+    """(first number, what is done from there on), neighbours with one answer merged."""
+    found: list[tuple[int, Code]] = []
+    for number in range(_NEWEST_NUMBER + 1):
+        action = actions.get(number, [_ret(_EPERM)])
+        if not found or found[-1][1] != action:
+            found.append((number, action))
+    return [*found, (_NEWEST_NUMBER + 1, [_ret(_ENOSYS)])]
+
+
+def _tree(intervals: Sequence[tuple[int, Code]]) -> Code:
+    """A binary search: the kernel tries the filter on every number once, so a list would cost."""
+    if len(intervals) == 1:
+        return intervals[0][1]
+    middle = len(intervals) // 2
+    below, above = _tree(intervals[:middle]), _tree(intervals[middle:])
+    # Conditional jumps reach 255 instructions, the plain one any distance.
+    return [_at_least(intervals[middle][0], 0, 1), (0x05, 0, 0, len(below)), *below, *above]
+
+
+def _load(offset: int) -> tuple[int, int, int, int]:
+    return (0x20, 0, 0, offset)
+
+
+def _load_argument(place: int) -> tuple[int, int, int, int]:
+    return _load(16 + 8 * place)  # the low half: every argument tested here is 32 bits wide
+
+
+def _ret(action: int) -> tuple[int, int, int, int]:
+    return (0x06, 0, 0, action)
+
+
+def _jump(code: int) -> Callable[[int, int, int], tuple[int, int, int, int]]:
+    return lambda value, if_so, if_not: (code, if_so, if_not, value)
+
+
+_equal, _at_least, _any_bit = _jump(0x15), _jump(0x35), _jump(0x45)

@@ -1,0 +1,152 @@
+"""Runs one untrusted program in a process that is sealed already. Whatever happens here is the program's own doing."""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import json
+import os
+import struct
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import IO, Any, NoReturn
+
+from . import plain
+
+DID_NOT_COMPILE = 120
+"""The exit code that says so. A program that uses it is called what it says."""
+ANSWERS_FD = 3
+_FILE_NAME = "main.py"
+_THREAD_STACK_BYTES = 16 << 20
+
+
+def run(payload: bytes) -> NoReturn:
+    job = json.loads(payload)
+    _set_up_interpreter()
+    if job["function"] is None:
+        status = _ending_of(lambda: _run_main(job["source"], job["prelude"]))
+        _leave(status)
+    _leave(_ending_of(lambda: _call_function(job)))
+
+
+def _set_up_interpreter() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
+        del sys.modules[name]
+    for name, file in (
+        ("stdin", _text_file(0, "r")),
+        ("stdout", _text_file(1, "w")),
+        ("stderr", _text_file(2, "w", 1)),
+    ):
+        setattr(sys, name, file)
+        setattr(sys, f"__{name}__", file)
+    sys.argv = [_FILE_NAME]
+    threading.stack_size(_THREAD_STACK_BYTES)
+
+
+def _text_file(fd: int, mode: str, buffering: int = -1) -> IO[Any]:
+    # By open(), not by hand: programs read .buffer, .fileno(), .mode and .name.
+    return open(fd, mode, buffering, encoding="utf-8", errors="surrogateescape", closefd=False)
+
+
+def _module(name: str, prelude: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__dict__.update({"__builtins__": builtins, "__file__": _FILE_NAME})
+    sys.modules[name] = module
+    if prelude:
+        exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _compiled(source: str) -> types.CodeType:
+    try:
+        # A lone surrogate can't be encoded, and is a syntax error this way.
+        return compile(source.encode("utf-8", "surrogatepass"), _FILE_NAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        os._exit(DID_NOT_COMPILE)
+
+
+def _run_main(source: str, prelude: str) -> None:
+    code = _compiled(source)
+    exec(code, _module("__main__", prelude).__dict__)
+
+
+def _ending_of(work: Callable[[], None]) -> int:
+    """The exit status that Python itself would end with."""
+    try:
+        work()
+    except SystemExit as leaving:
+        if leaving.code is None:
+            return 0
+        if isinstance(leaving.code, int):
+            return leaving.code & 0xFF
+        sys.stderr.write(f"{leaving.code}\n")
+        return 1
+    except BaseException as error:
+        error = error.with_traceback(_own_frames(error.__traceback__))
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _own_frames(frames: types.TracebackType | None) -> types.TracebackType | None:
+    while frames is not None and frames.tb_frame.f_code.co_filename != _FILE_NAME:
+        frames = frames.tb_next
+    return frames
+
+
+def _leave(status: int) -> NoReturn:
+    """What Python does at its end: threads are waited for, exit functions run, files flushed."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:
+        status = status if status else 1
+    os._exit(status)
+
+
+# --- functions --------------------------------------------------------------------------------------------------
+
+
+def _call_function(job: dict[str, Any]) -> None:
+    code = _compiled(job["source"])
+    # Not __main__: a program's main guard would run, and read a stdin that has nothing.
+    module = _module("solution", job["prelude"])
+    exec(code, module.__dict__)
+    function = _found(module, job["function"])
+    _say(b"loaded", b"")
+    for arguments in job["arguments"]:
+        _answer(function, plain.decode(arguments, plain.real))
+
+
+def _found(module: types.ModuleType, name: str) -> Callable[..., Any]:
+    solution = module.__dict__.get("Solution")
+    if name not in module.__dict__ and isinstance(solution, type):
+        method: Callable[..., Any] = getattr(solution(), name)
+        return method
+    function: Callable[..., Any] = module.__dict__[name]
+    return function
+
+
+def _answer(function: Callable[..., Any], arguments: Any) -> None:
+    """Call once, and say what came back. A wrong saying is no more than a wrong answer."""
+    try:
+        value = function(*arguments)
+    except BaseException as error:
+        _say(b"raised", type(error).__name__.encode("utf-8", "replace"))
+        return
+    try:
+        body = plain.encode(value).encode()
+    except BaseException as error:
+        _say(b"opaque", f"{type(value).__name__}: {error}".encode("utf-8", "replace"))
+    else:
+        _say(b"value_", body)
+
+
+def _say(kind: bytes, body: bytes) -> None:
+    frame = memoryview(struct.pack("<6sI", kind, len(body)) + body)
+    while frame:
+        frame = frame[os.write(ANSWERS_FD, frame) :]

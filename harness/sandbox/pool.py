@@ -1,0 +1,139 @@
+"""Workers lent to whoever runs programs: started when first needed, replaced when they fail, alone when asked."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+from harness.core.errors import SandboxError, UsageError
+from harness.core.types import Call, Execution, Limits, Program
+from harness.sandbox import levels, worker
+from harness.sandbox.levels import MEANING, Level
+from harness.sandbox.worker import Job, Worker
+
+_ATTEMPTS = 3
+
+
+class Pool:
+    """A sandbox of several workers, for any number of threads. Verdicts don't depend on how many there are."""
+
+    def __init__(self, level: Level, n_workers: int) -> None:
+        self.level = level
+        self.n_workers = n_workers
+        self._idle: list[Worker] = []
+        self._places = threading.BoundedSemaphore(n_workers)
+        self._lock, self._only_one_alone = threading.Lock(), threading.Lock()
+        self._n_running = 0
+        self._owner = os.getpid()
+        atexit.register(self.close)
+
+    def run(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
+        return self._run(worker.script(program, stdin), limits)
+
+    def call(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
+        if not calls:
+            raise ValueError("a function is called at least once")
+        return self._run(worker.function(program, function, calls), limits)
+
+    def run_alone(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
+        """`run` while no other program runs in this pool."""
+        with self._alone() as lent:
+            return self._attempt(lent, worker.script(program, stdin), limits)
+
+    def call_alone(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
+        with self._alone() as lent:
+            return self._attempt(lent, worker.function(program, function, calls), limits)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether times measured now are those of a loaded machine."""
+        n_cores = os.cpu_count()
+        return self._n_running > 0 or os.getloadavg()[0] > (n_cores if n_cores is not None else 1)
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for each in idle:
+            each.close()
+
+    def _run(self, job: Job, limits: Limits) -> Execution:
+        with self._places, self._lent() as lent:
+            return self._attempt(lent, job, limits)
+
+    def _attempt(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
+        """A failure here is never the program's: it had not begun. So another worker may try."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(SandboxError):
+                return self._on_a_worker(lent, job, limits)
+        return self._on_a_worker(lent, job, limits)
+
+    def _on_a_worker(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
+        if not lent:
+            lent.append(Worker(self.level))
+        try:
+            return lent[0].run(job, limits)
+        except BaseException:
+            lent.pop().close()
+            raise
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[list[Worker]]:
+        if self._owner != os.getpid():
+            raise SandboxError("a sandbox was carried over a fork; open another one in the new process")
+        with self._lock:
+            self._n_running += 1
+            lent = [self._idle.pop()] if self._idle else []
+        try:
+            yield lent
+        finally:
+            with self._lock:
+                self._n_running -= 1
+                self._idle += lent
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[list[Worker]]:
+        with self._only_one_alone, contextlib.ExitStack() as stack:
+            for _ in range(self.n_workers):
+                stack.enter_context(self._places)
+            yield stack.enter_context(self._lent())
+
+
+@functools.cache
+def strongest() -> tuple[Level, tuple[tuple[Level, str], ...]]:
+    """The strongest level that works here, tried for real, and why the stronger ones do not."""
+    levels.refuse_other_systems()
+    failures: list[tuple[Level, str]] = []
+    for level in sorted(Level, reverse=True):
+        try:
+            Worker(level).close()
+        except SandboxError as error:
+            failures.append((level, str(error)))
+        else:
+            return level, tuple(failures)
+    raise UsageError(f"no program can be run here, not even with limits alone: {failures[-1][1]}")
+
+
+def open_pool(least: Level = Level.SEALED, n_workers: int | None = None) -> Pool:
+    """A pool at the strongest level. Raises UsageError where that is weaker than `least`."""
+    level, failures = strongest()
+    if level < least:
+        reasons = "; ".join(f"{failed.title}: {why}" for failed, why in failures)
+        raise UsageError(
+            f"programs of a model are run at the level {least.title!r} or better, and this machine has {level.title!r} "
+            f"({MEANING[level]}); {reasons}; to run them all the same, set the grader's least_level to {level.title!r}"
+        )
+    return shared(level, n_workers if n_workers is not None else _n_cores(), os.getpid())
+
+
+@functools.cache
+def shared(level: Level, n_workers: int, _process: int) -> Pool:
+    """One pool for all graders of a process."""
+    return Pool(level, n_workers)
+
+
+def _n_cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)))

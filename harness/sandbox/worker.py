@@ -1,0 +1,217 @@
+"""One worker seen from outside: started as a fresh process, given programs one at a time, replaced when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import SandboxError
+from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
+from harness.sandbox import levels
+from harness.sandbox.answers import AnswerWatch
+from harness.sandbox.inside import plain
+from harness.sandbox.inside.programs import DID_NOT_COMPILE
+from harness.sandbox.levels import Level
+
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import inside.zygote as z; del sys.path[0]; "
+    "z.main(int(sys.argv[2]), sys.argv[3] == 'first')"
+)
+# From nothing: what is in the environment of the caller is nobody's business inside.
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "HOME": "/",
+}
+_MESSAGE_BYTES = 1 << 16
+_START_S = 60.0
+_GRACE_S = 5.0
+_STDERR_BYTES = 16 << 10
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_DEATHS_OF_MEMORY = (signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL)
+_COMPLAINTS_OF_MEMORY = (b"MemoryError", b"numpy._core._exceptions._ArrayMemoryError")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One process to be: what it is told, and whether it answers calls."""
+
+    payload: bytes
+    stdin: bytes = b""
+    calls: Sequence[Call] = ()
+
+
+def script(program: Program, stdin: bytes) -> Job:
+    return Job(_payload(program, None, ()), stdin)
+
+
+def function(program: Program, name: str, calls: Sequence[Call]) -> Job:
+    return Job(_payload(program, name, [plain.encode(list(call.arguments)) for call in calls]), b"", calls)
+
+
+def _payload(program: Program, name: str | None, arguments: Sequence[str]) -> bytes:
+    told = {"source": program.source, "prelude": program.prelude, "function": name, "arguments": arguments}
+    return json.dumps(told).encode()
+
+
+class Worker:
+    """Raises SandboxError where it can't be started, or doesn't do what it is for."""
+
+    def __init__(self, level: Level) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._complaints = os.memfd_create("complaints")
+        with theirs:
+            folder = str(Path(__file__).parent)
+            flags = ["-I", "-S", "-B", "-X", "utf8", "-c", _START]
+            self._process = subprocess.Popen(
+                [levels.interpreter(), *flags, folder, str(theirs.fileno()), "first"],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._complaints,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        self._socket.settimeout(_START_S)
+        try:
+            self._socket.send(_settings(level))
+            self.facts = self._reply()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def run(self, job: Job, limits: Limits) -> Execution:
+        with contextlib.ExitStack() as stack:
+            given = [stack.enter_context(_memory_file(data, sealed=True)) for data in (job.payload, job.stdin)]
+            stdout, stderr = (stack.enter_context(_memory_file(b"", sealed=False)) for _ in range(2))
+            watch = stack.enter_context(AnswerWatch(job.calls)) if job.calls else None
+            fds = [*given, stdout, stderr, *([watch.their_end] if watch is not None else [])]
+            request = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
+            self._socket.settimeout(limits.wall_s + _GRACE_S)
+            ended = self._exchange(json.dumps(request).encode(), fds, watch)
+            if ended["trouble"] is not None:
+                raise SandboxError(f"a worker could not seal a program's process: {ended['trouble']}")
+            return _execution(ended, limits, stdout, stderr, watch)
+
+    def _exchange(self, request: bytes, fds: Sequence[int], watch: AnswerWatch | None) -> dict[str, Any]:
+        try:
+            socket.send_fds(self._socket, [request], list(fds))
+            if watch is not None:
+                watch.close_their_end()
+                if (ended := watch.collect(self._socket)) is not None:
+                    return ended
+        except OSError as error:
+            raise SandboxError(f"a worker is gone: {error}; {self._complaint()}") from None
+        while "clock" in (reply := self._reply()):
+            pass
+        return reply
+
+    def _reply(self) -> dict[str, Any]:
+        try:
+            message = self._socket.recv(_MESSAGE_BYTES)
+        except OSError as error:
+            raise SandboxError(f"a worker does not answer: {error}; {self._complaint()}") from None
+        if not message:
+            raise SandboxError(f"a worker ended: {self._complaint()}")
+        reply: dict[str, Any] = json.loads(message)
+        if "failed" in reply:
+            raise SandboxError(reply["failed"])
+        return reply
+
+    def _complaint(self) -> str:
+        return os.pread(self._complaints, 2000, 0).decode(errors="replace").strip() or "it said nothing"
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._process.poll() is None:
+            # The process inside a jail dies with this one.
+            self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._complaints)
+
+
+def _settings(level: Level) -> bytes:
+    places = levels.package_places() if level >= Level.LANDLOCK else {}
+    folders = levels.package_folders(places)
+    told = {
+        "level": level.title,
+        "preload": levels.preloaded(level),
+        "packages": places,
+        "folders": folders,
+        "runtime_is_private": levels.runtime_is_private(folders),
+    }
+    return json.dumps(told).encode()
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes, *, sealed: bool) -> Iterator[int]:
+    fd = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+        if sealed:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        yield fd
+    except OSError as error:
+        raise SandboxError(f"the memory for a program's files is not to be had: {error}") from None
+    finally:
+        os.close(fd)
+
+
+def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, watch: AnswerWatch | None) -> Execution:
+    code = os.waitstatus_to_exitcode(ended["status"])
+    size = os.fstat(stderr).st_size
+    complaint = os.pread(stderr, _STDERR_BYTES, max(0, size - _STDERR_BYTES))
+    written = os.fstat(stdout).st_size
+    answers: tuple[Answer, ...] = tuple(watch.answers) if watch is not None else ()
+    if watch is not None and (watch.is_complete or watch.cause is not None):
+        ended = {**ended, "killed_for": watch.cause}
+        code = 0
+    return Execution(
+        status=_status(ended, code, complaint, written, limits),
+        exit_code=abs(code),
+        stdout=os.pread(stdout, min(written, limits.keep_bytes + 1), 0),
+        stderr=complaint,
+        cpu_s=ended["cpu_s"],
+        wall_s=ended["wall_s"],
+        memory_bytes=ended["memory_bytes"],
+        answers=answers,
+    )
+
+
+def _status(ended: dict[str, Any], code: int, complaint: bytes, written: int, limits: Limits) -> ExecutionStatus:
+    """By precedence: time before memory before output before the way it ended."""
+    killed_for, died_of, memory = ended["killed_for"], max(-code, 0), ended["memory_bytes"]
+    if killed_for == "cpu" or died_of == signal.SIGXCPU:
+        return "cpu_limit"
+    if killed_for == "wall":
+        return "wall_limit"
+    died_near_limit = died_of in _DEATHS_OF_MEMORY and memory >= 0.9 * limits.memory_bytes
+    said_so = code > 0 and complaint.rstrip().rpartition(b"\n")[2].startswith(_COMPLAINTS_OF_MEMORY)
+    if memory > limits.memory_bytes or died_near_limit or said_so:
+        return "memory_limit"
+    if killed_for == "output" or written >= limits.output_bytes or died_of == signal.SIGXFSZ:
+        return "output_limit"
+    if died_of:
+        return "signalled"
+    return "not_compiled" if code == DID_NOT_COMPILE else "exited"

@@ -97,7 +97,7 @@ class Dataset(Generic[R]):
     sampling: Sampling
     card: Card
 
-    def __init__(self, config: DatasetConfig, grader: Grader[R], sampling: Sampling) -> None:
+    def __init__(self, config: DatasetConfig, grader: Grader[Any], sampling: Sampling) -> None:
         if config.prompt not in self.PROMPTS:
             raise ConfigError(f"{self.id} has no prompt {config.prompt!r}; there is {', '.join(self.PROMPTS)}")
         self.config, self.grader, self.sampling = config, grader, sampling

@@ -1,0 +1,73 @@
+"""What HumanEval+ and MBPP+ share: their files' form, prompts, and solutions that must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from harness.core.data import read_records
+from harness.core.types import Problem, Sampling, Specimen
+from harness.graders._program_reference import EvalPlusReference
+from harness.graders.code import CodeGrader
+from harness.tasks._dataset import Dataset, DatasetConfig, Row
+from harness.tasks._programs import EVALUATION, not_programs
+from harness.tasks._prompts import FUNCTIONS
+
+COLUMNS = ["task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"]
+FIELDS = {
+    "prompt": "the beginning of the program",
+    "entry_point": "the name of the function",
+    "canonical_solution": "a right continuation; the expected outputs are what it returns",
+    "base_input": "the original inputs",
+    "plus_input": "the added ones",
+    "atol": "the absolute tolerance, for floats",
+    "contract": "assertions about the inputs",
+}
+
+
+def rows_of(dataset: Literal["humaneval", "mbpp"]) -> Callable[[Path], Iterator[Row]]:
+    def rows(path: Path) -> Iterator[Row]:
+        for record in read_records(path, COLUMNS):
+            reference = EvalPlusReference(
+                entry_point=record["entry_point"],
+                prompt=record["prompt"],
+                canonical_solution=record["canonical_solution"],
+                base_inputs=record["base_input"],
+                # MBPP+ writes "no added inputs" as an empty object.
+                plus_inputs=record["plus_input"] if record["plus_input"] else [],
+                absolute_tolerance=float(record["atol"]),
+                dataset=dataset,
+            )
+            inputs = (reference.base_inputs, reference.plus_inputs)
+            answer = f"{record['entry_point']} {record['canonical_solution']} {inputs} {record['atol']}"
+            yield Row(record["task_id"], record["prompt"], answer, {}, reference)
+
+    return rows
+
+
+class EvalPlus(Dataset[EvalPlusReference]):
+    """A data set of functions to be written, judged against a reference solution."""
+
+    PROMPTS = FUNCTIONS
+    SAMPLING: ClassVar[Sampling] = EVALUATION
+
+    def __init__(self, config: DatasetConfig) -> None:
+        super().__init__(config, CodeGrader(CodeGrader.Config()), self.SAMPLING)
+
+    def reference(self, row: Row) -> EvalPlusReference:
+        reference: EvalPlusReference = row.more
+        return reference
+
+    def specimens(self, problem: Problem[EvalPlusReference]) -> Sequence[Specimen]:
+        reference = problem.reference
+        solution = reference.prompt + reference.canonical_solution
+        return [
+            Specimen("the reference solution", f"```python\n{solution}\n```", "correct"),
+            *not_programs(),
+            Specimen(
+                "a function that returns nothing",
+                f"```python\ndef {reference.entry_point}(*_, **__):\n    return None\n```",
+                "incorrect",
+            ),
+        ]

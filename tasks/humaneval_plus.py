@@ -1,0 +1,42 @@
+"""HumanEval+: 164 functions to complete, with some 750 added tests each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.protocols import Task
+from harness.core.types import Card, DataFile
+from harness.graders._program_reference import EvalPlusReference
+from harness.tasks._dataset import DatasetConfig, Source, splits
+from harness.tasks._evalplus import FIELDS, EvalPlus, rows_of
+
+FILE = DataFile(
+    "HumanEvalPlus-v0.1.10.jsonl.gz",
+    url="https://github.com/evalplus/humanevalplus_release/releases/download/v0.1.10/HumanEvalPlus.jsonl.gz",
+    mirrored_as="humanevalplus/HumanEvalPlus.jsonl.gz",
+)
+
+
+class HumanEvalPlus(EvalPlus):
+    """Ids are the source's."""
+
+    CARD = Card(
+        title="HumanEval+ v0.1.10",
+        source="evalplus/humanevalplus_release, HumanEvalPlus.jsonl.gz",
+        licence="Apache-2.0",
+        paper="Liu et al., arXiv 2305.01210",
+        sizes={"test": "164 problems"},
+        fingerprint="",
+        notes="1570 base and 122,683 added inputs. The git tag v0.1.10 of the source points at the data of v0.1.9. In "
+        "the hub's copy (evalplus/humanevalplus) the tests of HumanEval/32 fail the reference solution, and evalplus "
+        "0.3.1 marks every solution of it wrong; here expected outputs come from the reference solution itself.",
+        fields=FIELDS,
+    )
+    SOURCES = splits(test=[Source((FILE,), rows_of("humaneval"))])
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(DatasetConfig):
+        prompt: str = "simple"
+
+
+TASK: type[Task[EvalPlusReference]] = HumanEvalPlus

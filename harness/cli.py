@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_train(verbs)
     _add_eval(verbs)
+    _add_grade(verbs)
+    _add_audit(verbs)
     _add_report(verbs)
     _add_demo(verbs)
     _add_list(verbs)
@@ -94,6 +96,24 @@ def _add_eval(verbs: Any) -> None:
     verb.add_argument("--max-tokens", type=int, help="instead of the task's own")
     verb.add_argument("--seed", type=int, help="of the samples (default: 0)")
     _add_run_options(verb)
+
+
+def _add_grade(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "grade", call.grade, "grade a run again, without generating", "harness grade runs/a --grader math"
+    )
+    verb.add_argument("run", type=Path, help="a run folder of `harness eval`, or an evaluation of a train run")
+    verb.add_argument("--grader", help="an id (default: the grader of each task)")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the grader")
+    verb.add_argument("--threads", type=_positive, default=1, help="more than one for a judge (default: 1)")
+    _add_output_options(verb)
+
+
+def _add_audit(verbs: Any) -> None:
+    verb = _verb(verbs, "audit", call.audit, "where the graders of a run disagree", "harness audit runs/a --show 20")
+    verb.add_argument("run", type=Path, help="a run folder that `harness grade` may have given more graders")
+    verb.add_argument("--show", type=int, default=5, help="so many disagreements with their texts (default: 5)")
+    verb.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _add_report(verbs: Any) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,35 @@ def evaluate(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return UNGRADED
+
+
+def grade(options: argparse.Namespace) -> int:
+    from harness.core.config import parse_plugin
+    from harness.regrade import regrade
+
+    grader = (
+        parse_plugin("graders", {"id": options.grader, **_overrides(options)}, "grader") if options.grader else None
+    )
+    found = regrade(options.run, grader, options.threads, _progress(options))
+    lines = [
+        f"{task}: {e.name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]"
+        for task in found.estimates
+        for e in found.estimates[task]
+    ]
+    lines.append(f"{found.n_completions} completions graded, {found.n_ungraded} of them ungraded")
+    _print(asdict(found), options, "\n".join(lines))
+    return UNGRADED if found.too_many_ungraded else DONE
+
+
+def audit(options: argparse.Namespace) -> int:
+    from harness.audit import audit, shown
+    from harness.core.store import RunView
+    from harness.reports.render import to_terminal
+
+    found = audit(RunView.read(options.run), options.show)
+    tables = [table for table in (found.rates, found.agreement) if table.rows]
+    _print(asdict(found), options, "\n\n".join([*map(to_terminal, tables), shown(found)]))
+    return DONE
 
 
 def report(options: argparse.Namespace) -> int:

@@ -165,6 +165,10 @@ class RunView:
         rows = _read_rows(self.folder / "verdicts.jsonl", _verdict)
         return {key: verdict for key, owner, verdict in rows if owner == grader}
 
+    def graders(self) -> list[str]:
+        """The graders that have verdicts here, in the order in which they came."""
+        return list(dict.fromkeys(owner for _, owner, _ in _read_rows(self.folder / "verdicts.jsonl", _verdict)))
+
     def steps(self) -> list[dict[str, Any]]:
         return list(read_lines(self.folder / "steps.jsonl"))
 

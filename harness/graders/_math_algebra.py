@@ -119,7 +119,7 @@ class AlgebraPool:
         self._guard = threading.Lock()
 
     def equal(self, gold: str, answer: str, wall_s: float, reading: str = "expression") -> bool:
-        """`reading` is one the worker knows. WorkerDiedError and WorkerTooSlowError are about this question alone."""
+        """`reading` is one of the worker's. WorkerDiedError and WorkerTooSlowError are about this question alone."""
         idle, worker = self._idle, self._idle.get()
         try:
             if worker is None:

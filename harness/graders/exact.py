@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
+from harness.graders._math_reference import MathReference, gold_text
 
 
 class ExactGrader:
@@ -16,13 +17,16 @@ class ExactGrader:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def grade(self, problem: Problem[str], completion: Completion) -> Verdict:
+    def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
+        gold = gold_text(problem.reference)
+        if gold is None:
+            return Verdict("ungraded", None, reason="reference unreadable")
         reply = completion.text.strip()
         if completion.finish_reason == "length":
             return Verdict("incorrect", 0.0, reply, "truncated")
-        if reply == problem.reference.strip():
+        if reply == gold.strip():
             return Verdict("correct", 1.0, reply)
         return Verdict("incorrect", 0.0, reply, "differs from the reference")
 
 
-GRADER: type[Grader[str]] = ExactGrader
+GRADER: type[Grader[MathReference | str]] = ExactGrader

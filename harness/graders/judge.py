@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.config import incidental
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
 from harness.graders._judge_client import JudgeUnreachableError, ReplyCache, Server
@@ -61,11 +62,11 @@ class JudgeGrader:
         base_url: str
         """Such as http://localhost:8000/v1."""
         model: str
-        key_variable: str = "OPENAI_API_KEY"
-        cache_dir: str = ".judge-cache"
-        timeout_s: float = 60.0
-        attempts: int = 5
-        first_wait_s: float = 1.0
+        key_variable: str = incidental(default="OPENAI_API_KEY")
+        cache_dir: str = incidental(default=".judge-cache")
+        timeout_s: float = incidental(default=60.0)
+        attempts: int = incidental(default=5)
+        first_wait_s: float = incidental(default=1.0)
         max_tokens: int = 512
         opening_tag: str = "<think>"
         closing_tag: str = "</think>"

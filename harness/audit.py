@@ -1,0 +1,125 @@
+"""`harness audit`: what the graders of a run say of the same completions, and where they disagree.
+
+Only the run folder is read. `harness grade RUN --grader g` adds a grader to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.core.errors import UsageError
+from harness.core.store import Key, RunView
+from harness.core.types import Completion, Table, Verdict
+
+SHOWN_CHARACTERS = 400
+
+Verdicts = Mapping[Key, Verdict]
+Texts = Mapping[Key, Completion]
+Row = tuple[str | int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One completion that two graders judge differently, with the end of its text."""
+
+    task: str
+    problem_id: str
+    index: int
+    said: Mapping[str, str]
+    """Grader -> its outcome, its reason, and what it read."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    rates: Table
+    agreement: Table
+    disagreements: tuple[Disagreement, ...]
+    n_disagreements: int
+
+
+def audit(view: RunView, n_shown: int) -> Audit:
+    """Every grader of the run, and every pair of them."""
+    graders = view.graders()
+    if not graders:
+        raise UsageError(f"{view.folder} has no verdicts yet; run `harness grade {view.folder}`")
+    verdicts = {grader: view.verdicts(grader) for grader in graders}
+    texts = {(task, c.problem_id, c.index): c for task, c in view.completions()}
+    tasks = sorted({task for task, _, _ in texts})
+    found = list(_disagreements(verdicts, texts))
+    return Audit(_rates(tasks, verdicts, texts), _agreement(tasks, verdicts), tuple(found[:n_shown]), len(found))
+
+
+def shown(found: Audit) -> str:
+    """The disagreements as text for a terminal."""
+    blocks = [f"disagreements: {found.n_disagreements}" + _cut(len(found.disagreements), found.n_disagreements)]
+    for item in found.disagreements:
+        said = [f"  {grader}: {what}" for grader, what in item.said.items()]
+        text = "\n".join(f"  | {line}" for line in item.text.splitlines())
+        blocks.append("\n".join([f"{item.task} {item.problem_id}[{item.index}]", *said, text]))
+    return "\n\n".join(blocks)
+
+
+def _cut(n_shown: int, n_all: int) -> str:
+    return f", the first {n_shown} shown" if n_shown < n_all else ""
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+_REASONS = ("no answer", "truncated", "several answers")
+
+
+def _rates(tasks: Sequence[str], verdicts: Mapping[str, Verdicts], texts: Texts) -> Table:
+    columns = ("task", "grader", "completions", "correct", "incorrect", "ungraded", *_REASONS, "cut off")
+    rows: list[Row] = []
+    for task, (grader, found) in itertools.product(tasks, verdicts.items()):
+        mine = [(texts[key], verdict) for key, verdict in found.items() if key[0] == task and key in texts]
+        if not mine:
+            continue
+        outcomes = Counter(verdict.outcome for _, verdict in mine)
+        reasons = Counter(verdict.reason for _, verdict in mine)
+        n_cut = sum(completion.finish_reason == "length" for completion, _ in mine)
+        counts = [outcomes["correct"], outcomes["incorrect"], outcomes["ungraded"]]
+        counts += [*(reasons[reason] for reason in _REASONS), n_cut]
+        rows.append((task, grader, len(mine), *(f"{count / len(mine):.1%}" for count in counts)))
+    notes = (
+        "Shares of the grader's completions. `no answer` is the rate of format failure: a reply that ended by itself "
+        "and holds no answer the grader can find. `cut off` counts replies that reached the token limit.",
+    )
+    return Table("what each grader says", columns, tuple(rows), notes)
+
+
+def _agreement(tasks: Sequence[str], verdicts: Mapping[str, Verdicts]) -> Table:
+    columns = ("task", "first", "second", "both correct", "only first", "only second", "neither", "ungraded", "agree")
+    rows: list[Row] = []
+    for task, (first, second) in itertools.product(tasks, itertools.combinations(verdicts, 2)):
+        shared = [key for key in verdicts[first] if key in verdicts[second] and key[0] == task]
+        pairs = [(verdicts[first][key].outcome, verdicts[second][key].outcome) for key in shared]
+        graded = [(a == "correct", b == "correct") for a, b in pairs if "ungraded" not in (a, b)]
+        cells = [graded.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+        share = f"{(cells[0] + cells[3]) / len(graded):.1%}" if graded else None
+        if shared:
+            rows.append((task, first, second, *cells, len(pairs) - len(graded), share))
+    return Table(
+        "how the graders agree", columns, tuple(rows), ("`ungraded` by one of the two, and in no other cell.",)
+    )
+
+
+# --- disagreements -------------------------------------------------------------------------------------------------
+
+
+def _disagreements(verdicts: Mapping[str, Verdicts], texts: Texts) -> Iterator[Disagreement]:
+    """In the order of the completions: two graders that both graded, with different outcomes."""
+    for key, completion in texts.items():
+        said = {grader: found[key] for grader, found in verdicts.items() if key in found}
+        if len({verdict.outcome for verdict in said.values()} - {"ungraded"}) > 1:
+            told = {grader: _told(verdict) for grader, verdict in said.items()}
+            yield Disagreement(*key, told, completion.text[-SHOWN_CHARACTERS:])
+
+
+def _told(verdict: Verdict) -> str:
+    reason = f" ({verdict.reason})" if verdict.reason else ""
+    return verdict.outcome + reason + (f", read {verdict.extracted!r}" if verdict.extracted is not None else "")

@@ -1,0 +1,114 @@
+"""`harness grade`: the completions of a run under a grader, without generating anything.
+
+The verdicts are appended under the grader's name, so that those of other graders stay. Under the task's own grader
+the run's metrics are written anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import config as configs
+from harness.core.config import Chosen
+from harness.core.errors import RunFolderError
+from harness.core.progress import Progress
+from harness.core.protocols import Grader, Task
+from harness.core.store import RunStore, RunView
+from harness.core.types import Completion, Estimate, Graded, Problem
+from harness.evaluate import EvalConfig, grader_name, problems_of, task_facts
+
+Pair = tuple[Problem[Any], Completion]
+
+
+@dataclass(frozen=True, slots=True)
+class Regraded:
+    """The config's metrics under the grader, by task, and how many completions it could not judge."""
+
+    estimates: dict[str, list[Estimate]]
+    n_completions: int
+    n_ungraded: int
+    too_many_ungraded: bool
+
+
+def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progress) -> Regraded:
+    """Grade every completion of an evaluation again: with this grader, or with each task's own.
+
+    The run's status stays what it was.
+    """
+    view = RunView.read(folder)
+    if view.record.kind != "eval":
+        raise RunFolderError(f"{folder} is a train run; name one of its evaluations, such as {folder}/evals/...")
+    config = configs.parse(EvalConfig, view.config())
+    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
+    data = {name: task_facts(task) for name, task in tasks.items()}
+    data |= {name: dict(facts) for name, facts in view.record.data.items() if name not in data}
+    problems = {
+        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
+    }
+    store = RunStore.open(folder, "eval", config, seeds=view.record.seeds, data=data)
+    try:
+        estimates, graded = {}, []
+        for name, task in tasks.items():
+            label, judge = _named(grader, task)
+            mine = list(_graded(store, name, label, judge, problems[name], config.n, n_threads, progress))
+            estimates[name] = [e for metric in config.metrics for e in metric.build("metrics").estimate(mine)]
+            graded += mine
+        if all(_named(grader, task)[0] == grader_name(task) for task in tasks.values()):
+            store.write_metrics(estimates)
+    finally:
+        former = view.record.status
+        store.finish(former if former != "running" else "interrupted", view.record.error)
+    n_ungraded = sum(item.verdict.outcome == "ungraded" for item in graded)
+    return Regraded(estimates, len(graded), n_ungraded, n_ungraded > config.max_ungraded * len(graded))
+
+
+def label_of(grader: Chosen) -> str:
+    """The id, with the options that change what it says: `legacy_math_verify(variant="lm-eval")`."""
+    options: Mapping[str, Any] = configs.to_tree(grader.options, identity_only=True)
+    defaults = {field.name: field.default for field in dataclasses.fields(grader.options)}
+    changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
+    return f"{grader.id}({', '.join(changed)})" if changed else grader.id
+
+
+def _named(grader: Chosen | None, task: Task[Any]) -> tuple[str, Grader[Any]]:
+    """The task's own grader keeps the task's own options."""
+    if grader is None or label_of(grader) == grader_name(task):
+        return grader_name(task), task.grader
+    return label_of(grader), grader.build("graders")
+
+
+def _graded(
+    store: RunStore,
+    task: str,
+    label: str,
+    grader: Grader[Any],
+    problems: Sequence[Problem[Any]],
+    n: int,
+    n_threads: int,
+    progress: Progress,
+) -> Iterator[Graded[Any]]:
+    pairs = list(_pairs(store.view(), task, problems, n))
+    progress.begin(f"grade {task} with {label}", len(pairs), 0)
+    try:
+        with ThreadPoolExecutor(n_threads) as threads:
+            verdicts = threads.map(lambda pair: grader.grade(*pair), pairs)
+            for (problem, completion), verdict in zip(pairs, verdicts, strict=True):
+                store.append_verdict(task, problem.id, completion.index, label, verdict)
+                progress.advance(True, {})
+                yield Graded(problem, completion, verdict)
+    finally:
+        progress.end()
+
+
+def _pairs(view: RunView, task: str, problems: Iterable[Problem[Any]], n: int) -> Iterator[Pair]:
+    found = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
+    for problem in problems:
+        for index in range(n):
+            if (completion := found.get((problem.id, index))) is not None:
+                yield problem, completion

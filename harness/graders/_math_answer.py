@@ -20,6 +20,11 @@ _LINE = re.compile(
     r"(?:the )?(?:final |correct )?answer(?:\**:\**| is:?| =)[ *]*(?P<rest>[^\n]+)|^#### *(?P<marked>[^\n]+)",
     re.IGNORECASE | re.MULTILINE,
 )
+# After a box only a line that is nothing but the answer is taken for a later one: prose goes on about "the answer".
+_WHOLE_LINE = re.compile(
+    r"^[ \t#>*_-]*(?:the )?(?:final |correct )?answer\**:[ *]*(?P<rest>[^\n]+)|^#### *(?P<marked>[^\n]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _MATH = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
 _HOPE = re.compile(r"\.? *I hope (?:it|this) is correct.*$", re.IGNORECASE)
 _CONNECTIVE = re.compile(r"(?:\\text ?\{ ?(?:and|or|,) ?\}|\\\\|\\quad|and|or|[\s$,;&*.]|\\[()\[\],;])*")
@@ -46,10 +51,11 @@ def answer_region(text: str, opening: str, closing: str, *, starts_inside: bool)
 def find(region: str) -> Found:
     """The answer of a region. Raises nothing."""
     boxes, box_at = _last_boxes(region)
-    line, line_at = _last_line(region)
-    if box_at < 0 and line is None:
-        return Found((), "no answer")
-    answers = boxes if box_at >= line_at or line is None else [line]
+    if box_at >= 0:
+        line = _last_line(_WHOLE_LINE, region, box_at)
+    else:
+        line = _last_line(_LINE, region, max(0, len(region) - TAIL))
+    answers = boxes if line is None else [line]
     answers = [answer for answer in answers if answer.strip(" .…") not in ("", "\\ldots", "\\dots")]
     return Found(tuple(dict.fromkeys(answers)), "" if answers else "no answer")
 
@@ -91,15 +97,14 @@ def _content(text: str, start: int) -> tuple[str, int] | None:
     return (text[at + 1 : limit], limit) if limit < len(text) else None
 
 
-def _last_line(region: str) -> tuple[str | None, int]:
-    """What the last anchored answer line says, and where it begins."""
-    start = max(0, len(region) - TAIL)
+def _last_line(pattern: re.Pattern[str], region: str, start: int) -> str | None:
+    """What the last answer line that begins after `start` says."""
     last = None
-    for last in _LINE.finditer(region, start):  # noqa: B007
+    for last in pattern.finditer(region, start):  # noqa: B007
         pass
     if last is None:
-        return None, -1
+        return None
     said = last.group("rest") if last.group("rest") is not None else last.group("marked")
     said = _HOPE.sub("", said[: 2 * MAX_CHARACTERS]).strip().strip("*").strip()
     maths = [group for groups in _MATH.findall(said) for group in groups if group]
-    return (maths[0] if len(maths) == 1 else said), last.start()
+    return maths[0] if len(maths) == 1 else said

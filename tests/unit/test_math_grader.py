@@ -61,6 +61,8 @@ SEVERAL = ("incorrect", "several answers")
         ("Answer: 33\nAnswer: 34", WRONG),
         (r"\boxed{34}" + "\n\nAnswer: 33", RIGHT),
         ("Answer: 34\n\n" + r"\boxed{33}", RIGHT),
+        (r"\boxed{33}. The answer is thus what we expected.", RIGHT),
+        (r"\boxed{34}" + "\n**Final Answer:** $33$", RIGHT),
         ("The number 33 is nice.", NO_ANSWER),
         ("33", NO_ANSWER),
         ("", NO_ANSWER),

@@ -1,6 +1,7 @@
 """The maths grader beside math-verify: throughput and agreement on realistic outputs, latency, limits, memory.
 
     HARNESS_DATA_DIR=... python bench/math_grader.py [--rounds 3] [--gradings 100000]
+    HARNESS_DATA_DIR=... python bench/math_grader.py --audit    # the table of docs/graders.md
 
 The outputs are made of the real files: the reference solution of a row (its boxes taken out) as the reasoning, then a
 final box with the gold in another spelling, or with one digit changed. math-verify is called as the FlowRL evaluation
@@ -17,16 +18,27 @@ import re
 import resource
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 
 from harness.core.types import Completion, Problem, Tokens
 from harness.graders._math_algebra import POOL
 from harness.graders._math_reference import MathReference, typed_reference
+from harness.graders.legacy_dapo import LegacyDapoGrader
+from harness.graders.legacy_hendrycks import LegacyHendrycksGrader
+from harness.graders.legacy_math_verify import LegacyMathVerifyGrader
 from harness.graders.math import MathGrader
 
 DATA = Path(os.environ.get("HARNESS_DATA_DIR", "data"))
 GRADER = MathGrader(MathGrader.Config())
 Item = tuple[MathReference, str, bool]
+
+INTEGER_FILES = {
+    "AIME 2024": "aime24/qwen25math_aime24_test.jsonl",
+    "AIME 2025": "aime25/areal_aime25_test.jsonl",
+    "AMC 2023": "amc23/qwen25math_amc23_test.jsonl",
+    "MATH-500": "math500/simplerl_math500_test.jsonl",
+}
 
 LIMITS = {
     "10^{10^{10}}": r"\boxed{10^{10^{10}}}",
@@ -45,9 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gradings", type=int, default=100_000)
+    parser.add_argument("--audit", action="store_true")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    items = list(outputs())
+    if options.audit:
+        audit()
+        return
+    items = [item for _, *item in outputs()]
     print(f"{len(items)} outputs, {statistics.mean(len(text) for _, text, _ in items):.0f} characters on average")
     throughput(items, options.rounds)
     integers(options.rounds)
@@ -59,26 +75,27 @@ def main() -> None:
 
 
 def outputs():
-    for gold, solution, reference in rows():
+    """Benchmark, reference, text, and whether the text is right."""
+    for name, gold, solution, reference in rows():
         reasoning = re.sub(r"\\boxed|\\fbox", "", solution)
-        yield reference, f"{reasoning}\n\nSo the final answer is $\\boxed{{{respelt(gold)}}}$.", True
+        yield name, reference, f"{reasoning}\n\nSo the final answer is $\\boxed{{{respelt(gold)}}}$.", True
         changed = with_another_digit(gold)
         if changed is not None:
-            yield reference, f"<think>\n{reasoning}\n</think>\n\n**Answer:** $\\boxed{{{changed}}}$", False
+            yield name, reference, f"<think>\n{reasoning}\n</think>\n\n**Answer:** $\\boxed{{{changed}}}$", False
 
 
 def rows():
-    for name in ("aime24/qwen25math_aime24_test", "amc23/qwen25math_amc23_test", "math500/simplerl_math500_test"):
-        for row in lines(f"{name}.jsonl"):
+    for name, file in INTEGER_FILES.items():
+        for row in lines(file):
             gold = str(row["answer"])
-            yield gold, row.get("solution", row["problem"]), typed_reference(gold)
+            yield name, gold, row.get("solution", row["problem"]), typed_reference(gold)
     golds = [row["answer"] for row in lines("minerva_math/limo_minerva_test.jsonl")]
     for gold, row in zip(golds, lines("minerva_math/qwen25math_minerva_test.jsonl"), strict=True):
-        yield gold, row["solution"], typed_reference(gold, relative_tolerance=1e-4)
+        yield "Minerva", gold, row["solution"], typed_reference(gold, relative_tolerance=1e-4)
     for row in lines("olympiadbench/qwen25math_olympiadbench_test.jsonl"):
         gold, unit = row["final_answer"][0], row["unit"]
         reference = typed_reference(gold, is_multiple=row["is_multiple_answer"], unit=unit if unit is not None else "")
-        yield gold.replace("$", ""), row["solution"][0], reference
+        yield "OlympiadBench", gold.replace("$", ""), row["solution"][0], reference
 
 
 def lines(name):
@@ -111,6 +128,29 @@ def math_verify(reference, text):
 
     gold = parse(f"\\boxed{{{reference.text}}}", (LatexExtractionConfig(),))
     return bool(verify(gold, parse(text, (ExprExtractionConfig(), LatexExtractionConfig()))))
+
+
+def audit():
+    """How often each grader accepts the right outputs, and how often it accepts the wrong ones."""
+    graders = {
+        "math": GRADER,
+        "legacy_math_verify": LegacyMathVerifyGrader(LegacyMathVerifyGrader.Config()),
+        "legacy_hendrycks": LegacyHendrycksGrader(LegacyHendrycksGrader.Config()),
+        "legacy_dapo": LegacyDapoGrader(LegacyDapoGrader.Config()),
+    }
+    accepted, counts = Counter(), Counter()
+    for name, reference, text, truth in outputs():
+        counts[name, truth] += 1
+        line = f"{text}\nAnswer: {text.rpartition('boxed{')[2].rpartition('}')[0]}"
+        for grader_name, grader in graders.items():
+            shown = line if grader_name == "legacy_dapo" else text
+            completion = Completion("p", 0, 0, shown, "stop", Tokens(1, 1))
+            verdict = grader.grade(Problem("p", "bench", (), reference), completion)
+            accepted[name, truth, grader_name] += verdict.outcome == "correct"
+    print("| benchmark | right, wrong outputs |", " | ".join(graders), "|")
+    for name in dict.fromkeys(name for name, _ in counts):
+        cells = [f"{accepted[name, True, g]}, {accepted[name, False, g]}" for g in graders]
+        print(f"| {name} | {counts[name, True]}, {counts[name, False]} |", " | ".join(cells), "|")
 
 
 def throughput(items, rounds):

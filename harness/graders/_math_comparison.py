@@ -118,6 +118,8 @@ class Comparison:
         return all(abs(value - values[0]) <= ROUGHLY * abs(values[0]) for value in values)
 
     def _ask(self, gold: str, answer: str) -> bool:
+        if gold.replace(" ", "") == answer.replace(" ", ""):  # prose, which no algebra reads
+            return True
         self._climb("symbolic")
         self.n_symbolic += 1
         if self.n_symbolic > MAX_SYMBOLIC:

@@ -82,6 +82,7 @@ _SILENT.update({",": " ", ";": " ", ":": " ", " ": " "})
 
 _SPACES = re.compile(r" +")
 _DEGREE = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
+_COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]+\}")
 _REAL_LINE = re.compile(r"\\(?:R\b|mathbb ?\{ ?R ?\}|mathbb ?R)")
 _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 
@@ -93,6 +94,8 @@ def plain(text: str) -> str:
             text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text).translate(_TABLE)
         text = _COMMAND.sub(_one_spelling, text)
         text = text.replace("$", "").replace("{,}", ",")
+        if "color" in text:
+            text = _COLOUR.sub("", text)
         text = _REAL_LINE.sub(r"\\R", text)
         if "\\text" in text:
             text = _JOINING_TEXT.sub(r" \1 ", text)
@@ -217,7 +220,11 @@ _ALIASES = {
 }
 _UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()}
 _NEUTRAL = frozenset(("", "unit", "unit^2", "unit^3"))
-_TEXT_UNIT = re.compile(r"^(.*[0-9)}\]a-z!]) ?\\text ?\{([^{}]*)\} ?((?:[/*^]|\\cdot|\\text|[ {}A-Za-z0-9-])*)$")
+_POWER = r"(?: ?\^ ?(?:[0-9]|\{ ?-?[0-9] ?\}))?"
+_WORDS = r"\\text ?\{[^{}0-9,;]*\}"  # without a number: `\text{or 6}` is no unit
+_TEXT_UNIT = re.compile(
+    rf"^(.*[0-9)}}\]a-z!]) ?\\text ?\{{([^{{}}0-9,;]*)\}}({_POWER}(?: ?(?:/|\\cdot)? ?{_WORDS}{_POWER})*)$"
+)
 _WORD_UNIT = re.compile(
     r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
 )

@@ -117,6 +117,60 @@ def test_the_rung_that_decided_is_told():
     assert grade(NEEDS_ALGEBRA[0], rf"\boxed{{{NEEDS_ALGEBRA[1]}}}").details["rung"] == "symbolic"
 
 
+SPRAYS = [
+    r"5 \text{ maybe } 6",
+    r"5 \text{, or 6}",
+    r"5 \text{ (not }6)",
+    r"5 6",
+    r"5 \to 6",
+    r"5 \mid 6",
+    r"5 : 6",
+    r"5 \vee 6",
+    r"5 \ne 6",
+    r"5 < 6",
+    r"5 \& 6",
+    r"\{5,6\}",
+    r"5 \\ 6",
+    r"5 \cup 6",
+    r"[5,6]",
+    r"\underset{5}{6}",
+    r"\overset{6}{5}",
+    r"5 \implies 6",
+    r"5 ? 6",
+    r"\begin{cases}5\\6\end{cases}",
+    r"\begin{pmatrix}5\\6\end{pmatrix}",
+    r"x=5, x=6",
+    r"5 | 6",
+    r"x = 5 \lor x = 6",
+    r"\phantom{5}6",
+    r"6\hspace{1em}5",
+    r"5;6",
+    r"5 to 6",
+    r"5-6",
+    r"5 \approx 6",
+    r"5...6",
+    r"5 = 6",
+    r"\text{5 or 6}",
+    r"\text{5} \text{6}",
+    r"5 \text{ cm } 6",
+    r"5 \pm 1",
+    r"5 \leq x \leq 6",
+    r"5 \ \text{or} \ 6",
+    r"5 \operatorname{or} 6",
+    r"5\textbf{or}6",
+    r"5 \text{ is wrong, it is six}",
+    r"5 units 6",
+    r"5 \% 6 \%",
+    r"6=5",
+    r"a=6=5",
+]
+
+
+@pytest.mark.parametrize("spray", SPRAYS)
+def test_an_answer_that_says_two_things_hits_neither(spray):
+    assert "correct" not in {grade(gold, f"\\boxed{{{spray}}}").outcome for gold in ("5", "6")}
+
+
 # --- workers -------------------------------------------------------------------------------------------------------
 
 

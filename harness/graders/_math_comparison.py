@@ -33,6 +33,7 @@ _WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
 _COUNTING = re.compile(r"\\(?:lfloor|lceil|binom)|!")
 
 _CONSTANTS = re.compile(r"\\(?:pi|sqrt|frac|infty|cdot|times)(?![a-z])")
+_PROSE = re.compile(r"(?<!\\)\b[a-z]{4,}\b")
 
 Equal = Callable[[str, str], bool]
 
@@ -118,7 +119,7 @@ class Comparison:
         return all(abs(value - values[0]) <= ROUGHLY * abs(values[0]) for value in values)
 
     def _ask(self, gold: str, answer: str) -> bool:
-        if gold.replace(" ", "") == answer.replace(" ", ""):  # prose, which no algebra reads
+        if _PROSE.search(gold) is not None and gold.replace(" ", "") == answer.replace(" ", ""):
             return True
         self._climb("symbolic")
         self.n_symbolic += 1

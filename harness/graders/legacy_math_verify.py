@@ -2,7 +2,8 @@
 
 `variant = "flowrl"` reproduces `recipe/r1/tasks/math.py` of FlowRL (and of verl before it): the gold in a box, read as
 LaTeX; the completion read as expression and LaTeX. `variant = "lm-eval"` reproduces the `math_verify` metric of its
-minerva_math tasks: both sides read with the defaults. For numbers of one's own use `math`.
+minerva_math tasks: both sides read with the defaults (there the gold is read from the whole reference solution, here
+from its answer in a box). For numbers of one's own use `math`.
 
 Known to be wrong with it: golds in e-notation (4.5e33) reject the right answer; two boxes a short gap apart become a
 set; 10% equals 10 and 0.1; the base of a number is dropped; `1,2` is accepted for `(1,2)`; a subset for "find all" in

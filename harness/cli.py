@@ -100,7 +100,7 @@ def _add_eval(verbs: Any) -> None:
 
 def _add_grade(verbs: Any) -> None:
     verb = _verb(
-        verbs, "grade", call.grade, "grade a run again, without generating", "harness grade runs/a --grader math"
+        verbs, "grade", call.grade, "grade a run again without generating", "harness grade runs/a --grader math"
     )
     verb.add_argument("run", type=Path, help="a run folder of `harness eval`, or an evaluation of a train run")
     verb.add_argument("--grader", help="an id (default: the grader of each task)")

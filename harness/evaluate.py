@@ -206,16 +206,21 @@ def evaluate_open_engine(
     problems = {
         name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
     }
-    data = {
-        name: task_facts(task, config.split, is_strict=config.strict_data, say=progress.say)
-        for name, task in tasks.items()
-    }
+    data = data_facts(config, tasks, progress)
     store = RunStore.open(
         folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(model_path)}
     )
     with ending(store):
         store.write_metrics(evaluate_into(store, config, tasks, problems, engine, progress))
     return store.view()
+
+
+def data_facts(config: EvalConfig, tasks: dict[str, Task[Any]], progress: Progress) -> dict[str, dict[str, Any]]:
+    """What the run record keeps of every task. Data that are not those on record are told, or refused."""
+    return {
+        name: task_facts(task, config.split, is_strict=config.strict_data, say=progress.say)
+        for name, task in tasks.items()
+    }
 
 
 def evaluate_into(

@@ -20,8 +20,9 @@ from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
 from harness.core.protocols import Grader, Task
 from harness.core.store import RunStore, RunView
+from harness.core.task_facts import grader_name
 from harness.core.types import Completion, Estimate, Graded, Problem
-from harness.evaluate import EvalConfig, grader_name, problems_of, task_facts
+from harness.evaluate import EvalConfig, data_facts, problems_of
 
 Pair = tuple[Problem[Any], Completion]
 
@@ -46,7 +47,7 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progr
         raise RunFolderError(f"{folder} is a train run; name one of its evaluations, such as {folder}/evals/...")
     config = configs.parse(EvalConfig, view.config())
     tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
-    data = {name: task_facts(task) for name, task in tasks.items()}
+    data = data_facts(config, tasks, progress)
     data |= {name: dict(facts) for name, facts in view.record.data.items() if name not in data}
     problems = {
         name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()

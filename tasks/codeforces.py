@@ -44,7 +44,7 @@ _TAGS = re.compile(r"^Tags:\n\[(.*)\]$", re.MULTILINE)
 _INTERACTIVE = re.compile(r"\binteract(?:ive|ion|or)\b", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"\b(?:if there are (?:several|multiple|many)|(?:print|output|find|you can (?:print|output)) any\b|any of them\b|"
-    r"any (?:valid|correct|suitable|possible)\b)",
+    r"any (?:valid|correct|suitable|possible)\b|containing any\b)",
     re.IGNORECASE,
 )
 

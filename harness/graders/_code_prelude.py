@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _STAR_IMPORTED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
-    *("itertools", "functools", "operator", "io", "sys", "json", "typing", "builtins"),  # builtins last: math has a pow
+    *("itertools", "functools", "operator", "io", "sys", "json"),
 )
-_IMPORTED = _STAR_IMPORTED[:-2]
 
-PRELUDE = "\n".join(
-    [
-        *(f"from {name} import *" for name in _STAR_IMPORTED),
-        *(f"import {name}" for name in _IMPORTED),
-        "sys.setrecursionlimit(50000)",
-    ]
-)
+
+def _prelude(last: Sequence[str]) -> str:
+    stars = [f"from {name} import *" for name in (*_STAR_IMPORTED, *last)]
+    return "\n".join([*stars, *(f"import {name}" for name in _STAR_IMPORTED), "sys.setrecursionlimit(50000)"])
+
+
+PRELUDE = _prelude(("typing", "builtins"))  # builtins last: math has a pow of its own
+OFFICIAL_PRELUDE = _prelude(("builtins", "typing"))
 
 
 def checker_prelude(stdin: str, expected: str, output: str) -> str:

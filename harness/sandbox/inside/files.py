@@ -11,30 +11,30 @@ from . import kernel
 
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _NOT_FOR_PROGRAMS = ("site-packages", "dist-packages", "ensurepip", "idlelib", "test", "lib2to3", "config-")
-_LIBRARIES = ("/lib64", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
-_TIME_AND_CHANCE = ("/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom")
-
+_LIBRARIES = [f"/lib/{kernel.MACHINE}-linux-gnu", f"/usr/lib/{kernel.MACHINE}-linux-gnu"]
+# Where packages are installed as well: of these only the shared libraries.
+_MIXED_LIBRARIES = [f"{sys.base_prefix}/lib", "/lib64", "/usr/lib64", "/usr/local/lib"]
+_FILES = ["/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom"]
 
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def mounted(packages: Sequence[str]) -> list[str]:
     """The paths that make up the view of a jail. Not all below them may be read, see `readable`."""
-    triplets = [f"{start}/lib/{kernel.MACHINE}-linux-gnu" for start in ("", "/usr")]
-    wanted = [STANDARD_LIBRARY, *_shared_libraries(), *packages, *triplets, *_LIBRARIES, *_TIME_AND_CHANCE]
+    wanted = [STANDARD_LIBRARY, *_LIBRARIES, *_MIXED_LIBRARIES, *_FILES, *packages]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 
 
 def readable(packages: Sequence[str]) -> list[str]:
     """Every path that programs may read, and what is below it. site-packages lies within the standard library."""
-    names = sorted(os.listdir(STANDARD_LIBRARY))
-    modules = [f"{STANDARD_LIBRARY}/{name}" for name in names if not name.startswith(_NOT_FOR_PROGRAMS)]
-    return [*modules, *(path for path in mounted(packages) if path != STANDARD_LIBRARY)]
+    modules = [path for path in _entries(STANDARD_LIBRARY) if not os.path.basename(path).startswith(_NOT_FOR_PROGRAMS)]
+    libraries = [path for folder in _MIXED_LIBRARIES for path in _entries(folder) if ".so" in os.path.basename(path)]
+    wanted = dict.fromkeys([*modules, *libraries, *_LIBRARIES, *_FILES, *packages])
+    return [path for path in wanted if os.path.exists(path)]
 
 
-def _shared_libraries() -> list[str]:
-    folder = f"{sys.base_prefix}/lib"
-    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if ".so" in name]
+def _entries(folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
 
 
 def ruleset(paths: Sequence[str]) -> int:

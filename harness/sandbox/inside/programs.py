@@ -41,6 +41,8 @@ def _set_up_interpreter() -> None:
     ):
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
+    # `site` makes these, and it is not loaded.
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     sys.argv = [_FILE_NAME]
     threading.stack_size(_THREAD_STACK_BYTES)
 

@@ -14,6 +14,7 @@ MACHINE_STACK_BYTES = 1 << 30
 _ADDRESS_ROOM_BYTES = 512 << 20  # thread stacks and mappings that are never touched
 _OPEN_FILES = 32
 READY = b"ready"
+_exit = os._exit  # the program may replace the one in os
 _HIGH_FD = 200
 LANDLOCK_FD, _HIGHEST_FD = 250, 260
 """Above all that a program's own descriptors may take the place of."""
@@ -50,8 +51,11 @@ def become_program(walls: Walls, request: Request, descriptors: Sequence[int], r
         _seal(walls, request, descriptors[1:], ready)
     except BaseException as error:
         os.write(ready, str(error).encode()[:500])
-        os._exit(255)
-    programs.run(payload)
+        _exit(255)
+    try:
+        programs.run(payload)
+    finally:
+        _exit(255)
 
 
 def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int) -> None:

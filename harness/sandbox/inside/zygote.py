@@ -80,7 +80,7 @@ class _Worker:
         folders = settings["folders"]
         self._own_namespace = jail.enter(files.mounted(folders)) if level == "namespaces" else None
         opens = level in ("landlock", "namespaces")
-        if os.geteuid() == 0 and not (opens and settings["runtime_is_private"]):
+        if os.geteuid() == 0 and (level == "sealed" or not settings["runtime_is_private"]):
             jail.become_nobody()
         self._walls = sealing.Walls(
             filter_code=policy.compile_filter(kernel.MACHINE, may_open=opens) if level != "limits" else None,

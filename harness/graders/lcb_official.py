@@ -1,0 +1,127 @@
+"""LiveCodeBench's own verdicts, with its known rejections of correct programs, so that published numbers come back."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from harness.core.errors import DataError, SandboxError
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Program, Verdict
+from harness.graders._judging import Allowance, Finding, FunctionTest, Report, judge_function, shown
+from harness.graders._lcb_mock import driver
+from harness.graders._output_rules import lines_equal
+from harness.graders._plain_values import decode, encode, equal
+from harness.graders._program_reference import ProgramReference, ProgramTest
+from harness.graders._program_text import official_program_in
+from harness.sandbox import Level, Pool, open_pool
+from harness.sandbox.inside.plain import NotPlainError
+
+_FAILURES: Mapping[str, Literal["TLE", "RE"]] = {"timeout": "TLE", "error": "RE"}
+
+
+class LcbOfficialGrader:
+    """What lcb_runner's checker would say: its extraction, its stand-in for stdin, its comparison, its alarm.
+
+    It runs in our sandbox, and the comparison is outside, so what forges a verdict there does not here. Problems that
+    its tests can't decide are judged all the same, as there.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        timeout_s: int = 6
+        memory_bytes: int = 4 << 30
+        n_workers: int | None = None
+        least_level: Literal["limits", "sealed", "landlock", "namespaces"] = "sealed"
+
+        def __post_init__(self) -> None:
+            if self.timeout_s < 1:
+                raise ValueError("timeout_s must be at least 1")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @functools.cached_property
+    def _pool(self) -> Pool:
+        return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
+
+    def facts(self) -> Mapping[str, str]:
+        """What the judging depended on. Raises UsageError where programs must not be run."""
+        return {"sandbox": self._pool.level.title}
+
+    def grade(self, problem: Problem[ProgramReference], completion: Completion) -> Verdict:
+        source, reference = official_program_in(completion.text), problem.reference
+        if not source:
+            return Verdict("incorrect", 0.0, reason="no program between two fences")
+        try:
+            tests = reference.tests.read()
+            if not tests:
+                return Verdict("ungraded", None, source, "the problem has no tests")
+            return self._judged(reference, source, tests)
+        except (SandboxError, DataError) as error:
+            return Verdict("ungraded", None, source, str(error))
+
+    def _judged(self, reference: ProgramReference, source: str, tests: Sequence[ProgramTest]) -> Verdict:
+        config = self.config
+        total_s = float((config.timeout_s + 1) * len(tests) + 5)
+        allowed = Allowance(total_s, config.memory_bytes, total_cpu_s=total_s, retries_timeouts=False)
+        name = reference.function_name
+        program = Program(driver(source, name, config.timeout_s))
+        made = [_script_test(test, total_s) if name is None else _function_test(test, total_s) for test in tests]
+        report = judge_function(self._pool, program, "_run" if name is None else "_call", made, allowed)
+        return self._verdict(source, report, reference.coverage)
+
+    def _verdict(self, source: str, report: Report, coverage: str) -> Verdict:
+        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "coverage": coverage}
+        details = {**counts, "sandbox": self._pool.level.title, **report.used()}
+        place = report.first_failure
+        if place is None:
+            return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
+        finding = _renamed(report.findings[place])
+        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
+        return Verdict("incorrect", 0.0, source, f"{finding.code} on test {place + 1}", {**told, **details})
+
+
+def _renamed(finding: Finding) -> Finding:
+    """Failures come back as answers here, since the stand-in catches them."""
+    for kind, code in _FAILURES.items():
+        if finding.code == "WA" and finding.got.startswith(f'["{kind}",'):
+            return replace(finding, code=code, cause=finding.got, got="")
+    return finding
+
+
+def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
+    def accepts(output: str) -> bool:
+        return lines_equal(output, test.output)
+
+    return _made((test.input,), "output", accepts, limit_s, len(test.output))
+
+
+def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
+    try:
+        arguments = [json.loads(line) for line in test.input.split("\n")]
+        expected = decode(encode(json.loads(test.output)))
+    except ValueError as error:
+        raise DataError(f"a test is not of JSON values: {error}; {shown(test.input.encode())}") from None
+
+    def accepts(value: Any) -> bool:
+        return equal(expected, value)
+
+    return _made((arguments,), "value", accepts, limit_s, len(test.output))
+
+
+def _made(arguments: Sequence[object], kind: str, accepts: Any, limit_s: float, size: int) -> FunctionTest:
+    def accepts_body(body: bytes) -> bool:
+        try:
+            answer = decode(body)
+        except NotPlainError:
+            return False
+        return type(answer) is list and len(answer) == 2 and answer[0] == kind and accepts(answer[1])
+
+    return FunctionTest(arguments, limit_s, 4 * size + (64 << 10), accepts_body)
+
+
+GRADER: type[Grader[ProgramReference]] = LcbOfficialGrader

@@ -1,0 +1,201 @@
+"""Runs the programs of tests/programs against a sandbox and tells what came of it. Standard library and harness only.
+
+As a script it does so as another user: `python attacks.py LEVEL GROUP...` prints a JSON object of what went wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from pathlib import Path
+
+from harness.core.types import Limits, Program
+from harness.graders._code_prelude import PRELUDE
+from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.sandbox import Level, Pool
+
+PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+ALLOWED = Allowance(cpu_s=0.3, memory_bytes=256 << 20, retries_timeouts=False)
+USUAL = ("WA", "RE")
+
+
+def attacks():
+    return tomllib.loads((PROGRAMS / "attacks.toml").read_text())
+
+
+def benign():
+    return tomllib.loads((PROGRAMS / "benign.toml").read_text())
+
+
+class Recording:
+    """A pool that keeps what its last program wrote."""
+
+    def __init__(self, pool):
+        self.pool, self.execution = pool, None
+        self.is_crowded = False
+
+    def run(self, program, stdin, limits):
+        short = Limits(limits.cpu_s, 1.0, limits.memory_bytes, 2 << 20, 1 << 20)
+        self.execution = self.pool.run(program, stdin, short)
+        return self.execution
+
+    def call(self, program, function, calls, limits):
+        self.execution = self.pool.call(program, function, calls, Limits(1.0, 1.0, limits.memory_bytes, 2 << 20))
+        return self.execution
+
+
+class Surroundings:
+    """Canaries around the sandbox: what an attack must not reach."""
+
+    def __init__(self, stack):
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder.chmod(0o777)
+        self.secret = f"SECRET-{random.randrange(10**11, 10**12)}"
+        os.environ["HARNESS_TEST_SECRET"] = self.secret
+        for name in ("secret", "spare"):
+            (self.folder / name).write_text(self.secret)
+        (self.folder / "secret_module.py").write_text(f"x = {self.secret!r}")
+        self.name = f"harness-test-{os.getpid()}"
+        self.servers = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))),
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+            *(stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)),
+        ]
+        tcp, udp, by_path, abstract = self.servers
+        udp.bind(("127.0.0.1", 0))
+        by_path.bind(str(self.folder / "socket"))
+        abstract.bind(f"\0{self.name}")
+        by_path.listen(), abstract.listen()
+        for server in self.servers:
+            server.setblocking(False)
+        self.dummy = subprocess.Popen(["sleep", "600"])
+        stack.callback(self.dummy.wait)
+        stack.callback(self.dummy.kill)
+        stack.callback(self._tidy)
+        self.before = self._state()
+        self.filled = {
+            "SECRET_FILE": self.folder / "secret",
+            "SECRET_FOLDER": self.folder,
+            "SPARE_FILE": self.folder / "spare",
+            "CANARY": self.folder / "canary",
+            "NAME": self.name,
+            "JUDGE": os.getpid(),
+            "PID": self.dummy.pid,
+            "TCP": tcp.getsockname()[1],
+            "UDP": udp.getsockname()[1],
+            "UNIX": self.folder / "socket",
+            "SITE_PACKAGES": sysconfig.get_path("purelib"),
+        }
+
+    def _state(self):
+        stat = Path(f"/proc/{self.dummy.pid}/stat").read_text().split()
+        files = {path.name: path.stat().st_mode for path in self.folder.iterdir()}
+        return files, stat[2] in "SDR", stat[18], os.sched_getaffinity(self.dummy.pid)
+
+    def _tidy(self):
+        """Where nothing holds them, attacks leave files."""
+        for folder in ("/dev/shm", "/tmp", "/"):
+            Path(folder, self.name).unlink(missing_ok=True)
+
+    def fill(self, source):
+        for name, value in self.filled.items():
+            source = source.replace(f"@{name}@", str(value))
+        return source
+
+    def damage(self):
+        """What an attack did to them."""
+        if self._state() != self.before:
+            yield f"the surroundings changed: {self._state()}"
+        for server in self.servers:
+            with contextlib.suppress(OSError):
+                server.recv(10) if server.type == socket.SOCK_DGRAM else server.accept()
+                yield f"{server} was reached"
+        for folder in ("/dev/shm", "/tmp", "/"):
+            if os.path.exists(f"{folder}/{self.name}"):
+                yield f"a file in {folder}"
+
+
+def source_of(attack, group, around):
+    if "generated" in attack:
+        return eval(attack["generated"])
+    source = around.fill(attack["source"])
+    if attack.get("raw_surrogate"):
+        source = source.encode().decode("unicode_escape")
+    return attacks()["prelude"] + source if group == "peek" else source
+
+
+def breaches_of(pool, group, name, attack, around):
+    """What is wrong with how one attack ended."""
+    recording, program = Recording(pool), Program(source_of(attack, group, around))
+    if group == "functions":
+        expected = str(int(around.secret[7:])).encode()
+        test = FunctionTest((3, 4), ALLOWED.cpu_s, 4 * len(expected) + 4096, lambda body: body == expected)
+        report = judge_function(recording, program, "f", [test], ALLOWED)
+        written = b"".join(answer.body for answer in recording.execution.answers)
+    else:
+        expected = around.secret.encode()
+        test = ScriptTest(b"3 4\n", expected, lambda output: output.strip() == expected)
+        report = judge_script(recording, program, [test], ALLOWED)
+        written = recording.execution.stdout
+    code = report.findings[0].code
+    if code not in attack.get("why", USUAL):
+        yield f"{code} ({report.findings[0].cause})"
+    if b"escaped" in written or expected in written:
+        yield f"it wrote {written[:100]!r}"
+    yield from around.damage()
+
+
+def failures_of_attacks(level, groups, *, prime=True):
+    """Attack -> what went wrong, for all attacks of some groups against one worker."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        around = Surroundings(stack)
+        pool = Pool(level, 1)
+        stack.callback(pool.close)
+        for group in groups:
+            for name, attack in attacks()[group].items():
+                if prime:  # what a later program might find of an earlier one
+                    pool.run(Program(f"x = [{around.secret!r}] * 3\nprint(x[0])"), b"", Limits(1, 3, 1 << 28))
+                found[f"{group}.{name}"] = list(breaches_of(pool, group, name, attack, around))
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def failures_of_benign(level):
+    """Program -> its finding, for honest programs that were not accepted."""
+    found = {}
+    pool = Pool(level, 1)
+    allowed = Allowance(cpu_s=10.0, memory_bytes=1 << 30, retries_timeouts=False)
+    for name, case in benign()["scripts"].items():
+        if case.get("needs") and (level < Level.LANDLOCK or not _is_there(case["needs"])):
+            continue
+        text = "3 4\n" * case.get("stdin_repeated", 1)
+        expected = "\n".join(text.split()) if case.get("copies") else "7"
+        test = ScriptTest(text.encode(), expected.encode(), lambda out, e=expected: out.strip().decode() == e)
+        found[name] = judge_script(pool, Program(case["source"], PRELUDE), [test], allowed)
+    for name, case in benign()["functions"].items():
+        tests = [FunctionTest((a, 4), 5.0, 4096, lambda body, a=a: json.loads(body) == a + 4) for a in (3, 500, 3)]
+        found[name] = judge_function(pool, Program(case["source"], PRELUDE), "f", tests, allowed)
+    pool.close()
+    return {name: str(r.findings) for name, r in found.items() if r.n_passed < r.n_tests}
+
+
+def _is_there(need):
+    import importlib.util
+
+    return need == "files" or importlib.util.find_spec(need) is not None
+
+
+def everything(level, groups):
+    return {**failures_of_attacks(level, groups), **failures_of_benign(level)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(everything(Level[sys.argv[1]], sys.argv[2:])))

@@ -1,0 +1,99 @@
+"""Hostile programs get nothing and break nothing; honest ones are accepted. As this user and as nobody, at every level.
+
+Left out by default, because they take their time limits: what hangs or floods at the weaker levels and as nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attacks
+import pytest
+
+import harness
+from harness.sandbox import Level, strongest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
+
+QUICK, LASTING = ("peek", "act", "forge"), ("hang", "flood", "functions")
+LEVELS = [level for level in Level if level >= Level.SEALED]
+NOBODY = 65534
+
+
+def here(level):
+    if level > strongest()[0]:
+        pytest.skip(f"this machine has no {level.title}")
+    return level
+
+
+def test_the_suites_are_as_large_as_promised():
+    assert sum(len(attacks.attacks()[group]) for group in QUICK + LASTING) >= 60
+    assert sum(map(len, attacks.benign().values())) >= 40
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
+def test_attacks_find_nothing_and_reach_nothing(level):
+    assert attacks.failures_of_attacks(here(level), QUICK) == {}
+
+
+def test_attacks_that_hang_or_flood_are_stopped():
+    assert attacks.failures_of_attacks(strongest()[0], LASTING) == {}
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
+def test_honest_programs_are_accepted(level):
+    assert attacks.failures_of_benign(here(level)) == {}
+
+
+def test_honest_programs_are_accepted_where_nothing_is_held():
+    assert attacks.failures_of_benign(Level.LIMITS) == {}
+
+
+def test_the_suite_sees_what_is_not_held():
+    """With limits alone the attacks succeed, so they do try what they say."""
+    failures = attacks.failures_of_attacks(Level.LIMITS, ("peek",))
+    assert {"peek.file", "peek.file_through_libc", "peek.file_through_import", "peek.passwords"} <= set(failures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
+def test_lasting_attacks_are_stopped_at_every_level(level):
+    assert attacks.failures_of_attacks(here(level), LASTING) == {}
+
+
+@pytest.mark.parametrize("groups", [QUICK, pytest.param(LASTING, marks=pytest.mark.slow)], ids=["quick", "lasting"])
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
+def test_everything_holds_for_an_ordinary_user(level, groups, readable_python):
+    here(level)
+    script = Path(attacks.__file__)
+    command = [readable_python, str(script), level.name, *groups]
+    environment = {"PYTHONPATH": str(Path(harness.__file__).parents[1]), "PATH": "/usr/bin:/bin", "HOME": "/"}
+    done = subprocess.run(command, **as_nobody(), env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+
+
+def as_nobody():
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+
+
+@pytest.fixture(scope="module")
+def readable_python():
+    """An interpreter that nobody can start, and import this package with."""
+    if os.geteuid() != 0:
+        pytest.skip("not root, so every other test runs as an ordinary user already")
+    test = "import sys, harness.sandbox; assert sys.version_info >= (3, 11)"
+    environment = {"PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        try:
+            tried = subprocess.run([path, "-c", test], **as_nobody(), env=environment, capture_output=True)
+        except OSError:
+            continue
+        if tried.returncode == 0:
+            return path
+    pytest.skip("no interpreter of this machine can be used by another user together with this package")
+    return None

@@ -101,12 +101,23 @@ def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]
 
 
 def _page(runs: Sequence[RunView], tables: dict[str, list[Table]]) -> str:
-    warnings = [f"**{escape_markdown(line)}**\n" for line in unfinished(list(zip(runs, labels(runs), strict=True)))]
+    named = list(zip(runs, labels(runs), strict=True))
+    warnings = [f"**{escape_markdown(line)}**\n" for line in (*unfinished(named), *_unheld(named))]
     bodies = [to_markdown(table) for group in tables.values() for table in group]
     empty = [
         f"(These runs have nothing for the table `{table_id}`.)\n" for table_id, group in tables.items() if not group
     ]
     return "\n".join(["# Report\n", *warnings, *bodies, *empty, _footer(runs)])
+
+
+def _unheld(named: Sequence[tuple[RunView, str]]) -> list[str]:
+    """A line for each run whose programs were held by nothing: its verdicts may be forged."""
+    return [
+        f"UNSAFE: the programs in {label} ({task}) were run without a sandbox, with limits alone."
+        for run, label in named
+        for task, facts in sorted(run.record.data.items())
+        if setting(facts, "judging", "sandbox") == "limits"
+    ]
 
 
 def _footer(runs: Sequence[RunView]) -> str:

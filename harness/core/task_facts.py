@@ -21,6 +21,8 @@ def task_facts(task: Task[Any], split: Split, *, is_strict: bool, say: Callable[
     card, sampling = asdict(task.card), asdict(task.sampling)
     told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
     facts = {**told, "grader": grader_name(task), "sampling": {**sampling, "stop": list(sampling["stop"])}}
+    if hasattr(task.grader, "facts"):  # one that runs programs says how they are held, or refuses beforehand
+        facts["judging"] = dict(task.grader.facts())
     if isinstance(task, FiledTask):
         facts |= _loaded_facts(task.loaded(split), is_strict, say)
     return facts

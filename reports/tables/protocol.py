@@ -73,6 +73,7 @@ def _card(run: RunView, task: str) -> dict[str, Cell]:
         **{key.replace("_", " "): _text(sampling(run, task, key)) for key in SAMPLING},
         "samples a problem": setting(config, "n"),
         "grader": _grader(run, task),
+        "sandbox": setting(record.data, task, "judging", "sandbox"),
         "engine": _with_options(setting(config, "engine")),
         "model": model_of(run),
         "model fingerprint": setting(record.data, "model", "fingerprint"),

@@ -368,6 +368,14 @@ def test_unfinished_runs_are_loud(tmp_path):
     assert sum("UNFINISHED" in note for note in table.notes) == 2
 
 
+def test_programs_without_a_sandbox_are_loud(tmp_path):
+    held, free = ({"sums": {"fingerprint": "f00d", "judging": {"sandbox": level}}} for level in ("sealed", "limits"))
+    folders = [make_eval(tmp_path / "held", data=held), make_eval(tmp_path / "free", data=free)]
+    page = write_report(folders, tmp_path / "report").markdown.read_text()
+    assert page.count("UNSAFE") == 1
+    assert "**UNSAFE: the programs in free (sums) were run without a sandbox, with limits alone.**" in page
+
+
 def test_only_the_named_tables(tmp_path):
     folders = [make_eval(tmp_path / "a")]
     write_report(folders, tmp_path / "report")

@@ -6,7 +6,6 @@ instances of subclasses for the base class, through the base class's own methods
 
 from __future__ import annotations
 
-import hashlib
 import json
 import marshal
 import math
@@ -52,7 +51,11 @@ def _digest_of_giant(value: object) -> str | None:
         written = marshal.dumps(value, 2)  # type: ignore[arg-type]
     except ValueError:
         return None
-    return hashlib.sha256(written).hexdigest() if len(written) > _GIANT_BYTES else None
+    if len(written) <= _GIANT_BYTES:
+        return None
+    import hashlib  # brings OpenSSL, which every fork would pay for
+
+    return hashlib.sha256(written).hexdigest()
 
 
 def decode(text: str | bytes, build: Builder) -> Any:

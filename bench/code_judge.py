@@ -1,0 +1,202 @@
+"""The judge of programs beside those in use: LiveCodeBench's checker and evalplus, in turn in one run.
+
+    python bench/code_judge.py --rounds 3 --lcb CHECKOUT
+    python bench/code_judge.py --canonical DATA_DIR      all reference solutions of HumanEval+ and MBPP+
+    python bench/code_judge.py --many 100000             what is left behind
+
+T1 reads two numbers from stdin and prints their sum; T3 is a function on 100 inputs of 20 numbers. The peer of T1 is
+`check_correctness` of a checkout of LiveCodeBench (`--lcb`); that of T3 is evalplus' `untrusted_check`, where that
+package is installed, from a small process and from one of 2 GiB.
+Wall milliseconds a program, medians, and CPU milliseconds of everything (children too), which hold still on a shared
+machine where wall times do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import gzip
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.core.types import Completion, Limits, Problem, Program, Tokens
+from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.graders._output_rules import lines_equal
+from harness.graders._program_reference import EvalPlusReference
+from harness.graders.code import CodeGrader
+from harness.sandbox import Pool, strongest
+
+T1 = "a, b = map(int, input().split())\nprint(a + b)\n"
+T3 = "def f(numbers):\n    return sorted(set(numbers))\n"
+INPUTS = [[[(i * j * 7919) % 1000 for j in range(20)]] for i in range(100)]
+EXPECTED = [sorted(set(numbers)) for (numbers,) in INPUTS]
+ALLOWED = Allowance(cpu_s=6.0, memory_bytes=1 << 30, retries_timeouts=False)
+
+
+def ours_on_t1(pool: Pool) -> bool:
+    test = ScriptTest(b"3 4\n", b"7\n", lambda output: lines_equal(output.decode(), "7\n"))
+    return judge_script(pool, Program(T1), [test], ALLOWED).n_passed == 1
+
+
+def ours_on_t3(pool: Pool) -> bool:
+    tests = [
+        FunctionTest(arguments, 4.0, 4096, lambda body, e=expected: json.loads(body) == e)
+        for arguments, expected in zip(INPUTS, EXPECTED, strict=True)
+    ]
+    return judge_function(pool, Program(T3), "f", tests, ALLOWED).n_passed == len(INPUTS)
+
+
+def lcb_on_t1() -> bool:
+    from lcb_runner.evaluation.compute_code_generation_metrics import check_correctness
+
+    sample = {"input_output": json.dumps({"inputs": ["3 4\n"], "outputs": ["7\n"]})}
+    results, _ = check_correctness(sample, T1, timeout=6, debug=False)
+    return bool(results == [True])
+
+
+def evalplus_on_t3() -> bool:
+    from evalplus.eval import untrusted_check
+
+    status, _ = untrusted_check("humaneval", T3, INPUTS, "f", EXPECTED, 0, [0.0] * len(INPUTS), fast_check=True)
+    return bool(status == "pass")
+
+
+def measure(work: Callable[[], bool], seconds: float, pool: Pool | None = None) -> tuple[float, float, float, int]:
+    """Median, 99th percentile and CPU time of one call in milliseconds, and how many there were."""
+    assert work()
+    times, cpu = [], _cpu_s(pool)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        assert work()
+        times.append(time.perf_counter() - began)
+    used = (_cpu_s(pool) - cpu) / len(times)
+    ordered = sorted(times)
+    return statistics.median(times) * 1e3, ordered[int(len(times) * 0.99)] * 1e3, used * 1e3, len(times)
+
+
+def _cpu_s(pool: Pool | None) -> float:
+    """This process, its dead children, and the workers, which live on, with theirs."""
+    own, dead = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    total = own.ru_utime + own.ru_stime + dead.ru_utime + dead.ru_stime
+    for pid in _workers(pool):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def _workers(pool: Pool | None) -> list[int]:
+    """The processes of a pool: the one outside of a jail and the one inside."""
+    found = [worker.pid for worker in pool._idle] if pool is not None else []
+    for pid in list(found):
+        found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return found
+
+
+def compare(name: str, ours: Callable[[], bool], peer: Callable[[], bool], pool: Pool, rounds: int) -> None:
+    rows = [(measure(ours, 3.0, pool), measure(peer, 3.0)) for _ in range(rounds)]
+    for label, place in (("wall", 0), ("CPU", 2)):
+        ratios = [peer_row[place] / our_row[place] for our_row, peer_row in rows]
+        print(
+            f"{name}: {label} harness {statistics.median(r[0][place] for r in rows):.2f} ms, "
+            f"peer {statistics.median(r[1][place] for r in rows):.2f} ms, "
+            f"peer / harness {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print(f"{name}: 99th percentile {statistics.median(r[0][1] for r in rows):.2f} ms")
+
+
+def all_canonical(data: Path) -> None:
+    """Every reference solution, judged; MBPP+ inputs as evalplus' file has them are made tuples by that package."""
+    grader = CodeGrader(CodeGrader.Config())
+    for dataset, file in (
+        ("humaneval", "humanevalplus/HumanEvalPlus.jsonl.gz"),
+        ("mbpp", "mbppplus/MbppPlus.jsonl.gz"),
+    ):
+        counts: collections.Counter[str] = collections.Counter()
+        began = time.perf_counter()
+        for line in gzip.decompress((data / file).read_bytes()).splitlines():
+            row = json.loads(line)
+            inputs = [list(row[key]) for key in ("base_input", "plus_input")]
+            if dataset == "mbpp":
+                from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+                inputs = [mbpp_deserialize_inputs(row["task_id"], some) for some in inputs]
+            reference = EvalPlusReference(
+                row["entry_point"], row["prompt"], row["canonical_solution"], *inputs, row["atol"], dataset
+            )
+            reply = f"```python\n{row['prompt']}{row['canonical_solution']}\n```"
+            completion = Completion(row["task_id"], 0, 0, reply, "stop", Tokens(1, 1))
+            verdict = grader.grade(Problem(row["task_id"], dataset, (), reference), completion)
+            counts[verdict.details.get("verdict", "ungraded")] += 1
+            if verdict.outcome != "correct":
+                print(row["task_id"], verdict.reason)
+        print(f"{dataset}: {dict(counts)} in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def many(n: int) -> None:
+    pool = Pool(strongest()[0], 2)
+    ours_on_t1(pool)
+    before = _belongings(pool)
+    began = time.perf_counter()
+    times = []
+    for _ in range(n):
+        start = time.perf_counter()
+        assert pool.run(Program(T1), b"3 4\n", Limits(6.0, 12.0, 1 << 30)).stdout == b"7\n"
+        times.append(time.perf_counter() - start)
+    times.sort()
+    after = _belongings(pool)
+    print(f"{n} programs: {n / (time.perf_counter() - began):.0f} a second, median {times[n // 2] * 1e3:.2f} ms,")
+    print(f"  99th percentile {times[int(n * 0.99)] * 1e3:.2f} ms; descriptors, processes, KiB here and in the worker:")
+    print(f"  before {before}, after {after}")
+    pool.close()
+
+
+def _belongings(pool: Pool) -> tuple[int, int, int, int]:
+    pids = [os.getpid(), *_workers(pool)]
+    descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+    return descriptors, len(pids), *(sum(map(_pss_kib, group)) for group in (pids[:1], pids[1:]))
+
+
+def _pss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lcb", type=Path)
+    parser.add_argument("--canonical", type=Path)
+    parser.add_argument("--many", type=int)
+    options = parser.parse_args()
+    if options.canonical is not None:
+        return all_canonical(options.canonical)
+    if options.many is not None:
+        return many(options.many)
+    pool = Pool(strongest()[0], 2)
+    print(f"level {pool.level.title}")
+    if options.lcb is not None:
+        sys.path.insert(0, str(options.lcb))
+        compare("T1 beside LiveCodeBench", lambda: ours_on_t1(pool), lcb_on_t1, pool, options.rounds)
+    try:
+        import evalplus.eval  # noqa: F401
+    except ImportError:
+        print("evalplus is not installed, so there is no T3")
+    else:
+        compare("T3 beside evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
+        ballast = bytearray(os.urandom(1 << 20)) * 2048
+        compare("T3 from 2 GiB beside evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
+        del ballast
+    print(f"worker: {sum(map(_pss_kib, _workers(pool))) / 1024:.1f} MiB (proportional)")
+    pool.close()
+    return None
+
+
+if __name__ == "__main__":
+    main()

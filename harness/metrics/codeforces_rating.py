@@ -1,0 +1,128 @@
+"""The rating on CodeForces: the likeliest from problem difficulties, and CodeElo's or FlowRL's from standings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core.errors import DataError
+from harness.core.protocols import Metric
+from harness.core.types import Estimate, Graded
+from harness.metrics._grouping import ProblemSamples, by_problem
+from harness.metrics._ratings import Population, Row, contest_rating, likeliest_rating, virtual_score
+
+_FEWEST_PLAYERS = 200
+_ATTEMPTS = {"codeelo": 8, "flowrl": 16}
+_TITLES = {"codeelo": "CodeElo", "flowrl": "FlowRL"}
+
+
+class CodeforcesRating:
+    """Problems tell their difficulty in the tag `rating`, their contest in `contest`, their points in `points`.
+
+    From difficulties: maximum likelihood, each problem counted once with the share of samples that solved it. From
+    standings: a rating for each contest, then their plain mean. What the tests cover is not corrected for: with
+    sample tests alone both are too high.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        standings: str | None = None
+        """A JSON file: contest -> rows of [points, penalty, rating before]. Contests of 200 players or fewer are left
+        out."""
+        procedure: Literal["codeelo", "flowrl"] = "codeelo"
+        """The same arithmetic: `codeelo` hands in at most 8 samples of a problem, `flowrl` 16."""
+        population: str | None = None
+        """A JSON file of ratings, a list or a histogram, for percentiles. They are named by the file."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        problems = [problem for problem in by_problem(graded) if problem.n_graded > 0]
+        found = [*_from_difficulties(problems), *self._from_standings(problems)]
+        if self.config.population is None:
+            return found
+        population = Population.of(Path(self.config.population).stem, _read(self.config.population))
+        return [*found, *(_percentile(estimate, population) for estimate in found)]
+
+    def _from_standings(self, problems: Sequence[ProblemSamples]) -> Iterable[Estimate]:
+        if self.config.standings is None:
+            return []
+        standings = _read(self.config.standings)
+        procedure, title = self.config.procedure, _TITLES[self.config.procedure]
+        used, ratings = [], []
+        for contest, some in _by_contest(problems).items():
+            if contest in standings and len(standings[contest]) > _FEWEST_PLAYERS:
+                used += some
+                rows = [Row(*map(float, row)) for row in standings[contest]]
+                ratings.append(contest_rating(*_score(some, _ATTEMPTS[procedure]), rows))
+        if not ratings:
+            return []
+        from harness.core.stats import INTERVAL_SEED, bootstrap_interval  # numpy
+
+        n_attempts, mean = _ATTEMPTS[procedure], math.fsum(ratings) / len(ratings)
+        low, high = bootstrap_interval(ratings, INTERVAL_SEED)
+        method = (
+            f"mean over {len(ratings)} contests, at most {n_attempts} attempts a problem, 95% bootstrap over contests"
+        )
+        return [_estimate(f"rating ({title})", mean, low, high, used, method)]
+
+
+def _from_difficulties(problems: Sequence[ProblemSamples]) -> list[Estimate]:
+    rated = [problem for problem in problems if "rating" in problem.graded[0].problem.tags]
+    found = likeliest_rating([_difficulty(p) for p in rated], [p.n_correct / p.n_graded for p in rated])
+    if found is None:
+        return []
+    method = f"maximum likelihood, 95% profile likelihood over {len(rated)} problems"
+    return [_estimate("rating", *found, rated, method)]
+
+
+def _difficulty(problem: ProblemSamples) -> float:
+    text = problem.graded[0].problem.tags["rating"]
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"the problem {problem.problem_id} has the rating {text!r}, which is no number") from None
+
+
+def _by_contest(problems: Sequence[ProblemSamples]) -> dict[str, list[ProblemSamples]]:
+    found: dict[str, list[ProblemSamples]] = {}
+    for problem in problems:
+        contest = problem.graded[0].problem.tags.get("contest")
+        if contest is not None:
+            found.setdefault(contest, []).append(problem)
+    return found
+
+
+def _score(problems: Sequence[ProblemSamples], most_attempts: int) -> tuple[float, float]:
+    attempts = [[g.verdict.outcome == "correct" for g in problem.graded[:most_attempts]] for problem in problems]
+    points = [problem.graded[0].problem.tags.get("points") for problem in problems]
+    return virtual_score(attempts, [float(worth) if worth is not None else None for worth in points])
+
+
+def _percentile(estimate: Estimate, population: Population) -> Estimate:
+    value, low, high = (population.percentile(rating) for rating in (estimate.value, estimate.low, estimate.high))
+    method = f"share of the {len(population.ratings)} ratings in {population.name} that are lower; {estimate.method}"
+    counts = (estimate.n_problems, estimate.n_completions, estimate.n_ungraded)
+    return Estimate(estimate.name.replace("rating", "percentile", 1), value, low, high, *counts, method)
+
+
+def _estimate(
+    name: str, value: float, low: float, high: float, used: Sequence[ProblemSamples], method: str
+) -> Estimate:
+    n_completions, n_ungraded = sum(p.n_graded for p in used), sum(p.n_ungraded for p in used)
+    return Estimate(name, value, low, high, len(used), n_completions, n_ungraded, method)
+
+
+def _read(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read as JSON: {error}") from None
+
+
+METRIC: type[Metric] = CodeforcesRating

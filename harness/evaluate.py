@@ -16,11 +16,24 @@ from harness.core.config import Chosen, incidental, plugin
 from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import fingerprint, resolve
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, Grader, ModelSource, Split, Task
+from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import grader_name, task_facts
-from harness.core.types import Completion, Estimate, Graded, Outcome, Problem, Request, Sampling, Verdict
+from harness.core.types import (
+    Completion,
+    Estimate,
+    Failure,
+    Graded,
+    Outcome,
+    Problem,
+    Request,
+    Sampling,
+    Tokens,
+    Verdict,
+)
+
+_LOST = "no_completion"  # in a verdict's details: there was nothing to grade, and the next run asks again
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +57,9 @@ class Ledger:
         self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
         view = store.view()
         self.completions = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
-        self.verdicts = {(p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task}
+        self.verdicts = {
+            (p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task and _LOST not in v.details
+        }
 
     def append_completion(self, completion: Completion) -> None:
         self._store.append_completion(self._task, completion, with_ids=self._with_ids)
@@ -75,14 +90,17 @@ def run(
         else:
             yield _grade(problem, completion, grader, ledger)
     by_id = {problem.id: problem for problem in problems}
-    for completion in _generate(engine, missing):
+    for answer in _generate(engine, missing):
+        if isinstance(answer, Failure):
+            yield _lose(by_id[answer.problem_id], answer, ledger)
+            continue
         if ledger is not None:
-            ledger.append_completion(completion)
-        yield _grade(by_id[completion.problem_id], completion, grader, ledger)
+            ledger.append_completion(answer)
+        yield _grade(by_id[answer.problem_id], answer, grader, ledger)
 
 
-def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion]:
-    """The engine's completions, held to its promise: exactly one for each request."""
+def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
+    """The engine's answers, held to its promise: exactly one for each request."""
     awaited = {(request.problem_id, request.index): request.seed for request in requests}
     for completion in engine.generate(requests):
         key = (completion.problem_id, completion.index)
@@ -102,6 +120,15 @@ def _grade(problem: Problem[Any], completion: Completion, grader: Grader[Any], l
     return Graded(problem, completion, verdict)
 
 
+def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Graded[Any]:
+    """Nothing to grade: the verdict is on record with its reason, and the place of the completion stays free."""
+    verdict = Verdict("ungraded", None, reason=f"no completion: {failure.reason}", details={_LOST: True})
+    empty = Completion(failure.problem_id, failure.index, failure.seed, "", "failed", Tokens(0, 0))
+    if ledger is not None:
+        ledger.append_verdict(empty, verdict)
+    return Graded(problem, empty, verdict)
+
+
 # --- harness eval -----------------------------------------------------------------------------------------------
 
 
@@ -116,9 +143,13 @@ class ModelConfig:
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` takes the model's shape and tokenizer, and weights drawn from the run's seed."""
 
-    def source(self, random_seed: int) -> ModelSource:
+    def source(self, random_seed: int, *, is_served: bool = False) -> ModelSource:
+        """What an engine opens; of a model that is served elsewhere, the name as it is."""
+        if is_served and (self.weights == "random" or self.revision is not None):
+            raise ConfigError("model.weights and model.revision are about files; whoever serves a model decides them")
         seed = random_seed if self.weights == "random" else None
-        return ModelSource(resolve(self.path), self.revision, self.dtype, self.device, seed)
+        path = self.path if is_served else resolve(self.path)
+        return ModelSource(path, self.revision, self.dtype, self.device, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +215,9 @@ class EvalConfig:
 
 def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:
     """`harness eval`: load the model, then open or resume the run folder, fill it, write its metrics."""
-    source = config.model.source(derive(config.seed, "weights"))
-    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
     engine = config.engine.build("engines")
+    source = config.model.source(derive(config.seed, "weights"), is_served=isinstance(engine, Served))
+    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
     engine.open(source)
     try:
         return evaluate_open_engine(config, source.path, tasks, engine, folder, progress)
@@ -207,9 +238,8 @@ def evaluate_open_engine(
         name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
     }
     data = data_facts(config, tasks, progress)
-    store = RunStore.open(
-        folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(model_path)}
-    )
+    model = engine.facts(model_path) if isinstance(engine, Served) else fingerprint(model_path)
+    store = RunStore.open(folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": model})
     with ending(store):
         store.write_metrics(evaluate_into(store, config, tasks, problems, engine, progress))
     return store.view()
@@ -245,11 +275,19 @@ def evaluate_into(
 
 def too_many_ungraded(config: EvalConfig, view: RunView) -> bool:
     """Whether a larger share of completions than `max_ungraded` has no verdict of right or wrong."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = [verdict.outcome for verdict in _verdicts(config, view)]
+    return outcomes.count("ungraded") > config.max_ungraded * len(outcomes)
+
+
+def count_lost(config: EvalConfig, view: RunView) -> int:
+    """How many completions the engine could not have; the same command asks for them again."""
+    return sum(_LOST in verdict.details for verdict in _verdicts(config, view))
+
+
+def _verdicts(config: EvalConfig, view: RunView) -> Iterator[Verdict]:
     for chosen in config.tasks:
         verdicts = view.verdicts(grader_name(chosen.build("tasks")))
-        outcomes += [v.outcome for (task, _, index), v in verdicts.items() if task == chosen.id and index < config.n]
-    return outcomes.count("ungraded") > config.max_ungraded * len(outcomes)
+        yield from (v for (task, _, index), v in verdicts.items() if task == chosen.id and index < config.n)
 
 
 def _watched(

@@ -33,7 +33,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from harness.core import config as configs
-    from harness.evaluate import EvalConfig, evaluate, too_many_ungraded
+    from harness.evaluate import EvalConfig, count_lost, evaluate, too_many_ungraded
 
     given = configs.read_toml(options.config) if options.config is not None else {}
     flags = configs.merge(_eval_flags(options), _strictness(options))
@@ -44,6 +44,11 @@ def evaluate(options: argparse.Namespace) -> int:
     view = evaluate(config, folder, _progress(options))
     _print_tables([view.folder], ["results"], options)
     _print_path("run", folder, options)
+    if n_lost := count_lost(config, view):
+        print(
+            f"harness: {n_lost} completions could not be had and are ungraded; the same command asks for them again",
+            file=sys.stderr,
+        )
     if not too_many_ungraded(config, view):
         return DONE
     reasons = folder / "verdicts.jsonl"

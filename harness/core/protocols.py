@@ -17,6 +17,7 @@ from harness.core.types import (
     DataFile,
     Estimate,
     Execution,
+    Failure,
     Graded,
     Limits,
     LoadedData,
@@ -120,11 +121,24 @@ class Engine(Protocol):
         """Load the model. Raises ModelError before anything is generated."""
         ...
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Completions as they finish, in any order, each for exactly one request."""
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        """Completions as they finish, in any order, each for exactly one request.
+
+        An engine that can lose one (a server's) gives a Failure in its place, never an invented text.
+        """
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What an engine is too whose model is not files on this machine: the name is for whoever serves it."""
+
+    def facts(self, model: str) -> Mapping[str, str]:
+        """What the run record keeps of the model, once it is open. A run is not resumed with another `name` or
+        `fingerprint`."""
+        ...
 
 
 class PolicyEngine(Engine, Protocol):
@@ -134,6 +148,8 @@ class PolicyEngine(Engine, Protocol):
     """
 
     logp_is_exact: bool
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]: ...
 
     def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Sample from these weights from now on."""

@@ -83,7 +83,7 @@ class RunStore:
     def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> None:
         """Token ids and log-probabilities take most of the room and are left out unless asked for."""
         tokens = completion.tokens
-        kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion)
+        kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd)
         self._completions.append({"task": task, **dataclasses.asdict(dataclasses.replace(completion, tokens=kept))})
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:

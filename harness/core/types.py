@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 R = TypeVar("R")
 
 Outcome = Literal["correct", "incorrect", "ungraded"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "failed"]
 ExecutionStatus = Literal[
     "exited", "signalled", "not_compiled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"
 ]
@@ -74,11 +74,16 @@ class Tokens:
     prompt_ids: Sequence[int] | None = None
     completion_ids: Sequence[int] | None = None
     logp_behaviour: Sequence[float] | None = None
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One model output. `finish_reason` is `length` when the token budget cut it off."""
+    """One model output. `finish_reason` is `length` when the token budget cut it off.
+
+    `failed` marks the empty place of a completion that could not be had. No engine gives such a one, none is ever on
+    record, and its verdict is always `ungraded`.
+    """
 
     problem_id: str
     index: int
@@ -86,6 +91,16 @@ class Completion:
     text: str
     finish_reason: FinishReason
     tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an engine gives in place of a completion that it could not have, after all the tries it may make."""
+
+    problem_id: str
+    index: int
+    seed: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

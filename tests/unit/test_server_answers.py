@@ -1,0 +1,151 @@
+"""What the openai engine makes of bodies, headers and signs of overload, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import email.utils
+import json
+from typing import Any
+
+import pytest
+
+from harness.engines._answers import (
+    Answer,
+    MalformedError,
+    RefusedError,
+    duration_s,
+    pause_s,
+    read_answer,
+    read_listing,
+    retry_after_s,
+)
+from harness.engines._gate import Gate
+
+
+def chat(content: Any = "hi", finish_reason: Any = "stop", **more: Any) -> str:
+    return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": finish_reason}], **more})
+
+
+def test_an_answer_is_its_text_its_end_and_the_servers_counts() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, "cost": 0.25}
+    assert read_answer(chat(usage=usage)) == Answer("hi", "stop", 3, 5, 0.25)
+    assert read_answer(chat(finish_reason="length")) == Answer("hi", "length", None, None, None)
+    assert read_answer('{"choices": [{"text": "x", "finish_reason": "stop"}]}').text == "x"
+
+
+def test_a_model_that_only_thought_has_said_nothing() -> None:
+    assert read_answer(chat(content=None, finish_reason="length")).text == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<html>",
+        "[]",
+        "null",
+        "{}",
+        '{"choices": []}',
+        '{"choices": [1, 2]}',
+        '{"choices": [{"message": null, "finish_reason": "stop"}]}',
+        '{"choices": [{"message": {"content": "x"}}]}',
+        chat(finish_reason=None),
+        chat(content=["not", "text"]),
+        chat()[:-1],
+    ],
+)
+def test_what_is_no_completion_is_malformed(body: str) -> None:
+    with pytest.raises(MalformedError):
+        read_answer(body)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "abort"])
+def test_another_end_is_a_refusal(reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        read_answer(chat(finish_reason=reason))
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}, None, 7])
+def test_counts_that_are_none_are_absent(counts: Any) -> None:
+    assert read_answer(chat(usage=counts)).n_prompt is None
+
+
+def test_the_wait_of_an_error() -> None:
+    assert retry_after_s({}) is None
+    assert retry_after_s({"retry-after": "2.5"}) == 2.5
+    assert retry_after_s({"retry-after": "7", "retry-after-ms": "1500"}) == 1.5
+    assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({"retry-after": "1.2.3"}) is None
+    in_a_minute = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
+    wait_s = retry_after_s({"retry-after": email.utils.format_datetime(in_a_minute, usegmt=True)})
+    assert wait_s is not None and 50 < wait_s <= 60
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+
+
+def test_the_pause_of_an_answer() -> None:
+    left = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "9s"}
+    used_up = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m2s"}
+    assert (pause_s({}), pause_s(left), pause_s({**left, **used_up})) == (0, 0, 62)
+    assert pause_s({"x-ratelimit-remaining-tokens": "0"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("6m0s", 360), ("20ms", 0.02), ("1.5", 1.5), ("1h2m", 3720), ("", None), ("soon", None), ("1x", None)],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert duration_s(text) == seconds
+
+
+def test_a_listing_is_what_does_not_change_by_itself() -> None:
+    entry = {"id": "m", "object": "model", "created": 1, "owned_by": "us", "max_model_len": 9, "permission": [{}]}
+    assert read_listing(json.dumps({"data": [entry]})) == {"m": {"owned_by": "us", "max_model_len": "9"}}
+    assert [read_listing(body) for body in ("", "{}", '{"data": null}', '{"data": ["m"]}', "[]")] == [{}] * 5
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------
+
+
+def answered(gate: Gate, n: int, *, is_overloaded: bool) -> None:
+    async def round_trip() -> None:
+        entered = [await gate.enter() for _ in range(n)]
+        await asyncio.sleep(0.001)
+        for at in entered:
+            await gate.leave(at, is_overloaded=is_overloaded)
+
+    asyncio.run(round_trip())
+
+
+def test_the_limit_doubles_until_it_is_too_much_and_then_grows_by_one_a_round() -> None:
+    gate = Gate(100)
+    assert gate.limit == 8
+    answered(gate, 8, is_overloaded=False)
+    assert gate.limit == 16
+    answered(gate, 16, is_overloaded=True)  # sixteen signs of the same overload
+    assert gate.limit == 8
+    answered(gate, 8, is_overloaded=False)
+    assert 8.9 < gate.limit < 9.01
+
+
+def test_the_limit_stays_between_one_and_the_most() -> None:
+    gate = Gate(10)
+    for _ in range(3):
+        answered(gate, int(gate.limit), is_overloaded=False)
+    assert gate.limit == 10
+    for _ in range(9):
+        answered(gate, int(gate.limit), is_overloaded=True)
+    assert gate.limit == 1
+
+
+def test_nobody_enters_above_the_limit() -> None:
+    async def scene() -> None:
+        gate = Gate(1)
+        at = await gate.enter()
+        waiting = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await gate.leave(at, is_overloaded=False)
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(scene())

@@ -10,17 +10,15 @@ float32, one in a thousand in bfloat16).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.config import incidental
-from harness.core.errors import EngineError
 from harness.core.models import load_module, load_tokenizer
-from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource, PolicyEngine
-from harness.core.types import Completion, Request, Sampling, Tokens
-from harness.engines._text import stop_ids, text_of
+from harness.core.types import Completion, Message, Request, Sampling, Tokens
+from harness.engines._text import read_prompts, stop_ids, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,32 +66,27 @@ class HuggingFaceEngine:
         self.version = version
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for sampling, group in itertools.groupby(requests, key=lambda request: request.sampling):
+        asked = list(requests)
+        prompts = read_prompts(self.tokenizer, asked, getattr(self.module.config, "max_position_embeddings", None))
+        for sampling, group in itertools.groupby(asked, key=lambda request: request.sampling):
             while window := list(itertools.islice(group, self.config.batch_rows)):
-                yield from self._decode_window(window, sampling)
+                yield from self._decode_window(window, prompts, sampling)
 
-    def _decode_window(self, window: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+    def _decode_window(
+        self, window: Sequence[Request], prompts: Mapping[tuple[Message, ...], list[int]], sampling: Sampling
+    ) -> Iterator[Completion]:
         from harness.engines._decode import Row, decode  # brings torch, which a mistyped command can do without
 
         numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in window))}
-        prompts = [prompt_ids(self.tokenizer, messages) for messages in numbers]
-        self._refuse_beyond_context(max(map(len, prompts)), sampling.max_tokens)
+        mine = [prompts[messages] for messages in numbers]
         rows = [Row(i, numbers[request.messages], request.seed) for i, request in enumerate(window)]
         training = self.module.training
         self.module.eval()
         try:
-            for row in decode(self.module, prompts, rows, sampling, self._is_finished(sampling)):
-                yield self._completion(window[row.request], prompts[row.prompt], row)
+            for row in decode(self.module, mine, rows, sampling, self._is_finished(sampling)):
+                yield self._completion(window[row.request], mine[row.prompt], row)
         finally:
             self.module.train(training)
-
-    def _refuse_beyond_context(self, n_prompt: int, max_tokens: int) -> None:
-        context = getattr(self.module.config, "max_position_embeddings", None)
-        if context is not None and n_prompt + max_tokens > context:
-            raise EngineError(
-                f"a prompt of {n_prompt} tokens and {max_tokens} new ones exceed the model's context of {context}; "
-                "lower the maximal number of new tokens"
-            )
 
     def _is_finished(self, sampling: Sampling) -> Callable[[Row], bool]:
         if not sampling.stop:

@@ -7,7 +7,6 @@ on a CPU and vLLM's choice on a GPU, which is half precision for a float32 check
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +18,10 @@ from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, ModelError
 from harness.core.models import load_module, load_tokenizer
-from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.engines._replicas import Replicas
-from harness.engines._text import stop_ids, text_of
+from harness.engines._text import read_prompts, stop_ids, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +33,7 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 
@@ -123,14 +121,15 @@ class VllmEngine:
         if self._replicas is not None:
             yield from self._replicas.generate(requests)
             return
-        waiting: dict[str, Request] = {}
-        ids_of = functools.lru_cache(maxsize=self.config.window)(functools.partial(prompt_ids, self.tokenizer))
-        coming = enumerate(requests)
+        asked, waiting = list(requests), dict[str, Request]()
+        prompts = read_prompts(self.tokenizer, asked, self._context)
+        coming = enumerate(asked)
         try:
             while True:
                 while len(waiting) < self.config.window and (item := next(coming, None)) is not None:
-                    self._submit(name := str(item[0]), item[1], ids_of(item[1].messages))
-                    waiting[name] = item[1]
+                    name, request = str(item[0]), item[1]
+                    self._submit(name, request, prompts[request.messages])
+                    waiting[name] = request
                 if not waiting:
                     return
                 for output in self._engine.step():
@@ -140,14 +139,9 @@ class VllmEngine:
             self._engine.abort_request(list(waiting))
 
     def _submit(self, name: str, request: Request, ids: list[int]) -> None:
-        n_tokens = len(ids) + request.sampling.max_tokens
-        if n_tokens > self._context:
-            raise EngineError(
-                f"a prompt of {len(ids)} tokens and {request.sampling.max_tokens} new ones exceed the model's context "
-                f"of {self._context}; lower the maximal number of new tokens"
-            )
         parameters = _parameters(request.sampling, request.seed, self._stop_ids, with_logp=self.config.logp)
-        self._engine.add_request(name, {"type": "token", "prompt_token_ids": ids}, parameters, lora_request=self._lora)
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        self._engine.add_request(name, prompt, parameters, lora_request=self._lora)
 
     def _completion(self, request: Request, output: Any) -> Completion:
         (answer,) = output.outputs
@@ -183,6 +177,7 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
         enable_lora=config.lora is not None,
         max_lora_rank=_lora_rank(config.lora) if config.lora is not None else 16,
         disable_log_stats=True,
+        use_tqdm_on_load=False,  # its bar would tear the live line
     )
     try:
         settings = arguments.create_engine_config()

@@ -213,8 +213,11 @@ def test_weights_given_in_training_are_sampled_from(hf: Any) -> None:
 
 
 def test_beyond_the_context_is_refused(hf: Any) -> None:
+    long = requests(1, max_tokens=60)
     with pytest.raises(EngineError, match="context of 64"):
-        list(hf.generate(requests(1, max_tokens=60)))
+        list(hf.generate(long))
+    with pytest.raises(EngineError, match="the prompt of 'p0' has 9 tokens"):
+        next(hf.generate([*requests(1), *long]))  # before anything is generated
 
 
 def test_a_tokenizer_without_chat_template_is_refused() -> None:

@@ -84,7 +84,7 @@ def test_prompts_are_rendered_by_our_template_without_a_second_beginning(engine:
 
 def test_beyond_the_context_is_refused(engine: Any) -> None:
     with pytest.raises(EngineError, match="context of 64"):
-        list(engine.generate(requests(1, max_tokens=60)))
+        next(engine.generate([*requests(1), *requests(1, max_tokens=60)]))
     assert len(list(engine.generate(requests(1)))) == 2  # and nothing of it is left behind
 
 

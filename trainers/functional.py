@@ -5,8 +5,16 @@ Shapes: B completions, T completion positions. Every mask is boolean and true wh
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from harness.core.protocols import Batch, Totals
+
+Reduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
+
+# --- over tokens ------------------------------------------------------------------------------------------------
 
 
 def sequence_sum(values: Tensor, completion_mask: Tensor) -> Tensor:
@@ -17,6 +25,31 @@ def sequence_sum(values: Tensor, completion_mask: Tensor) -> Tensor:
 def sequence_mean(values: Tensor, completion_mask: Tensor) -> Tensor:
     """Mean over the completion's tokens; an empty completion gives 0. (B, T) -> (B,)"""
     return sequence_sum(values, completion_mask) / completion_mask.sum(1).clamp(min=1)
+
+
+def reduced(per_token: Tensor, completion_mask: Tensor, totals: Totals, reduction: Reduction) -> Tensor:
+    """A micro-batch's share of its minibatch's loss. (B, T) -> ()
+
+    `sequence_mean`: mean over a completion's tokens, then over completions. `token_mean`: mean over all tokens.
+    `sequence_sum`: sum over a completion's tokens, then mean over completions.
+    """
+    match reduction:
+        case "sequence_mean":
+            return sequence_mean(per_token, completion_mask).sum() / totals.n_completions
+        case "token_mean":
+            return sequence_sum(per_token, completion_mask).sum() / totals.n_tokens
+        case "sequence_sum":
+            return sequence_sum(per_token, completion_mask).sum() / totals.n_completions
+
+
+def whitened(values: Tensor, completion_mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Mean 0 and (sample) variance 1 over all tokens, 0 where masked. (B, T) -> (B, T)"""
+    chosen = values[completion_mask]
+    variance = chosen.var() if len(chosen) > 1 else chosen.new_zeros(())
+    return (values - chosen.mean()) * (variance + eps).rsqrt() * completion_mask
+
+
+# --- over groups ------------------------------------------------------------------------------------------------
 
 
 def group_mean(values: Tensor, group_ids: Tensor) -> Tensor:
@@ -41,16 +74,97 @@ def group_normalise(rewards: Tensor, group_ids: Tensor, *, by_std: bool = True, 
     return centred / (variance.sqrt() + eps)
 
 
+def leave_one_out(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """r minus the mean of the group's others; 0 in a group of one. RLOO, arXiv 2402.14740. (B,) -> (B,)"""
+    index = _group_index(group_ids)
+    sizes = index.bincount()[index]
+    return (rewards - group_mean(rewards, group_ids)) * sizes / (sizes - 1).clamp(min=1)
+
+
+def group_log_mean_exp(values: Tensor, group_ids: Tensor) -> Tensor:
+    """For each completion the log of the mean of exp(value) over its group. (B,) -> (B,)"""
+    index = _group_index(group_ids)
+    largest = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
+    return largest + group_mean((values - largest).exp(), group_ids).log()
+
+
+def group_draws(group_ids: Tensor, like: Tensor) -> Tensor:
+    """A standard normal draw for each group, from torch's own random stream, in the order of the ids. (B,)"""
+    index = _group_index(group_ids)
+    draws = torch.randn(int(index.max()) + 1, dtype=like.dtype)
+    return draws.to(like.device)[index]
+
+
 def _group_index(group_ids: Tensor) -> Tensor:
     """Groups numbered from 0. (B,)"""
     index: Tensor = torch.unique(group_ids, return_inverse=True)[1]
     return index
 
 
-def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), to be maximised. PPO, arXiv 1707.06347 eq. 7."""
+# --- over time --------------------------------------------------------------------------------------------------
+
+
+def rewards_by_token(batch: Batch) -> Tensor:
+    """Each completion's reward where it was given: what no single token was given, at the last one. (B, T)"""
+    mask = batch.completion_mask
+    given = batch.token_rewards if batch.token_rewards is not None else torch.zeros_like(mask, dtype=torch.float32)
+    at_end = batch.rewards - sequence_sum(given, mask)
+    is_last = torch.arange(mask.shape[1], device=mask.device) == batch.completion_lengths[:, None] - 1
+    return given * mask + is_last * at_end[:, None]
+
+
+def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, gamma: float) -> Tensor:
+    """What is still to come, this token's reward included, discounted by gamma a token. (B, T) -> (B, T)"""
+    return _backwards(token_rewards * completion_mask, gamma) * completion_mask
+
+
+def generalised_advantage(
+    token_rewards: Tensor, values: Tensor, completion_mask: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """GAE, arXiv 1506.02438 eq. 16: sum of (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t.
+
+    Nothing follows the last token: its V_{t+1} is 0. (B, T) -> (B, T)
+    """
+    valued = values * completion_mask
+    following = torch.nn.functional.pad(valued[:, 1:], (0, 1))
+    delta = (token_rewards + gamma * following - valued) * completion_mask
+    return _backwards(delta, gamma * lam) * completion_mask
+
+
+def _backwards(terms: Tensor, factor: float) -> Tensor:
+    """x_t = term_t + factor * x_{t+1}, from the right. (B, T) -> (B, T)"""
+    summed = torch.zeros_like(terms)
+    running = torch.zeros_like(terms[:, 0])
+    for position in reversed(range(terms.shape[1])):
+        running = terms[:, position] + factor * running
+        summed[:, position] = running
+    return summed
+
+
+# --- terms of losses --------------------------------------------------------------------------------------------
+
+
+def clipped_surrogate(
+    log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+) -> Tensor:
+    """min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), to be maximised. PPO, arXiv 1707.06347 eq. 7.
+
+    With `dual_clip` c, where A < 0 never below c * A (arXiv 1912.09729 eq. 5): a ratio that ran away stops pushing.
+    """
     ratio = log_ratio.exp()
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    if dual_clip is None:
+        return surrogate
+    return torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Half the larger of (V - R)^2 and (V within `clip` of the old V - R)^2, for each token."""
+    error = (values - returns).square()
+    if clip is not None:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (near - returns).square())
+    return error / 2
 
 
 def kl_k3(logp: Tensor, logp_reference: Tensor) -> Tensor:
@@ -65,3 +179,8 @@ def kl_k3(logp: Tensor, logp_reference: Tensor) -> Tensor:
 def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor) -> Tensor:
     """log Z + log policy - beta * reward - log reference, zero exactly where the flow balances. All (B,)"""
     return log_z + logp - scaled_reward - logp_reference
+
+
+def total(values: Tensor, completion_mask: Tensor) -> tuple[float, float]:
+    """The sum over tokens and their number, as a step record takes them. (B, T)"""
+    return float((values.detach() * completion_mask).sum()), float(completion_mask.sum())

@@ -19,7 +19,11 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": config.lr},
     ]
     groups += [
-        {"params": list(group.parameters), "weight_decay": group.weight_decay, "lr": group.lr}
+        {
+            "params": list(group.parameters),
+            "weight_decay": group.weight_decay if group.weight_decay is not None else config.weight_decay,
+            "lr": group.lr if group.lr is not None else config.lr,
+        }
         for group in objective.parameters()
     ]
     for group in groups:

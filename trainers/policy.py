@@ -48,6 +48,7 @@ class Policy:
             logp=_spread(flat_logp, mask),
             entropy=_spread(flat_entropy, mask) if flat_entropy is not None else None,
             prompt_hidden=_prompt_mean(read, batch.prompt_lengths) if "prompt_hidden" in needs else None,
+            prompt_last_hidden=_prompt_last(read, batch.prompt_lengths) if "prompt_last_hidden" in needs else None,
             completion_hidden=_spread(read.predicting, mask) if "completion_hidden" in needs else None,
         )
 
@@ -87,3 +88,8 @@ def _prompt_mean(read: Reading, prompt_lengths: Tensor) -> Tensor:
     inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
     means: Tensor = (hidden * inside[..., None]).sum(1) / lengths[:, None]
     return means[read.prompt_of]
+
+
+def _prompt_last(read: Reading, prompt_lengths: Tensor) -> Tensor:
+    """The last hidden state at the last token of the prompt. (B, H)"""
+    return read.prompt_hidden[read.prompt_of, prompt_lengths - 1]

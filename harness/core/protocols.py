@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 R = TypeVar("R")
 
-Need = Literal["reference_logp", "prompt_hidden", "completion_hidden", "entropy"]
+Need = Literal[
+    "reference_logp",
+    "prompt_hidden",
+    "prompt_last_hidden",
+    "completion_hidden",
+    "entropy",
+    "greedy_reward",
+    "group",
+    "several_updates",
+]
 
 
 class Task(Protocol[R]):
@@ -185,7 +194,9 @@ class Objective(Protocol):
     """A loss, with what it needs and what it owns. Anything else is a setting of the loop."""
 
     needs: frozenset[Need]
-    """What `policy.py` has to compute beside the log-probabilities."""
+    """What it reads beside the log-probabilities: outputs of a pass, the reward of a greedy completion of each prompt
+    (`greedy_reward`). And what it makes no sense without: several completions of each prompt to compare (`group`),
+    several optimiser updates a step (`several_updates`)."""
     source: Literal["policy", "demonstrations"]
     """Whose completions it learns from."""
 
@@ -219,11 +230,11 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters of an objective with an optimiser setting of their own."""
+    """Parameters of an objective with an optimiser setting of their own; None is the policy's."""
 
     parameters: Sequence[torch.nn.Parameter]
-    lr: float
-    weight_decay: float = 0.0
+    lr: float | None
+    weight_decay: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +260,8 @@ class Batch:
     rewards: torch.Tensor  # (B,)
     group_ids: torch.Tensor  # (B,), one id per prompt
     totals: Totals
+    token_rewards: torch.Tensor | None = None  # (B, T): the part of `rewards` that was given at single tokens
+    greedy_rewards: torch.Tensor | None = None  # (B,): what a greedy completion of the prompt earns, where needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +276,7 @@ class PolicyOutputs:
     logp_reference: torch.Tensor | None = None  # (B, T), frozen only
     entropy: torch.Tensor | None = None  # (B, T)
     prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt
+    prompt_last_hidden: torch.Tensor | None = None  # (B, H): the last hidden state at the prompt's last token
     completion_hidden: torch.Tensor | None = None  # (B, T, H): the state that predicts each completion token
 
 

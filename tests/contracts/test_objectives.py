@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
 import pytest
@@ -13,14 +14,34 @@ from harness.core.discovery import entries, load
 from harness.core.protocols import Batch, ModelShape, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 
-OBJECTIVES = sorted(entries("objectives"))
+DEFAULTS = [(objective_id, {}) for objective_id in sorted(entries("objectives"))]
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("grpo", {"reduction": "sequence_sum", "length_constant": 7, "normalise_by_std": False, "dual_clip": 3.0}),
+    ("grpo", {"reduction": "token_mean", "kl_beta": 0.0}),
+    ("reinforce", {"baseline": "batch_mean", "surrogate": "clipped"}),
+    ("reinforce", {"baseline": "none", "reduction": "token_mean"}),
+    ("reinforce_pp", {"baseline": "group_mean"}),
+    ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": None, "value_detach": False, "whiten": False}),
+    ("kimi", {"anchor": "reference"}),
+    ("tb", {"log_z": "scalar", "prior": "none", "log_z_start": 5.0}),
+    ("vargrad_tb", {"prior": "none"}),
+    *(
+        ("flowrl", {"variant": variant, "log_z_dropout": 0.0})
+        for variant in ("recipe", "no_log_z", "vargrad", "const_z")
+    ),
+    ("flowrl", {"variant": "random_z"}),
+    ("flowrl", {"anchor": "old", "importance_weight_over": "mean", "log_z_pooling": "last", "log_z_width": 3}),
+    ("flowrl", {"anchor": "none", "group_statistics": "none", "normalise_by_length": False}),
+]
+CASES = [pytest.param(*case, id="-".join([case[0], *map(str, case[1].values())])) for case in [*DEFAULTS, *SETTINGS]]
+every_objective = pytest.mark.parametrize(("objective_id", "options"), CASES)
 LENGTHS, PROMPTS, GROUPS = [3, 5, 1, 4, 2, 5], [4, 4, 4, 2, 2, 2], [0, 0, 0, 1, 1, 1]
 REWARDS = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
 
 
-def build(objective_id: str) -> Any:
+def build(objective_id: str, options: dict[str, Any]) -> Any:
     plugin = load("objectives", objective_id)
-    objective = plugin(plugin.Config())
+    objective = plugin(plugin.Config(**options))
     objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
     for group in objective.parameters():
         for parameter in group.parameters:
@@ -29,6 +50,7 @@ def build(objective_id: str) -> Any:
 
 
 def gradient(objective: Any, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, pieces: Any) -> torch.Tensor:
+    torch.manual_seed(11)  # what the loop does before it asks for credit
     credit = objective.credit(batch, frozen)
     live.logp.grad = None
     for rows in pieces:
@@ -38,75 +60,102 @@ def gradient(objective: Any, batch: Batch, live: PolicyOutputs, frozen: PolicyOu
     return live.logp.grad.clone()
 
 
+def own_gradient(objective: Any) -> torch.Tensor:
+    """Of all the objective's own parameters, in a row."""
+    own = [p for group in objective.parameters() for p in group.parameters]
+    return torch.cat([torch.zeros(1), *(p.grad.flatten() for p in own if p.grad is not None)])
+
+
 def everything(batch: Batch) -> list[torch.Tensor]:
     return [torch.arange(len(batch.rewards))]
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_gradient_is_the_same_however_the_minibatch_is_cut(objective_id: str) -> None:
+@every_objective
+def test_gradient_is_the_same_however_the_minibatch_is_cut(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
-    whole = gradient(build(objective_id), batch, live, frozen, everything(batch))
+    uncut = build(objective_id, options)
+    whole = gradient(uncut, batch, live, frozen, everything(batch))
     for max_tokens in (1, 12, 20):
         pieces = list(microbatches(batch, torch.arange(6), max_tokens))
         assert len(pieces) > 1
-        cut = gradient(build(objective_id), batch, live, frozen, pieces)
+        objective = build(objective_id, options)
+        cut = gradient(objective, batch, live, frozen, pieces)
         torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(own_gradient(objective), own_gradient(uncut), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_padding_gets_no_gradient_and_its_values_do_not_matter(objective_id: str) -> None:
+@every_objective
+def test_padding_gets_no_gradient_and_its_values_do_not_matter(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
-    clean = gradient(build(objective_id), batch, live, frozen, everything(batch))
+    clean = gradient(build(objective_id, options), batch, live, frozen, everything(batch))
     assert (clean[~batch.completion_mask] == 0).all()
     junk = torch.where(batch.completion_mask, live.logp.detach(), -3.0).requires_grad_()
-    dirty = gradient(build(objective_id), batch, dataclasses.replace(live, logp=junk), frozen, everything(batch))
+    dirty = gradient(
+        build(objective_id, options), batch, dataclasses.replace(live, logp=junk), frozen, everything(batch)
+    )
     torch.testing.assert_close(dirty, clean, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_order_of_completions_does_not_matter(objective_id: str) -> None:
+@every_objective
+def test_order_of_completions_does_not_matter(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
-    straight = gradient(build(objective_id), batch, live, frozen, everything(batch))
+    straight = gradient(build(objective_id, options), batch, live, frozen, everything(batch))
     order = torch.tensor([5, 2, 0, 4, 1, 3])
     shuffled_live = dataclasses.replace(select(detached(live), order), logp=live.logp.detach()[order].requires_grad_())
     shuffled = gradient(
-        build(objective_id), select(batch, order), shuffled_live, select(frozen, order), everything(batch)
+        build(objective_id, options), select(batch, order), shuffled_live, select(frozen, order), everything(batch)
     )
     torch.testing.assert_close(shuffled, straight[order], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_one_step_raises_what_was_rewarded_above_what_was_not(objective_id: str) -> None:
+@every_objective
+def test_credit_is_detached(objective_id: str, options: dict[str, Any]) -> None:
+    batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
+    credit = build(objective_id, options).credit(batch, detached(make_outputs(batch)))
+    assert not any(tensor.requires_grad for tensor in (credit.weights, *credit.extra.values()))
+
+
+@every_objective
+def test_one_step_raises_what_was_rewarded_above_what_was_not(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch([2, 2], [3, 3], [0, 0], [1.0, 0.0])
     live = make_outputs(batch)
-    frozen = detached(live)
-    step = -gradient(build(objective_id), batch, live, frozen, everything(batch))
+    frozen = dataclasses.replace(detached(live), logp_reference=live.logp.detach())
+    step = -gradient(build(objective_id, options), batch, live, frozen, everything(batch))
     if load("objectives", objective_id).source == "policy":
         assert step[0].sum() > step[1].sum()
     else:
         assert (step > 0).all()
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_reads_nothing_it_did_not_declare(objective_id: str) -> None:
+@every_objective
+def test_reads_nothing_it_did_not_declare(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
-    objective = build(objective_id)
+    needs = build(objective_id, options).needs
     live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
-    whole = gradient(objective, batch, live, frozen, everything(batch))
-    bare = gradient(objective, batch, only(live, objective.needs), only(frozen, objective.needs), everything(batch))
+    whole = gradient(build(objective_id, options), batch, live, frozen, everything(batch))
+    without = batch if "greedy_reward" in needs else dataclasses.replace(batch, greedy_rewards=None)
+    bare = gradient(build(objective_id, options), without, only(live, needs), only(frozen, needs), everything(batch))
     torch.testing.assert_close(bare, whole)
 
 
-@pytest.mark.parametrize("objective_id", OBJECTIVES)
-def test_state_survives_a_round_trip(objective_id: str) -> None:
-    one, other = build(objective_id), build(objective_id)
+@every_objective
+def test_state_survives_a_round_trip(objective_id: str, options: dict[str, Any]) -> None:
+    batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
+    live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
+    one, other = build(objective_id, options), build(objective_id, options)
+    gradient(one, batch, live, frozen, everything(batch))  # what it remembers of steps before is state too
     for group in other.parameters():
         for parameter in group.parameters:
             parameter.data += 1
-    other.load_state_dict(one.state_dict())
+    stored = io.BytesIO()
+    torch.save(dict(one.state_dict()), stored)
+    stored.seek(0)
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    second = [gradient(objective, batch, live, frozen, everything(batch)) for objective in (one, other)]
+    assert torch.equal(*second)
     pairs = zip(
         [p for g in one.parameters() for p in g.parameters],
         [p for g in other.parameters() for p in g.parameters],
@@ -131,5 +180,6 @@ def only(outputs: PolicyOutputs, needs: Any) -> PolicyOutputs:
         logp_reference=outputs.logp_reference if "reference_logp" in needs else None,
         entropy=outputs.entropy if "entropy" in needs else None,
         prompt_hidden=outputs.prompt_hidden if "prompt_hidden" in needs else None,
+        prompt_last_hidden=outputs.prompt_last_hidden if "prompt_last_hidden" in needs else None,
         completion_hidden=outputs.completion_hidden if "completion_hidden" in needs else None,
     )

@@ -52,6 +52,7 @@ def make_batch(
         rewards=torch.tensor(rewards if rewards is not None else [float(i % 2) for i in range(n_rows)]),
         group_ids=torch.tensor(group_ids),
         totals=Totals(n_rows, int(lengths.sum())),
+        greedy_rewards=torch.tensor([float(group % 2) / 2 for group in group_ids]),
     )
 
 
@@ -68,6 +69,7 @@ def make_outputs(batch: Batch, hidden_size: int = 8, seed: int = 1) -> PolicyOut
         logp_reference=(-values(*mask.shape).abs() - 0.1) * mask,
         entropy=values(*mask.shape).abs() * mask,
         prompt_hidden=values(len(mask), hidden_size),
+        prompt_last_hidden=values(len(mask), hidden_size),
         completion_hidden=values(*mask.shape, hidden_size) * mask[..., None],
     )
 

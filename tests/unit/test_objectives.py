@@ -70,7 +70,7 @@ def test_grpo_is_its_formula(reduction: Any, kl_beta: float) -> None:
 def test_flowrl_is_its_formula(weight: Any, by_length: bool) -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     objective = prepared(FlowRL.Config(beta=0.7, importance_weight=weight, cap=1.5, normalise_by_length=by_length))
-    log_z = objective.log_z(live).tolist()
+    log_z = objective.log_z(BATCH, live).tolist()
     assert frozen.logp_reference is not None
     terms = []
     for new, old, ref, score, z in zip(
@@ -93,7 +93,7 @@ def test_flowrl_weight_carries_no_gradient() -> None:
         assert frozen.logp_reference is not None
         for row, n in enumerate(BATCH.completion_lengths.tolist()):
             ratio = (live.logp - frozen.logp)[row].sum().exp()
-            z = objective.log_z(live)[row]
+            z = objective.log_z(BATCH, live)[row]
             residual = z + (live.logp - frozen.logp_reference)[row, :n].mean() - 0.7 * z_scores()[row]
             # d/dlogp_t of w * residual^2 / B with w held: 2 w residual / (|y| B)
             expected = 2 * ratio * residual / (n * 8)
@@ -148,7 +148,7 @@ def test_flowrl_log_z_is_zero_before_the_first_step_and_its_seed_is_its_own() ->
     for objective, seed in ((one, 3), (two, 3), (other, 4)):
         objective.prepare(ModelShape(8, "cpu"), seed)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert (one.log_z(make_outputs(BATCH)) == 0).all()
+    assert (one.log_z(BATCH, make_outputs(BATCH)) == 0).all()
     first = [next(iter(o.log_z_head.parameters())) for o in (one, two, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])

@@ -6,65 +6,71 @@ Paper: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4. To be minimised, for G c
     rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),  k3 = KL estimate
 
 Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and
-verl's (mean over all tokens of the minibatch), under which long completions weigh more.
+verl's (mean over all tokens of the minibatch), under which long completions weigh more; `sequence_sum` divides each
+completion's sum by `length_constant`, the same for all, and takes the mean over completions.
+
+Three methods are this loss with other settings, and have a recipe each instead of a file (`countdown-dr_grpo`,
+`countdown-dapo`, `countdown-prorl`):
+
+- Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): `normalise_by_std = false`, `reduction = "sequence_sum"` with the
+  longest allowed completion as `length_constant`, no KL.
+- DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"`, `clip_high = 0.28`, no KL, and of
+  the loop: groups of equal rewards drawn again, and a penalty that grows with the length near the limit.
+- ProRL (Liu et al. 2025, arXiv 2505.24864): `clip_high = 0.4`, a KL term, and of the loop: groups drawn again, and the
+  reference and the optimiser reset now and then.
 
 Choices the paper leaves open: the standard deviation is the sample one (n - 1) and eps 1e-6, as in verl. The
-coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made.
+coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made. `dual_clip` is
+verl's bound on punished tokens (3 there; off here, as in the paper).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import clipped_surrogate, group_normalise, kl_k3, sequence_mean
+from harness.trainers.functional import Reduction, group_normalise, kl_k3, reduced, total
 from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
 
 
 class Grpo(Parameterless):
     @dataclass(frozen=True, slots=True)
-    class Config:
-        clip_low: float = 0.2
-        clip_high: float = 0.2
+    class Config(Clip):
+        reduction: Reduction = "sequence_mean"
+        length_constant: int = 1
         kl_beta: float = 0.04
         normalise_by_std: bool = True
-        reduction: Literal["sequence_mean", "token_mean"] = "sequence_mean"
+        std_eps: float = 1e-6
+
+        def __post_init__(self) -> None:
+            Clip.__post_init__(self)
+            if self.length_constant < 1 or (self.length_constant > 1 and self.reduction != "sequence_sum"):
+                raise ValueError("length_constant is at least 1, and divides only the reduction sequence_sum")
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need]
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset({"reference_logp"} if config.kl_beta != 0 else set())
+        self.needs = frozenset({"group", "reference_logp"} if config.kl_beta != 0 else {"group"})
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        advantages = group_normalise(batch.rewards, batch.group_ids, by_std=self.config.normalise_by_std)
-        return Credit(advantages, {})
+        config = self.config
+        return Credit(
+            group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps), {}
+        )
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        mask, advantages = batch.completion_mask, credit.weights[:, None]
-        log_ratio = live.logp - frozen.logp
-        per_token = -clipped_surrogate(log_ratio, advantages, self.config.clip_low, self.config.clip_high)
-        metrics = {"clip_fraction": self._clipped(log_ratio.detach(), advantages, mask)}
+        result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
+        loss, metrics = result.loss, dict(result.metrics)
         if frozen.logp_reference is not None and self.config.kl_beta != 0:
             kl = kl_k3(live.logp, frozen.logp_reference)
-            per_token = per_token + self.config.kl_beta * kl
-            metrics["kl_reference_k3"] = (float((kl.detach() * mask).sum()), float(mask.sum()))
-        if self.config.reduction == "token_mean":
-            loss = (per_token * mask).sum() / batch.totals.n_tokens
-        else:
-            loss = sequence_mean(per_token, mask).sum() / batch.totals.n_completions
-        return LossResult(loss, metrics)
-
-    def _clipped(self, log_ratio: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
-        """Tokens whose gradient the clip took away."""
-        ratio = log_ratio.exp()
-        above = (ratio > 1 + self.config.clip_high) & (advantages > 0)
-        below = (ratio < 1 - self.config.clip_low) & (advantages < 0)
-        return float(((above | below) & mask).sum()), float(mask.sum())
+            loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)
+            metrics["kl_reference_k3"] = total(kl, batch.completion_mask)
+        return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)
 
 
 OBJECTIVE: type[Objective] = Grpo

@@ -1,0 +1,279 @@
+"""What the objectives have to do with each other, and what they remember from step to step."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from training_parts import detached, make_batch, make_outputs
+
+from harness.core.discovery import load
+from harness.core.protocols import Batch, Credit, ModelShape, PolicyOutputs
+from harness.trainers.batch import microbatch, select
+from harness.trainers.functional import group_mean, group_normalise, sequence_sum
+
+BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
+BATCH = dataclasses.replace(BATCH, rewards=BATCH.rewards.double())
+
+
+def build(objective_id: str, **options: Any) -> Any:
+    plugin = load("objectives", objective_id)
+    objective = plugin(plugin.Config(**options))
+    objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
+    return objective
+
+
+def gradient_of(loss: torch.Tensor, live: PolicyOutputs) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(loss, live.logp, retain_graph=True)
+    return gradient
+
+
+def gradient(objective: Any, live: PolicyOutputs, frozen: PolicyOutputs, batch: Batch = BATCH) -> torch.Tensor:
+    return gradient_of(objective.loss(batch, live, frozen, objective.credit(batch, frozen)).loss, live)
+
+
+def on_policy(batch: Batch = BATCH) -> tuple[PolicyOutputs, PolicyOutputs]:
+    live = make_outputs(batch)
+    reference = make_outputs(batch, seed=2).logp_reference
+    return live, dataclasses.replace(detached(live), logp_reference=reference)
+
+
+def mean_baseline_reinforce(rewards: torch.Tensor, live: PolicyOutputs) -> torch.Tensor:
+    """The gradient of REINFORCE with the group's mean as baseline, which RLOO is up to a factor."""
+    batch = dataclasses.replace(BATCH, rewards=rewards)
+    group_size = 3
+    return gradient(build("rloo"), live, detached(live), batch) * (group_size - 1) / group_size
+
+
+def test_vargrad_is_mean_baseline_reinforce_with_the_kl_in_the_reward() -> None:
+    live, frozen = on_policy()
+    assert frozen.logp_reference is not None
+    beta = 1.7
+    kl = sequence_sum(live.logp.detach() - frozen.logp_reference, BATCH.completion_mask)
+    expected = 2 * beta * mean_baseline_reinforce(BATCH.rewards - kl / beta, live)
+    torch.testing.assert_close(gradient(build("vargrad_tb", beta=beta), live, frozen), expected)
+
+
+def test_flowrl_with_the_group_s_mean_as_log_z_is_mean_baseline_reinforce() -> None:
+    live, frozen = on_policy()
+    assert frozen.logp_reference is not None
+    beta = 1.7
+    kl = sequence_sum(live.logp.detach() - frozen.logp_reference, BATCH.completion_mask)
+    score = group_normalise(BATCH.rewards, BATCH.group_ids)
+    expected = 2 * beta * mean_baseline_reinforce(score - kl / beta, live)
+    objective = build("flowrl", variant="vargrad", beta=beta, normalise_by_length=False, importance_weight="none")
+    torch.testing.assert_close(gradient(objective, live, frozen), expected)
+
+
+def test_vargrad_is_the_gradient_of_the_group_s_variance() -> None:
+    live, frozen = on_policy()
+    assert frozen.logp_reference is not None
+    log_reward = 15.0 * BATCH.rewards + sequence_sum(frozen.logp_reference, BATCH.completion_mask)
+    gap = sequence_sum(live.logp, BATCH.completion_mask) - log_reward
+    variance = (gap - group_mean(gap, BATCH.group_ids)).square().mean()
+    torch.testing.assert_close(gradient(build("vargrad_tb"), live, frozen), gradient_of(variance, live))
+
+
+def test_gflowrl_without_its_clips_is_flowrl_with_the_group_s_mean() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    wide = build("gflowrl", beta=2.0, gap_low=1e9, gap_high=1e9, weight_cap=1e9)
+    flowrl = build("flowrl", variant="vargrad", beta=2.0, importance_weight="unclipped")
+    torch.testing.assert_close(gradient(wide, live, frozen), gradient(flowrl, live, frozen))
+
+
+def test_ppo_is_grpo_s_surrogate_under_the_same_advantages() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    ppo, grpo = build("ppo"), build("grpo", kl_beta=0.0, reduction="token_mean")
+    credit = grpo.credit(BATCH, frozen)
+    by_token = credit.weights[:, None].expand(BATCH.completion_mask.shape)
+    nothing = torch.zeros_like(BATCH.completion_mask, dtype=torch.float64)  # a new critic says 0: no value loss
+    same = Credit(by_token, {"values": nothing, "returns": nothing})
+    one, other = ppo.loss(BATCH, live, frozen, same), grpo.loss(BATCH, live, frozen, credit)
+    torch.testing.assert_close(one.loss, other.loss)
+    torch.testing.assert_close(gradient_of(one.loss, live), gradient_of(other.loss, live))
+
+
+@pytest.mark.parametrize("other", [("gspo", {"clip_low": 0.2, "clip_high": 0.2}), ("gmpo", {})])
+def test_for_one_token_sequence_ratios_are_ppo_s(other: tuple[str, dict[str, float]]) -> None:
+    batch = make_batch([3] * 6, [1] * 6, [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 0, 1])
+    live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
+    low, high = (0.2, 0.2) if other[0] == "gspo" else (1 - math.exp(-0.4), math.exp(0.4) - 1)
+    token_level = build("grpo", kl_beta=0.0, clip_low=low, clip_high=high)
+    expected = gradient(token_level, live, frozen, batch)
+    assert (expected == 0).any() and (expected != 0).any(), "some are clipped, some are not"
+    torch.testing.assert_close(gradient(build(other[0], **other[1]), live, frozen, batch), expected)
+
+
+def test_before_the_first_update_the_clipped_family_is_one() -> None:
+    live, frozen = on_policy()
+    expected = gradient(build("grpo", kl_beta=0.0), live, frozen)
+    for objective in (build("gspo"), build("gmpo"), build("cispo", reduction="sequence_mean")):
+        torch.testing.assert_close(gradient(objective, live, frozen), expected)
+    trpo = build("trpo", reduction="sequence_mean")
+    torch.testing.assert_close(gradient(trpo, live, frozen), expected)
+
+
+def test_kimi_with_a_small_tau_is_mean_baseline_reinforce() -> None:
+    live, frozen = on_policy()
+    expected = mean_baseline_reinforce(BATCH.rewards, live)
+    torch.testing.assert_close(gradient(build("kimi", tau=1e-9), live, frozen), expected, rtol=1e-6, atol=1e-8)
+
+
+# --- flow balance on a tree that can be counted -----------------------------------------------------------------
+
+DEPTH, BRANCHES = 3, 2
+
+
+def tree() -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """All leaves of a binary tree as one group; log-probabilities of a reference, and of the policy that balances it.
+
+    The balanced policy of each node is the reference's, tilted by the partition function of what is below it.
+    """
+    leaves = list(itertools.product(range(BRANCHES), repeat=DEPTH))
+    generator = torch.Generator().manual_seed(3)
+    rewards = {leaf: float(torch.rand((), generator=generator, dtype=torch.float64)) for leaf in leaves}
+    nodes = [path for depth in range(DEPTH) for path in itertools.product(range(BRANCHES), repeat=depth)]
+    reference = {
+        node: torch.rand(BRANCHES, generator=generator, dtype=torch.float64).log_softmax(0).tolist() for node in nodes
+    }
+
+    def log_z(path: tuple[int, ...]) -> float:
+        if len(path) == DEPTH:
+            return 2.0 * rewards[path]
+        return math.log(sum(math.exp(reference[path][b] + log_z((*path, b))) for b in range(BRANCHES)))
+
+    base = [[reference[leaf[:t]][leaf[t]] for t in range(DEPTH)] for leaf in leaves]
+    balanced = [
+        [reference[leaf[:t]][leaf[t]] + log_z(leaf[: t + 1]) - log_z(leaf[:t]) for t in range(DEPTH)] for leaf in leaves
+    ]
+    n = len(leaves)
+    batch = make_batch([2] * n, [DEPTH] * n, [0] * n, [rewards[leaf] for leaf in leaves])
+    batch = dataclasses.replace(batch, rewards=torch.tensor([rewards[leaf] for leaf in leaves], dtype=torch.float64))
+    return batch, torch.tensor(base, dtype=torch.float64), torch.tensor(balanced, dtype=torch.float64)
+
+
+def balance_losses(shift: float) -> dict[str, float]:
+    """Each loss at the balanced policy, one leaf of which is moved by `shift`."""
+    batch, reference, balanced = tree()
+    assert float(balanced.sum(1).exp().sum()) == pytest.approx(1.0, rel=1e-12)
+    moved = balanced.clone()
+    moved[0, 0] += shift
+    live = dataclasses.replace(make_outputs(batch), logp=moved)
+    frozen = PolicyOutputs(logp=moved, logp_reference=reference)
+    log_z = float((2.0 * batch.rewards + reference.sum(1)).logsumexp(0))
+    plain = {"beta": 2.0, "group_statistics": "none", "normalise_by_length": False, "importance_weight": "none"}
+    objectives = {
+        "tb": build("tb", beta=2.0, log_z="scalar", log_z_start=log_z),
+        "vargrad_tb": build("vargrad_tb", beta=2.0),
+        "flowrl": build("flowrl", variant="const_z", log_z_constant=log_z, **plain),
+        "flowrl_vargrad": build("flowrl", variant="vargrad", **plain),
+    }
+    return {
+        name: float(objective.loss(batch, live, frozen, objective.credit(batch, frozen)).loss.detach())
+        for name, objective in objectives.items()
+    }
+
+
+def test_balance_losses_are_zero_exactly_where_the_flow_balances() -> None:
+    assert all(value < 1e-12 for value in balance_losses(0.0).values())
+    assert all(value > 1e-4 for value in balance_losses(0.1).values())
+
+
+# --- flowrl's options -------------------------------------------------------------------------------------------
+
+
+def test_flowrl_variants_are_resolved_and_what_is_given_wins() -> None:
+    config = load("objectives", "flowrl").Config
+    assert dataclasses.asdict(config(variant="release"))["importance_weight"] == "unclipped"
+    assert config(variant="recipe").importance_weight == "capped"
+    assert config(variant="recipe", importance_weight="none").importance_weight == "none"
+    assert config(variant="paper", log_z_detach=False).log_z_detach is False
+    for variant in ("paper", "release", "recipe", "no_log_z", "vargrad", "random_z", "const_z"):
+        assert None not in dataclasses.asdict(config(variant=variant)).values()
+
+
+def test_flowrl_pools_the_prompt_without_its_last_token() -> None:
+    hidden = torch.randn(6, 4, 8, dtype=torch.float64)  # of four prompt tokens, of which the first two may be all
+    lengths = BATCH.prompt_lengths
+    live = dataclasses.replace(
+        make_outputs(BATCH),
+        prompt_hidden=torch.stack([row[:n].mean(0) for row, n in zip(hidden, lengths, strict=True)]),
+        prompt_last_hidden=torch.stack([row[n - 1] for row, n in zip(hidden, lengths, strict=True)]),
+    )
+    objective = build("flowrl", log_z_pooling="prompt_but_last", log_z_layers=1)
+    expected = torch.stack([row[: n - 1].mean(0) for row, n in zip(hidden, lengths, strict=True)])
+    torch.testing.assert_close(objective._pooled(BATCH, live), expected)
+
+
+def test_flowrl_release_scale_is_nine_over_the_minibatch_for_each_micro_batch() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    options = {"log_z": "none", "importance_weight": "unclipped"}
+    release, plain = build("flowrl", loss_scale="release", **options), build("flowrl", **options)
+    for rows in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 5])):
+        part, credit = microbatch(BATCH, rows, BATCH.totals), select(plain.credit(BATCH, frozen), rows)
+        arguments = (part, select(live, rows), select(frozen, rows), credit)
+        mean = plain.loss(*arguments).loss * 6 / len(rows)
+        torch.testing.assert_close(release.loss(*arguments).loss, mean * 9 / 6)
+
+
+def test_flowrl_random_log_z_is_one_draw_a_prompt_around_a_half() -> None:
+    objective = build("flowrl", variant="random_z")
+    frozen = detached(make_outputs(BATCH))
+    torch.manual_seed(0)
+    draws = torch.stack([objective.credit(BATCH, frozen).extra["log_z"] for _ in range(4000)])
+    assert (draws[:, 0] == draws[:, 2]).all() and (draws[:, 0] != draws[:, 3]).all()
+    # four standard errors of 4000 draws from N(0.5, 1)
+    assert float(draws[:, 0].mean()) == pytest.approx(0.5, abs=4 / math.sqrt(4000))
+    assert float(draws[:, 0].std()) == pytest.approx(1.0, abs=4 / math.sqrt(8000))
+
+
+def test_flowrl_logs_the_temperature_and_the_group_s_own_log_z() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    objective = build("flowrl", beta=2.0)
+    credit = objective.credit(BATCH, frozen)
+    metrics = objective.loss(BATCH, live, frozen, credit).metrics
+    lengths = BATCH.completion_lengths.tolist()
+    assert metrics["effective_temperature"][0] == pytest.approx(sum(1 / (2 * n) for n in lengths))
+    assert frozen.logp_reference is not None
+    first = [
+        math.exp(float(2 * s + (r[:n] - o[:n]).mean()))
+        for s, r, o, n in zip(
+            group_normalise(BATCH.rewards, BATCH.group_ids)[:3],
+            frozen.logp_reference,
+            frozen.logp,
+            lengths,
+            strict=False,
+        )
+    ]
+    assert float(credit.extra["log_z_group"][0]) == pytest.approx(math.log(sum(first) / 3))
+
+
+# --- what is remembered between steps ---------------------------------------------------------------------------
+
+
+def test_reinforce_takes_the_mean_of_steps_before_as_baseline() -> None:
+    objective = build("reinforce", baseline_decay=0.75)
+    frozen = detached(make_outputs(BATCH))
+    means = []
+    for factor in (1.0, 2.0, 4.0):
+        batch = dataclasses.replace(BATCH, rewards=BATCH.rewards * factor)
+        means.append(float((batch.rewards - objective.credit(batch, frozen).weights)[0]))
+    mean = float(BATCH.rewards.mean())
+    assert means == pytest.approx([0.0, mean, 0.75 * mean + 0.25 * 2 * mean])
+
+
+@pytest.mark.parametrize(("move", "factor"), [(1e-5, 0.5), (0.141, 1.0), (0.5, 2.0)])
+def test_trpo_doubles_and_halves_its_coefficient(move: float, factor: float) -> None:
+    objective = build("trpo", kl_target=0.01, coefficient=3.0)
+    live = make_outputs(BATCH)
+    frozen = PolicyOutputs(logp=(live.logp.detach() - move) * BATCH.completion_mask)
+    objective.loss(BATCH, live, frozen, objective.credit(BATCH, frozen))
+    assert objective.coefficient == 3.0, "not within a step"
+    objective.credit(BATCH, frozen)
+    assert objective.coefficient == 3.0 * factor
+    objective.credit(BATCH, frozen)
+    assert objective.coefficient == 3.0 * factor, "each step is measured once"

@@ -1,0 +1,48 @@
+"""CISPO: every token keeps its gradient, and the clipped ratio only weighs it.
+
+Paper: MiniMax 2025, arXiv 2506.13585, eq. 4 and 5. To be minimised, mean over the tokens of the minibatch:
+
+    - sg( clip(rho, 1 - clip_low, 1 + clip_high) ) A_i log policy(y_t)
+    rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),  sg: no gradient
+
+Unlike PPO's clip this never drops a token. The paper sets no lower bound (`clip_low = 1` is off, as is any larger
+number: verl's example has 10) and does not state the upper one; 0.2 is verl's example, TRL's documentation has 5
+(that is, a ratio of at most 6 here, and 5 there: TRL's bound is the ratio itself). The first update of a step, with all
+ratios 1, is REINFORCE with GRPO's advantages. No KL term (the loop has one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.objectives._parameterless import Parameterless
+
+
+class Cispo(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        clip_low: float = 1.0
+        clip_high: float = 0.2
+        reduction: Reduction = "token_mean"
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"group"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        ratio = (live.logp.detach() - frozen.logp).exp()
+        weight = ratio.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
+        per_token = -weight * credit.weights[:, None] * live.logp
+        loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
+        return LossResult(loss, {"clip_fraction": total(weight != ratio, batch.completion_mask)})
+
+
+OBJECTIVE: type[Objective] = Cispo

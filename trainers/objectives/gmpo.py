@@ -1,0 +1,54 @@
+"""Geometric-Mean Policy Optimisation: the geometric mean of a completion's clipped token ratios, times its advantage.
+
+Paper: Zhao et al. 2025, arXiv 2507.20673, eq. 4. To be minimised, mean over completions:
+
+    - A_i * exp( 1/|y_i| sum_t c_t )
+    c_t = min(l_t, clip(l_t, -clip_low, clip_high)) where A_i > 0, max(...) where A_i < 0
+    l_t = log policy(y_t) - log policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps)
+
+The clip is on the logarithm of each token's ratio, on the side where going further would be rewarded; 0.4 is the
+paper's (ratios from e^-0.4 to e^0.4). No KL term (the loop has one). Here as in verl the mean is over |y_i| tokens;
+the authors' first code divides by the longest completion for the variant without length normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import group_normalise, sequence_mean, total
+from harness.trainers.objectives._parameterless import Parameterless
+
+
+class Gmpo(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        clip_low: float = 0.4
+        clip_high: float = 0.4
+
+        def __post_init__(self) -> None:
+            if min(self.clip_low, self.clip_high) < 0:
+                raise ValueError("clip_low and clip_high are distances from a log-ratio of 0: not negative")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"group"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        log_ratio, mask = live.logp - frozen.logp, batch.completion_mask
+        near = log_ratio.clamp(-self.config.clip_low, self.config.clip_high)
+        is_rewarded = (credit.weights > 0)[:, None]
+        kept = torch.where(is_rewarded, torch.minimum(log_ratio, near), torch.maximum(log_ratio, near))
+        loss = -(credit.weights * sequence_mean(kept, mask).exp()).sum() / batch.totals.n_completions
+        return LossResult(loss, {"clip_fraction": total(kept != log_ratio, mask)})
+
+
+OBJECTIVE: type[Objective] = Gmpo

@@ -1,0 +1,49 @@
+"""Group Sequence Policy Optimisation: GRPO whose ratio, clip and loss belong to the whole completion.
+
+Paper: Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7. To be minimised, mean over completions:
+
+    - min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i)
+    s_i = ( policy(y_i) / policy_before_the_step(y_i) )^(1 / |y_i|),  A_i = (r_i - mean r) / (std r + eps)
+
+The ratio is the geometric mean over tokens, so the clip range is far narrower than a token's. For completions of one
+token this is PPO's surrogate. No KL term (the loop has one). verl and TRL write it over tokens with a stopped gradient,
+which has the same value and gradient as long as all tokens of a completion share one advantage; verl then bounds the
+log of the ratio at 10, which only acts where the clip has acted already, or A < 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import clipped_surrogate, group_normalise, sequence_mean
+from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Clip, clipped
+
+
+class Gspo(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        clip_low: float = 3e-4
+        clip_high: float = 4e-4
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"group"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._clip = Clip(config.clip_low, config.clip_high)
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        log_ratio = sequence_mean(live.logp - frozen.logp, batch.completion_mask)
+        surrogate = clipped_surrogate(log_ratio, credit.weights, self.config.clip_low, self.config.clip_high)
+        stopped = clipped(log_ratio.detach(), credit.weights, self._clip)
+        metrics = {"clip_fraction": (float(stopped.sum()), float(len(stopped)))}
+        return LossResult(-surrogate.sum() / batch.totals.n_completions, metrics)
+
+
+OBJECTIVE: type[Objective] = Gspo

@@ -1,0 +1,55 @@
+"""Kimi k1.5's policy mirror descent: regress tau times the log-ratio of a completion on its reward.
+
+Paper: Kimi Team 2025, arXiv 2501.12599, eq. 2 and 3. To be minimised, mean over completions:
+
+    1 / (2 tau) * ( r - mean r - tau * sum_t [ log policy(y_t) - log anchor(y_t) ] )^2
+
+The mean over the group stands for tau log Z. The gradient is -(r - mean r) grad log policy + tau/2 grad (log policy /
+anchor)^2, which is the paper's eq. 3 without its constant. The anchor is the policy before the step (`old`), to which
+the paper resets its reference after each iteration; `reference` keeps the base model. No clip and no division by the
+length. The paper does not report tau; 0.1 is ours. Its length penalty and its curriculum are not in the loss.
+
+With the anchor `reference` this is trajectory balance with the group's mean as its log Z, up to a factor, but for one
+thing: the mean here is of the rewards alone, there of reward and log-ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import group_normalise, sequence_sum
+from harness.trainers.objectives._parameterless import Parameterless
+
+
+class Kimi(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        tau: float = 0.1
+        anchor: Literal["old", "reference"] = "old"
+
+        def __post_init__(self) -> None:
+            if self.tau <= 0:
+                raise ValueError("tau must be above 0")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.needs = frozenset({"group", "reference_logp"} if config.anchor == "reference" else {"group"})
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(group_normalise(batch.rewards, batch.group_ids, by_std=False), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        anchor = frozen.logp_reference if self.config.anchor == "reference" else frozen.logp
+        assert anchor is not None
+        log_ratio = sequence_sum(live.logp - anchor, batch.completion_mask)
+        residual = credit.weights - self.config.tau * log_ratio
+        loss = residual.square().sum() / (2 * self.config.tau * batch.totals.n_completions)
+        return LossResult(loss, {"log_ratio_per_sequence": (float(log_ratio.detach().sum()), float(len(log_ratio)))})
+
+
+OBJECTIVE: type[Objective] = Kimi

@@ -1,0 +1,117 @@
+"""Proximal Policy Optimisation: clipped surrogate, with advantages from a learned value of each state.
+
+Paper: Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9; advantages of arXiv 1506.02438, eq. 16. To be minimised:
+
+    - min(rho A_t, clip(rho, 1 - clip_low, 1 + clip_high) A_t)                    mean over tokens
+    + value_coefficient * 1/2 max( (V - R)^2, (clip(V, V_old -+ value_clip) - R)^2 )     mean over tokens
+    A_t = whiten( sum_l (gamma lam)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l}) ),  R_t = A_t before whitening + V_old
+
+r is the outcome at the last token and, with the loop's `kl.place = "reward"`, minus the KL of each token. V_old and the
+advantages are those before the step. With the same advantages the first line is GRPO's surrogate.
+
+What differs from verl and from the RLHF papers: the critic is a perceptron on the policy's last hidden state (that
+which predicts the token), not a second language model; so it costs no second model, and it sees what the policy makes
+it see. By default it learns alone (`value_detach`), with a rate of its own; the norm of the gradient is clipped over
+policy and critic together. Its last layer starts at zero. The defaults gamma = lam = 1, the token mean and the value
+clip of 0.5 are verl's, and so is whitening; the paper has no whitening and clips no value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.protocols import (
+    Batch,
+    Credit,
+    LossResult,
+    ModelShape,
+    Need,
+    Objective,
+    ParameterGroup,
+    PolicyOutputs,
+)
+from harness.trainers.functional import (
+    clipped_value_loss,
+    generalised_advantage,
+    reduced,
+    rewards_by_token,
+    total,
+    whitened,
+)
+from harness.trainers.objectives._perceptron import perceptron
+from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
+
+
+class Ppo:
+    @dataclass(frozen=True, slots=True)
+    class Config(Clip):
+        gamma: float = 1.0
+        lam: float = 1.0
+        whiten: bool = True
+        value_coefficient: float = 1.0
+        value_clip: float | None = 0.5
+        value_layers: int = 2
+        value_lr: float = 1e-3
+        value_weight_decay: float = 0.01
+        value_detach: bool = True
+
+        def __post_init__(self) -> None:
+            Clip.__post_init__(self)
+            if not 0 <= self.gamma <= 1 or not 0 <= self.lam <= 1:
+                raise ValueError("gamma and lam must lie in [0, 1]")
+            if self.value_lr <= 0 or self.value_layers < 1 or self.value_coefficient <= 0:
+                raise ValueError("value_lr and value_coefficient must be above 0, and value_layers at least 1")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"completion_hidden"})
+    value_head: nn.Module
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def prepare(self, shape: ModelShape, seed: int) -> None:
+        self.value_head = perceptron(shape, self.config.value_layers, seed)
+
+    @torch.no_grad()
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+        mask, rewards, values = batch.completion_mask, rewards_by_token(batch), self.values(frozen)
+        advantages = generalised_advantage(rewards, values, mask, self.config.gamma, self.config.lam)
+        weights = whitened(advantages, mask) if self.config.whiten else advantages
+        return Credit(weights, {"values": values, "returns": advantages + values})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
+        values, returns, mask = self.values(live), credit.extra["returns"], batch.completion_mask
+        error = clipped_value_loss(values, credit.extra["values"], returns, self.config.value_clip)
+        value_loss = reduced(error, mask, batch.totals, "token_mean")
+        metrics = {**result.metrics, "value_loss": total(error, mask), "value": total(values, mask)}
+        return dataclasses.replace(
+            result, loss=result.loss + self.config.value_coefficient * value_loss, metrics=metrics
+        )
+
+    def values(self, outputs: PolicyOutputs) -> Tensor:
+        """What the critic expects still to come before each token. (B, T)"""
+        assert outputs.completion_hidden is not None
+        hidden = outputs.completion_hidden.detach() if self.config.value_detach else outputs.completion_hidden
+        values: Tensor = self.value_head(hidden.to(next(self.value_head.parameters()).dtype))[..., 0]
+        return values
+
+    def parameters(self) -> Sequence[ParameterGroup]:
+        return (
+            ParameterGroup(list(self.value_head.parameters()), self.config.value_lr, self.config.value_weight_decay),
+        )
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.value_head.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value_head.load_state_dict(state)
+
+
+OBJECTIVE: type[Objective] = Ppo

@@ -1,0 +1,64 @@
+"""REINFORCE: the log-likelihood of a completion, times how much better than a baseline it did.
+
+Paper: Williams 1992, Machine Learning 8, eq. 11. To be minimised, mean over completions:
+
+    - (r - b) sum_t log policy(y_t)
+
+The baseline b is the running mean of the rewards of the steps before (`running_mean`: what the batch earned has no
+part in it, so the gradient is unbiased; 0 in the first step), the mean of this batch (`batch_mean`), or nothing.
+
+The estimate is exact for one update a step. For several, `surrogate = "clipped"` takes PPO's surrogate of the ratio to
+the policy before the step, as most libraries do under this name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Score, policy_gradient
+
+
+class Reinforce(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config(Score):
+        baseline: Literal["running_mean", "batch_mean", "none"] = "running_mean"
+        baseline_decay: float = 0.9
+
+        def __post_init__(self) -> None:
+            Score.__post_init__(self)
+            if not 0 <= self.baseline_decay < 1:
+                raise ValueError("baseline_decay must lie in [0, 1)")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset()
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._running_mean: float | None = None
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(batch.rewards - self._baseline(float(batch.rewards.mean())), {})
+
+    def _baseline(self, mean_reward: float) -> float:
+        """The baseline of this batch; the running mean takes the batch in for the next one."""
+        if self.config.baseline != "running_mean":
+            return mean_reward if self.config.baseline == "batch_mean" else 0.0
+        before, decay = self._running_mean, self.config.baseline_decay
+        self._running_mean = mean_reward if before is None else decay * before + (1 - decay) * mean_reward
+        return before if before is not None else 0.0
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"running_mean": self._running_mean}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._running_mean = state["running_mean"]
+
+
+OBJECTIVE: type[Objective] = Reinforce

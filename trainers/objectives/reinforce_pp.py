@@ -1,0 +1,63 @@
+"""REINFORCE++: PPO's clipped surrogate without a critic, advantages normalised over the whole batch.
+
+Paper: Hu 2025, arXiv 2501.03262, eq. 3 to 6. To be minimised, mean over the tokens of the minibatch:
+
+    - min(rho A_t, clip(rho, 1 - clip_low, 1 + clip_high) A_t)
+    A_t = whiten( sum_{s >= t} gamma^(s - t) r_s )
+
+where r_s is the outcome at the last token and, with the loop's `kl.place = "reward"`, minus the KL of each token;
+`whiten` takes off the mean over all tokens of the step and divides by their standard deviation. There is no mean over
+a group, so one completion of a prompt is enough.
+
+`baseline = "group_mean"` is the form called REINFORCE++-baseline: the group's mean is taken off the completion's whole
+reward, the rest is given to all of its tokens, and then whitened. It differs from this form by its settings only, so it
+has a recipe (`countdown-reinforce_pp_baseline`) and no file.
+
+The variance is the sample one (n - 1) with 1e-8 added, as in verl.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import discounted_returns, group_normalise, rewards_by_token, whitened
+from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
+
+
+class ReinforcePlusPlus(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config(Clip):
+        baseline: Literal["none", "group_mean"] = "none"
+        gamma: float = 1.0
+
+        def __post_init__(self) -> None:
+            Clip.__post_init__(self)
+            if not 0 <= self.gamma <= 1:
+                raise ValueError("gamma must lie in [0, 1]")
+            if self.baseline == "group_mean" and self.gamma != 1:
+                raise ValueError("the baseline form gives a completion's tokens the same credit: leave gamma at 1")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.needs = frozenset({"group"} if config.baseline == "group_mean" else set())
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        mask = batch.completion_mask
+        if self.config.baseline == "group_mean":
+            centred = group_normalise(batch.rewards, batch.group_ids, by_std=False)
+            returns = centred[:, None].expand(mask.shape)
+        else:
+            returns = discounted_returns(rewards_by_token(batch), mask, self.config.gamma)
+        return Credit(whitened(returns, mask), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        return clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
+
+
+OBJECTIVE: type[Objective] = ReinforcePlusPlus

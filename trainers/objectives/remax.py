@@ -1,0 +1,43 @@
+"""ReMax: REINFORCE whose baseline is the reward of the policy's own greedy completion.
+
+Paper: Li et al. 2023, arXiv 2310.10505, eq. 5 and algorithm 2. To be minimised, mean over completions:
+
+    - ( r(y) - r(greedy y) ) sum_t log policy(y_t)
+
+The loop samples one greedy completion of each prompt beside the others and counts its cost. One completion of a prompt
+is enough.
+
+The paper takes the KL to the reference into the reward: that is the loop's `kl.place = "reward"`, which leaves the
+greedy reward as it is, like verl's implementation. `surrogate = "clipped"` is for several updates a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Score, policy_gradient
+
+
+class ReMax(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config(Score):
+        pass
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"greedy_reward"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        assert batch.greedy_rewards is not None
+        return Credit(batch.rewards - batch.greedy_rewards, {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+
+
+OBJECTIVE: type[Objective] = ReMax

@@ -1,0 +1,43 @@
+"""REINFORCE Leave-One-Out: each completion's baseline is the mean reward of its group's others.
+
+Paper: Ahmadian et al. 2024, arXiv 2402.14740, eq. 8. To be minimised, mean over completions:
+
+    - ( r_i - mean_{j != i} r_j ) sum_t log policy(y_t)
+
+It is REINFORCE with the group's mean as baseline, times G / (G - 1), for G completions of a prompt.
+
+The paper takes the KL to the reference into the reward: that is the loop's `kl.place = "reward"`. Where a step makes
+several updates, `surrogate = "clipped"` is verl's form (a clipped ratio of each token, with `reduction =
+"token_mean"`); TRL clips the ratio of the whole sequence instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import leave_one_out
+from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives._surrogate import Score, policy_gradient
+
+
+class Rloo(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config(Score):
+        pass
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"group"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(leave_one_out(batch.rewards, batch.group_ids), {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+
+
+OBJECTIVE: type[Objective] = Rloo

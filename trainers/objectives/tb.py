@@ -1,0 +1,104 @@
+"""Trajectory balance of GFlowNets, with a learned log Z: sample completions in proportion to exp(beta r) times a prior.
+
+Paper: Malkin et al. 2022, arXiv 2201.13259, eq. 11, with P_B = 1 (a text has one way to be written, left to right) and
+log R = beta r + log prior. To be minimised, mean over completions:
+
+    ( log Z + sum_t log policy(y_t) - beta r - sum_t log prior(y_t) )^2
+
+The prior is the reference model (`prior = "reference"`: TBA's and Lee et al.'s target, arXiv 2405.18540) or nothing
+(`prior = "none"`: the target is exp(beta r) over all texts). The residual is zero everywhere exactly when
+policy = prior exp(beta r) / Z. Sums over tokens, no length normalisation, no importance weight: off-policy
+completions are as good as any, which is what trajectory balance is for.
+
+log Z is a perceptron on the mean of the prompt's last hidden states (`log_z = "prompt"`, our choice, as in FlowRL), or
+one number for all prompts (`log_z = "scalar"`, the paper's for one problem, Flow of Reasoning's option with a start of
+5 and a rate of 1e-5). Its rate is its own and larger than the policy's, as the paper has it. It learns alone: its
+gradient does not reach the policy. `vargrad_tb` is this loss with the group's mean in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.protocols import (
+    Batch,
+    Credit,
+    LossResult,
+    ModelShape,
+    Need,
+    Objective,
+    ParameterGroup,
+    PolicyOutputs,
+)
+from harness.trainers.functional import sequence_sum, trajectory_balance_residual
+from harness.trainers.objectives._perceptron import perceptron
+
+
+class TrajectoryBalance:
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        beta: float = 15.0
+        prior: Literal["reference", "none"] = "reference"
+        log_z: Literal["prompt", "scalar"] = "prompt"
+        log_z_start: float = 0.0
+        log_z_layers: int = 3
+        log_z_lr: float = 1e-2
+
+        def __post_init__(self) -> None:
+            if self.log_z_lr <= 0 or self.log_z_layers < 1:
+                raise ValueError("log_z_lr must be above 0, and log_z_layers at least 1")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        prior: set[Need] = {"reference_logp"} if config.prior == "reference" else set()
+        self.needs = frozenset(prior | ({"prompt_hidden"} if config.log_z == "prompt" else set()))
+        self._own = nn.ModuleDict()
+        self._own.register_parameter("start", nn.Parameter(torch.tensor(config.log_z_start)))
+
+    def prepare(self, shape: ModelShape, seed: int) -> None:
+        self._own.to(shape.device)
+        if self.config.log_z == "prompt":
+            self._own["head"] = perceptron(shape, self.config.log_z_layers, seed)
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        return Credit(self.config.beta * batch.rewards, {})
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        mask, log_z = batch.completion_mask, self.log_z(batch, live)
+        prior = torch.zeros_like(credit.weights)
+        if self.config.prior == "reference":
+            assert frozen.logp_reference is not None
+            prior = sequence_sum(frozen.logp_reference, mask)
+        residual = trajectory_balance_residual(log_z, sequence_sum(live.logp, mask), credit.weights, prior)
+        per_completion = {"log_z": log_z.detach(), "residual_squared": residual.detach().square()}
+        metrics = {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
+        return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
+
+    def log_z(self, batch: Batch, live: PolicyOutputs) -> Tensor:
+        """One log Z a completion, the same for those of one prompt. (B,)"""
+        log_z: Tensor = self._own.get_parameter("start").expand(len(batch.rewards))
+        if self.config.log_z == "scalar":
+            return log_z
+        assert live.prompt_hidden is not None
+        from_prompt: Tensor = self._own["head"](live.prompt_hidden.detach().to(log_z.dtype))[:, 0]
+        return log_z + from_prompt
+
+    def parameters(self) -> Sequence[ParameterGroup]:
+        return (ParameterGroup(list(self._own.parameters()), self.config.log_z_lr),)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._own.load_state_dict(state)
+
+
+OBJECTIVE: type[Objective] = TrajectoryBalance

@@ -1,0 +1,82 @@
+"""TRPO in its penalty form: the ratio times the advantage, less a KL to the policy before the step that adapts itself.
+
+Papers: Schulman et al. 2015, arXiv 1502.05477, eq. 12 and 14 (the constraint and the penalty it stands for); the rule
+that adapts the coefficient is Schulman et al. 2017, arXiv 1707.06347, section 4. To be minimised, mean over the tokens
+of the minibatch:
+
+    - rho A_i + coefficient * KL(before || policy),  rho = policy(y_t) / policy_before_the_step(y_t)
+    A_i = (r_i - mean r) / (std r + eps)
+
+After a step whose mean KL was above 1.5 times `kl_target` the coefficient doubles, below kl_target / 1.5 it halves,
+within [coefficient / 1024, coefficient * 1024]. The KL is estimated as rho - 1 - log rho: the tokens come from the
+policy before the step, so its mean is that KL and its gradient that of the KL.
+
+What differs from the paper: first-order updates in place of the conjugate gradient with a line search, so the
+constraint is aimed at and not kept; the advantage is the group's, so that the method has no critic to blame. The KL is
+that of the minibatches as they were met, the first of which is met before any update; a step of one update has none to
+measure, so a run that makes one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.objectives._parameterless import Parameterless
+
+WIDEST = 1024.0
+
+
+class Trpo(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        kl_target: float = 0.01
+        coefficient: float = 1.0
+        reduction: Reduction = "token_mean"
+
+        def __post_init__(self) -> None:
+            if min(self.kl_target, self.coefficient) <= 0:
+                raise ValueError("kl_target and coefficient must be above 0")
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need] = frozenset({"group", "several_updates"})
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.coefficient = config.coefficient
+        self._kl = (0.0, 0.0)
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+        self._adapt()
+        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+
+    def _adapt(self) -> None:
+        """To the KL that the step before reached."""
+        kl, n_tokens = self._kl
+        if n_tokens > 0 and kl / n_tokens > 1.5 * self.config.kl_target:
+            self.coefficient = min(self.coefficient * 2, self.config.coefficient * WIDEST)
+        elif n_tokens > 0 and kl / n_tokens < self.config.kl_target / 1.5:
+            self.coefficient = max(self.coefficient / 2, self.config.coefficient / WIDEST)
+        self._kl = (0.0, 0.0)
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+        log_ratio = live.logp - frozen.logp
+        ratio = log_ratio.exp()
+        kl = ratio - 1 - log_ratio
+        per_token = -ratio * credit.weights[:, None] + self.coefficient * kl
+        loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
+        measured = total(kl, batch.completion_mask)
+        self._kl = (self._kl[0] + measured[0], self._kl[1] + measured[1])
+        return LossResult(loss, {"kl_before": measured, "kl_coefficient": (self.coefficient, 1.0)})
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"coefficient": self.coefficient, "kl": self._kl}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.coefficient, self._kl = state["coefficient"], tuple(state["kl"])
+
+
+OBJECTIVE: type[Objective] = Trpo

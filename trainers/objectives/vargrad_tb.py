@@ -1,0 +1,72 @@
+"""Trajectory balance without a log Z to learn: the variance, over a group, of log policy - log R.
+
+Papers: Richter et al. 2020, arXiv 2010.10436, eq. 11 (the log-variance loss and its gradient, VarGrad); Zhang et al.
+2023, arXiv 2302.05446, eq. 6 (as a GFlowNet loss). To be minimised, mean over completions:
+
+    ( log Z^ + sum_t log policy(y_t) - log R(y) )^2,   log R = beta r + sum_t log prior(y_t)
+    log Z^ = mean over the group of [ log R - sum_t log policy_before_the_step ], no gradient
+
+Before the first update of a step this is the group's variance of log policy - log R, with its gradient: that of
+REINFORCE with the group's mean as baseline and the reward r - 1/beta log(policy / prior), times 2 beta.
+
+What differs from the formula: log Z^ is that of the policy before the step throughout the step, not of each update, so
+that the gradient does not depend on how a minibatch is cut.
+
+Two methods are this loss with other settings, and have a recipe each instead of a file (`countdown-tba`,
+`countdown-for`):
+
+- TBA (Bartoldson et al. 2025, arXiv 2503.18929): `beta` is 1 over its reward temperature (0.012 falling to 0.004 for
+  GSM8K, with 20 completions of a prompt), prior the reference. Its replay buffer and its asynchrony are not here. Its
+  later form (TBA') is a constant factor away, which Adam does not see, with the reference reset now and then.
+- Flow of Reasoning (Yu et al. 2024, arXiv 2406.05673): no prior, and log R is the logarithm of the reward: 100 for a
+  right answer and 1e-4 for a wrong one, that is `beta` = log(1e6) = 13.8, since the loss does not see a constant
+  in log R. Its replay buffer, annealed temperatures and mixed sampling are not here. With a learned scalar log Z, its
+  other option, it is `tb`. It is no file called `for`, which is a keyword of Python.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.trainers.functional import group_mean, sequence_sum
+from harness.trainers.objectives._parameterless import Parameterless
+
+
+class VarGradTrajectoryBalance(Parameterless):
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        beta: float = 15.0
+        prior: Literal["reference", "none"] = "reference"
+
+    source: Literal["policy", "demonstrations"] = "policy"
+    needs: frozenset[Need]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.needs = frozenset({"group", "reference_logp"} if config.prior == "reference" else {"group"})
+
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+        log_reward = self._log_reward(batch, frozen)
+        log_z = group_mean(log_reward - sequence_sum(frozen.logp, batch.completion_mask), batch.group_ids)
+        return Credit(log_reward, {"log_z": log_z})
+
+    def _log_reward(self, batch: Batch, frozen: PolicyOutputs) -> Tensor:
+        scaled = self.config.beta * batch.rewards
+        if self.config.prior == "none":
+            return scaled
+        assert frozen.logp_reference is not None
+        return scaled + sequence_sum(frozen.logp_reference, batch.completion_mask)
+
+    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:  # noqa: ARG002
+        log_z = credit.extra["log_z"]
+        residual = log_z + sequence_sum(live.logp, batch.completion_mask) - credit.weights
+        loss = residual.square().sum() / batch.totals.n_completions
+        return LossResult(loss, {"log_z": (float(torch.sum(log_z)), float(len(log_z)))})
+
+
+OBJECTIVE: type[Objective] = VarGradTrajectoryBalance

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.core.protocols import Batch, Totals
 
 Reduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
+KlEstimator = Literal["k1", "k2", "k3", "k1_plus", "k3_plus"]
 
 # --- over tokens ------------------------------------------------------------------------------------------------
 
@@ -167,13 +168,30 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return error / 2
 
 
-def kl_k3(logp: Tensor, logp_reference: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from the policy's samples: never negative, low variance.
+def kl_estimate(logp: Tensor, logp_reference: Tensor, estimator: KlEstimator) -> Tensor:
+    """Estimates of KL(policy || reference) from the policy's own samples, token by token (Schulman 2020).
 
-    exp(d) - d - 1 with d = logp_reference - logp. Its gradient is not that of the KL. GRPO, arXiv 2402.03300 eq. 4.
+    With d = log policy - log reference: `k1` is d, unbiased and noisy; `k2` is d^2 / 2, biased and never negative;
+    `k3` is exp(-d) - 1 + d, unbiased and never negative. As losses they differ: the gradient of k1 is zero on average,
+    that of k3 is another divergence's, and that of k2 is the KL's. `k1_plus` and `k3_plus` have the value of theirs
+    and the gradient of k2.
     """
-    difference = logp_reference - logp
-    return difference.exp() - difference - 1
+    difference = logp - logp_reference
+    match estimator:
+        case "k1":
+            return difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return (-difference).exp() - 1 + difference
+        case "k1_plus":
+            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k1"), difference.square() / 2)
+        case "k3_plus":
+            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k3"), difference.square() / 2)
+
+
+def _value_and_gradient_of(value: Tensor, gradient: Tensor) -> Tensor:
+    return value.detach() + gradient - gradient.detach()
 
 
 def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.functional import Reduction, reduced, total
+from harness.trainers.objectives._advantage import Grouped, group_credit
 from harness.trainers.objectives._parameterless import Parameterless
 
 
 class Cispo(Parameterless):
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(Grouped):
         clip_low: float = 1.0
         clip_high: float = 0.2
         reduction: Reduction = "token_mean"
@@ -35,7 +36,7 @@ class Cispo(Parameterless):
         self.config = config
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+        return group_credit(batch, self.config)
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         ratio = (live.logp.detach() - frozen.logp).exp()

@@ -19,13 +19,14 @@ from typing import Literal
 import torch
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import group_normalise, sequence_mean, total
+from harness.trainers.functional import sequence_mean, total
+from harness.trainers.objectives._advantage import Grouped, group_credit
 from harness.trainers.objectives._parameterless import Parameterless
 
 
 class Gmpo(Parameterless):
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(Grouped):
         clip_low: float = 0.4
         clip_high: float = 0.4
 
@@ -40,7 +41,7 @@ class Gmpo(Parameterless):
         self.config = config
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+        return group_credit(batch, self.config)
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         log_ratio, mask = live.logp - frozen.logp, batch.completion_mask

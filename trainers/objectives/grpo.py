@@ -3,7 +3,8 @@
 Paper: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4. To be minimised, for G completions y_i of a prompt:
 
     - 1/G sum_i 1/|y_i| sum_t [ min(rho A_i, clip(rho, 1 - clip_low, 1 + clip_high) A_i) - kl_beta * k3 ]
-    rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),  k3 = KL estimate
+    rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),
+    k3 = exp(-d) - 1 + d,  d = log policy(y_t) - log reference(y_t)
 
 Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and
 verl's (mean over all tokens of the minibatch), under which long completions weigh more; `sequence_sum` divides each
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import Reduction, group_normalise, kl_k3, reduced, total
+from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
 
@@ -67,7 +68,7 @@ class Grpo(Parameterless):
         result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
         loss, metrics = result.loss, dict(result.metrics)
         if frozen.logp_reference is not None and self.config.kl_beta != 0:
-            kl = kl_k3(live.logp, frozen.logp_reference)
+            kl = kl_estimate(live.logp, frozen.logp_reference, "k3")
             loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)
             metrics["kl_reference_k3"] = total(kl, batch.completion_mask)
         return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)

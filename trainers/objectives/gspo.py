@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import clipped_surrogate, group_normalise, sequence_mean
+from harness.trainers.functional import clipped_surrogate, sequence_mean
+from harness.trainers.objectives._advantage import Grouped, group_credit
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Clip, clipped
 
 
 class Gspo(Parameterless):
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(Grouped):
         clip_low: float = 3e-4
         clip_high: float = 4e-4
 
@@ -36,7 +37,7 @@ class Gspo(Parameterless):
         self._clip = Clip(config.clip_low, config.clip_high)
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+        return group_credit(batch, self.config)
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         log_ratio = sequence_mean(live.logp - frozen.logp, batch.completion_mask)

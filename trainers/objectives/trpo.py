@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.functional import Reduction, reduced, total
+from harness.trainers.objectives._advantage import Grouped, group_credit
 from harness.trainers.objectives._parameterless import Parameterless
 
 WIDEST = 1024.0
@@ -32,7 +33,7 @@ WIDEST = 1024.0
 
 class Trpo(Parameterless):
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(Grouped):
         kl_target: float = 0.01
         coefficient: float = 1.0
         reduction: Reduction = "token_mean"
@@ -51,7 +52,7 @@ class Trpo(Parameterless):
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         self._adapt()
-        return Credit(group_normalise(batch.rewards, batch.group_ids), {})
+        return group_credit(batch, self.config)
 
     def _adapt(self) -> None:
         """To the KL that the step before reached."""

@@ -14,7 +14,7 @@ from harness.core.protocols import Batch, Totals
 from harness.core.types import Graded
 
 
-def collate(graded: Sequence[Graded[Any]], device: str) -> Batch:
+def collate(graded: Sequence[Graded[Any]], device: str, greedy_rewards: Sequence[float] | None = None) -> Batch:
     """Completions with token ids and a reward, in the given order. Completions of one problem form a group."""
     prompts = [_ids(item.completion.tokens.prompt_ids) for item in graded]
     completions = [_ids(item.completion.tokens.completion_ids) for item in graded]
@@ -31,6 +31,7 @@ def collate(graded: Sequence[Graded[Any]], device: str) -> Batch:
         rewards=torch.tensor([_reward(item) for item in graded]),
         group_ids=torch.tensor([numbers[item.problem.id] for item in graded]),
         totals=Totals(len(graded), int(completion_lengths.sum())),
+        greedy_rewards=torch.tensor(greedy_rewards) if greedy_rewards is not None else None,
     )
     moved: Batch = map_tensors(batch, lambda tensor: tensor.to(device))
     return moved
@@ -79,11 +80,11 @@ def select(value: Any, rows: Tensor) -> Any:
     return map_tensors(value, lambda tensor: tensor[rows])
 
 
-def minibatches(batch: Batch, n_minibatches: int) -> Iterator[tuple[Tensor, Totals]]:
-    """Rows of each minibatch, whole groups together, in the order of the groups, with its totals."""
+def minibatches(batch: Batch, n_minibatches: int, trained: Tensor) -> Iterator[tuple[Tensor, Totals]]:
+    """The `trained` rows of each minibatch, whole groups together, in the order of the groups, with its totals."""
     groups = torch.unique(batch.group_ids, sorted=True)
     for some in groups.tensor_split(n_minibatches):
-        rows = torch.isin(batch.group_ids, some).nonzero()[:, 0]
+        rows = (torch.isin(batch.group_ids, some) & trained).nonzero()[:, 0]
         if len(rows):
             yield rows, Totals(len(rows), int(batch.completion_lengths[rows].sum()))
 

@@ -2,6 +2,7 @@
 
     checkpoints/step-000160/   config.json, model.safetensors, tokenizer files ...
                                training_state.pt: optimiser, the objective's own parameters, position in the data
+                               reference.pt: the reference's weights, once it is no longer the base model
 
 A checkpoint is written under another name and renamed when it is whole, so a kill never leaves half of one. The
 objective's parameters are keyed apart: they were never in the policy, so exports and weight sync need no filter.
@@ -25,6 +26,7 @@ from harness.core.journal import disk_error
 from harness.core.models import CHECKPOINT_PREFIX, checkpoint_folders
 
 _STATE = "training_state.pt"
+_REFERENCE = "reference.pt"  # not safetensors, of which some loaders take all that they find
 _TEMPORARY = ".tmp"
 
 
@@ -48,7 +50,10 @@ class Checkpoints:
         found = checkpoint_folders(self._run_folder)
         return found[-1] if found else None
 
-    def save(self, position: Position, module: Any, tokenizer: Any, optimizer: Any, objective: Any) -> Path:
+    def save(
+        self, position: Position, module: Any, tokenizer: Any, optimizer: Any, objective: Any, reference: Any = None
+    ) -> Path:
+        """`reference` is the module to remember as reference, if it can't be had from the base model."""
         final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
         temporary = final.with_name(final.name + _TEMPORARY)
         state = {
@@ -63,6 +68,8 @@ class Checkpoints:
             module.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             torch.save(state, temporary / _STATE)
+            if reference is not None:
+                torch.save(reference.state_dict(), temporary / _REFERENCE)
             _sync(temporary)
             temporary.rename(final)
             self._prune()
@@ -72,12 +79,11 @@ class Checkpoints:
             raise disk_error(final, error) from error
         return final
 
-    def restore(self, checkpoint: Path, optimizer: Any, objective: Any) -> Position:
-        """Load the training state; the policy's weights are loaded like any model's."""
-        try:
-            state = torch.load(checkpoint / _STATE, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise RunFolderError(f"{checkpoint / _STATE} can't be read: {error}; remove this checkpoint") from None
+    def restore(self, checkpoint: Path, optimizer: Any, objective: Any, reference: Any = None) -> Position:
+        """Load the training state; the policy's weights are loaded like any model's. `reference` as in `save`."""
+        state = _load(checkpoint / _STATE)
+        if reference is not None:
+            reference.load_state_dict(_load(checkpoint / _REFERENCE))
         optimizer.load_state_dict(state["optimizer"])
         objective.load_state_dict(state["objective"])
         return Position(state["step"], state["n_problems_drawn"])
@@ -91,6 +97,13 @@ class Checkpoints:
     def _clear_unfinished(self) -> None:
         for folder in self._folder.glob("*" + _TEMPORARY):
             shutil.rmtree(folder)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunFolderError(f"{path} can't be read: {error}; remove this checkpoint") from None
 
 
 def _sync(folder: Path) -> None:

@@ -41,7 +41,7 @@ class Head:
 
 
 def token_logp(head: Head, hidden: Tensor, ids: Tensor, *, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each id, and the entropy of each distribution if asked (for the record: no gradient).
+    """Log-probability of each id, and the entropy of each distribution if asked.
 
     (N, H), (N,) -> (N,), (N,) or None
     """
@@ -64,19 +64,21 @@ class _ChunkedLogp(torch.autograd.Function):
             if with_entropy:
                 entropy[rows] = -(normalised.exp() * normalised).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, ids)
-        ctx.head = head
+        ctx.head, ctx.with_entropy = head, with_entropy
         ctx.only_chunk = normalised if len(chunks) == 1 and head.softcap is None else None
-        ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logp: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logp: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for rows in _chunks(len(ids), ctx.head.chunk_rows()):
-            grad_logits = _grad_of_raw_logits(ctx.head, hidden[rows], ids[rows], grad_logp[rows], ctx.only_chunk)
+            of_entropy = grad_entropy[rows] if ctx.with_entropy and grad_entropy.any() else None
+            grad_logits = _grad_of_raw_logits(
+                ctx.head, hidden[rows], ids[rows], grad_logp[rows], of_entropy, ctx.only_chunk
+            )
             grad_hidden[rows] = grad_logits @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(grad_logits.T, hidden[rows])
@@ -86,17 +88,27 @@ class _ChunkedLogp(torch.autograd.Function):
 
 
 def _grad_of_raw_logits(
-    head: Head, hidden: Tensor, ids: Tensor, grad_logp: Tensor, normalised: Tensor | None
+    head: Head, hidden: Tensor, ids: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None, normalised: Tensor | None
 ) -> Tensor:
     """The gradient at the output of the linear layer, before scale, cap and temperature. (N, V)"""
     logits = head.logits(hidden) if normalised is None else normalised
     grad = logits.softmax(-1) if normalised is None else normalised.exp()
+    towards_entropy = _grad_of_entropy(logits, grad, grad_entropy) if grad_entropy is not None else None
     grad = grad.mul_(-grad_logp[:, None]).scatter_add_(-1, ids[:, None], grad_logp[:, None])
+    if towards_entropy is not None:
+        grad += towards_entropy
     if head.softcap is not None:  # d tanh = 1 - tanh^2, and tanh is the capped logit over the cap
         grad = grad * (1 - (logits * head.temperature / head.softcap).square())
     if head.scale / head.temperature != 1:
         grad = grad * (head.scale / head.temperature)
     return grad.to(hidden.dtype)
+
+
+def _grad_of_entropy(logits: Tensor, probabilities: Tensor, grad_entropy: Tensor) -> Tensor:
+    """dH/dlogit_j = -p_j (log p_j + H). (N, V)"""
+    logp = torch.log_softmax(logits, -1)
+    entropy = -(probabilities * logp).sum(-1, keepdim=True)
+    return -grad_entropy[:, None] * probabilities * (logp + entropy)
 
 
 def _chunks(n_rows: int, chunk_rows: int) -> Iterator[slice]:

@@ -42,14 +42,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig
 
 
 def schedule(config: OptimizerConfig, step: int) -> float:
-    """Linear warm-up, then constant, or a cosine to `final_lr_fraction` at `decay_steps`."""
+    """Linear warm-up, then constant, or a cosine or a line to `final_lr_fraction` at `decay_steps`."""
     if step <= config.warmup_steps:
         return step / (config.warmup_steps + 1)
     if config.schedule == "constant" or config.decay_steps is None:
         return 1.0
     span = max(1, config.decay_steps - config.warmup_steps)
     done = min(1.0, (step - config.warmup_steps) / span)
-    return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done))
+    left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * left
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> float:

@@ -17,6 +17,7 @@ from harness.core.errors import ModelError
 from harness.core.protocols import Batch, ModelShape, Need, PolicyOutputs
 from harness.trainers.logprob import head_of, token_logp
 from harness.trainers.reading import Reading, attends_to_everything, read_once, read_whole
+from harness.trainers.recompute import in_training, recomputed_layers
 
 _PROBE_TOLERANCE = 1e-3
 
@@ -24,9 +25,10 @@ _PROBE_TOLERANCE = 1e-3
 class Policy:
     """A causal language model, and the temperature its tokens are sampled at."""
 
-    def __init__(self, module: Any, temperature: float) -> None:
+    def __init__(self, module: Any, temperature: float, *, checkpoint_activations: bool = False) -> None:
         self.module = module.eval()
         self.temperature = temperature
+        self._recomputed = recomputed_layers(module) if checkpoint_activations else []
         self._attends_to_everything = attends_to_everything(module.config)
         self._refuse_unknown_head()
 
@@ -40,7 +42,8 @@ class Policy:
     def forward(self, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
         """Log-probabilities at the sampling temperature, and the needs other than `reference_logp`."""
         mask = batch.completion_mask
-        read = read_once(self.module, batch) if self._may_share(batch) else read_whole(self.module, batch)
+        with in_training(self._recomputed):
+            read = read_once(self.module, batch) if self._may_share(batch) else read_whole(self.module, batch)
         flat_logp, flat_entropy = token_logp(
             head_of(self.module, self.temperature), read.predicting, read.ids, with_entropy="entropy" in needs
         )
@@ -54,7 +57,8 @@ class Policy:
 
     def _may_share(self, batch: Batch) -> bool:
         """Whether reading each prompt once saves at least a twentieth of the tokens."""
-        if not self._attends_to_everything:
+        # A layer that is computed again leaves no keys and values behind for the completions to share.
+        if not self._attends_to_everything or (self._recomputed and torch.is_grad_enabled()):
             return False
         repeats = len(batch.group_ids) - len(torch.unique(batch.group_ids))
         return repeats * int(batch.prompt_lengths.max()) > 0.05 * batch.sequence_ids.numel()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from harness.core.protocols import Batch
 from harness.core.types import Graded
+from harness.trainers.rollouts import Rollouts
 
 
 class StepRecord:
@@ -35,19 +35,21 @@ class StepRecord:
             old_total, old_weight = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (old_total + total, old_weight + weight)
 
-    def note_samples(self, graded: Sequence[Graded[Any]], batch: Batch) -> None:
-        """What was sampled, and how it was judged. `n_ungraded` completions are in no mean."""
-        n_ungraded = sum(item.verdict.outcome == "ungraded" for item in graded)
-        usable = [item for item in graded if item.verdict.outcome != "ungraded"]
+    def note_samples(self, rollouts: Rollouts, batch: Batch) -> None:
+        """All that was sampled, and how it was judged, before any shaping. Ungraded completions are in no mean."""
+        usable = [item for item in rollouts.sampled if item.verdict.outcome != "ungraded"]
+        lengths = [item.completion.tokens.n_completion for item in usable]
         self.note(
-            reward=float(batch.rewards.mean()),
+            reward=statistics.fmean(item.verdict.reward for item in usable if item.verdict.reward is not None),
             solve_rate=sum(item.verdict.outcome == "correct" for item in usable) / len(usable),
-            groups_with_signal=_share_of_mixed_groups(batch),
-            mean_tokens=float(batch.completion_lengths.float().mean()),
+            groups_with_signal=_share_of_mixed_groups(usable),
+            mean_tokens=statistics.fmean(lengths),
             truncated=sum(item.completion.finish_reason == "length" for item in usable) / len(usable),
-            n_tokens=batch.totals.n_tokens,
-            n_completions=len(graded),
-            n_ungraded=n_ungraded,
+            n_tokens=sum(lengths) + sum(item.completion.tokens.n_completion for item in rollouts.greedy),
+            n_completions=len(rollouts.sampled) + len(rollouts.greedy),
+            n_ungraded=len(rollouts.sampled) - len(usable),
+            n_completions_left_out=len(usable) - len(rollouts.chosen),
+            sampling_rounds=rollouts.n_rounds,
         )
         if batch.logp_behaviour is not None:
             # Minus the mean log-probability of what was sampled is an unbiased estimate of the entropy.
@@ -58,6 +60,8 @@ class StepRecord:
         return {**self._row, **means, "wall_s": time.perf_counter() - self._began_s}
 
 
-def _share_of_mixed_groups(batch: Batch) -> float:
-    groups = [batch.rewards[batch.group_ids == group] for group in torch.unique(batch.group_ids)]
-    return sum(bool((rewards != rewards[0]).any()) for rewards in groups) / len(groups)
+def _share_of_mixed_groups(items: Sequence[Graded[Any]]) -> float:
+    rewards: dict[str, set[float | None]] = {}
+    for item in items:
+        rewards.setdefault(item.problem.id, set()).add(item.verdict.reward)
+    return sum(len(different) > 1 for different in rewards.values()) / len(rewards)

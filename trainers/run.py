@@ -12,7 +12,7 @@ from harness.core import config as configs
 from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
-from harness.core.protocols import PolicyEngine, Task
+from harness.core.protocols import Objective, PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import task_facts
@@ -33,11 +33,12 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     tokenizer = load_tokenizer(base)
     # Demonstrations are drawn from no temperature: their likelihood is the model's own.
     temperature = _temperature(config, task) if objective.source == "policy" else 1.0
+    _refuse_what_the_objective_cannot_use(config, objective)
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    policy = Policy(load_module(resumed), temperature)
-    reference = Policy(load_module(base), temperature) if "reference_logp" in objective.needs else None
+    policy = Policy(load_module(resumed), temperature, checkpoint_activations=config.loop.gradient_checkpointing)
+    reference = Policy(load_module(base), temperature) if _reads_reference(config, objective) else None
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
@@ -60,6 +61,30 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
             config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
         ).fit()
     return store.view()
+
+
+def _reads_reference(config: TrainConfig, objective: Objective) -> bool:
+    return "reference_logp" in objective.needs or config.kl.place != "off"
+
+
+def _refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:
+    loop, name = config.loop, config.objective.id
+    if "group" in objective.needs and loop.samples_per_prompt < 2:
+        raise ConfigError(
+            f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
+        )
+    if "several_updates" in objective.needs and loop.minibatches_per_step * loop.epochs < 2:
+        raise ConfigError(
+            f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
+            "loop.minibatches_per_step or loop.epochs to 2 or more"
+        )
+    if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
+        raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
+    if config.reference.reset_every_steps > 0 and not _reads_reference(config, objective):
+        raise ConfigError(
+            f"reference.reset_every_steps is set, and nothing reads a reference: neither the objective {name!r} with "
+            "these options nor a KL of the loop (kl.place)"
+        )
 
 
 def _temperature(config: TrainConfig, task: Task[Any]) -> float:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from harness.core.config import Chosen, incidental, plugin
 from harness.evaluate import ModelConfig, SamplingConfig
+from harness.trainers.functional import KlEstimator, Reduction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,11 @@ class LoopConfig:
     logp_old: Literal["auto", "engine", "recompute"] = "auto"
     """Log-probabilities before the step: the engine's own, or a pass of the policy; auto takes the engine's where it
     promises that they are exact."""
+
+    entropy_bonus: float = 0.0
+    """How much of the mean entropy of the token distributions is taken off the loss."""
+    gradient_checkpointing: bool = incidental(default=False)
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "prompts_per_step", "samples_per_prompt", "minibatches_per_step", "epochs")
@@ -43,20 +49,102 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     decay_steps: int | None = None
-    """Where a cosine ends, at `final_lr_fraction` of the learning rate."""
+    """Where a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
     final_lr_fraction: float = 0.0
     grad_clip: float = 1.0
     """The largest norm of the gradient; 0 is off."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What an update does whose gradient is not finite. A step all of whose updates are skipped stops the run."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
         if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
             raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
-        if self.schedule == "cosine" and self.decay_steps is None:
-            raise ValueError("a cosine schedule needs decay_steps")
+        if self.schedule != "constant" and self.decay_steps is None:
+            raise ValueError(f"a {self.schedule} schedule needs decay_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicSamplingConfig:
+    """Groups of equal rewards are left out, and others sampled in their place."""
+
+    max_extra_rounds: int = 0
+    """How often at most in a step; 0 is off. What is missing then is missing from the step."""
+
+    def __post_init__(self) -> None:
+        if self.max_extra_rounds < 0:
+            raise ValueError("max_extra_rounds must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlongConfig:
+    """What a completion near the limit, or cut off at it, costs."""
+
+    buffer_tokens: int = 0
+    """From so many tokens before the limit a penalty grows linearly; 0 is off."""
+    penalty: float = 1.0
+    """How much of the reward is taken at the limit."""
+    mask_truncated: bool = False
+    """Completions that were cut off count in their group's statistics and have no part in the loss."""
+
+    def __post_init__(self) -> None:
+        if min(self.buffer_tokens, self.penalty) < 0:
+            raise ValueError("buffer_tokens and penalty must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlConfig:
+    """A pull to the reference, beside the objective's own if it has one."""
+
+    place: Literal["off", "reward", "loss"] = "off"
+    coefficient: float = 1e-3
+    estimator: KlEstimator = "k1"
+    """As a loss, k2, k1_plus and k3_plus have the gradient of the KL; k1 has none on average."""
+    ratio_weighted: bool = False
+    """In the loss: times policy / policy before the step, which makes k1 and k3 right in value and gradient."""
+    reduction: Reduction = "token_mean"
+
+    def __post_init__(self) -> None:
+        if self.place != "off" and self.coefficient <= 0:
+            raise ValueError("the coefficient of a KL must be above 0; place = 'off' switches it off")
+        if self.place == "loss" and self.estimator == "k1" and not self.ratio_weighted:
+            raise ValueError(
+                "k1 in the loss has a gradient of zero on average, and pulls nowhere; take k1_plus, k2 or k3_plus, or "
+                "ratio_weighted = true"
+            )
+        if self.place == "reward" and (self.ratio_weighted or self.reduction != "token_mean"):
+            raise ValueError("ratio_weighted and reduction are settings of a KL in the loss")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceConfig:
+    """The reference is the model that training began with, unless it is reset to the policy now and then."""
+
+    reset_every_steps: int = 0
+    """0 is never."""
+    reset_optimizer: bool = False
+    """The moments of the optimiser begin anew with it, those of the objective's own parameters too."""
+
+    def __post_init__(self) -> None:
+        if self.reset_every_steps < 0:
+            raise ValueError("reset_every_steps must not be negative")
+        if self.reset_optimizer and self.reset_every_steps == 0:
+            raise ValueError("reset_optimizer needs reset_every_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCorrectionConfig:
+    """Truncated importance sampling between the engine that sampled and the policy that is trained."""
+
+    level: Literal["off", "token", "sequence"] = "off"
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.cap <= 0:
+            raise ValueError("cap must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +198,11 @@ class TrainConfig:
     loop: LoopConfig
     optimizer: OptimizerConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    kl: KlConfig = field(default_factory=KlConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    engine_correction: EngineCorrectionConfig = field(default_factory=EngineCorrectionConfig)
     checkpoint: CheckpointConfig = incidental(default_factory=CheckpointConfig)
     held_out: HeldOutConfig = incidental(default_factory=HeldOutConfig)
     track: TrackConfig = incidental(default_factory=TrackConfig)
@@ -125,3 +218,8 @@ class TrainConfig:
             )
         if self.sampling.temperature == 0:
             raise ValueError("training needs a temperature above 0: greedy samples of one prompt are all the same")
+        if self.engine_correction.level != "off" and self.loop.logp_old != "recompute":
+            raise ValueError(
+                "engine_correction compares the engine's log-probabilities with the policy's own: set loop.logp_old = "
+                "'recompute'"
+            )

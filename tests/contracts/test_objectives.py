@@ -166,7 +166,7 @@ def test_state_survives_a_round_trip(objective_id: str, options: dict[str, Any])
 
 def test_minibatches_keep_groups_whole_and_lose_nobody() -> None:
     batch = make_batch([3] * 8, [1, 2, 3, 4, 5, 6, 7, 8], [9, 4, 9, 4, 7, 7, 1, 1])
-    pieces = list(minibatches(batch, 3))
+    pieces = list(minibatches(batch, 3, torch.ones(8, dtype=torch.bool)))
     assert sorted(int(row) for rows, _ in pieces for row in rows) == list(range(8))
     groups = [{int(batch.group_ids[row]) for row in rows} for rows, _ in pieces]
     assert sum(map(len, groups)) == 4, "a group is in one minibatch only"

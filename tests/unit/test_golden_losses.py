@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training_parts import make_batch
+from golden_losses import CASES, golden_batch, golden_outputs, tensor
 
 from harness.core.discovery import load
-from harness.core.protocols import Batch, ModelShape, PolicyOutputs
+from harness.core.protocols import ModelShape
 from harness.trainers.functional import clipped_value_loss, generalised_advantage, kl_estimate, rewards_by_token
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
-INPUTS, CASES = GOLDEN["inputs"], GOLDEN["cases"]
 TRL_EPS = {"std_eps": 1e-4}
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,30 +51,6 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 OF_THE_LOOP = {"verl_grpo_truncated_is", "trl_weighted_kl"}
 """Tested where the loop's settings are."""
 OF_FUNCTIONS = {"verl_value_loss", *(f"verl_kl_{name}" for name in ("k1", "k2", "k3", "k1+", "k3+"))}
-
-
-def tensor(name: str) -> torch.Tensor:
-    return torch.tensor(INPUTS[name], dtype=torch.float64)
-
-
-def golden_batch() -> Batch:
-    """One position wider than its longest completion, as in the stored numbers."""
-    lengths = INPUTS["lengths"]
-    batch = make_batch([2] * len(lengths), lengths, INPUTS["groups"])
-    mask = torch.arange(len(INPUTS["logp"][0])) < batch.completion_lengths[:, None]
-    return dataclasses.replace(
-        batch, completion_mask=mask, rewards=tensor("rewards"), greedy_rewards=tensor("greedy_rewards")
-    )
-
-
-def golden_outputs() -> tuple[PolicyOutputs, PolicyOutputs]:
-    live = PolicyOutputs(logp=tensor("logp").requires_grad_(), completion_hidden=tensor("values")[..., None])
-    frozen = PolicyOutputs(
-        logp=tensor("logp_old"),
-        logp_reference=tensor("logp_reference"),
-        completion_hidden=tensor("values_old")[..., None],
-    )
-    return live, frozen
 
 
 def assert_golden(name: str, loss: torch.Tensor, argument: torch.Tensor) -> None:

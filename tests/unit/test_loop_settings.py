@@ -1,0 +1,332 @@
+"""What the loop adds to any objective: shaped rewards, terms of the loss, corrections, rollouts, recomputation."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from golden_losses import CASES, golden_batch, golden_outputs, tensor
+from training_parts import detached, make_batch, make_outputs, tiny_module
+
+from harness.core.errors import RunError
+from harness.core.protocols import Batch, PolicyOutputs
+from harness.core.types import Completion, Graded, Problem, Request, Sampling, Tokens, Verdict
+from harness.trainers.logprob import Head, token_logp
+from harness.trainers.objectives.grpo import Grpo
+from harness.trainers.objectives.remax import ReMax
+from harness.trainers.optimizer import schedule
+from harness.trainers.policy import Policy
+from harness.trainers.rollouts import Rollouts, Sampler
+from harness.trainers.settings import (
+    DynamicSamplingConfig,
+    EngineCorrectionConfig,
+    KlConfig,
+    LoopConfig,
+    OptimizerConfig,
+    OverlongConfig,
+)
+from harness.trainers.shaping import shaped, trained_rows
+from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
+
+BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
+OFF = KlConfig()
+
+# --- the reward -------------------------------------------------------------------------------------------------
+
+
+def test_overlong_penalty_grows_from_the_buffer_to_the_limit() -> None:
+    frozen = detached(make_outputs(BATCH))
+    after = shaped(BATCH, frozen, OverlongConfig(buffer_tokens=4, penalty=0.5), OFF, max_tokens=6)
+    lengths = [3, 5, 1, 4, 2, 5]
+    expected = [r - 0.5 * min(max((n - 2) / 4, 0), 1) for r, n in zip(BATCH.rewards.tolist(), lengths, strict=True)]
+    assert after.rewards.tolist() == pytest.approx(expected)
+    assert shaped(BATCH, frozen, OverlongConfig(), OFF, max_tokens=6).rewards is BATCH.rewards
+
+
+def test_kl_in_the_reward_is_taken_off_token_by_token() -> None:
+    frozen = detached(make_outputs(BATCH))
+    assert frozen.logp_reference is not None
+    after = shaped(BATCH, frozen, OverlongConfig(), KlConfig(place="reward", coefficient=0.3), max_tokens=6)
+    assert after.token_rewards is not None
+    for row, n in enumerate([3, 5, 1, 4, 2, 5]):
+        kl = [float(frozen.logp[row, t] - frozen.logp_reference[row, t]) for t in range(n)]
+        assert after.token_rewards[row].tolist() == pytest.approx([*(-0.3 * k for k in kl), *[0.0] * (5 - n)])
+        assert float(after.rewards[row]) == pytest.approx(float(BATCH.rewards[row]) - 0.3 * sum(kl))
+
+
+def test_truncated_completions_are_masked_only_when_asked() -> None:
+    items = [graded("a", i, 1.0, finish_reason=reason) for i, reason in enumerate(["stop", "length", "stop"])]
+    assert trained_rows(items, OverlongConfig()).tolist() == [True, True, True]
+    assert trained_rows(items, OverlongConfig(mask_truncated=True)).tolist() == [True, False, True]
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------
+
+
+def grpo_loss(batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, **options: Any) -> Any:
+    objective = Grpo(Grpo.Config(reduction="token_mean", kl_beta=0.0, **options))
+    return objective.loss(batch, live, frozen, objective.credit(batch, frozen))
+
+
+def test_weighted_kl_in_the_loss_is_trl_s() -> None:
+    batch, (live, frozen) = golden_batch(), golden_outputs()
+    result = grpo_loss(batch, live, frozen, std_eps=1e-4)
+    kl = KlConfig(place="loss", coefficient=0.5, estimator="k3", ratio_weighted=True)
+    loss = with_terms(result, batch, live, frozen, kl, 0.0).loss
+    (gradient,) = torch.autograd.grad(loss, live.logp)
+    assert float(loss.detach()) == pytest.approx(CASES["trl_weighted_kl"]["loss"], rel=1e-7)
+    expected = torch.tensor(CASES["trl_weighted_kl"]["gradient"], dtype=torch.float64)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_truncated_importance_weights_have_verl_s_gradient() -> None:
+    batch, (live, frozen) = golden_batch(), golden_outputs()
+    weighed = dataclasses.replace(live, logp=weigh_gradient(live.logp, tensor("is_weights")))
+    assert torch.equal(weighed.logp, live.logp)
+    loss = grpo_loss(batch, weighed, frozen, dual_clip=3.0).loss
+    (gradient,) = torch.autograd.grad(loss, live.logp)
+    expected = torch.tensor(CASES["verl_grpo_truncated_is"]["gradient"], dtype=torch.float64)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_engine_weights_are_capped_ratios(level: Any) -> None:
+    behaviour = make_outputs(BATCH, seed=4).logp.detach()
+    frozen = detached(make_outputs(BATCH))
+    batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
+    weights = engine_weights(batch, frozen, EngineCorrectionConfig(level=level, cap=1.5))
+    assert weights is not None
+    for row, n in enumerate([3, 5, 1, 4, 2, 5]):
+        ratios = [float(frozen.logp[row, t] - behaviour[row, t]) for t in range(n)]
+        if level == "sequence":
+            ratios = [sum(ratios)] * n
+        expected = [min(2.718281828459045**ratio, 1.5) for ratio in ratios]
+        assert weights[row].tolist() == pytest.approx([*expected, *[0.0] * (5 - n)])
+    assert engine_weights(batch, frozen, EngineCorrectionConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("estimator", "ratio_weighted", "is_right"),
+    [
+        ("k2", False, True),
+        ("k1_plus", False, True),
+        ("k3_plus", False, True),
+        ("k3", False, False),
+        ("k1", True, True),
+        ("k3", True, True),
+    ],
+)
+def test_gradient_of_the_kl_estimators_on_three_tokens(estimator: Any, ratio_weighted: bool, is_right: bool) -> None:
+    """The expectation over every token of a distribution, against the gradient of the KL itself."""
+    logits = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.1, 0.5, -0.4], dtype=torch.float64).log_softmax(0)
+    logp = logits.log_softmax(0)
+    (expected,) = torch.autograd.grad((logp.exp() * (logp - reference)).sum(), logits, retain_graph=True)
+    batch = make_batch([1] * 3, [1] * 3, [0, 0, 0])
+    live, frozen = PolicyOutputs(logp=logp[:, None]), PolicyOutputs(logp=logp.detach()[:, None])
+    frozen = dataclasses.replace(frozen, logp_reference=reference[:, None])
+    total = torch.zeros(3, dtype=torch.float64)
+    for token in range(3):  # one at a time, weighed by how often it is sampled
+        alone = dataclasses.replace(batch, completion_mask=torch.arange(3)[:, None] == token)
+        kl = KlConfig(place="loss", coefficient=3.0, estimator=estimator, ratio_weighted=ratio_weighted)
+        nothing = grpo_loss(alone, live, frozen)
+        nothing = dataclasses.replace(nothing, loss=nothing.loss * 0)
+        (gradient,) = torch.autograd.grad(
+            with_terms(nothing, alone, live, frozen, kl, 0.0).loss, logits, retain_graph=True
+        )
+        total += float(logp[token].detach().exp()) * gradient
+    assert torch.allclose(total, expected, rtol=1e-9, atol=1e-12) == is_right
+
+
+@pytest.mark.parametrize("chunk", [2, 1000])
+def test_entropy_and_its_gradient(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(7, 4, generator=generator, requires_grad=True)
+    ids, upstream = torch.tensor([0, 6, 2, 2, 5]), torch.linspace(-1, 1, 5)
+    monkeypatch.setattr("harness.trainers.logprob.CHUNK_ELEMENTS", chunk * 7)
+    logp, entropy = token_logp(Head(weight, None, 0.7, softcap=2.0), hidden, ids, with_entropy=True)
+    assert entropy is not None
+    plain = torch.log_softmax(torch.tanh(hidden @ weight.T / 2) * 2 / 0.7, -1)
+    expected = -(plain.exp() * plain).sum(-1)
+    torch.testing.assert_close(entropy, expected)
+    one = torch.autograd.grad((entropy * upstream + logp).sum(), (hidden, weight))
+    other = torch.autograd.grad((expected * upstream + plain[torch.arange(5), ids]).sum(), (hidden, weight))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_entropy_bonus_is_the_mean_entropy_of_tokens() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    plain = grpo_loss(BATCH, live, frozen)
+    assert live.entropy is not None
+    mean = sum(float(live.entropy[row, :n].sum()) for row, n in enumerate([3, 5, 1, 4, 2, 5])) / 20
+    after = with_terms(plain, BATCH, live, frozen, OFF, 0.01).loss
+    assert float((plain.loss - after).detach()) == pytest.approx(0.01 * mean)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"place": "loss", "estimator": "k1"}, "zero on average"),
+        ({"place": "reward", "ratio_weighted": True}, "in the loss"),
+        ({"place": "loss", "estimator": "k2", "coefficient": 0.0}, "above 0"),
+    ],
+)
+def test_a_kl_that_would_do_nothing_is_refused(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        KlConfig(**settings)
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------------
+
+
+def graded(problem_id: str, index: int, reward: float, *, finish_reason: Any = "stop") -> Graded[Any]:
+    tokens = Tokens(1, 1, (1,), (2,))
+    completion = Completion(problem_id, index, 0, "", finish_reason, tokens)
+    outcome = "correct" if reward > 0 else "incorrect"
+    return Graded(Problem(problem_id, "fake", (), None), completion, Verdict(outcome, reward))
+
+
+class FakeTask:
+    """Problems named by their number; `mixed` of them have one right answer in two, the others none."""
+
+    def __init__(self, mixed: set[int], n_problems: int = 100) -> None:
+        self.mixed, self.n_problems = mixed, n_problems
+        self.sampling = Sampling(max_tokens=4)
+        self.grader = self
+
+    def problems(self, split: str, seed: int) -> Iterator[Problem[Any]]:
+        return (Problem(str(i), "fake", (), None) for i in range(self.n_problems))
+
+    def grade(self, problem: Problem[Any], completion: Completion) -> Verdict:
+        right = int(problem.id) in self.mixed and completion.index == 0
+        return Verdict("correct" if right else "incorrect", float(right))
+
+
+class FakeEngine:
+    """Remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            self.asked.append(request)
+            yield Completion(request.problem_id, request.index, request.seed, "", "stop", Tokens(1, 1, (1,), (2,)))
+
+
+def draw(task: FakeTask, objective: Any, max_extra_rounds: int) -> tuple[Rollouts, FakeEngine]:
+    engine = FakeEngine()
+
+    @dataclasses.dataclass
+    class Settings:
+        loop: LoopConfig
+        dynamic_sampling: DynamicSamplingConfig
+        sampling: Any = dataclasses.field(default_factory=lambda: AsTheTask())
+        seed: int = 0
+
+    settings: Any = Settings(
+        LoopConfig(steps=1, prompts_per_step=3, samples_per_prompt=2),
+        DynamicSamplingConfig(max_extra_rounds=max_extra_rounds),
+    )
+    sampler = Sampler(settings, task, objective, engine, None)  # type: ignore[arg-type]
+    return sampler.draw(1, sampler.problems(0)), engine
+
+
+class AsTheTask:
+    def over(self, default: Sampling) -> Sampling:
+        return default
+
+
+def names(items: Iterable[Graded[Any]]) -> list[str]:
+    return [f"{item.problem.id}.{item.completion.index}" for item in items]
+
+
+def test_without_dynamic_sampling_everything_is_taken() -> None:
+    rollouts, _ = draw(FakeTask({1}), Grpo(Grpo.Config()), 0)
+    assert names(rollouts.chosen) == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"] == names(rollouts.sampled)
+    assert (rollouts.n_problems_drawn, rollouts.n_rounds) == (3, 1)
+
+
+def test_dynamic_sampling_replaces_groups_of_equal_rewards() -> None:
+    rollouts, engine = draw(FakeTask({1, 4, 5, 7}), Grpo(Grpo.Config()), 5)
+    assert names(rollouts.chosen) == ["1.0", "1.1", "4.0", "4.1", "5.0", "5.1"]
+    # 0 1 2, then two for the missing, then one more
+    assert rollouts.n_problems_drawn == 6
+    assert rollouts.n_rounds == 3
+    assert len(rollouts.sampled) == len(engine.asked) == 12
+
+
+def test_dynamic_sampling_is_bounded() -> None:
+    rollouts, _ = draw(FakeTask({1, 9}), Grpo(Grpo.Config()), 2)
+    assert names(rollouts.chosen) == ["1.0", "1.1"]
+    assert rollouts.n_rounds == 3
+    nothing, _ = draw(FakeTask(set()), Grpo(Grpo.Config()), 2)
+    assert len(nothing.chosen) == len(nothing.sampled) == 18, "nothing is mixed: there is nothing better to take"
+
+
+def test_dynamic_sampling_ends_where_the_split_does() -> None:
+    rollouts, _ = draw(FakeTask({1}, n_problems=4), Grpo(Grpo.Config()), 50)
+    assert names(rollouts.chosen) == ["1.0", "1.1"]
+    assert len(rollouts.sampled) == 8
+    with pytest.raises(RunError, match="fewer than prompts_per_step = 3"):
+        draw(FakeTask({1}, n_problems=2), Grpo(Grpo.Config()), 0)
+
+
+def test_the_stream_of_problems_goes_on_where_it_was() -> None:
+    sampler = Sampler(dataclasses.make_dataclass("C", [("seed", int, 0)])(), FakeTask(set(), 3), None, None, None)  # type: ignore[arg-type]
+    assert [p.id for p in itertools.islice(sampler.problems(2), 5)] == ["2", "0", "1", "2", "0"]
+
+
+def test_a_greedy_completion_of_each_prompt_is_sampled_where_needed() -> None:
+    rollouts, engine = draw(FakeTask({1}), ReMax(ReMax.Config()), 0)
+    greedy = [request for request in engine.asked if request.sampling.temperature == 0]
+    assert [(request.problem_id, request.index) for request in greedy] == [("0", 0), ("1", 0), ("2", 0)]
+    assert rollouts.greedy_rewards() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert len(rollouts.sampled) == 6
+    assert draw(FakeTask({1}), Grpo(Grpo.Config()), 0)[0].greedy_rewards() is None
+
+
+# --- the policy and the optimiser -------------------------------------------------------------------------------
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    batch = make_batch([5] * 4, [3, 5, 1, 4], [0, 0, 1, 1])
+    gradients = []
+    for checkpointed in (False, True):
+        policy = Policy(tiny_module(), 1.0, checkpoint_activations=checkpointed)
+        assert bool(policy._recomputed) == checkpointed
+        calls = count_forwards(policy)
+        outputs = policy.forward(batch, frozenset({"prompt_hidden"}))
+        n_forward = len(calls)
+        (outputs.logp.sum() + outputs.prompt_hidden.sum()).backward()
+        assert (len(calls) > n_forward) == checkpointed
+        assert not any(module.training for module in policy.module.modules())
+        gradients.append([p.grad.clone() for p in policy.module.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)  # float32, read in another order
+
+
+def count_forwards(policy: Policy) -> list[int]:
+    """Numbers of the calls of the first attention, those of a recomputation included."""
+    calls: list[int] = []
+    attention = next(m for name, m in policy.module.named_modules() if name.endswith("self_attn"))
+    attention.register_forward_hook(lambda *_: calls.append(len(calls)))
+    return calls
+
+
+def test_linear_schedule_reaches_its_end() -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=2, schedule="linear", decay_steps=12, final_lr_fraction=0.1)
+    assert [schedule(config, step) for step in (1, 2, 7, 12, 40)] == pytest.approx([1 / 3, 2 / 3, 0.55, 0.1, 0.1])
+
+
+def test_the_state_at_the_prompt_s_last_token_is_there() -> None:
+    batch = make_batch([5, 5, 3], [3, 2, 2], [0, 0, 1])
+    policy = Policy(tiny_module(), 1.0)
+    outputs = policy.forward(batch, frozenset({"prompt_last_hidden", "completion_hidden"}))
+    assert outputs.prompt_last_hidden is not None
+    assert outputs.completion_hidden is not None
+    torch.testing.assert_close(outputs.prompt_last_hidden, outputs.completion_hidden[:, 0])

@@ -1,0 +1,165 @@
+"""What a step does to the weights: the frozen pass, the credit, and one optimiser step a minibatch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.core.errors import RunError
+from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs, Totals
+from harness.core.seeds import derive
+from harness.trainers.batch import microbatch, microbatches, minibatches, select
+from harness.trainers.functional import total
+from harness.trainers.optimizer import clip_gradients, set_learning_rates
+from harness.trainers.policy import Policy
+from harness.trainers.record import StepRecord
+from harness.trainers.settings import TrainConfig
+from harness.trainers.shaping import shaped
+from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
+
+FROZEN_FACTOR = 4
+"""A pass without gradient keeps no activations, so its micro-batches may be larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """What the updates of one step share: the batch, what was before them, and what was earned."""
+
+    batch: Batch
+    frozen: PolicyOutputs
+    credit: Credit
+    engine_weights: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """The policy, its reference and its optimiser, and the objective that moves them."""
+
+    config: TrainConfig
+    objective: Objective
+    policy: Policy
+    reference: Policy | None
+    optimizer: torch.optim.Optimizer
+    max_tokens: int
+    """The longest completion that is sampled."""
+    engine_logp_is_exact: bool
+
+    # --- before the updates
+
+    def credited(self, step: int, batch: Batch, record: StepRecord) -> Credited:
+        """The frozen pass, the shaped rewards and the objective's credit. Its randomness is the step's own."""
+        config = self.config
+        frozen = self._frozen(batch)
+        batch = shaped(batch, frozen, config.overlong, config.kl, self.max_tokens)
+        weights = engine_weights(batch, frozen, config.engine_correction)
+        if weights is not None:
+            record.add({"engine_weight": total(weights, batch.completion_mask)})
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(config.seed, "credit", step))
+            return Credited(batch, frozen, self.objective.credit(batch, frozen), weights)
+
+    @torch.no_grad()
+    def _frozen(self, batch: Batch) -> PolicyOutputs:
+        """Once a batch, before its updates: what the policy was, and the reference where it is needed."""
+        needs = self.objective.needs
+        may_trust_engine = self._engine_knows_logp() and "completion_hidden" not in needs
+        if may_trust_engine and batch.logp_behaviour is not None:
+            outputs = PolicyOutputs(logp=batch.logp_behaviour)
+        else:
+            outputs = self._forward_all(self.policy, batch, needs)
+        if self.reference is None:
+            return outputs
+        return dataclasses.replace(outputs, logp_reference=self._forward_all(self.reference, batch, frozenset()).logp)
+
+    def _engine_knows_logp(self) -> bool:
+        choice = self.config.loop.logp_old
+        return choice == "engine" or (choice == "auto" and self.engine_logp_is_exact)
+
+    def _forward_all(self, policy: Policy, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
+        """A pass over the whole batch in micro-batches, put together again in its order."""
+        everything = torch.arange(len(batch.rewards), device=batch.rewards.device)
+        pieces = list(microbatches(batch, everything, FROZEN_FACTOR * self.config.loop.tokens_per_microbatch))
+        outputs = [policy.forward(microbatch(batch, rows, batch.totals), needs) for rows in pieces]
+        order = torch.cat(pieces).argsort()
+        joined = {
+            field.name: torch.cat([getattr(output, field.name) for output in outputs])[order]
+            for field in dataclasses.fields(PolicyOutputs)
+            if getattr(outputs[0], field.name) is not None
+        }
+        return PolicyOutputs(**joined)
+
+    # --- the updates
+
+    def update(self, step: int, credited: Credited, trained: torch.Tensor, record: StepRecord) -> None:
+        """Every epoch and minibatch of a step, over its `trained` completions. (B,) bool"""
+        loop, rows_trained = self.config.loop, trained.to(credited.batch.rewards.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(self.config.seed, "update", step))
+            record.note(lr=set_learning_rates(self.optimizer, self.config.optimizer, step))
+            done = [
+                self._update(credited, rows, totals, record)
+                for _ in range(loop.epochs)
+                for rows, totals in minibatches(credited.batch, loop.minibatches_per_step, rows_trained)
+            ]
+        if done and not any(done):
+            raise RunError(
+                f"step {step}: no gradient was finite; lower the learning rate, or look at the steps before in "
+                "steps.jsonl. The newest checkpoint is from before it"
+            )
+
+    def _update(self, credited: Credited, rows: torch.Tensor, totals: Totals, record: StepRecord) -> bool:
+        """One optimiser step on one minibatch; False if it was skipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = microbatches(credited.batch, rows, self.config.loop.tokens_per_microbatch)
+        results = [self._backward(credited, some, totals) for some in pieces]
+        norm = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
+        record.add({"updates_skipped": (float(not math.isfinite(norm)), 1.0)})
+        if not math.isfinite(norm):
+            if self.config.optimizer.on_non_finite == "skip":
+                return False
+            raise RunError(
+                f"the gradient is not finite ({norm}); lower the learning rate, look at the step before in "
+                "steps.jsonl, or set optimizer.on_non_finite = 'skip'. The newest checkpoint is from before it"
+            )
+        self.optimizer.step()
+        for result in results:
+            record.add({"loss": (float(result.loss), 0.0), **result.metrics})
+        record.add({"loss": (0.0, 1.0), "grad_norm": (norm, 1.0)})
+        return True
+
+    def _backward(self, credited: Credited, rows: torch.Tensor, totals: Totals) -> LossResult:
+        """The gradient of one micro-batch, added to what is there."""
+        config = self.config
+        part = microbatch(credited.batch, rows, totals)
+        frozen: PolicyOutputs = select(credited.frozen, rows)
+        live = self.policy.forward(part, self._live_needs())
+        weighed = live
+        if credited.engine_weights is not None:
+            weighed = dataclasses.replace(live, logp=weigh_gradient(live.logp, credited.engine_weights[rows]))
+        result = self.objective.loss(part, weighed, frozen, select(credited.credit, rows))
+        result = with_terms(result, part, live, frozen, config.kl, config.loop.entropy_bonus)
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        return dataclasses.replace(result, loss=result.loss.detach())
+
+    def _live_needs(self) -> frozenset[Need]:
+        bonus: set[Need] = {"entropy"} if self.config.loop.entropy_bonus != 0 else set()
+        return (self.objective.needs - {"reference_logp"}) | bonus
+
+    # --- the reference
+
+    def reset_reference(self, step: int) -> None:
+        """To the policy as it is after this step, if the schedule says so."""
+        settings = self.config.reference
+        if self.reference is not None and settings.reset_every_steps > 0 and step % settings.reset_every_steps == 0:
+            self.reference.module.load_state_dict(self.policy.module.state_dict())
+            if settings.reset_optimizer:
+                self.optimizer.state.clear()
+
+    def changed_reference(self, step: int) -> Any:
+        """The reference's module, if after this step it is not the base model any more."""
+        every = self.config.reference.reset_every_steps
+        return self.reference.module if self.reference is not None and 0 < every <= step else None

@@ -1,0 +1,51 @@
+"""Terms that any objective's loss may have beside it: a KL to the reference, an entropy bonus; and the weights that
+make up for an engine whose probabilities are not the trainer's.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from harness.core.protocols import Batch, LossResult, PolicyOutputs
+from harness.trainers.functional import kl_estimate, reduced, sequence_sum, total
+from harness.trainers.settings import EngineCorrectionConfig, KlConfig
+
+
+def with_terms(
+    result: LossResult, part: Batch, live: PolicyOutputs, frozen: PolicyOutputs, kl: KlConfig, entropy_bonus: float
+) -> LossResult:
+    """The objective's loss with the terms that the settings add."""
+    loss, metrics, mask = result.loss, dict(result.metrics), part.completion_mask
+    if kl.place == "loss":
+        assert frozen.logp_reference is not None
+        estimate = kl_estimate(live.logp, frozen.logp_reference, kl.estimator)
+        if kl.ratio_weighted:
+            estimate = (live.logp - frozen.logp).exp() * estimate
+        loss = loss + kl.coefficient * reduced(estimate, mask, part.totals, kl.reduction)
+        metrics["kl_loss"] = total(estimate, mask)
+    if entropy_bonus != 0:
+        assert live.entropy is not None
+        loss = loss - entropy_bonus * reduced(live.entropy, mask, part.totals, "token_mean")
+        metrics["policy_entropy"] = total(live.entropy, mask)
+    return LossResult(loss, metrics)
+
+
+def engine_weights(batch: Batch, frozen: PolicyOutputs, config: EngineCorrectionConfig) -> Tensor | None:
+    """min(policy before the step / what the engine sampled from, cap), of each token or of whole completions. (B, T)
+
+    None where nothing is to be corrected.
+    """
+    if config.level == "off" or batch.logp_behaviour is None:
+        return None
+    log_ratio = frozen.logp - batch.logp_behaviour
+    if config.level == "sequence":
+        log_ratio = sequence_sum(log_ratio, batch.completion_mask)[:, None].expand(log_ratio.shape)
+    return log_ratio.exp().clamp(max=config.cap) * batch.completion_mask
+
+
+def weigh_gradient(logp: Tensor, weights: Tensor) -> Tensor:
+    """The same values, whose gradient is multiplied by `weights` on its way back.
+
+    In a loss that is a sum over tokens this is the weight on each token's term; it works for any other loss too.
+    """
+    return logp.detach() + weights * (logp - logp.detach())

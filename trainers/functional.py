@@ -150,7 +150,7 @@ def clipped_surrogate(
 ) -> Tensor:
     """min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), to be maximised. PPO, arXiv 1707.06347 eq. 7.
 
-    With `dual_clip` c, where A < 0 never below c * A (arXiv 1912.09729 eq. 5): a ratio that ran away stops pushing.
+    With `dual_clip` c, where A < 0 never below c * A (arXiv 1912.09729): a ratio that ran away stops pushing.
     """
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)

@@ -83,7 +83,7 @@ def refused(capsys, *command, code=2):
         (["train", "mine.txt"], "mine.txt is not TOML"),
         (
             ["train", "countdown-grpo", "--set", "objective.id=grppo"],
-            "no objective is called 'grppo'; did you mean 'grpo'?",
+            "no objective is called 'grppo'; did you mean 'grpo'",
         ),
         (["train", "countdown-grpo", "--set", "loop.stepz=3"], "unknown key 'loop.stepz'; did you mean 'steps'"),
         (["train", "countdown-grpo", "--set", "lop.steps=3"], "unknown key 'lop'; did you mean 'loop'"),

@@ -1,6 +1,6 @@
 """Geometric-Mean Policy Optimisation: the geometric mean of a completion's clipped token ratios, times its advantage.
 
-Paper: Zhao et al. 2025, arXiv 2507.20673, eq. 4. To be minimised, mean over completions:
+Paper: Zhao et al. 2025, arXiv 2507.20673. To be minimised, mean over completions:
 
     - A_i * exp( 1/|y_i| sum_t c_t )
     c_t = min(l_t, clip(l_t, -clip_low, clip_high)) where A_i > 0, max(...) where A_i < 0

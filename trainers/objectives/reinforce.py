@@ -1,6 +1,6 @@
 """REINFORCE: the log-likelihood of a completion, times how much better than a baseline it did.
 
-Paper: Williams 1992, Machine Learning 8, eq. 11. To be minimised, mean over completions:
+Paper: Williams 1992, Machine Learning 8. To be minimised, mean over completions:
 
     - (r - b) sum_t log policy(y_t)
 

@@ -1,6 +1,6 @@
 """REINFORCE++: PPO's clipped surrogate without a critic, advantages normalised over the whole batch.
 
-Paper: Hu 2025, arXiv 2501.03262, eq. 3 to 6. To be minimised, mean over the tokens of the minibatch:
+Paper: Hu 2025, arXiv 2501.03262. To be minimised, mean over the tokens of the minibatch:
 
     - min(rho A_t, clip(rho, 1 - clip_low, 1 + clip_high) A_t)
     A_t = whiten( sum_{s >= t} gamma^(s - t) r_s )

@@ -1,6 +1,6 @@
 """ReMax: REINFORCE whose baseline is the reward of the policy's own greedy completion.
 
-Paper: Li et al. 2023, arXiv 2310.10505, eq. 5 and algorithm 2. To be minimised, mean over completions:
+Paper: Li et al. 2023, arXiv 2310.10505. To be minimised, mean over completions:
 
     - ( r(y) - r(greedy y) ) sum_t log policy(y_t)
 

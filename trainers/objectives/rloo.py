@@ -1,6 +1,6 @@
 """REINFORCE Leave-One-Out: each completion's baseline is the mean reward of its group's others.
 
-Paper: Ahmadian et al. 2024, arXiv 2402.14740, eq. 8. To be minimised, mean over completions:
+Paper: Ahmadian et al. 2024, arXiv 2402.14740. To be minimised, mean over completions:
 
     - ( r_i - mean_{j != i} r_j ) sum_t log policy(y_t)
 

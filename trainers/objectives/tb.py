@@ -1,6 +1,6 @@
 """Trajectory balance of GFlowNets, with a learned log Z: sample completions in proportion to exp(beta r) times a prior.
 
-Paper: Malkin et al. 2022, arXiv 2201.13259, eq. 11, with P_B = 1 (a text has one way to be written, left to right) and
+Paper: Malkin et al. 2022, arXiv 2201.13259, with P_B = 1 (a text has one way to be written, left to right) and
 log R = beta r + log prior. To be minimised, mean over completions:
 
     ( log Z + sum_t log policy(y_t) - beta r - sum_t log prior(y_t) )^2

@@ -1,7 +1,7 @@
 """Trajectory balance without a log Z to learn: the variance, over a group, of log policy - log R.
 
-Papers: Richter et al. 2020, arXiv 2010.10436, eq. 11 (the log-variance loss and its gradient, VarGrad); Zhang et al.
-2023, arXiv 2302.05446, eq. 6 (as a GFlowNet loss). To be minimised, mean over completions:
+Papers: Richter et al. 2020, arXiv 2010.10436 (the log-variance loss and its gradient, VarGrad); Zhang et al.
+2023, arXiv 2302.05446 (as a GFlowNet loss). To be minimised, mean over completions:
 
     ( log Z^ + sum_t log policy(y_t) - log R(y) )^2,   log R = beta r + sum_t log prior(y_t)
     log Z^ = mean over the group of [ log R - sum_t log policy_before_the_step ], no gradient

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.core.data import read_records
 from harness.core.types import Problem, Sampling, Specimen
 from harness.graders._program_reference import EvalPlusReference
 from harness.graders.code import CodeGrader
 from harness.tasks._dataset import Dataset, DatasetConfig, Row
+from harness.tasks._mbpp_inputs import python_values
 from harness.tasks._programs import EVALUATION, not_programs
 from harness.tasks._prompts import FUNCTIONS
 
@@ -29,21 +30,26 @@ FIELDS = {
 def rows_of(dataset: Literal["humaneval", "mbpp"]) -> Callable[[Path], Iterator[Row]]:
     def rows(path: Path) -> Iterator[Row]:
         for record in read_records(path, COLUMNS):
+            # MBPP+ writes "no added inputs" as an empty object.
+            inputs = (record["base_input"], record["plus_input"] if record["plus_input"] else [])
+            base, plus = (_arguments(dataset, record["task_id"], some) for some in inputs)
             reference = EvalPlusReference(
                 entry_point=record["entry_point"],
                 prompt=record["prompt"],
                 canonical_solution=record["canonical_solution"],
-                base_inputs=record["base_input"],
-                # MBPP+ writes "no added inputs" as an empty object.
-                plus_inputs=record["plus_input"] if record["plus_input"] else [],
+                base_inputs=base,
+                plus_inputs=plus,
                 absolute_tolerance=float(record["atol"]),
                 dataset=dataset,
             )
-            inputs = (reference.base_inputs, reference.plus_inputs)
             answer = f"{record['entry_point']} {record['canonical_solution']} {inputs} {record['atol']}"
             yield Row(record["task_id"], record["prompt"], answer, {}, reference)
 
     return rows
+
+
+def _arguments(dataset: str, problem_id: str, inputs: Any) -> list[list[Any]]:
+    return python_values(problem_id, inputs) if dataset == "mbpp" else inputs
 
 
 class EvalPlus(Dataset[EvalPlusReference]):

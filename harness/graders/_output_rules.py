@@ -54,8 +54,12 @@ def _decimal(token: str) -> Decimal:
 
 
 def tokens_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
-    """Tokens between white space are equal as text."""
-    return output.split() == expected.split()
+    """Tokens between white space are equal as text; a yes or no in any case, as CodeForces has it."""
+    return list(map(_token, output.split())) == list(map(_token, expected.split()))
+
+
+def _token(token: str) -> str:
+    return token.upper() if token.upper() in ("YES", "NO") else token
 
 
 def floats_close(output: str, expected: str, tolerance: float) -> bool:

@@ -256,6 +256,9 @@ def test_lines(output, expected, is_right):
 def test_tokens_and_floats():
     assert tokens_equal("1\n 2", "1 2\n")
     assert not tokens_equal("1.0", "1")
+    assert tokens_equal("Yes no", "YES NO")
+    assert not tokens_equal("Yes", "NO")
+    assert not tokens_equal("a", "A")
     assert floats_close("0.3000001 x", "0.3 x", 1e-6)
     assert floats_close("3000001", "3000000.0", 1e-6)
     assert not floats_close("0.30001", "0.3", 1e-6)

@@ -103,6 +103,11 @@ def _call(arguments):
         signal.alarm(0)
 
 sys.set_int_max_str_digits(50000)
+if "numpy" in _SOURCE:
+    try:
+        import numpy  # there it is loaded before the functions it needs are taken away
+    except ImportError:
+        pass
 signal.signal(signal.SIGALRM, _ring)
 _disable()
 if _NAME is None:

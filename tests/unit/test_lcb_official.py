@@ -29,11 +29,8 @@ SUM = [("1 2\n3 4\n", "10\n")]
 # source, what official says, what strict says; the official column is the table of what the checker does.
 STDIN = {
     "input": ("print(sum(map(int, (input() + ' ' + input()).split())))", "AC", "AC"),
-    "readline": (
-        "import sys\ninput = sys.stdin.readline\nprint(sum(map(int, (input() + input()).split())))",
-        "AC",
-        "AC",
-    ),
+    "readline": ("import sys\nr = sys.stdin.readline\nprint(sum(map(int, (r() + ' ' + r()).split())))", "AC", "AC"),
+    "line ends": ("import sys\nr = sys.stdin.readline\nprint(sum(map(int, (r() + r()).split())))", "WA", "AC"),
     "read": ("import sys\nprint(sum(map(int, sys.stdin.read().split())))", "AC", "AC"),
     "exit": ("import sys\nprint(10)\nsys.exit()", "AC", "AC"),
     "thread": ("import threading\nt = threading.Thread(target=lambda: print(10))\nt.start()\nt.join()", "AC", "AC"),
@@ -85,6 +82,10 @@ def test_functions(name):
 def test_one_instance_serves_all_tests_in_the_official_way():
     source = "class Solution:\n    n = 0\n    def f(self, a):\n        self.n += 1\n        return self.n"
     assert verdicts(source, [("5", "1"), ("5", "2")], "f") == ("AC", "AC")
+
+
+def test_numpy_loads_although_functions_are_taken_away():
+    assert verdicts("import numpy as np\nprint(np.arange(5).sum())", [("", "10")]) == ("AC", "AC")
 
 
 def test_true_is_one():

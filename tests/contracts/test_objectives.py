@@ -174,6 +174,12 @@ def test_minibatches_keep_groups_whole_and_lose_nobody() -> None:
         assert totals == Totals(len(rows), int(batch.completion_lengths[rows].sum()))
 
 
+def test_minibatches_leave_out_what_is_not_trained_on_and_count_without_it() -> None:
+    batch = make_batch([3] * 4, [1, 2, 3, 4], [0, 0, 1, 1])
+    pieces = list(minibatches(batch, 2, torch.tensor([True, False, False, False])))
+    assert [(rows.tolist(), totals) for rows, totals in pieces] == [([0], Totals(1, 1))]
+
+
 def only(outputs: PolicyOutputs, needs: Any) -> PolicyOutputs:
     return dataclasses.replace(
         outputs,

@@ -17,7 +17,7 @@ ELSEWHERE = {"countdown-grpo", "countdown-flowrl", "countdown-base"}
 """Resumed in test_training.py."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "dynamic_sampling": {"dynamic_sampling": {"max_extra_rounds": 2}},
+    "dynamic_sampling": {"dynamic_sampling": {"max_extra_rounds": 2}, "loop": {"samples_per_prompt": 2}},
     "overlong": {"overlong": {"buffer_tokens": 4, "mask_truncated": True}, "sampling": {"max_tokens": 12}},
     "kl_in_the_reward": {"kl": {"place": "reward", "coefficient": 0.1}},
     "kl_in_the_loss": {"kl": {"place": "loss", "coefficient": 0.1, "estimator": "k3_plus"}},
@@ -53,9 +53,10 @@ def test_two_and_two_steps_are_four_with_every_setting(setting: str, tmp_path: P
 
 def assert_resumes(folder: Path, name: str, changes: dict[str, Any]) -> None:
     shorter = {**changes, "loop": {**changes.get("loop", {}), "steps": 2}}
-    run(recipe(name, **changes), folder / "unbroken")
-    run(recipe(name, **shorter), folder / "broken")
-    run(recipe(name, **changes), folder / "broken")
+    parts = {"unbroken": [changes], "broken": [shorter, changes]}
+    for number, (part, settings) in enumerate((part, some) for part, several in parts.items() for some in several):
+        torch.manual_seed(number)  # another process finds its own random stream anywhere
+        run(recipe(name, **settings), folder / part)
     assert_same_run(folder / "unbroken", folder / "broken")
     assert len(figures(folder / "broken")) == 4
 

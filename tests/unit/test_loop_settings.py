@@ -15,6 +15,7 @@ from training_parts import detached, make_batch, make_outputs, tiny_module
 from harness.core.errors import RunError
 from harness.core.protocols import Batch, PolicyOutputs
 from harness.core.types import Completion, Graded, Problem, Request, Sampling, Tokens, Verdict
+from harness.trainers.learner import Learner
 from harness.trainers.logprob import Head, token_logp
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.remax import ReMax
@@ -28,6 +29,7 @@ from harness.trainers.settings import (
     LoopConfig,
     OptimizerConfig,
     OverlongConfig,
+    ReferenceConfig,
 )
 from harness.trainers.shaping import shaped, trained_rows
 from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
@@ -330,3 +332,27 @@ def test_the_state_at_the_prompt_s_last_token_is_there() -> None:
     assert outputs.prompt_last_hidden is not None
     assert outputs.completion_hidden is not None
     torch.testing.assert_close(outputs.prompt_last_hidden, outputs.completion_hidden[:, 0])
+
+
+@pytest.mark.parametrize("reset_optimizer", [True, False])
+def test_the_reference_is_reset_by_schedule_and_the_optimiser_when_asked(reset_optimizer: bool) -> None:
+    policy, reference = Policy(tiny_module(0), 1.0), Policy(tiny_module(1), 1.0)
+    optimizer = torch.optim.AdamW(policy.module.parameters(), lr=0.1)
+    sum(p.sum() for p in policy.module.parameters()).backward()
+    optimizer.step()
+    settings: Any = dataclasses.make_dataclass("C", ["reference"])(
+        ReferenceConfig(reset_every_steps=2, reset_optimizer=reset_optimizer)
+    )
+    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True)
+
+    def is_same() -> bool:
+        pairs = zip(policy.module.parameters(), reference.module.parameters(), strict=True)
+        return all(torch.equal(one, other) for one, other in pairs)
+
+    learner.reset_reference(1)
+    assert not is_same()
+    assert learner.changed_reference(1) is None
+    learner.reset_reference(2)
+    assert is_same()
+    assert learner.changed_reference(2) is reference.module
+    assert (len(optimizer.state) == 0) == reset_optimizer

@@ -65,16 +65,21 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
     plugin = discovery.load(kind, plugin_id)
     documentation = inspect.getdoc(inspect.getmodule(plugin))
     parts = [f"{discovery.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
-    options = [_option(field) for field in dataclasses.fields(plugin.Config)]
+    options = _options(plugin.Config)
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
         parts += _task_parts(_task(plugin_id, settings))
     return "\n\n".join(parts)
 
 
-def _option(field: dataclasses.Field[Any]) -> str:
-    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    return f"  {field.name}" + (" (required)" if required else f" = {field.default!r}")
+def _options(config: type[Any]) -> list[str]:
+    """Each option with its default, as it is after the options have been completed from one another."""
+    fields = dataclasses.fields(config)
+    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if required:
+        return [f"  {f.name}" + (" (required)" if f.name in required else f" = {f.default!r}") for f in fields]
+    resolved = config()
+    return [f"  {f.name} = {getattr(resolved, f.name)!r}" for f in fields]
 
 
 def _task_parts(task: Any) -> list[str]:

@@ -375,6 +375,11 @@ def test_show_prints_a_task_with_its_options_and_its_card(capsys):
     assert "licence: Apache-2.0" in out
 
 
+def test_show_prints_options_as_they_are_after_they_completed_one_another(capsys):
+    out = done(capsys, "show", "flowrl").out
+    assert "  variant = 'paper'\n  beta = 15.0\n  importance_weight = 'clipped'\n" in out
+
+
 def test_show_prints_a_recipe_as_it_is_written(capsys):
     recipe = (ROOT / "trainers" / "recipes" / "countdown-grpo.toml").read_text()
     assert done(capsys, "show", "countdown-grpo").out.strip() == recipe.strip()

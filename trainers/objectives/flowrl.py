@@ -11,7 +11,8 @@ sequences (a product over tokens) while the residual takes means over tokens, as
 rewards has r_hat = 0 and still has a loss: it pulls towards the reference.
 
 Every choice on which paper, released code (github.com/Xuekai-Zhu/FlowRL, September 2025) and the recipe of verl's
-authors disagree is an option, and `variant` names a set of them; an option that is given as well wins.
+authors disagree is an option, and `variant` names a set of them; an option that is given as well wins (a run's stored
+config gives them all).
 
     option                    paper (and ours)     release                    recipe
     importance_weight         clipped              unclipped (see below)      capped at `cap` = 10

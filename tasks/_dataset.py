@@ -129,6 +129,8 @@ class Dataset(Generic[R]):
     def problems(self, split: Split, seed: int) -> Iterator[Problem[R]]:
         """`train`: endless passes, each shuffled anew; the others: one pass in the order of `seed`."""
         rows = self._chosen(self._read(split)[0])
+        if not rows:
+            raise ConfigError(f"the {split} split of {self.id} has nothing with rows = {self.config.rows!r}")
         passes = itertools.count() if split == "train" else range(1)
         orders = (Random(derive(seed, self.id, split, number)).sample(rows, len(rows)) for number in passes)
         return map(self._problem, itertools.chain.from_iterable(orders))
@@ -166,7 +168,10 @@ class Dataset(Generic[R]):
 
     def _problem(self, row: Row) -> Problem[R]:
         prompt = self.PROMPTS[self.config.prompt]
-        return Problem(row.id, self.id, self.messages(prompt, row), self.reference(row), row.tags)
+        try:
+            return Problem(row.id, self.id, self.messages(prompt, row), self.reference(row), row.tags)
+        except DataError as error:
+            raise DataError(f"{self.id} {row.id}: {error}") from error
 
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         return prompt.messages(problem=row.problem)
@@ -180,9 +185,7 @@ class Dataset(Generic[R]):
     def _read_split(self, split: Split) -> tuple[list[Row], LoadedData]:
         source = self._source(split)
         paths = [data.locate(file) for file in source.files]
-        rows = list(source.rows(*paths))
-        if not rows:
-            raise DataError(f"{paths[0]} has no rows; fetch it again (`harness fetch {self.id} --again`)")
+        rows = self._rows(source, paths)
         fingerprints.unique((row.id for row in rows), str(paths[0]))
         found = _digests(rows)
         expected = self.expected_rows(split, found)
@@ -194,6 +197,21 @@ class Dataset(Generic[R]):
             differing=fingerprints.differences(found, expected) if expected and found != expected else (),
             files=tuple(map(str, paths)),
         )
+
+    def _rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
+        advice = f"fetch it again (`harness fetch {self.id} --again`), or mend the mirror"
+        try:
+            rows = list(source.rows(*paths))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{paths[0]} has a row that is not of the form expected ({type(error).__name__}: {error}); {advice}"
+            ) from error
+        if not rows:
+            raise DataError(f"{paths[0]} has no rows; {advice}")
+        for row in rows:
+            if not all(isinstance(text, str) for text in (row.id, row.problem, row.answer)):
+                raise DataError(f"row {row.id} of {paths[0]} has no text where one is expected; {advice}")
+        return rows
 
     def _source(self, split: Split) -> Source:
         """The first source whose files are all at hand, else the first that can be downloaded."""

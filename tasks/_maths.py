@@ -61,9 +61,9 @@ def last_boxed(solution: str, where: str) -> str:
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
     if start < 0:
         raise DataError(f"{where} has no boxed answer; the file is not the one expected")
-    rest = solution[start:].partition("boxed" if solution.startswith("\\boxed", start) else "fbox")[2]
+    rest = solution[start:].partition("boxed" if solution.startswith("\\boxed", start) else "fbox")[2].lstrip()
     if not rest.startswith("{"):
-        return re.split(r"[\s$.]", rest.lstrip(), maxsplit=1)[0]
+        return re.split(r"[\s$.]", rest, maxsplit=1)[0]
     depth = 0
     for position, character in enumerate(rest):
         depth += (character == "{") - (character == "}")

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +35,8 @@ def mirrored(file: DataFile) -> Path | None:
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return None
+    if not Path(mirror).is_dir():
+        raise DataError(f"{MIRROR} is {mirror}, which is no folder; mend it, or unset it to use the cache and the hub")
     names = (file.mirrored_as, f"{file.repo}/{file.path}" if file.repo is not None else None)
     found = (Path(mirror, name) for name in names if name is not None)
     return next((path for path in found if path.is_file()), None)
@@ -79,7 +82,7 @@ def read_records(path: Path, columns: Sequence[str], *, optional: Sequence[str] 
                     f"{', '.join(record)}); the file is not the one this task was written for"
                 )
             yield record
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(
             f"{path} can't be read ({type(error).__name__}: {error}); it is damaged or of another form: fetch it again "
             "(`harness fetch TASK --again`), or mend the mirror"

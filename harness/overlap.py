@@ -21,10 +21,10 @@ RUN = 8
 NEAR = 0.5
 
 _TYPESETTING = re.compile(
-    r"\\(?:left|right|displaystyle|quad|qquad|text|textbf|textit|mathrm|mathbf|operatorname|[,;!:> ])"
+    r"\\(?:(?:left|right|displaystyle|quad|qquad|text|textbf|textit|mathrm|mathbf|operatorname)(?![A-Za-z])|[,;!:> ])"
     r"|[$~{}]|\\[()\[\]]"
 )
-_FRACTION = re.compile(r"\\[dt]frac")
+_FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[a-z]+|[a-z]+|[0-9]+|[^\sa-z0-9.,;:?]")
 
 

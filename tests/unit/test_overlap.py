@@ -1,0 +1,106 @@
+"""Overlap of data sets: against the definition computed without an index, and what makes two texts differ."""
+
+import random
+
+import pytest
+
+from harness.core.errors import ConfigError
+from harness.overlap import RUN, Pair, counted, listed, overlap, statements, tokens
+
+BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find $x^2 + y^2$ and \frac{1}{x} in full."
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        BASE.replace(" ", "  \n"),
+        BASE.upper().replace("\\FRAC", "\\frac"),
+        BASE.replace("\\frac", "\\dfrac"),
+        BASE.replace("$", ""),
+        BASE.replace("$x$", "\\( x \\)"),
+        BASE.replace("real", "\\textbf{real}").replace("Find", "\\text{Find}"),
+        BASE.replace("= -35", "=\\,-35").replace("x^2", "{x}^{2}"),
+        BASE.replace(". Find", "; find"),
+        BASE.replace("$x + y", "$\\left. x + y").replace("\\left. ", "\\left "),
+    ],
+)
+def test_spacing_case_and_typesetting_do_not_matter(same):
+    assert overlap([("train", same)], [("test", BASE)]) == [Pair("test", "train", 1.0, True)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("-35", "35"), ("12", "13"), ("x + y", "x - y"), ("x^2", "x^3"), ("= 12", "> 12"), ("frac{1}", "frac{2}")],
+)
+def test_a_sign_or_a_digit_makes_another_problem(old, new):
+    (pair,) = overlap([("train", BASE.replace(old, new))], [("test", BASE)], near=0.3)
+    assert not pair.is_exact
+    assert pair.share < 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"a \leftarrow b", r"a \rightarrow b"),
+        (r"\textbf{a}", r"bf a"),
+        (r"\mathring{a}", r"\mathrm{ing} a"),
+        (r"a \leq b", r"a \geq b"),
+        (r"\quadratic", "ratic"),
+    ],
+)
+def test_a_command_is_taken_whole(one, other):
+    assert tokens(one) != tokens(other)
+
+
+def brute_force(train, test, near):
+    """The definition, pair by pair."""
+    pairs = []
+    for test_id, test_text in test:
+        found = []
+        for train_id, train_text in train:
+            a, b = tokens(test_text), tokens(train_text)
+            runs = {a[i : i + RUN] for i in range(len(a) - RUN + 1)}
+            others = {b[i : i + RUN] for i in range(len(b) - RUN + 1)}
+            share = len(runs & others) / len(runs) if runs else 0.0
+            if a == b:
+                found.append(Pair(test_id, train_id, 1.0, True))
+            elif share and share >= near:
+                found.append(Pair(test_id, train_id, share, False))
+        pairs += sorted(found, key=lambda pair: (-pair.share, pair.train_id))
+    return pairs
+
+
+@pytest.mark.parametrize("near", [0.1, 0.5, 0.9, 1.0])
+def test_pairs_and_shares_are_those_of_the_definition(near):
+    generator = random.Random(0)
+    words = ["find", "the", "sum", "-", "3", "17", "+", "x"]
+    texts = [" ".join(generator.choices(words, k=generator.randint(5, 30))) for _ in range(12)]
+
+    def spoilt(text):
+        parts = text.split()
+        for _ in range(generator.randint(0, 3)):
+            parts[generator.randrange(len(parts))] = generator.choice(words)
+        return " ".join(parts)
+
+    train = [(f"train-{n}", spoilt(generator.choice(texts))) for n in range(60)]
+    test = [(f"test-{n}", text) for n, text in enumerate(texts)]
+    found = overlap(train, test, near=near)
+    assert found == brute_force(train, test, near)
+    assert any(pair.is_exact for pair in found)
+    assert near == 1.0 or any(not pair.is_exact for pair in found)
+
+
+def test_short_texts_are_the_same_or_nothing():
+    train = [("a", "2 + 2"), ("b", "2 + 3")]
+    assert overlap(train, [("t", "2+2")]) == [Pair("t", "a", 1.0, True)]
+
+
+def test_a_test_problem_is_counted_once_and_as_the_same_where_it_is():
+    pairs = [Pair("t1", "a", 1.0, True), Pair("t1", "b", 0.6, False), Pair("t2", "b", 0.6, False)]
+    assert counted("train", "test", 9, pairs) == ("train", "test", 9, 1, 1)
+    assert listed("train", "test", pairs).rows[1] == ("t1", "b", "near", 0.6)
+
+
+def test_a_task_without_files_is_refused():
+    with pytest.raises(ConfigError, match="countdown makes its problems itself"):
+        statements("countdown", object(), "train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -112,7 +113,7 @@ def _advice(file: DataFile, error: Exception) -> str:
         ),
         ((errors.HfHubHTTPError,), f"the hub did not give {file}: {_one_line(error)}; try again later"),
     ]
-    broke_off = f"the download of {file} broke off ({_one_line(error)}); the same command goes on with it"
+    broke_off = f"the download of {file} broke off ({_one_line(error)}); run the same command again"
     return next((advice for kinds, advice in told if isinstance(error, kinds)), broke_off)
 
 
@@ -140,9 +141,13 @@ def _from_url(file: DataFile) -> Path:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             _pour(answer, part, "ab" if answer.status == 206 else "wb")
     except urllib.error.HTTPError as error:
-        part.unlink(missing_ok=True)
+        error.close()
+        if error.code < 500:
+            part.unlink(missing_ok=True)
+        if held and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return _from_url(file)  # nothing follows what was held: it was whole, or of another file
         raise DataError(f"{file.url} answered {error.code} {error.reason}; its owner may have moved it") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(
             f"{file.url} can't be reached ({_one_line(error)}); with a network, run `harness fetch TASK` once, or set "
             "HARNESS_DATA_DIR to a folder that has the file"

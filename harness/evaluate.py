@@ -248,7 +248,7 @@ def evaluate_open_engine(
 def data_facts(config: EvalConfig, tasks: dict[str, Task[Any]], progress: Progress) -> dict[str, dict[str, Any]]:
     """What the run record keeps of every task. Data that are not those on record are told, or refused."""
     return {
-        name: task_facts(task, config.split, is_strict=config.strict_data, say=progress.say)
+        name: task_facts(task, config.split, is_strict=config.strict_data, warn=progress.warn)
         for name, task in tasks.items()
     }
 

@@ -42,7 +42,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    facts = task_facts(task, "train", is_strict=config.strict_data, say=progress.say)
+    facts = task_facts(task, "train", is_strict=config.strict_data, warn=progress.warn)
     data = {config.task.id: facts}
     store = RunStore.open(
         folder, "train", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(base.path)}

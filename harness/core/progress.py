@@ -43,6 +43,10 @@ class Progress:
         if not self._quiet:
             self._write(text, "\n")
 
+    def warn(self, text: str) -> None:
+        """The same for what nobody may miss: it is said when quiet, too."""
+        self._write(f"warning: {text}", "\n")
+
     def _show(self, end: str) -> None:
         self._shown_s = time.monotonic()
         if not self._quiet:

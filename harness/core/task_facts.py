@@ -13,10 +13,10 @@ from harness.core.types import LoadedData
 MOST_NAMED = 20
 
 
-def task_facts(task: Task[Any], split: Split, *, is_strict: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def task_facts(task: Task[Any], split: Split, *, is_strict: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     """Its card, its grader, the sampling it asks for by itself, and the fingerprint of the rows that were read.
 
-    Rows that differ from those on record are told by `say`, or refused when `is_strict`.
+    Rows that differ from those on record are told by `warn`, or refused when `is_strict`.
     """
     card, sampling = asdict(task.card), asdict(task.sampling)
     told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
@@ -24,7 +24,7 @@ def task_facts(task: Task[Any], split: Split, *, is_strict: bool, say: Callable[
     if hasattr(task.grader, "facts"):  # one that runs programs says how they are held, or refuses beforehand
         facts["judging"] = dict(task.grader.facts())
     if isinstance(task, FiledTask):
-        facts |= _loaded_facts(task.loaded(split), is_strict, say)
+        facts |= _loaded_facts(task.loaded(split), is_strict, warn)
     return facts
 
 
@@ -43,12 +43,12 @@ def doubt(data: LoadedData) -> str | None:
     return f"{len(data.differing)} of the {data.split} rows are not those on record ({named})"
 
 
-def _loaded_facts(data: LoadedData, is_strict: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _loaded_facts(data: LoadedData, is_strict: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     trouble = doubt(data)
     if trouble is not None:
         if is_strict:
             raise DataError(f"{data.files[0]}: {trouble}; strict_data refuses them: fetch them again, or do without it")
-        say(f"warning: {data.files[0]}: {trouble}")
+        warn(f"{data.files[0]}: {trouble}")
     return {
         "fingerprint": data.fingerprint,
         "expected_fingerprint": data.expected,

@@ -32,6 +32,7 @@ from harness.core.types import (
     Tokens,
     Verdict,
 )
+from harness.grading import Ungraded, in_order
 
 _LOST = "no_completion"  # in a verdict's details: there was nothing to grade, and the next run asks again
 
@@ -72,6 +73,13 @@ def run(
     problems: Sequence[Problem[Any]], engine: Engine, grader: Grader[Any], plan: Plan, ledger: Ledger | None = None
 ) -> Iterator[Graded[Any]]:
     """Every problem's completions 0 .. n-1 with their verdicts: those on record first, then the new ones."""
+    return in_order(_answers(problems, engine, plan, ledger), grader, ledger)
+
+
+def _answers(
+    problems: Sequence[Problem[Any]], engine: Engine, plan: Plan, ledger: Ledger | None
+) -> Iterator[Graded[Any] | Ungraded]:
+    """What is on record with a verdict, what is there without one, then what the engine gives."""
     completions = ledger.completions if ledger is not None else {}
     verdicts = ledger.verdicts if ledger is not None else {}
     missing: list[Request] = []
@@ -88,7 +96,7 @@ def run(
         elif (problem.id, index) in verdicts:
             yield Graded(problem, completion, verdicts[problem.id, index])
         else:
-            yield _grade(problem, completion, grader, ledger)
+            yield problem, completion
     by_id = {problem.id: problem for problem in problems}
     for answer in _generate(engine, missing):
         if isinstance(answer, Failure):
@@ -96,7 +104,7 @@ def run(
             continue
         if ledger is not None:
             ledger.append_completion(answer)
-        yield _grade(by_id[answer.problem_id], answer, grader, ledger)
+        yield by_id[answer.problem_id], answer
 
 
 def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
@@ -111,13 +119,6 @@ def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completio
         yield completion
     if awaited:
         raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
-
-
-def _grade(problem: Problem[Any], completion: Completion, grader: Grader[Any], ledger: Ledger | None) -> Graded[Any]:
-    verdict = grader.grade(problem, completion)
-    if ledger is not None:
-        ledger.append_verdict(completion, verdict)
-    return Graded(problem, completion, verdict)
 
 
 def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Graded[Any]:

@@ -7,7 +7,7 @@ of the grader; either would be in every number made with them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.core.protocols import SpecimenTask, Task
 from harness.core.types import Completion, Problem, Specimen, Table, Tokens, Verdict
+from harness.grading import in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,23 @@ def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], pr
     """Every specimen of every problem, graded."""
     if not isinstance(task, SpecimenTask):
         raise ConfigError(f"{task_id} has no specimens to validate with")
-    progress.begin(f"validate {task_id}", len(problems))
+    specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
+    asked = [
+        (problem, Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))) for problem, specimen in specimens
+    ]
+    progress.begin(f"validate {task_id}", len(specimens))
     findings: list[Finding] = []
-    for problem in problems:
-        findings += _findings(task, problem)
-        progress.advance(1, {"surprises": sum(not finding.is_as_known for finding in findings)})
+    n_surprises = 0
+    for (problem, specimen), graded in zip(specimens, in_order(asked, task.grader, None), strict=True):
+        findings.append(Finding(problem.id, specimen, graded.verdict))
+        n_surprises += not findings[-1].is_as_known
+        progress.advance(1, {"surprises": n_surprises})
     progress.end()
     return findings
 
 
-def _findings(task: Any, problem: Problem[Any]) -> Iterator[Finding]:
-    for specimen in task.specimens(problem):
-        completion = Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))
-        yield Finding(problem.id, specimen, task.grader.grade(problem, completion))
+def _completion(problem: Problem[Any], specimen: Specimen) -> Completion:
+    return Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))
 
 
 def summary(task_id: str, findings: Iterable[Finding]) -> Table:

@@ -56,7 +56,11 @@ def rows(path: Path) -> Iterator[Row]:
         statement = record["problem"]
         key = ids.get(content_id(statement), content_id(statement))
         tests = tests_of(record["tests"], "sample", f"{key} in {path}")
-        tags = {"tags": ", ".join(re.findall(r"'([^']*)'", _first(_TAGS, statement)))}
+        contest = re.match(r"[0-9]+(?=[A-Z])", key)
+        tags = {
+            "contest": contest.group() if contest is not None else "",
+            "tags": ", ".join(re.findall(r"'([^']*)'", _first(_TAGS, statement))),
+        }
         reference = ProgramReference(
             HeldTests(tests),
             coverage="samples",

@@ -102,6 +102,8 @@ class SpecimenTask(Protocol[R]):
 
 
 class Grader(Protocol[R]):
+    """Judges completions. One that can judge several side by side, from threads, says so by `n_at_once: int`."""
+
     def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
         """Total: a verdict for any text, in bounded time and memory; it never raises."""
         ...

@@ -68,15 +68,18 @@ class JudgeGrader:
         attempts: int = incidental(default=5)
         first_wait_s: float = incidental(default=1.0)
         max_tokens: int = 512
+        at_once: int = 8
+        """How many questions are open at the server."""
         opening_tag: str = "<think>"
         closing_tag: str = "</think>"
 
         def __post_init__(self) -> None:
-            if self.attempts < 1:
-                raise ValueError("attempts must be at least 1")
+            if min(self.attempts, self.at_once) < 1:
+                raise ValueError("attempts and at_once must be at least 1")
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.n_at_once = config.at_once
         self.errors: Counter[str] = Counter()
         self._server = Server(
             config.base_url,

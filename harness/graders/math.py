@@ -49,6 +49,9 @@ class MathGrader:
         starts_in_reasoning: bool = False
         """The prompt opens the reasoning, so that a completion without the closing tag is truncated."""
 
+    n_at_once = 2
+    """As many as there are algebra workers."""
+
     def __init__(self, config: Config) -> None:
         self.config = config
 

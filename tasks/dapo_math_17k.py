@@ -19,7 +19,8 @@ _BEFORE, _, _AFTER = MATHS["flowrl"].user.partition(PLACE)
 
 
 def rows(path: Path) -> Iterator[Row]:
-    for record in read_records(path, ["prompt.list.element.content", "reward_model.ground_truth"]):
+    columns = ["prompt.list.element.content", "reward_model.ground_truth"]
+    for record in read_records(path, columns, skip_repeats=True):
         problem = record["prompt"][0]["content"].removeprefix(_BEFORE).removesuffix(_AFTER)
         yield Row(content_id(problem), problem, record["reward_model"]["ground_truth"])
 

@@ -23,6 +23,8 @@ from harness.core.errors import DataError
 from harness.core.types import DataFile
 
 MIRROR = "HARNESS_DATA_DIR"
+REPEATING_ROWS = 1 << 18
+"""How many rows are looked at together for repeats."""
 
 Record = dict[str, Any]
 
@@ -65,17 +67,20 @@ def checksum(path: Path) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()) -> Iterator[Record]:
+def read_records(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = (), skip_repeats: bool = False
+) -> Iterator[Record]:
     """The rows of a JSONL, JSON, CSV or parquet file (gzip or not), each with at least these columns.
 
-    Of parquet only the columns named are read; `a.b` names the field b of the structure a.
+    Of parquet only the columns named are read; `a.b` names the field b of the structure a. `skip_repeats` leaves out
+    what can cheaply be seen to repeat an earlier row in all of them.
     """
     form = path.name.removesuffix(".gz").rpartition(".")[2]
     if form not in _READERS:
         raise DataError(f"{path} is of no form that is read here ({', '.join(_READERS)})")
     wanted = {column.partition(".")[0] for column in columns}
     try:
-        for number, record in enumerate(_READERS[form](path, [*columns, *optional]), 1):
+        for number, record in enumerate(_READERS[form](path, [*columns, *optional], skip_repeats), 1):
             if not wanted <= record.keys():
                 raise DataError(
                     f"row {number} of {path} has no field {min(wanted - record.keys())!r} (it has "
@@ -95,14 +100,14 @@ def _opened(path: Path) -> IO[str]:
     return path.open(encoding="utf-8", newline="")
 
 
-def _read_jsonl(path: Path, _: Sequence[str]) -> Iterator[Record]:
+def _read_jsonl(path: Path, *_: Any) -> Iterator[Record]:
     with _opened(path) as stream:
         for line in stream:
             if line.strip():
                 yield _record(json.loads(line))
 
 
-def _read_json(path: Path, _: Sequence[str]) -> Iterator[Record]:
+def _read_json(path: Path, *_: Any) -> Iterator[Record]:
     with _opened(path) as stream:
         rows = json.load(stream)
     if not isinstance(rows, list):
@@ -116,7 +121,7 @@ def _record(row: Any) -> Record:
     return row
 
 
-def _read_csv(path: Path, _: Sequence[str]) -> Iterator[Record]:
+def _read_csv(path: Path, *_: Any) -> Iterator[Record]:
     limit = csv.field_size_limit(2**31 - 1)
     try:
         with _opened(path) as stream:
@@ -128,20 +133,46 @@ def _read_csv(path: Path, _: Sequence[str]) -> Iterator[Record]:
         csv.field_size_limit(limit)
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def _read_parquet(path: Path, columns: Sequence[str], skip_repeats: bool) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
     with contextlib.closing(parquet.ParquetFile(path)) as file:
         present = [column for column in columns if column.partition(".")[0] in file.schema_arrow.names]
+        n_rows = REPEATING_ROWS if skip_repeats else 1024
         try:
-            for batch in file.iter_batches(batch_size=1024, columns=present):
-                yield from batch.to_pylist()
+            for batch in file.iter_batches(batch_size=n_rows, columns=present):
+                yield from (_unrepeated(batch) if skip_repeats else batch).to_pylist()
         except pyarrow.ArrowException as error:
             raise ValueError(str(error)) from error
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Record]]] = {
+def _unrepeated(batch: Any) -> Any:
+    """Without the rows that repeat an earlier one, if every column is made of as many values as there are rows."""
+    import pyarrow
+
+    values = [value for column in batch.columns for value in _values(column)]
+    if any(len(value) != len(batch) for value in values):
+        return batch
+    names = [str(number) for number in range(len(values))]
+    rows = pyarrow.table([*values, pyarrow.array(range(len(batch)))], names=[*names, "row"])
+    first = rows.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"]
+    return batch.take(first.combine_chunks())
+
+
+def _values(column: Any) -> list[Any]:
+    """The columns of plain values that a column of structures, or of lists of one, is made of."""
+    from pyarrow import compute, types
+
+    if types.is_list(column.type):
+        is_single = compute.all(compute.equal(compute.list_value_length(column), 1)).as_py()
+        return _values(column.flatten()) if is_single else [[]]
+    if types.is_struct(column.type):
+        return [value for field in column.flatten() for value in _values(field)]
+    return [column]
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str], bool], Iterator[Record]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
     "csv": _read_csv,

@@ -56,6 +56,25 @@ def test_a_listing_loads_nothing_installed(tmp_path, python, kind):
     assert loaded == {"harness"}
 
 
+@pytest.mark.parametrize("task", ["aime24", "minerva", "gpqa", "simpleqa", "hle"])
+def test_a_data_set_is_shown_without_what_reads_it(tmp_path, python, task):
+    """No tensors, no `datasets`, not even the reader of parquet files; of the hub's client, where its cache is."""
+    done, loaded = _loaded_by(python, _command("show", task), tmp_path)
+    assert "fingerprint" in done.stdout or task == "hle"
+    assert loaded <= {"harness", "huggingface_hub"}
+
+
+def test_rows_are_read_without_tensors_and_without_anybodys_loader(tmp_path, python, monkeypatch):
+    from official_shapes import wiki, write
+
+    monkeypatch.setenv("HARNESS_DATA_DIR", str(tmp_path))
+    rows = [{"problem": "p", "answer": "1", "url": wiki(2024, "AIME_I", 1)}]
+    write(tmp_path / "HuggingFaceH4/aime_2024/data/train-00000-of-00001.parquet", rows)
+    loaded = _loaded_by(python, _command("show", "aime24", "--problem", "0"), tmp_path)[1]
+    assert "pyarrow" in loaded
+    assert not loaded & {"torch", "transformers", "datasets", "pandas", "sympy", "math_verify", "httpx", "httpx2"}
+
+
 def test_only_training_and_its_engine_load_tensors(checkout, tmp_path, python):
     """Lazily, that is: a module may import torch inside a function. A report needs no GPU stack, ever."""
     modules = [name for name in _modules(checkout / "harness", "harness") if name not in TENSOR_MODULES]

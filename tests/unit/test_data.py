@@ -33,6 +33,33 @@ def test_of_parquet_only_the_named_columns_and_fields_are_read(tmp_path):
     assert found == [{"id": "a", "nested": {"kept": 1}, "list": [{"kept": 1}]}]
 
 
+REPEATING = [
+    {"text": text, "list": [{"said": said}], "nested": {"n": n}, "other": number}
+    for number, (text, said, n) in enumerate([*[("a", "x", 1), ("a", "y", 1), ("b", None, 2)] * 3, ("a", "x", None)])
+]
+
+
+def test_repeats_are_left_out_and_the_order_is_kept(tmp_path):
+    path = write(tmp_path / "rows.parquet", REPEATING)
+    columns = ["text", "list.list.element.said", "nested.n"]
+    every = list(read_records(path, columns))
+    assert len(every) == 10
+    assert list(read_records(path, columns, skip_repeats=True)) == [*every[:3], every[9]]
+    assert len(list(read_records(path, ["text"], skip_repeats=True))) == 2
+
+
+@pytest.mark.parametrize("lists", [[[1, 2], [], [1]], [[1], None, [1]], [[1, 2]] * 3])
+def test_rows_whose_repeats_can_not_cheaply_be_seen_are_all_kept(tmp_path, lists):
+    path = write(tmp_path / "rows.parquet", [{"text": "a", "list": one} for one in lists])
+    assert [row["list"] for row in read_records(path, ["text", "list"], skip_repeats=True)] == lists
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+def test_in_other_forms_no_repeat_is_cheaply_seen(tmp_path, form):
+    path = write(tmp_path / f"rows.{form}", [{"id": "a"}] * 3)
+    assert len(list(read_records(path, ["id"], skip_repeats=True))) == 3
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_missing_field_is_named_with_those_that_are_there(tmp_path, form):
     path = write(tmp_path / f"rows.{form}", ROWS)

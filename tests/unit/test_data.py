@@ -130,6 +130,12 @@ def test_rows_that_are_no_objects_are_refused(tmp_path, name, text):
         list(read_records(tmp_path / name, ["id"]))
 
 
+def test_a_last_cell_that_never_closes_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text('id\n1\n"cut sho')
+    with pytest.raises(DataError, match="unexpected end of data"):
+        list(read_records(tmp_path / "a.csv", ["id"]))
+
+
 def test_an_unknown_form_names_the_known_ones(tmp_path):
     with pytest.raises(DataError, match="jsonl, json, csv, parquet"):
         list(read_records(tmp_path / "rows.arrow", ["id"]))

@@ -90,6 +90,12 @@ def test_pairs_and_shares_are_those_of_the_definition(near):
     assert near == 1.0 or any(not pair.is_exact for pair in found)
 
 
+def test_a_run_that_the_training_problem_repeats_counts_once():
+    text = "one two three four five six seven eight nine ten"
+    (pair,) = overlap([("train", f"{text[:-3]} {text[:-3]}")], [("test", text)], near=0.1)
+    assert pair.share == 2 / 3
+
+
 def test_short_texts_are_the_same_or_nothing():
     train = [("a", "2 + 2"), ("b", "2 + 3")]
     assert overlap(train, [("t", "2+2")]) == [Pair("t", "a", 1.0, True)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -44,6 +45,8 @@ def home(tmp_path, monkeypatch, hub):
     monkeypatch.delenv("HARNESS_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     point_to(hub.url, monkeypatch)
+    # Its own handler keeps the stderr of whoever imported it first, which may be a test that has ended.
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [])
     # Between one try and the next the client waits, half a minute in all.
     monkeypatch.setattr(_http, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))

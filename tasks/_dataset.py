@@ -185,20 +185,21 @@ class Dataset(Generic[R]):
     def _read_split(self, split: Split) -> tuple[list[Row], LoadedData]:
         source = self._source(split)
         paths = [data.locate(file) for file in source.files]
-        rows = self._rows(source, paths)
+        rows = self.read_rows(source, paths)
         fingerprints.unique((row.id for row in rows), str(paths[0]))
         found = _digests(rows)
         expected = self.expected_rows(split, found)
         return rows, LoadedData(
             split=split,
             n_rows=len(rows),
-            fingerprint=fingerprints.fingerprint(found),
-            expected=fingerprints.fingerprint(expected) if expected else "",
+            fingerprint=(fingerprint := fingerprints.fingerprint(found)),
+            expected=fingerprint if found == expected else fingerprints.fingerprint(expected) if expected else "",
             differing=fingerprints.differences(found, expected) if expected and found != expected else (),
             files=tuple(map(str, paths)),
         )
 
-    def _rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
+    def read_rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
+        """All rows of a source, of the form that rows have. Raises DataError."""
         advice = f"fetch it again (`harness fetch {self.id} --again`), or mend the mirror"
         try:
             rows = list(source.rows(*paths))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.core.errors import DataError
 from harness.core.types import Problem, Sampling, Specimen
 from harness.graders._math_reference import MathReference, typed_reference
 from harness.graders.math import MathGrader
-from harness.tasks._dataset import Dataset, DatasetConfig, Row
+from harness.tasks._dataset import Dataset, DatasetConfig, Row, Source
+from harness.tasks._distilled import distilled
 from harness.tasks._maths_specimens import specimens
 from harness.tasks._prompts import MATHS
 
@@ -39,12 +42,23 @@ class Maths(Dataset[MathReference]):
     def __init__(self, config: MathsConfig) -> None:
         super().__init__(config, MathGrader(MathGrader.Config()), self.SAMPLING)
 
+    def read_rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
+        if not any(path.suffix == ".parquet" for path in paths):
+            return super().read_rows(source, paths)
+        code = [Path(inspect.getfile(module)) for module in (type(self), Maths, Dataset)]
+        read = super().read_rows
+        return distilled(self.id, paths, code, lambda: read(source, paths), Row, _fields)
+
     def reference(self, row: Row) -> MathReference:
         settings: dict[str, Any] = row.more if row.more is not None else {}
         return typed_reference(row.answer, **settings)
 
     def specimens(self, problem: Problem[MathReference]) -> Sequence[Specimen]:
         return specimens(problem.reference)
+
+
+def _fields(row: Row) -> list[object]:
+    return [row.id, row.problem, row.answer, dict(row.tags), row.more]
 
 
 def contest_id(url: str) -> str:

@@ -125,9 +125,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _url_path(file: DataFile) -> Path:
+    return cache_root() / "files" / file.path
+
+
+def cache_root() -> Path:
+    """Where this project keeps what it can make or fetch again."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    root = Path(cache) if cache else Path.home() / ".cache"
-    return root / "harness" / "files" / file.path
+    return (Path(cache) if cache else Path.home() / ".cache") / "harness"
 
 
 def _from_url(file: DataFile) -> Path:

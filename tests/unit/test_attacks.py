@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import attacks
@@ -69,31 +71,44 @@ def test_lasting_attacks_are_stopped_at_every_level(level):
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
 def test_everything_holds_for_an_ordinary_user(level, groups, readable_python):
     here(level)
-    script = Path(attacks.__file__)
-    command = [readable_python, str(script), level.name, *groups]
-    environment = {"PYTHONPATH": str(Path(harness.__file__).parents[1]), "PATH": "/usr/bin:/bin", "HOME": "/"}
+    python, copies = readable_python
+    command = [python, str(copies / "support/attacks.py"), level.name, *groups]
+    environment = {"PYTHONPATH": str(copies), "PATH": "/usr/bin:/bin", "HOME": "/"}
     done = subprocess.run(command, **as_nobody(), env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
 
 
 def as_nobody():
-    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
 
 
 @pytest.fixture(scope="module")
-def readable_python():
-    """An interpreter that nobody can start, and import this package with."""
+def readable_copies():
+    """The package and these programs where every user may read them; the checkout and its environments need not be."""
+    with tempfile.TemporaryDirectory() as name:
+        copies = Path(name)
+        shutil.copytree(Path(harness.__file__).parent, copies / "harness", ignore=shutil.ignore_patterns("models"))
+        for folder in ("support", "programs"):
+            shutil.copytree(Path(attacks.__file__).parents[1] / folder, copies / folder)
+        for path in (copies, *copies.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        yield copies
+
+
+@pytest.fixture(scope="module")
+def readable_python(readable_copies):
+    """An interpreter that nobody can start, and import this package with; and the copy of the package."""
     if os.geteuid() != 0:
         pytest.skip("not root, so every other test runs as an ordinary user already")
     test = "import sys, harness.sandbox; assert sys.version_info >= (3, 11)"
-    environment = {"PYTHONPATH": str(Path(harness.__file__).parents[1])}
+    environment = {"PYTHONPATH": str(readable_copies)}
     for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         try:
             tried = subprocess.run([path, "-c", test], **as_nobody(), env=environment, capture_output=True)
         except OSError:
             continue
         if tried.returncode == 0:
-            return path
+            return path, readable_copies
     pytest.skip("no interpreter of this machine can be used by another user together with this package")
     return None

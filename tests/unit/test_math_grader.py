@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from algebra_child import ANSWER, GOLD, asked_in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from harness.graders._math_reference import typed_reference
 from harness.graders.math import MathGrader
 
 GRADER = MathGrader(MathGrader.Config())
-NEEDS_ALGEBRA = (r"\int_0^2 x dx", r"\int_0^2 t dt")
+NEEDS_ALGEBRA = (GOLD, ANSWER)
 
 
 def grade(gold, text, finish_reason="stop", grader=GRADER):
@@ -221,10 +222,6 @@ def test_many_are_graded_in_order():
     assert [verdict.reward for verdict in GRADER.grade_many(pairs)] == [float(n == 3) for n in range(10)]
 
 
-def _in_child(results):
-    results.put((symbolic_question(), _math_algebra.POOL.pids()))
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_it_works_in_child_processes_and_leaves_the_parent_its_workers(method):
@@ -232,7 +229,7 @@ def test_it_works_in_child_processes_and_leaves_the_parent_its_workers(method):
     pids = _math_algebra.POOL.pids()
     context = multiprocessing.get_context(method)
     results = context.Queue()
-    child = context.Process(target=_in_child, args=(results,))
+    child = context.Process(target=asked_in_child, args=(results,))
     child.start()
     verdict, childs_pids = results.get(timeout=60)
     assert verdict == RIGHT and childs_pids and not set(childs_pids) & set(pids)

@@ -30,6 +30,7 @@ SHA256 = (
     "bb4c364f71921c4495a6ad15abe1a927350b720009f4933e2e71f8af0f6fd1f5",
 )
 SIZES = (400, 111, 101, 101, 167, 175)
+WINDOWS = {"": ("release_v6", "", ""), "flowrl": ("release_v5", "2024-08-01", "2025-02-01")}
 MIRRORED = (
     DataFile("lcb-v5.jsonl", mirrored_as="livecodebench/lcb_v5_problems.derived.jsonl"),
     DataFile("lcb-v5-v6.jsonl", mirrored_as="livecodebench/mem2_lcb_v5v6_problems.jsonl"),
@@ -115,47 +116,58 @@ class LiveCodeBench(Programs):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(ProgramsConfig):
-        release: str = "release_v6"
-        """`release_v1` to `release_v6`, or one increment, `v1` to `v6`."""
+        release: str = ""
+        """`release_v1` to `release_v6` (which empty is too), or one increment, `v1` to `v6`."""
         window: Literal["", "flowrl"] = ""
-        """`flowrl`: release_v5, contests from 2024-08-01 to 2025-02-01, as in the paper."""
+        """Sets release, start and end. `flowrl`: release_v5, 2024-08-01 to 2025-02-01, as in the paper."""
         start: str = ""
         """The first contest date, as 2024-08-01; empty for no bound."""
         end: str = ""
         """The last contest date."""
 
         def __post_init__(self) -> None:
+            for name, value in zip(("release", "start", "end"), WINDOWS[self.window], strict=True):
+                given = getattr(self, name)
+                if self.window and given not in ("", value):
+                    raise ConfigError(f"window = {self.window!r} sets {name} = {value!r}; leave out {name} = {given!r}")
+                object.__setattr__(self, name, given if given else value)
             known = [f"{kind}{number}" for kind in ("release_v", "v") for number in range(1, len(SIZES) + 1)]
             if self.release not in known:
                 raise ConfigError(f"LiveCodeBench has no release {self.release!r}; there is {', '.join(known)}")
-            if self.window and (self.start or self.end):
-                raise ConfigError("`window` sets the dates by itself; leave out start and end")
             for bound in filter(None, (self.start, self.end)):
-                try:
-                    date.fromisoformat(bound)
-                except ValueError:
-                    raise ConfigError(f"{bound!r} is no date of the form 2024-08-01") from None
+                if not _is_date(bound):
+                    raise ConfigError(f"{bound!r} is no date of the form 2024-08-01")
 
     config: Config
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
-        release = "release_v5" if self.config.window else self.config.release
+        release = self.config.release
         last = int(release[-1])
         numbers = range(1 if release.startswith("release") else last, last + 1)
         files = [DataFile(f"test{n if n > 1 else ''}.jsonl", HUB, sha256=SHA256[n - 1]) for n in numbers]
-        published = Source(tuple(files), lambda *paths: filter(self._is_within, rows(*paths)))
-        mirrored = Source(MIRRORED, lambda *paths: filter(self._is_within, mirrored_rows(release, *paths)))
+        published = Source(tuple(files), lambda *paths: self._within(rows(*paths)))
+        mirrored = Source(MIRRORED, lambda *paths: self._within(mirrored_rows(release, *paths)))
         return splits(test=[published, mirrored] if last >= 5 else [published])
 
     def expected_rows(self, split: Split, found: Mapping[str, str]) -> Mapping[str, str]:
         """Of the 1055 on record those that were found: what else a release or window has is not on record."""
         return {key: digest for key, digest in self.on_record(split).items() if key in found}
 
-    def _is_within(self, row: Row) -> bool:
-        start, end = self.config.start, self.config.end
-        if self.config.window:
-            start, end = "2024-08-01", "2025-02-01"
-        return (not start or start <= row.tags["date"]) and (not end or row.tags["date"] <= end)
+    def _within(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Those of contests from `start` to `end`."""
+        release, start, end = self.config.release, self.config.start, self.config.end
+        every = list(rows)
+        chosen = [row for row in every if start <= row.tags["date"] and (not end or row.tags["date"] <= end)]
+        if every and not chosen:
+            raise ConfigError(f"{release} of LiveCodeBench has no contest from {start!r} to {end!r}")
+        return iter(chosen)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text  # 20240801 is a date too, but sorts elsewhere
+    except ValueError:
+        return False
 
 
 TASK: type[Task[ProgramReference]] = LiveCodeBench

@@ -37,7 +37,12 @@ def find_config(name: str) -> Path:
 
 def show(name: str, *, split: Split, problem: int | None, settings: Mapping[str, Any], model: str | None) -> str:
     """`name` is a run folder, a recipe, an id, or `kind/id` where several kinds have it."""
-    if (Path(name) / "run.json").exists():
+    is_run = (Path(name) / "run.json").exists()
+    if (is_run or name in recipes()) and (settings or problem is not None):
+        raise ConfigError(f"{name} is a {'run' if is_run else 'recipe'}: it has no options to set and no problems")
+    if model is not None and problem is None:
+        raise ConfigError("--model shows how one problem is written for it; say which with --problem")
+    if is_run:
         return _run(RunView.read(Path(name)))
     if name in recipes():
         return recipes()[name].read_text(encoding="utf-8").rstrip()
@@ -65,20 +70,20 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
     plugin = discovery.load(kind, plugin_id)
     documentation = inspect.getdoc(inspect.getmodule(plugin))
     parts = [f"{discovery.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
-    options = _options(plugin.Config)
+    options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
         parts += _task_parts(_task(plugin_id, settings))
     return "\n\n".join(parts)
 
 
-def _options(config: type[Any]) -> list[str]:
-    """Each option with its default, as it is after the options have been completed from one another."""
-    fields = dataclasses.fields(config)
+def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str]:
+    """Each option with its value, as it is after the options have been completed from one another."""
+    fields = dataclasses.fields(discovery.load(kind, plugin_id).Config)
     required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    if required:
+    if not settings.keys() >= set(required):
         return [f"  {f.name}" + (" (required)" if f.name in required else f" = {f.default!r}") for f in fields]
-    resolved = config()
+    resolved = configs.parse_plugin(kind, {"id": plugin_id, **settings}).options
     return [f"  {f.name} = {getattr(resolved, f.name)!r}" for f in fields]
 
 

@@ -380,6 +380,27 @@ def test_show_prints_options_as_they_are_after_they_completed_one_another(capsys
     assert "  variant = 'paper'\n  beta = 15.0\n  importance_weight = 'clipped'\n" in out
 
 
+def test_show_prints_options_as_set_and_refuses_those_that_are_not_there(capsys):
+    out = done(capsys, "show", "livecodebench", "--set", 'window="flowrl"').out
+    assert "  release = 'release_v5'\n  window = 'flowrl'\n  start = '2024-08-01'\n" in out
+    assert "  variant = 'release'\n" in done(capsys, "show", "flowrl", "--set", "variant=release").out
+    assert "unknown key 'colour'" in refused(capsys, "show", "flowrl", "--set", "colour=1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        (["countdown-grpo", "--problem", "0"], "countdown-grpo is a recipe"),
+        (["countdown-grpo", "--preset", "simple"], "countdown-grpo is a recipe"),
+        (["run", "--set", "a=1"], "run is a run"),
+        (["countdown", "--model", "countdown-tiny"], "say which with --problem"),
+    ],
+)
+@pytest.mark.usefixtures("finished")
+def test_show_refuses_what_it_would_have_to_leave_out(capsys, asked, match):
+    assert match in refused(capsys, "show", *asked)
+
+
 def test_show_prints_a_recipe_as_it_is_written(capsys):
     recipe = (ROOT / "trainers" / "recipes" / "countdown-grpo.toml").read_text()
     assert done(capsys, "show", "countdown-grpo").out.strip() == recipe.strip()

@@ -46,6 +46,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return share
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="harness",
@@ -187,8 +194,8 @@ def _add_overlap(verbs: Any) -> None:
     )
     verb.add_argument("train", help="a task with a train split")
     verb.add_argument("test", help="a task with a test split")
-    verb.add_argument("--near", type=float, default=0.5, help="the least share of common runs (default: 0.5)")
-    _add_set(verb)
+    verb.add_argument("--near", type=_share, default=0.5, help="the least share of common runs (default: 0.5)")
+    _add_set(verb, "of the test task")
     _add_output_options(verb)
 
 
@@ -205,8 +212,8 @@ def _verb(verbs: Any, name: str, action: Any, purpose: str, example: str) -> arg
     return verb
 
 
-def _add_set(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task")
+def _add_set(verb: argparse.ArgumentParser, whose: str = "of the task") -> None:
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"an option {whose}")
 
 
 def _add_run_options(verb: argparse.ArgumentParser) -> None:

@@ -99,4 +99,4 @@ def listed(train: str, test: str, pairs: Iterable[Pair]) -> Table:
     rows = tuple(
         (pair.test_id, pair.train_id, "same" if pair.is_exact else "near", round(pair.share, 3)) for pair in pairs
     )
-    return Table(f"{test} in {train}", (test, train, "how", "share of runs"), rows)
+    return Table(f"{test} in {train}", ("test problem", "training problem", "how", "share of runs"), rows)

@@ -40,9 +40,7 @@ def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], pr
     if not isinstance(task, SpecimenTask):
         raise ConfigError(f"{task_id} has no specimens to validate with")
     specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
-    asked = [
-        (problem, Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))) for problem, specimen in specimens
-    ]
+    asked = [(problem, _completion(problem, specimen)) for problem, specimen in specimens]
     progress.begin(f"validate {task_id}", len(specimens))
     findings: list[Finding] = []
     n_surprises = 0

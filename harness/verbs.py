@@ -132,8 +132,9 @@ def fetch(options: argparse.Namespace) -> int:
     from harness.fetch import fetch
 
     progress = _progress(options)
+    tasks = {name: _task(name, options) for name in options.tasks}
     return _print_made(
-        [fetch(name, _task(name, options), again=options.again, progress=progress) for name in options.tasks], options
+        [fetch(name, task, again=options.again, progress=progress) for name, task in tasks.items()], options
     )
 
 
@@ -142,8 +143,8 @@ def validate(options: argparse.Namespace) -> int:
     from harness.validate import summary, surprises, validate
 
     tables, found = [], []
-    for name in options.tasks:
-        task = _task(name, options)
+    tasks = {name: _task(name, options) for name in options.tasks}
+    for name, task in tasks.items():
         problems = problems_of(task, options.split, 0, options.limit)
         findings = validate(name, task, problems, _progress(options))
         tables += [summary(name, findings), surprises(name, findings)]
@@ -155,9 +156,10 @@ def validate(options: argparse.Namespace) -> int:
 
 
 def overlap(options: argparse.Namespace) -> int:
+    from harness.core.config import parse_plugin
     from harness.overlap import listed, overlap, statements
 
-    train = statements(options.train, _task(options.train, options), "train")
+    train = statements(options.train, parse_plugin("tasks", options.train).build("tasks"), "train")
     test = statements(options.test, _task(options.test, options), "test")
     return _print_made([listed(options.train, options.test, overlap(train, test, near=options.near))], options)
 

@@ -58,6 +58,12 @@ def test_fetch_of_a_task_without_files_is_refused(capsys):
     assert "countdown makes its problems itself" in output(capsys, "fetch", "countdown", code=2).err
 
 
+@pytest.mark.parametrize("verb", ["fetch", "validate"])
+def test_an_unknown_task_is_refused_before_the_first_is_read(mirror, capsys, verb):
+    (mirror / AIME).unlink()
+    assert "no task is called 'aime42'" in output(capsys, verb, "aime24", "aime42", code=2).err
+
+
 def test_fetch_of_a_damaged_mirror_says_which_file(mirror, capsys):
     (mirror / AIME).write_text('{"problem": "p", "answ')
     said = output(capsys, "fetch", "aime24", "--quiet", code=2).err
@@ -107,6 +113,29 @@ def test_overlap_lists_the_pairs(mirror, capsys):
     write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2  + 2", "answer": "#### 4"}])
     (found,) = tables(capsys, "overlap", "gsm8k", "aime24")
     assert [tuple(row.values()) for row in found["rows"]] == [("2024-I-2", "train-0", "same", 1.0)]
+
+
+def test_overlap_of_two_splits_of_one_task_tells_their_ids_apart(mirror, capsys):
+    for split in ("train", "test"):
+        write(mirror / f"gsm8k/openai_{split}.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
+    (found,) = tables(capsys, "overlap", "gsm8k", "gsm8k")
+    (row,) = found["rows"]
+    assert (row["test problem"], row["training problem"]) == ("test-0", "train-0")
+
+
+def test_overlap_sets_options_of_the_test_task_which_the_training_task_may_lack(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
+    rows = [{"question": "What is $2 + 2$?", "answer": 4.0, "url": wiki(2022, "AMC_12A", 1)}]
+    write(mirror / "amc23/prime_aimo-validation-amc.jsonl", rows)
+    (found,) = tables(capsys, "overlap", "gsm8k", "amc23", "--set", "edition=2022-2023")
+    assert [row["test problem"] for row in found["rows"]] == ["2022-12A-1"]
+
+
+@pytest.mark.parametrize("near", ["0", "-1", "1.5", "nan", "half"])
+def test_overlap_refuses_a_share_that_is_none(capsys, near):
+    with pytest.raises(SystemExit, match="2"):
+        main(["overlap", "gsm8k", "aime24", "--near", near])
+    assert "--near" in capsys.readouterr().err
 
 
 # --- show -------------------------------------------------------------------------------------------------------

@@ -88,15 +88,16 @@ def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
     return list(task.statements(split))
 
 
-def counted(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> tuple[str, str, int, int, int]:
+def counted(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
     """Of how many test problems the training set has the same, and of how many more only something near."""
     exact = {pair.test_id for pair in pairs if pair.is_exact}
     near = {pair.test_id for pair in pairs} - exact
-    return train, test, n_test, len(exact), len(near)
+    columns = ("training set", "test set", "problems", "same", "near")
+    return Table(f"{test} in {train}", columns, ((train, test, n_test, len(exact), len(near)),))
 
 
-def listed(train: str, test: str, pairs: Iterable[Pair]) -> Table:
+def listed(pairs: Iterable[Pair]) -> Table:
     rows = tuple(
         (pair.test_id, pair.train_id, "same" if pair.is_exact else "near", round(pair.share, 3)) for pair in pairs
     )
-    return Table(f"{test} in {train}", ("test problem", "training problem", "how", "share of runs"), rows)
+    return Table("Pairs", ("test problem", "training problem", "how", "share of runs"), rows)

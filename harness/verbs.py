@@ -157,11 +157,14 @@ def validate(options: argparse.Namespace) -> int:
 
 def overlap(options: argparse.Namespace) -> int:
     from harness.core.config import parse_plugin
-    from harness.overlap import listed, overlap, statements
+    from harness.overlap import counted, listed, overlap, statements
 
     train = statements(options.train, parse_plugin("tasks", options.train).build("tasks"), "train")
     test = statements(options.test, _task(options.test, options), "test")
-    return _print_made([listed(options.train, options.test, overlap(train, test, near=options.near))], options)
+    pairs = overlap(train, test, near=options.near)
+    return _print_made(
+        [counted(options.train, options.test, len(test), pairs), *([listed(pairs)] if pairs else [])], options
+    )
 
 
 def doctor(options: argparse.Namespace) -> int:

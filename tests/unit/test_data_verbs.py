@@ -111,14 +111,21 @@ def test_validate_of_a_limited_training_split(mirror, capsys):
 
 def test_overlap_lists_the_pairs(mirror, capsys):
     write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2  + 2", "answer": "#### 4"}])
-    (found,) = tables(capsys, "overlap", "gsm8k", "aime24")
+    counts, found = tables(capsys, "overlap", "gsm8k", "aime24")
+    assert [tuple(row.values()) for row in counts["rows"]] == [("gsm8k", "aime24", 2, 1, 0)]
     assert [tuple(row.values()) for row in found["rows"]] == [("2024-I-2", "train-0", "same", 1.0)]
+
+
+def test_overlap_of_nothing_lists_no_pairs(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 3 + 3", "answer": "#### 6"}])
+    (counts,) = tables(capsys, "overlap", "gsm8k", "aime24")
+    assert [tuple(row.values()) for row in counts["rows"]] == [("gsm8k", "aime24", 2, 0, 0)]
 
 
 def test_overlap_of_two_splits_of_one_task_tells_their_ids_apart(mirror, capsys):
     for split in ("train", "test"):
         write(mirror / f"gsm8k/openai_{split}.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
-    (found,) = tables(capsys, "overlap", "gsm8k", "gsm8k")
+    _, found = tables(capsys, "overlap", "gsm8k", "gsm8k")
     (row,) = found["rows"]
     assert (row["test problem"], row["training problem"]) == ("test-0", "train-0")
 
@@ -127,7 +134,7 @@ def test_overlap_sets_options_of_the_test_task_which_the_training_task_may_lack(
     write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
     rows = [{"question": "What is $2 + 2$?", "answer": 4.0, "url": wiki(2022, "AMC_12A", 1)}]
     write(mirror / "amc23/prime_aimo-validation-amc.jsonl", rows)
-    (found,) = tables(capsys, "overlap", "gsm8k", "amc23", "--set", "edition=2022-2023")
+    _, found = tables(capsys, "overlap", "gsm8k", "amc23", "--set", "edition=2022-2023")
     assert [row["test problem"] for row in found["rows"]] == ["2022-12A-1"]
 
 

@@ -103,8 +103,8 @@ def test_short_texts_are_the_same_or_nothing():
 
 def test_a_test_problem_is_counted_once_and_as_the_same_where_it_is():
     pairs = [Pair("t1", "a", 1.0, True), Pair("t1", "b", 0.6, False), Pair("t2", "b", 0.6, False)]
-    assert counted("train", "test", 9, pairs) == ("train", "test", 9, 1, 1)
-    assert listed("train", "test", pairs).rows[1] == ("t1", "b", "near", 0.6)
+    assert counted("train", "test", 9, pairs).rows == (("train", "test", 9, 1, 1),)
+    assert listed(pairs).rows[1] == ("t1", "b", "near", 0.6)
 
 
 def test_a_task_without_files_is_refused():

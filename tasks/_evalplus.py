@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from harness.core.data import read_records
-from harness.core.types import Problem, Sampling, Specimen
+from harness.core.types import Message, Problem, Sampling, Specimen
 from harness.graders._program_reference import EvalPlusReference
 from harness.graders.code import CodeGrader
 from harness.tasks._dataset import Dataset, DatasetConfig, Row
 from harness.tasks._mbpp_inputs import python_values
 from harness.tasks._programs import EVALUATION, not_programs
-from harness.tasks._prompts import FUNCTIONS
+from harness.tasks._prompts import FUNCTIONS, Prompt
 
 COLUMNS = ["task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"]
 FIELDS = {
@@ -64,6 +64,9 @@ class EvalPlus(Dataset[EvalPlusReference]):
     def reference(self, row: Row) -> EvalPlusReference:
         reference: EvalPlusReference = row.more
         return reference
+
+    def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
+        return prompt.messages(problem=row.problem.strip())
 
     def specimens(self, problem: Problem[EvalPlusReference]) -> Sequence[Specimen]:
         reference = problem.reference

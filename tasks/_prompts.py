@@ -83,8 +83,8 @@ def program_format(starter_code: str) -> str:
 FUNCTIONS = {
     "simple": Prompt(
         "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
-        f"```python\n{PLACE}\n```\n",
-        "evalplus' instruction prompt (evalplus/codegen.py)",
+        f"```python\n{PLACE}\n```",
+        "evalplus' prompt for a server (evalplus/provider/openai.py); a local model gets the reply's beginning too",
     ),
     "flowrl": Prompt(
         f"{_EXPERT}\n\n```python\n{PLACE}\n```\n\nComplete the function and give the whole of it in one ```python "

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from official_shapes import verl, wiki, write
+from official_shapes import livecodebench_row, verl, wiki, write
 
 from harness.core import config as configs
 from harness.core import fingerprints
@@ -496,6 +496,47 @@ def test_a_preset_is_its_exact_text_and_the_problem_goes_in_untouched(mirror, pr
     (found,) = problems_of("aime24", prompt=preset)
     expected = [(role, text.replace("PROBLEM", problem)) for role, text in AIME_PROMPTS[preset]]
     assert [(message.role, message.content) for message in found.messages] == expected
+
+
+def test_evalplus_prompt_for_a_server_is_as_it_asks_it(mirror):
+    """In one block, without the empty lines that its own prompts begin and end in."""
+    row = {"task_id": "HumanEval/1", "prompt": '\n\ndef f(x):\n    """ {problem} """\n', "entry_point": "f"}
+    more = {"canonical_solution": "    return x\n", "base_input": [[1]], "plus_input": [[2]], "atol": 0}
+    write(mirror / "humanevalplus/HumanEvalPlus.jsonl.gz", [{**row, **more}])
+    (found,) = problems_of("humaneval_plus")
+    (message,) = found.messages
+    assert message.role == "user"
+    assert message.content == (
+        "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
+        '```python\ndef f(x):\n    """ {problem} """\n```'
+    )
+
+
+EXPERT = "will generate a correct Python program that matches the specification and passes all tests."
+STDIN = "writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
+STARTER = "within delimiters.\n```python\nclass Solution:\n```\n\n"
+ANSWER = "### Answer: (use the provided format with backticks)\n\n"
+
+
+@pytest.mark.parametrize(
+    ("preset", "roles", "begins", "between"),
+    [
+        ("flowrl", ["user"], "You are an expert Python programmer. You ", f"{EXPERT}\n\nDo.### Format: "),
+        ("lcb-official", ["system", "user"], "### Question:\nDo.\n\n### Format: ", "Do.\n\n### Format: "),
+        ("deepseek-r1", ["user"], "You will be given a question", f"{EXPERT}\n\nQuestion: Do.\n\n"),
+    ],
+)
+@pytest.mark.parametrize(("starter", "asked"), [("", STDIN), ("class Solution:", STARTER)])
+def test_livecodebenchs_prompts_are_those_of_their_sources(mirror, preset, roles, begins, between, starter, asked):
+    row = livecodebench_row("1", "[]", question_content="Do.", starter_code=starter)
+    write(mirror / "livecodebench/code_generation_lite/test.jsonl", [row])
+    (found,) = problems_of("livecodebench", prompt=preset, release="release_v1")
+    text = found.messages[-1].content
+    assert [message.role for message in found.messages] == roles
+    assert text.startswith(begins)
+    assert between + ("You will use the following starter" if starter else "Read the inputs from stdin") in text
+    assert text.endswith(asked + (ANSWER if preset != "deepseek-r1" else ""))
+    assert preset != "lcb-official" or found.messages[0].content.endswith(f" and {EXPERT}")
 
 
 def test_what_is_put_into_one_place_is_not_looked_into_for_another(mirror):

@@ -145,11 +145,9 @@ class Dataset(Generic[R]):
         return self._read(split)[1]
 
     def expected_fingerprint(self) -> str:
-        """Of the rows on record, all splits together; empty where the project has never seen them."""
-        on_record = {
-            f"{split} {key}": digest for split in self.sources() for key, digest in self.on_record(split).items()
-        }
-        return fingerprints.fingerprint(on_record) if on_record else ""
+        """Of the rows on record, split by split; empty where the project has never seen them."""
+        on_record = {split: self.on_record(split) for split in self.sources()}
+        return ", ".join(f"{split} {fingerprints.fingerprint(rows)}" for split, rows in on_record.items() if rows)
 
     def on_record(self, split: Split) -> Mapping[str, str]:
         """The digests of the rows as they should be, by id; empty where the project has never seen them."""

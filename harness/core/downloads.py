@@ -101,6 +101,7 @@ def _advice(file: DataFile, error: Exception) -> str:
 
     page = f"https://huggingface.co/datasets/{file.repo}"
     token = "give your token (`hf auth login`, or HF_TOKEN)"
+    terms = f" (it is gated: accept its terms at {page}, and {token})" if file.is_gated else ""
     told: list[tuple[tuple[type[Exception], ...], str]] = [
         ((errors.GatedRepoError,), f"{file} is gated: accept its terms at {page}, then {token}"),
         ((errors.RevisionNotFoundError,), f"{page} has no revision {file.revision}; its owner has removed it"),
@@ -108,8 +109,8 @@ def _advice(file: DataFile, error: Exception) -> str:
         ((errors.RepositoryNotFoundError,), f"{page} is not there, or not for you; if it is private, {token}"),
         (
             (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled),
-            f"{file} is not on this machine and the hub can't be reached; with a network, run `harness fetch TASK` "
-            "once, or set HARNESS_DATA_DIR to a folder that has the file",
+            f"{file} is not on this machine and the hub can't be reached; with a network{terms}, run `harness fetch "
+            "TASK` once, or set HARNESS_DATA_DIR to a folder that has the file",
         ),
         ((errors.HfHubHTTPError,), f"the hub did not give {file}: {_one_line(error)}; try again later"),
     ]

@@ -222,6 +222,13 @@ def test_no_network_says_what_to_do(hub, home, capsys, monkeypatch):
     assert left(home) == set()
 
 
+def test_no_network_tells_of_gated_data_what_will_be_asked(hub, home, capsys, monkeypatch):
+    point_to(f"http://127.0.0.1:{closed_port()}", monkeypatch)
+    message = refused(capsys, "fetch", "gpqa")
+    assert "accept its terms at https://huggingface.co/datasets/Idavidrein/gpqa" in message
+    assert "HF_TOKEN" in message
+
+
 def closed_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

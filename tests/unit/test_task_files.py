@@ -566,11 +566,14 @@ def test_a_load_is_compared_with_the_rows_on_record(mirror):
     assert loaded.files == (str(mirror / "aime24/qwen25math_aime24_test.jsonl"),)
 
 
-def test_the_digests_on_record_and_the_card_agree():
-    built = task("aime24")
-    assert built.card.fingerprint == built.expected_fingerprint()
-    prefixed = {f"test {key}": digest for key, digest in built.on_record("test").items()}
-    assert built.card.fingerprint == fingerprints.fingerprint(prefixed)
+def test_the_card_has_the_fingerprint_that_each_split_is_compared_with(mirror):
+    for split in ("train", "test"):
+        write(mirror / f"gsm8k/openai_{split}.jsonl", [{"question": "q", "answer": "#### 1"}])
+    built = task("gsm8k")
+    train, test = (built.loaded(split).expected for split in ("train", "test"))
+    assert built.card.fingerprint == f"train {train}, test {test}"
+    assert test == fingerprints.fingerprint(built.on_record("test")) != train
+    assert task("hle").card.fingerprint == ""
 
 
 def test_the_maker_writes_what_a_load_is_compared_with(mirror, tmp_path, monkeypatch, capsys):

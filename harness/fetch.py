@@ -9,7 +9,7 @@ from harness.core import data
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.core.protocols import FiledTask, Split
-from harness.core.task_facts import doubt
+from harness.core.task_facts import as_on_record
 from harness.core.types import Table
 
 COLUMNS = ("task", "split", "rows", "fingerprint", "as on record", "files")
@@ -36,5 +36,4 @@ def _fetched(task_id: str, task: FiledTask, again: bool, progress: Progress) -> 
 
 def _row(task_id: str, task: FiledTask, split: Split) -> tuple[Any, ...]:
     loaded = task.loaded(split)
-    trouble = doubt(loaded)
-    return task_id, split, loaded.n_rows, loaded.fingerprint, "yes" if trouble is None else trouble, len(loaded.files)
+    return task_id, split, loaded.n_rows, loaded.fingerprint, as_on_record(loaded), len(loaded.files)

@@ -43,6 +43,12 @@ def doubt(data: LoadedData) -> str | None:
     return f"{len(data.differing)} of the {data.split} rows are not those on record ({named})"
 
 
+def as_on_record(data: LoadedData) -> str:
+    """`yes`, or what is not."""
+    trouble = doubt(data)
+    return "yes" if trouble is None else trouble
+
+
 def _loaded_facts(data: LoadedData, is_strict: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     trouble = doubt(data)
     if trouble is not None:
@@ -52,6 +58,7 @@ def _loaded_facts(data: LoadedData, is_strict: bool, warn: Callable[[str], None]
     return {
         "fingerprint": data.fingerprint,
         "expected_fingerprint": data.expected,
+        "as_on_record": as_on_record(data),
         "rows": data.n_rows,
         "files": list(data.files),
         "differing_rows": list(data.differing[:MOST_NAMED]),

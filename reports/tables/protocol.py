@@ -25,7 +25,16 @@ from harness.reports.runs import (
 
 DIFFERS = "differs"
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop")
-CARD = ("title", "source", "licence", "paper", "fingerprint", "prompt")
+CARD = {
+    "title": "task",
+    "source": "source",
+    "licence": "licence",
+    "paper": "paper",
+    "fingerprint": "data fingerprint",
+    "rows": "data rows",
+    "as_on_record": "data as on record",
+    "prompt": "prompt form",
+}
 PACKAGES = ("python", "torch", "transformers", "vllm", "math-verify")
 
 
@@ -64,7 +73,7 @@ def _card(run: RunView, task: str) -> dict[str, Cell]:
     """Every setting by name, always the same names; None is what the run's folder does not tell."""
     config, record = run.config(), run.record
     return {
-        **{_card_name(key): _text(setting(record.data, task, key)) for key in CARD},
+        **{name: _text(setting(record.data, task, key)) for key, name in CARD.items()},
         "task options": plugin_options(task_table(run, task)),
         "split": setting(config, "split"),
         "problems graded": max((estimate.n_problems for estimate in run.estimates().get(task, [])), default=None),
@@ -82,10 +91,6 @@ def _card(run: RunView, task: str) -> dict[str, Cell]:
         "code": record.code,
         **{package: setting(record.environment, package) for package in PACKAGES},
     }
-
-
-def _card_name(key: str) -> str:
-    return {"title": "task", "fingerprint": "data fingerprint", "prompt": "prompt form"}.get(key, key)
 
 
 def _no_limit(config: Mapping[str, Any]) -> Cell:

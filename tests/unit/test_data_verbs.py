@@ -1,6 +1,7 @@
 """The verbs on data: what fetch, validate, overlap, show and eval say of rows, and with which exit code they end."""
 
 import json
+from pathlib import Path
 
 import pytest
 from official_shapes import wiki, write
@@ -253,6 +254,14 @@ def test_a_run_keeps_what_its_rows_were_and_says_that_they_differ(capsys, mirror
     assert facts["rows"] == 2
     assert facts["files"] == [str(mirror / AIME)]
     assert facts["differing_rows"] == list(loaded.differing[:MOST_NAMED])
+
+
+def test_the_report_of_a_run_says_whether_its_rows_were_those_on_record(capsys):
+    output(capsys, *EVAL, ENGINE, "--out", "run")
+    output(capsys, "report", "run", "--table", "protocol")
+    report = Path("report/report.md").read_text()
+    assert "| data rows | 2 |" in report
+    assert "| data as on record | 30 of the test rows are not those on record (2024-I-1: altered; " in report
 
 
 @pytest.mark.parametrize("strict", [["--strict-data"], ["--set", "strict_data=true"]])

@@ -45,7 +45,10 @@ def download(file: DataFile) -> Path:
         path = _from_url(file) if file.url is not None else _from_hub(file)
         _verify(file, path)
     except OSError as error:  # the disk: everything else has been given its own message by now
-        raise DataError(f"{file} can't be kept in the cache: {error}; make room, or set HF_HOME elsewhere") from error
+        variable = "HF_HOME" if file.url is None else "XDG_CACHE_HOME"
+        raise DataError(
+            f"{file} can't be kept in the cache: {error}; make room, or set {variable} elsewhere"
+        ) from error
     return path
 
 

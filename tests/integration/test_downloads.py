@@ -268,6 +268,14 @@ def test_a_plain_file_is_downloaded_checked_and_kept(hub, plain):
     assert names(folder) == {"data.bin"}
 
 
+def test_a_full_disk_says_where_the_plain_files_could_be(plain):
+    file, folder = plain
+    folder.parent.parent.mkdir(exist_ok=True)
+    folder.parent.write_text("a file where the folder should be")
+    with pytest.raises(DataError, match="can't be kept in the cache.*XDG_CACHE_HOME"):
+        downloads.download(file)
+
+
 @pytest.mark.parametrize("held", [1, 1_000_000, len(CONTENT) - 1])
 def test_a_part_is_gone_on_with(hub, plain, held):
     file, folder = plain

@@ -277,3 +277,15 @@ def test_trpo_doubles_and_halves_its_coefficient(move: float, factor: float) -> 
     assert objective.coefficient == 3.0 * factor
     objective.credit(BATCH, frozen)
     assert objective.coefficient == 3.0 * factor, "each step is measured once"
+
+
+# --- edges ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective_id", ["grpo", "gspo", "gmpo", "cispo", "trpo", "rloo", "kimi"])
+@pytest.mark.parametrize("reward", [0.1, 0.7, -0.9, 1.0])
+def test_groups_of_equal_rewards_earn_nothing_whatever_the_reward(objective_id: str, reward: float) -> None:
+    batch = make_batch([2] * 12, [3] * 12, [0] * 7 + [1] * 5, [reward] * 12)
+    frozen = detached(make_outputs(batch))
+    credit = build(objective_id).credit(batch, frozen)
+    assert (credit.weights == 0).all(), "the mean of equal numbers in float32 is off by its rounding"

@@ -168,10 +168,10 @@ def clipped_surrogate(
     return torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """Half the larger of (V - R)^2 and (V within `clip` of the old V - R)^2, for each token."""
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Half the larger of (V - R)^2 and (V within `clip` of the old V - R)^2, for each token; a `clip` of 0 is off."""
     error = (values - returns).square()
-    if clip is not None:
+    if clip > 0:
         near = old_values + (values - old_values).clamp(-clip, clip)
         error = torch.maximum(error, (near - returns).square())
     return error / 2

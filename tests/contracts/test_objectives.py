@@ -21,7 +21,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("reinforce", {"baseline": "batch_mean", "surrogate": "clipped"}),
     ("reinforce", {"baseline": "none", "reduction": "token_mean"}),
     ("reinforce_pp", {"baseline": "group_mean"}),
-    ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": None, "value_detach": False, "whiten": False}),
+    ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": 0.0, "value_detach": False, "whiten": False}),
     ("kimi", {"anchor": "reference"}),
     ("tb", {"log_z": "scalar", "prior": "none", "log_z_start": 5.0}),
     ("vargrad_tb", {"prior": "none"}),

@@ -102,3 +102,8 @@ def test_every_golden_case_is_used_and_tells_methods_apart() -> None:
     assert set(OURS) | OF_FUNCTIONS | OF_THE_LOOP == set(CASES)
     verl = [CASES[name]["loss"] for name in OURS if name.startswith("verl")]
     assert len(set(verl)) == len(verl)
+
+
+def test_a_value_clip_of_zero_is_off() -> None:
+    values, old, returns = tensor("values"), tensor("values_old"), tensor("logp")
+    torch.testing.assert_close(clipped_value_loss(values, old, returns, 0.0), (values - returns).square() / 2)

@@ -289,3 +289,32 @@ def test_groups_of_equal_rewards_earn_nothing_whatever_the_reward(objective_id: 
     frozen = detached(make_outputs(batch))
     credit = build(objective_id).credit(batch, frozen)
     assert (credit.weights == 0).all(), "the mean of equal numbers in float32 is off by its rounding"
+
+
+@pytest.mark.parametrize(
+    ("objective_id", "options", "complaint"),
+    [
+        ("gspo", {"clip_low": -1e-4}, "clip_low"),
+        ("gspo", {"std_eps": -1e-6}, "std_eps"),
+        ("cispo", {"clip_high": -0.2}, "clip_high"),
+        ("cispo", {"std_eps": -1e-6}, "std_eps"),
+        ("gmpo", {"std_eps": -1e-6}, "std_eps"),
+        ("trpo", {"std_eps": -1e-6}, "std_eps"),
+        ("grpo", {"std_eps": -1e-6}, "std_eps"),
+        ("grpo", {"kl_beta": -0.1}, "kl_beta"),
+        ("flowrl", {"cap": 0.0}, "cap"),
+        ("flowrl", {"clip_high": -0.1}, "clip_high"),
+        ("gflowrl", {"beta": 0.0}, "beta"),
+        ("tb", {"beta": -1.0}, "beta"),
+        ("vargrad_tb", {"beta": 0.0}, "beta"),
+        ("ppo", {"value_clip": -0.5}, "value_clip"),
+        ("rloo", {"dual_clip": 3.0}, "'clipped'"),
+        ("remax", {"clip_high": 0.28}, "'clipped'"),
+        ("reinforce", {"clip_low": 0.1, "reduction": "token_mean"}, "'clipped'"),
+    ],
+)
+def test_options_out_of_range_or_without_effect_are_refused(
+    objective_id: str, options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        load("objectives", objective_id).Config(**options)

@@ -15,6 +15,10 @@ class Grouped:
     normalise_by_std: bool = True
     std_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if self.std_eps < 0:
+            raise ValueError("std_eps must not be negative")
+
 
 def group_credit(batch: Batch, config: Grouped) -> Credit:
     advantages = group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps)

@@ -34,6 +34,12 @@ class Score(Clip):
     reduction: Reduction = "sequence_sum"
     surrogate: Literal["score", "clipped"] = "score"
 
+    def __post_init__(self) -> None:
+        Clip.__post_init__(self)
+        clip, default = Clip(self.clip_low, self.clip_high, self.dual_clip), Clip()
+        if self.surrogate == "score" and clip != default:
+            raise ValueError("clip_low, clip_high and dual_clip are of surrogate = 'clipped', and this one is 'score'")
+
 
 def policy_gradient(
     batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, advantages: Tensor, config: Score

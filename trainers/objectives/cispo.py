@@ -29,6 +29,11 @@ class Cispo(Parameterless):
         clip_high: float = 0.2
         reduction: Reduction = "token_mean"
 
+        def __post_init__(self) -> None:
+            Grouped.__post_init__(self)
+            if min(self.clip_low, self.clip_high) < 0:
+                raise ValueError("clip_low and clip_high are distances from a ratio of 1: not negative")
+
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"group"})
 

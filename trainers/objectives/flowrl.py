@@ -121,6 +121,8 @@ class FlowRL:
                     object.__setattr__(self, name, value)
             if self.beta <= 0 or (self.log_z_lr != "policy" and self.log_z_lr <= 0):
                 raise ValueError("beta and log_z_lr must be above 0")
+            if min(self.clip_low, self.clip_high) < 0 or self.cap <= 0:
+                raise ValueError("clip_low and clip_high must not be negative, and cap must be above 0")
             if not 0 <= self.log_z_dropout < 1 or self.log_z_layers < 1 or self.log_z_width < 0:
                 raise ValueError("log_z_dropout must lie in [0, 1), log_z_layers be at least 1, log_z_width at least 0")
 

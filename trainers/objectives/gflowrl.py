@@ -36,8 +36,8 @@ class GFlowRL(Parameterless):
         normalise_by_std: bool = True
 
         def __post_init__(self) -> None:
-            if min(self.gap_low, self.gap_high, self.weight_cap) <= 0:
-                raise ValueError("gap_low, gap_high and weight_cap must be above 0")
+            if min(self.beta, self.gap_low, self.gap_high, self.weight_cap) <= 0:
+                raise ValueError("beta, gap_low, gap_high and weight_cap must be above 0")
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"group", "reference_logp"})

@@ -31,6 +31,7 @@ class Gmpo(Parameterless):
         clip_high: float = 0.4
 
         def __post_init__(self) -> None:
+            Grouped.__post_init__(self)
             if min(self.clip_low, self.clip_high) < 0:
                 raise ValueError("clip_low and clip_high are distances from a log-ratio of 0: not negative")
 

@@ -48,6 +48,8 @@ class Grpo(Parameterless):
 
         def __post_init__(self) -> None:
             Clip.__post_init__(self)
+            if min(self.kl_beta, self.std_eps) < 0:
+                raise ValueError("kl_beta and std_eps must not be negative")
             if self.length_constant < 1 or (self.length_constant > 1 and self.reduction != "sequence_sum"):
                 raise ValueError("length_constant is at least 1, and divides only the reduction sequence_sum")
 

@@ -29,6 +29,10 @@ class Gspo(Parameterless):
         clip_low: float = 3e-4
         clip_high: float = 4e-4
 
+        def __post_init__(self) -> None:
+            Grouped.__post_init__(self)
+            Clip(self.clip_low, self.clip_high)  # has the same bounds
+
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"group"})
 

@@ -55,7 +55,7 @@ class Ppo:
         lam: float = 1.0
         whiten: bool = True
         value_coefficient: float = 1.0
-        value_clip: float | None = 0.5
+        value_clip: float = 0.5  # 0 is off
         value_layers: int = 2
         value_lr: float = 1e-3
         value_weight_decay: float = 0.01
@@ -65,6 +65,8 @@ class Ppo:
             Clip.__post_init__(self)
             if not 0 <= self.gamma <= 1 or not 0 <= self.lam <= 1:
                 raise ValueError("gamma and lam must lie in [0, 1]")
+            if min(self.value_clip, self.value_weight_decay) < 0:
+                raise ValueError("value_clip and value_weight_decay must not be negative")
             if self.value_lr <= 0 or self.value_layers < 1 or self.value_coefficient <= 0:
                 raise ValueError("value_lr and value_coefficient must be above 0, and value_layers at least 1")
 

@@ -50,8 +50,8 @@ class TrajectoryBalance:
         log_z_lr: float = 1e-2
 
         def __post_init__(self) -> None:
-            if self.log_z_lr <= 0 or self.log_z_layers < 1:
-                raise ValueError("log_z_lr must be above 0, and log_z_layers at least 1")
+            if min(self.beta, self.log_z_lr) <= 0 or self.log_z_layers < 1:
+                raise ValueError("beta and log_z_lr must be above 0, and log_z_layers at least 1")
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need]

@@ -39,6 +39,7 @@ class Trpo(Parameterless):
         reduction: Reduction = "token_mean"
 
         def __post_init__(self) -> None:
+            Grouped.__post_init__(self)
             if min(self.kl_target, self.coefficient) <= 0:
                 raise ValueError("kl_target and coefficient must be above 0")
 

@@ -43,6 +43,10 @@ class VarGradTrajectoryBalance(Parameterless):
         beta: float = 15.0
         prior: Literal["reference", "none"] = "reference"
 
+        def __post_init__(self) -> None:
+            if self.beta <= 0:
+                raise ValueError("beta must be above 0")
+
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need]
 

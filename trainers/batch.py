@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.core.errors import EngineError
+from harness.core.errors import EngineError, RunError
 from harness.core.protocols import Batch, Totals
 from harness.core.types import Graded
 
@@ -44,8 +45,11 @@ def _ids(ids: Sequence[int] | None) -> list[int]:
 
 
 def _reward(item: Graded[Any]) -> float:
-    assert item.verdict.reward is not None, "ungraded completions are dropped before a batch is made"
-    return item.verdict.reward
+    reward = item.verdict.reward
+    assert reward is not None, "ungraded completions are dropped before a batch is made"
+    if not math.isfinite(reward):
+        raise RunError(f"the grader gave a completion of {item.problem.id} the reward {reward}; a reward is a number")
+    return reward
 
 
 def _logp_behaviour(graded: Sequence[Graded[Any]]) -> Tensor | None:

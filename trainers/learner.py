@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import RunError
+from harness.core.errors import EngineError, RunError
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs, Totals
 from harness.core.seeds import derive
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
@@ -66,11 +66,15 @@ class Learner:
     def _frozen(self, batch: Batch) -> PolicyOutputs:
         """Once a batch, before its updates: what the policy was, and the reference where it is needed."""
         needs = self.objective.needs
-        may_trust_engine = self._engine_knows_logp() and "completion_hidden" not in needs
-        if may_trust_engine and batch.logp_behaviour is not None:
-            outputs = PolicyOutputs(logp=batch.logp_behaviour)
-        else:
+        behaviour = batch.logp_behaviour if self._engine_knows_logp() else None
+        if behaviour is None or "completion_hidden" in needs:
             outputs = self._forward_all(self.policy, batch, needs)
+        else:
+            outputs = PolicyOutputs(logp=behaviour)
+        if self.config.loop.logp_old == "engine":
+            if behaviour is None:
+                raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
+            outputs = dataclasses.replace(outputs, logp=behaviour)
         if self.reference is None:
             return outputs
         return dataclasses.replace(outputs, logp_reference=self._forward_all(self.reference, batch, frozenset()).logp)

@@ -34,6 +34,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     # Demonstrations are drawn from no temperature: their likelihood is the model's own.
     temperature = _temperature(config, task) if objective.source == "policy" else 1.0
     _refuse_what_the_objective_cannot_use(config, objective)
+    _refuse_what_the_rollouts_leave_without_effect(config, task, objective)
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
@@ -84,6 +85,28 @@ def _refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Object
         raise ConfigError(
             f"reference.reset_every_steps is set, and nothing reads a reference: neither the objective {name!r} with "
             "these options nor a KL of the loop (kl.place)"
+        )
+
+
+def _refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
+    max_tokens = config.sampling.over(task.sampling).max_tokens
+    if config.overlong.buffer_tokens > max_tokens:
+        raise ConfigError(
+            f"overlong.buffer_tokens is more than the {max_tokens} tokens that are sampled, so every completion would "
+            "pay; set it lower, or sampling.max_tokens higher"
+        )
+    of_rewards_and_samples = {
+        "kl.place = 'reward'": config.kl.place == "reward",
+        "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
+        "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
+        "engine_correction": config.engine_correction.level != "off",
+        "loop.logp_old = 'engine'": config.loop.logp_old == "engine",
+    }
+    ignored = [name for name, is_set in of_rewards_and_samples.items() if is_set]
+    if objective.source == "demonstrations" and ignored:
+        raise ConfigError(
+            f"the objective {config.objective.id!r} learns from demonstrations, which are not sampled, and reads no "
+            f"reward: {', '.join(ignored)} would do nothing; leave it off"
         )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.config import Chosen, incidental, plugin
 from harness.evaluate import ModelConfig, SamplingConfig
 from harness.trainers.functional import KlEstimator, Reduction
+
+
+def _has_changes(settings: Any, but: str = "") -> bool:
+    """Whether anything else than `but` is not as by default: what has no effect where a section is switched off."""
+    return any(getattr(settings, f.name) != f.default for f in dataclasses.fields(settings) if f.name != but)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +69,10 @@ class OptimizerConfig:
             raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
         if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
             raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
-        if self.schedule != "constant" and self.decay_steps is None:
-            raise ValueError(f"a {self.schedule} schedule needs decay_steps")
+        if (self.schedule == "constant") != (self.decay_steps is None):
+            raise ValueError("schedules other than 'constant' need decay_steps, and a constant one has none")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError("decay_steps counts from the first step: it must be more than warmup_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +101,8 @@ class OverlongConfig:
     def __post_init__(self) -> None:
         if min(self.buffer_tokens, self.penalty) < 0:
             raise ValueError("buffer_tokens and penalty must not be negative")
+        if self.buffer_tokens == 0 and _has_changes(self, but="mask_truncated"):
+            raise ValueError("a penalty needs buffer_tokens above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +125,8 @@ class KlConfig:
                 "k1 in the loss has a gradient of zero on average, and pulls nowhere; take k1_plus, k2 or k3_plus, or "
                 "ratio_weighted = true"
             )
+        if self.place == "off" and _has_changes(self):
+            raise ValueError("the KL has settings and place = 'off'; set place to 'reward' or 'loss'")
         if self.place == "reward" and (self.ratio_weighted or self.reduction != "token_mean"):
             raise ValueError("ratio_weighted and reduction are settings of a KL in the loss")
 
@@ -145,6 +157,8 @@ class EngineCorrectionConfig:
     def __post_init__(self) -> None:
         if self.cap <= 0:
             raise ValueError("cap must be above 0")
+        if self.level == "off" and _has_changes(self):
+            raise ValueError("a cap needs a level other than 'off'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

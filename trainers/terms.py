@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from harness.core.errors import EngineError
 from harness.core.protocols import Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import kl_estimate, reduced, sequence_sum, total
 from harness.trainers.settings import EngineCorrectionConfig, KlConfig
@@ -35,8 +36,10 @@ def engine_weights(batch: Batch, frozen: PolicyOutputs, config: EngineCorrection
 
     None where nothing is to be corrected.
     """
-    if config.level == "off" or batch.logp_behaviour is None:
+    if config.level == "off":
         return None
+    if batch.logp_behaviour is None:
+        raise EngineError("the engine gives no log-probabilities: set engine_correction.level = 'off'")
     log_ratio = frozen.logp - batch.logp_behaviour
     if config.level == "sequence":
         log_ratio = sequence_sum(log_ratio, batch.completion_mask)[:, None].expand(log_ratio.shape)

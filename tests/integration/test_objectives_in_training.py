@@ -127,6 +127,20 @@ def test_engine_weights_are_one_where_the_engine_is_exact(tmp_path: Path) -> Non
             {"loop": {"samples_per_prompt": 1}, "dynamic_sampling": {"max_extra_rounds": 1}},
             "one completion is always",
         ),
+        ("countdown-grpo", {"overlong": {"buffer_tokens": 15}}, "more than the 14 tokens"),
+        ("countdown-base", {"kl": {"place": "reward"}}, "kl.place = 'reward' would do nothing"),
+        ("countdown-base", {"overlong": {"buffer_tokens": 4}}, "overlong.buffer_tokens would do"),
+        (
+            "countdown-base",
+            {"loop": {"samples_per_prompt": 2}, "dynamic_sampling": {"max_extra_rounds": 1}},
+            "dynamic_sampling would do nothing",
+        ),
+        (
+            "countdown-base",
+            {"loop": {"logp_old": "recompute"}, "engine_correction": {"level": "token"}},
+            "engine_correction would do nothing",
+        ),
+        ("countdown-base", {"loop": {"logp_old": "engine"}}, "logp_old = 'engine' would do"),
     ],
 )
 def test_what_an_objective_can_not_use_is_refused(name: str, changes: Any, complaint: str, tmp_path: Path) -> None:

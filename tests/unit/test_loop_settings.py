@@ -12,12 +12,14 @@ import torch
 from golden_losses import CASES, golden_batch, golden_outputs, tensor
 from training_parts import detached, make_batch, make_outputs, tiny_module
 
-from harness.core.errors import RunError
+from harness.core.errors import EngineError, RunError
 from harness.core.protocols import Batch, PolicyOutputs
 from harness.core.types import Completion, Graded, Problem, Request, Sampling, Tokens, Verdict
+from harness.trainers.batch import collate
 from harness.trainers.learner import Learner
 from harness.trainers.logprob import Head, token_logp
 from harness.trainers.objectives.grpo import Grpo
+from harness.trainers.objectives.ppo import Ppo
 from harness.trainers.objectives.remax import ReMax
 from harness.trainers.optimizer import schedule
 from harness.trainers.policy import Policy
@@ -181,6 +183,58 @@ def test_entropy_bonus_is_the_mean_entropy_of_tokens() -> None:
 def test_a_kl_that_would_do_nothing_is_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         KlConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        (KlConfig, {"coefficient": 0.01}),
+        (KlConfig, {"estimator": "k3"}),
+        (KlConfig, {"ratio_weighted": True}),
+        (OverlongConfig, {"penalty": 0.5}),
+        (EngineCorrectionConfig, {"cap": 5.0}),
+    ],
+)
+def test_settings_of_what_is_off_are_refused(section: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"off|buffer_tokens above 0"):
+        section(**settings)
+    OverlongConfig(mask_truncated=True)  # has nothing to do with the buffer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"decay_steps": 10}, {"schedule": "cosine"}, {"schedule": "linear", "decay_steps": 5, "warmup_steps": 9}],
+)
+def test_a_schedule_and_its_end_go_together(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="decay_steps"):
+        OptimizerConfig(lr=1.0, **settings)
+
+
+def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
+    frozen = detached(make_outputs(BATCH))
+    with pytest.raises(EngineError, match="gives no log-probabilities"):
+        engine_weights(BATCH, frozen, EngineCorrectionConfig(level="token"))
+    policy, loop = (
+        Policy(tiny_module(), 1.0),
+        LoopConfig(steps=1, prompts_per_step=1, samples_per_prompt=2, logp_old="engine"),
+    )
+    config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
+    optimizer = torch.optim.AdamW(policy.module.parameters())
+    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False)
+    with pytest.raises(EngineError, match="logp_old = 'recompute'"):
+        learner._frozen(BATCH)
+    behaviour = make_outputs(BATCH, seed=4).logp.detach()
+    batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
+    assert torch.equal(learner._frozen(batch).logp, behaviour)
+    with_values = dataclasses.replace(learner, objective=Ppo(Ppo.Config()))._frozen(batch)
+    assert torch.equal(with_values.logp, behaviour)
+    assert with_values.completion_hidden is not None
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_stops_the_run(reward: float) -> None:
+    with pytest.raises(RunError, match="a completion of a the reward"):
+        collate([graded("a", 0, 1.0), graded("a", 1, reward)], "cpu")
 
 
 # --- rollouts ---------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class OverlongConfig:
     buffer_tokens: int = 0
     """From so many tokens before the limit a penalty grows linearly; 0 is off."""
     penalty: float = 1.0
-    """How much of the reward is taken at the limit."""
+    """How much is taken off the reward at the limit. DAPO's 1 is for rewards of -1 and 1; for 0 and 1 it is 0.5."""
     mask_truncated: bool = False
     """Completions that were cut off count in their group's statistics and have no part in the loss."""
 

@@ -8,7 +8,9 @@ The loop samples one greedy completion of each prompt beside the others and coun
 is enough.
 
 The paper takes the KL to the reference into the reward: that is the loop's `kl.place = "reward"`, which leaves the
-greedy reward as it is, like verl's implementation. `surrogate = "clipped"` is for several updates a step.
+greedy reward as it is, like verl's implementation. There a token then answers for the KL of itself and of the tokens
+after it; here every token answers for the whole completion's. The loop's overlong penalty leaves the greedy reward as
+it is too; in verl it falls on both. `surrogate = "clipped"` is for several updates a step.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ log R = beta r + log prior. To be minimised, mean over completions:
 The prior is the reference model (`prior = "reference"`: TBA's and Lee et al.'s target, arXiv 2405.18540) or nothing
 (`prior = "none"`: the target is exp(beta r) over all texts). The residual is zero everywhere exactly when
 policy = prior exp(beta r) / Z. Sums over tokens, no length normalisation, no importance weight: off-policy
-completions are as good as any, which is what trajectory balance is for.
+completions are as good as any, which is what trajectory balance is for. `beta` is in nats for a whole completion, where
+FlowRL's is for each token; the default of 15 is ours.
 
 log Z is a perceptron on the mean of the prompt's last hidden states (`log_z = "prompt"`, our choice, as in FlowRL), or
 one number for all prompts (`log_z = "scalar"`, the paper's for one problem, Flow of Reasoning's option with a start of

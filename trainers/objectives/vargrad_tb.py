@@ -10,7 +10,7 @@ Before the first update of a step this is the group's variance of log policy - l
 REINFORCE with the group's mean as baseline and the reward r - 1/beta log(policy / prior), times 2 beta.
 
 What differs from the formula: log Z^ is that of the policy before the step throughout the step, not of each update, so
-that the gradient does not depend on how a minibatch is cut.
+that the gradient does not depend on how a minibatch is cut. The default of 15 for `beta` is ours, as in `tb`.
 
 Two methods are this loss with other settings, and have a recipe each instead of a file (`countdown-tba`,
 `countdown-for`):

@@ -49,6 +49,23 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Floats:
     return 1.0 - all_wrong
 
 
+def pass_hat_k(n: ArrayLike, c: ArrayLike, k: int) -> Floats:
+    """The chance that all of k samples drawn without replacement are right: C(c, k) / C(n, k)."""
+    n_samples = np.asarray(n, dtype=np.float64)
+    # All right is none wrong.
+    found: Floats = 1.0 - pass_at_k(n_samples, n_samples - np.asarray(c, dtype=np.float64), k)
+    return found
+
+
+def g_pass_at_k(n: int, c: int, k: int, n_needed: int) -> float:
+    """The chance that at least `n_needed` of k samples drawn without replacement are right (hypergeometric)."""
+    if not (1 <= k <= n and 0 <= c <= n and 1 <= n_needed <= k):
+        raise ValueError(f"G-Pass@k needs 1 <= needed <= k <= n and 0 <= c <= n, not {n_needed}, k={k}, n={n}, c={c}")
+    ways = sum(math.comb(c, j) * math.comb(n - c, k - j) for j in range(n_needed, min(c, k) + 1))
+    # Whole numbers, divided once: exact for any size.
+    return ways / math.comb(n, k)
+
+
 def bootstrap_interval(
     per_problem_values: Sequence[float], seed: int, level: float = LEVEL, draws: int = DRAWS
 ) -> tuple[float, float]:
@@ -62,6 +79,68 @@ def bootstrap_interval(
         _resampled_means(values, generator, min(rows_at_once, draws - done)) for done in range(0, draws, rows_at_once)
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def hierarchical_means(right: ArrayLike, n_samples: ArrayLike, seed: int, draws: int = DRAWS) -> Floats:
+    """The mean rate of right samples in each draw of a bootstrap at every level: seeds, then problems, then samples.
+
+    Both arrays are [problems], or [seeds, problems] where the same problems were asked under several seeds: then seeds
+    and problems are drawn apart from each other, for every seed has every problem. Of a problem's samples as many are
+    drawn as it has; the right ones among them are a binomial number, so no sample is drawn one by one, and problems
+    with the same counts are drawn together.
+    """
+    n_right, n_all = np.broadcast_arrays(np.atleast_2d(right).astype(np.int64), np.asarray(n_samples, dtype=np.int64))
+    if n_right.size == 0 or np.any(n_all < 1) or np.any(n_right < 0) or np.any(n_right > n_all):
+        raise ValueError("a bootstrap of samples needs 0 <= right <= n and n >= 1 for each problem and seed")
+    n_seeds, n_problems = n_right.shape
+    kinds, sizes = np.unique(np.concatenate([n_right, n_all]), axis=1, return_counts=True)
+    kind_right, kind_n = kinds[:n_seeds], kinds[n_seeds:]
+    generator = np.random.default_rng(seed)
+    means = np.empty(draws)
+    rows_at_once = max(1, CHUNK_ELEMENTS // kind_n.size)
+    for done in range(0, draws, rows_at_once):
+        rows = min(rows_at_once, draws - done)
+        times_seed = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=rows)
+        times_kind = generator.multinomial(n_problems, sizes / n_problems, size=rows)
+        n_drawn = times_seed[:, :, None] * times_kind[:, None, :] * kind_n
+        drawn_rates = generator.binomial(n_drawn, kind_right / kind_n) / kind_n
+        means[done : done + rows] = drawn_rates.sum(axis=(1, 2)) / (n_seeds * n_problems)
+    return means
+
+
+def hierarchical_interval(
+    right: ArrayLike, n_samples: ArrayLike, seed: int = INTERVAL_SEED, level: float = LEVEL, draws: int = DRAWS
+) -> tuple[float, float]:
+    """The percentiles of `hierarchical_means`. Wider than `bootstrap_interval`: the noise of samples, which the spread
+    of the problems' rates holds already, is added once more."""
+    low, high = np.quantile(hierarchical_means(right, n_samples, seed, draws), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    seed: int = INTERVAL_SEED,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+) -> tuple[float, float]:
+    """Percentile bootstrap over problems of sum / sum. A draw whose denominators are all 0 counts as infinite, so
+    the upper end is infinite where more than (1 - level) / 2 of the draws are."""
+    pairs = np.asarray(sorted(zip(numerators, denominators, strict=True)), dtype=np.float64)
+    if pairs.size == 0 or not np.all(np.isfinite(pairs)) or np.any(pairs < 0) or not np.any(pairs[:, 1]):
+        raise ValueError("a ratio needs finite values of at least 0, and a denominator above 0")
+    generator = np.random.default_rng(seed)
+    rows_at_once = max(1, CHUNK_ELEMENTS // len(pairs))
+    sums = [
+        pairs[generator.integers(0, len(pairs), size=(min(rows_at_once, draws - done), len(pairs)))].sum(axis=1)
+        for done in range(0, draws, rows_at_once)
+    ]
+    tops, bottoms = np.concatenate(sums).T
+    ratios = np.full(draws, np.inf)
+    np.divide(tops, bottoms, out=ratios, where=bottoms > 0)
+    # Between two draws nothing is interpolated: infinity has no middle.
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 

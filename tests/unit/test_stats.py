@@ -3,15 +3,26 @@
 import math
 import time
 import tracemalloc
+from collections import Counter
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from harness.core import stats
-from harness.core.stats import bootstrap_interval, mean_interval, pass_at_k, wilson_interval
+from harness.core.stats import (
+    bootstrap_interval,
+    g_pass_at_k,
+    hierarchical_interval,
+    hierarchical_means,
+    mean_interval,
+    pass_at_k,
+    pass_hat_k,
+    ratio_interval,
+    wilson_interval,
+)
 
 RATES = np.random.default_rng(11).beta(0.6, 0.9, size=200)
 
@@ -159,3 +170,125 @@ def test_one_problem_says_nothing_of_others(upper):
 def test_a_mean_of_what_is_out_of_range_is_refused(values):
     with pytest.raises(ValueError, match=r"between 0 and 1\.0"):
         mean_interval(values)
+
+
+# --- all right, and most right ----------------------------------------------------------------------------------
+
+
+def test_pass_hat_k_is_the_share_of_subsets_that_are_all_right():
+    for n in range(1, 9):
+        for k in range(1, n + 1):
+            exact = [math.comb(c, k) / math.comb(n, k) for c in range(n + 1)]
+            assert pass_hat_k([n] * (n + 1), range(n + 1), k) == pytest.approx(exact, rel=0, abs=1e-14)
+
+
+def test_g_pass_at_k_is_the_survival_of_the_hypergeometric():
+    for n, k in ((1, 1), (6, 4), (16, 8), (64, 64), (5000, 900)):
+        for c in sorted({0, 1, n // 3, n // 2, n}):
+            for needed in sorted({1, (k + 1) // 2, k}):
+                theirs = scipy.stats.hypergeom.sf(needed - 1, n, c, k)
+                assert g_pass_at_k(n, c, k, needed) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "c", "k", "needed"), [(4, 1, 5, 1), (4, 5, 2, 1), (4, 1, 2, 0), (4, 1, 2, 3)])
+def test_g_pass_at_k_refuses_what_has_no_meaning(n, c, k, needed):
+    with pytest.raises(ValueError, match="needed <= k <= n"):
+        g_pass_at_k(n, c, k, needed)
+
+
+# --- levels -----------------------------------------------------------------------------------------------------
+
+
+def enumerated_means(problems):
+    """Every draw of problems and, in each drawn one, every draw of its samples, with its exact chance."""
+    chances = Counter()
+    for chosen in product(problems, repeat=len(problems)):
+        draws = [list(product(samples, repeat=len(samples))) for samples in chosen]
+        weight = Fraction(1, len(problems) ** len(problems) * math.prod(map(len, draws)))
+        for drawn in product(*draws):
+            chances[sum(Fraction(sum(s), len(s)) for s in drawn) / len(problems)] += weight
+    return chances
+
+
+def test_the_levels_have_the_law_of_all_draws():
+    problems = [(1, 0, 0), (1, 1), (1, 0)]
+    exact = enumerated_means(problems)
+    assert sum(exact.values()) == 1
+    means = hierarchical_means([sum(p) for p in problems], [len(p) for p in problems], seed=0, draws=200_000)
+    found = Counter(Fraction(value).limit_denominator(100) for value in means)
+    assert set(found) <= set(exact)
+    expected = [float(chance) * 200_000 for chance in exact.values()]
+    # One draw in a thousand of a right program would fail; the seed is fixed.
+    assert scipy.stats.chisquare([found[value] for value in exact], expected).pvalue > 1e-3
+
+
+def test_seeds_are_a_level_of_their_own():
+    """Crossed: the problems drawn are the same in every seed drawn, the samples are not."""
+    right, n = np.array([[1, 3, 0], [2, 3, 1]]), np.array([[4, 3, 2], [4, 5, 2]])
+    rng = np.random.default_rng(1)
+    plain = []
+    for _ in range(20_000):
+        problems, cells = rng.integers(3, size=3), []
+        for s, i in product(rng.integers(2, size=2), problems):
+            samples = np.arange(n[s, i]) < right[s, i]
+            cells.append(rng.choice(samples, size=n[s, i]).mean())
+        plain.append(np.mean(cells))
+    assert scipy.stats.ks_2samp(plain, hierarchical_means(right, n, seed=3, draws=20_000)).pvalue > 1e-3
+
+
+def test_a_hierarchical_interval_is_the_percentiles_and_depends_on_the_seed_alone():
+    right = np.random.default_rng(1).integers(0, 17, size=60)
+    means = hierarchical_means(right, 16, seed=5)
+    assert hierarchical_interval(right, 16, seed=5) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    assert hierarchical_interval(right[::-1], 16, seed=5) == hierarchical_interval(right, 16, seed=5)
+    assert hierarchical_interval(right, 16, seed=6) != hierarchical_interval(right, 16, seed=5)
+
+
+def test_the_levels_need_little_memory():
+    right = np.random.default_rng(0).integers(0, 65, size=1000)
+    tracemalloc.start()
+    hierarchical_means(right, np.arange(64, 1064), seed=0, draws=4_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(("right", "n"), [([], []), ([0], [0]), ([-1], [2]), ([3], [2])])
+def test_levels_refuse_what_is_no_count(right, n):
+    with pytest.raises(ValueError, match="0 <= right <= n"):
+        hierarchical_means(right, n, seed=0)
+
+
+# --- ratios -----------------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_agrees_with_scipy():
+    rng = np.random.default_rng(2)
+    tops, bottoms = rng.gamma(3, 100, size=80), rng.integers(0, 9, size=80)
+    theirs = scipy.stats.bootstrap(
+        (tops, bottoms),
+        lambda x, y, axis: x.sum(axis) / y.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=10_000,
+        rng=np.random.default_rng(9),
+    ).confidence_interval
+    found = ratio_interval(tops, bottoms)
+    width = theirs.high - theirs.low
+    # 0.15 standard errors, of which the interval is four.
+    assert found == pytest.approx((theirs.low, theirs.high), abs=0.15 * width / 4)
+    order = rng.permutation(80)
+    assert ratio_interval(tops[order], bottoms[order]) == found
+
+
+def test_a_ratio_without_enough_denominators_is_unbounded_above():
+    low, high = ratio_interval([5.0] * 30, [1] + [0] * 29)
+    assert math.isfinite(low)
+    assert math.isinf(high)
+
+
+@pytest.mark.parametrize(("tops", "bottoms"), [([], []), ([1.0], [0.0]), ([-1.0], [1.0]), ([math.nan], [1.0])])
+def test_a_ratio_refuses_what_has_none(tops, bottoms):
+    with pytest.raises(ValueError, match="a ratio needs"):
+        ratio_interval(tops, bottoms)

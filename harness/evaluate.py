@@ -210,6 +210,10 @@ class EvalConfig:
             raise ValueError("max_ungraded is a share, from 0 to 1")
         if not self.tasks:
             raise ValueError("tasks must name at least one task")
+        for chosen in self.metrics:
+            largest = max(getattr(chosen.options, "ks", ()), default=0)
+            if largest > self.n:
+                raise ValueError(f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}")
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
             raise ValueError("tasks names a task twice; give each setting of it a run of its own")
 

@@ -103,3 +103,24 @@ def mean_estimate(
         n_ungraded=sum(problem.n_ungraded for problem in everything),
         method="; ".join([interval.method, *notes]),
     )
+
+
+def rate_estimate(
+    name: str, problems: Sequence[ProblemSamples], holds: Callable[[Graded[Any]], bool]
+) -> list[Estimate]:
+    """The share of a problem's graded samples of which `holds` is true, averaged over problems."""
+    used = [problem for problem in problems if problem.n_graded > 0]
+    if not used:
+        return []
+    notes = [f"{len(problems) - len(used)} problems without a graded sample left out"] if used != problems else []
+    values = [sum(map(holds, problem.graded)) / problem.n_graded for problem in used]
+    return [mean_estimate(name, used, values, problems, notes)]
+
+
+def tells_answers(problems: Sequence[ProblemSamples]) -> bool:
+    """Whether the grader says what it read: every answer that it judged right or wrong is in `extracted`."""
+    return not any(
+        item.verdict.extracted is None and (item.verdict.outcome == "correct" or item.verdict.reason == "wrong")
+        for problem in problems
+        for item in problem.graded
+    )

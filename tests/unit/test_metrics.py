@@ -2,28 +2,46 @@
 
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core import config
 from harness.core.errors import ConfigError, PluginError, UsageError
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.evaluate import EvalConfig
 
-METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
+METRICS = (
+    "avg_at_k",
+    "pass_at_k",
+    "distinct_at_k",
+    "pass_hat_k",
+    "g_pass_at_k",
+    "maj_at_k",
+    "potential_at_k",
+    "tokens",
+    "truncated",
+    "no_answer",
+)
 TOKENS = Tokens(1, 1)
 
 
 def verdict_of(mark):
-    """`.` is wrong, `?` ungraded, `!` right without a solution, any other character right with that solution."""
-    if mark == ".":
-        return Verdict("incorrect", 0.0)
+    """`.` and capitals are wrong answers, `-` is none, `?` ungraded, `!` right without a solution, any other character
+    right with that solution."""
+    if mark == "." or mark.isupper():
+        return Verdict("incorrect", 0.0, mark, "wrong")
+    if mark == "-":
+        return Verdict("incorrect", 0.0, reason="no answer")
     if mark == "?":
         return Verdict("ungraded", None, reason="timeout")
-    return Verdict("correct", 1.0, details={} if mark == "!" else {"solution": mark})
+    return Verdict("correct", 1.0, mark, details={} if mark == "!" else {"solution": mark})
 
 
 def graded_of(*marks, **named):
@@ -79,7 +97,7 @@ def test_the_values_are_those_of_brute_force(texts):
         assert distinct.value == pytest.approx(brute_mean(texts, k, n_distinct), abs=1e-13)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(SAMPLES)
 def test_every_value_lies_in_its_interval(texts):
     for metric in METRICS:
@@ -130,6 +148,140 @@ def test_problems_with_too_few_samples_are_left_out_of_that_k_and_counted():
     assert "left out" not in found["pass@1"].method
 
 
+# --- votes, shares, tokens ----------------------------------------------------------------------------------------
+
+VOTES = st.integers(1, 7).flatmap(lambda n: st.lists(st.text("!XY-", min_size=n, max_size=n), min_size=1, max_size=4))
+
+
+def vote(subset, right="!"):
+    """The credit of the vote, by counting it."""
+    counts = Counter(mark for mark in subset if mark != "-")
+    best = [mark for mark, count in counts.items() if count == max(counts.values())]
+    return Fraction(sum(mark in right for mark in best), len(best)) if best else 0
+
+
+@settings(max_examples=8, deadline=None)
+@given(VOTES)
+def test_the_chances_of_all_and_of_many_right_and_of_the_vote_are_those_of_brute_force(texts):
+    graded, n = graded_of(*texts), len(texts[0])
+    for k in range(1, n + 1):
+        every = estimates("pass_hat_k", graded, ks=[k])[f"pass-all@{k}"]
+        assert every.value == pytest.approx(brute_mean(texts, k, lambda s: set(s) == {"!"}), abs=1e-14)
+        for tau in (0.01, 0.75):
+            enough = estimates("g_pass_at_k", graded, ks=[k], taus=[tau])[f"g-pass(tau={tau:g})@{k}"]
+            expected = brute_mean(texts, k, lambda s: s.count("!") >= max(1, tau * k))  # noqa: B023
+            assert enough.value == pytest.approx(expected, abs=1e-14)
+        majority = estimates("maj_at_k", graded, ks=[k])[f"maj@{k}"]
+        assert majority.value == pytest.approx(brute_mean(texts, k, vote), abs=1e-12)
+
+
+def test_different_right_solutions_are_different_answers():
+    texts = ["aabXX-", "abXXXb"]
+    for k in range(1, 7):
+        found = estimates("maj_at_k", graded_of(*texts), ks=[k])[f"maj@{k}"]
+        assert found.value == pytest.approx(brute_mean(texts, k, lambda s: vote(s, "ab")), abs=1e-12)
+
+
+def test_a_vote_of_many_samples_is_exact():
+    """Two answers: the right one wins when it has more than half, that is a hypergeometric number."""
+    for n, c, k in ((64, 40, 17), (1000, 480, 101), (4000, 2100, 999)):
+        found = estimates("maj_at_k", graded_of("!" * c + "X" * (n - c)), ks=[k])[f"maj@{k}"]
+        assert found.value == pytest.approx(scipy.stats.hypergeom.sf(k // 2, n, c, k), abs=1e-9)
+
+
+def test_answers_that_differ_by_spaces_are_one():
+    def wrong(text, index):
+        verdict = Verdict("incorrect", 0.0, text, "wrong")
+        return Graded(Problem("p0", "t", (), None), Completion("p0", index, 0, "", "stop", TOKENS), verdict)
+
+    graded = [*graded_of("!"), wrong("x + 1", 1), wrong("x+1", 2)]
+    assert estimates("maj_at_k", graded, ks=[3])["maj@3"].value == 0
+
+
+def test_a_share_is_a_decimal_number():
+    """0.28 x 25 is 7, though not as floats."""
+    found = estimates("g_pass_at_k", graded_of("!" * 7 + "." * 18), ks=[25], taus=[0.28])
+    assert found["g-pass(tau=0.28)@25"].value == 1.0
+
+
+@pytest.mark.parametrize("taus", [[], [0.0], [1.1]])
+def test_a_tau_is_a_share(taus):
+    with pytest.raises(ConfigError, match="every tau is a share"):
+        estimates("g_pass_at_k", graded_of("a"), taus=taus)
+
+
+def unread(outcome, reason, text=None):
+    verdict = Verdict(outcome, 1.0 if outcome == "correct" else 0.0, text, reason)
+    return Graded(Problem("p9", "t", (), None), Completion("p9", 0, 0, "", "stop", TOKENS), verdict)
+
+
+@pytest.mark.parametrize("item", [unread("correct", ""), unread("incorrect", "wrong")])
+def test_without_answers_there_is_no_vote_and_no_rate_of_missing_ones(item):
+    assert estimates("maj_at_k", [*graded_of("a."), item]) == {}
+    assert estimates("no_answer", [*graded_of("a."), item]) == {}
+
+
+def test_programs_are_not_voted_on():
+    assert estimates("maj_at_k", [unread("correct", "", "def f():\n    return 1\n")]) == {}
+
+
+@settings(max_examples=10, deadline=None)
+@given(SAMPLES)
+def test_the_potential_is_what_is_found_of_what_is_missed(texts):
+    texts = [text.replace("?", "a") for text in texts] + ["a."]
+    k = min(map(len, texts))
+    found = estimates("potential_at_k", graded_of(*texts), ks=[k])[f"potential@{k}"]
+    missed = [1 - brute_mean([text], 1, any_right) for text in texts]
+    chances = [brute_mean([text], k, any_right) for text in texts]
+    expected = sum(c * m for c, m in zip(chances, missed, strict=True)) / sum(missed)
+    assert found.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_where_nothing_is_missed_there_is_no_potential():
+    assert estimates("potential_at_k", graded_of("aa", "bb")) == {}
+
+
+def test_rates_are_of_graded_samples():
+    graded = graded_of("a.-?", "--..", "????")
+    graded = [
+        replace(item, completion=replace(item.completion, finish_reason="length"))
+        if (item.problem.id, item.completion.index) in {("p0", 0), ("p1", 0), ("p0", 3)}
+        else item
+        for item in graded
+    ]
+    cut = estimates("truncated", graded)["truncated"]
+    assert cut.value == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert (cut.n_problems, cut.n_completions, cut.n_ungraded) == (2, 7, 5)
+    # What was cut off is not a failure of form.
+    assert estimates("no_answer", graded)["no answer"].value == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert estimates("no_answer", graded_of("a.-?", "--.."))["no answer"].value == pytest.approx((1 / 3 + 2 / 4) / 2)
+
+
+def test_tokens_of_graded_samples_and_of_right_answers():
+    lengths = {"a": 30, ".": 10, "?": 1000}
+    graded = [
+        replace(item, completion=replace(item.completion, tokens=Tokens(5, lengths[item.completion.text])))
+        for item in graded_of("a.", "aa?", "a...", "????")
+    ]
+    found = estimates("tokens", graded)
+    assert found["tokens"].value == pytest.approx((20 + 30 + 15) / 3)
+    assert found["tokens per right answer"].value == pytest.approx((40 + 60 + 60) / 4)
+    assert found["tokens"].n_ungraded == found["tokens per right answer"].n_ungraded == 5
+    assert found["tokens per right answer"].low == pytest.approx(30, abs=1)
+
+
+def test_tokens_of_right_answers_need_right_answers():
+    assert list(estimates("tokens", graded_of("..", ".."))) == ["tokens"]
+    assert list(estimates("tokens", graded_of("a", *["."] * 29))) == ["tokens"]
+
+
+def test_a_k_above_n_is_refused_before_anything_is_generated():
+    settings = {"model": {"path": "x"}, "tasks": ["countdown"], "n": 4}
+    with pytest.raises(ConfigError, match="the metric maj_at_k needs k = 8 samples a problem, and n is 4"):
+        config.parse(EvalConfig, {**settings, "metrics": [{"id": "maj_at_k", "ks": [1, 8]}]})
+    config.parse(EvalConfig, {**settings, "metrics": [{"id": "maj_at_k", "ks": [1, 4]}]})
+
+
 # --- solutions --------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +311,7 @@ def test_the_distinct_count_never_exceeds_k():
 # --- the two promises -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(SAMPLES, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_changes_no_bit(texts, random):
     graded = graded_of(*texts)
@@ -168,7 +320,7 @@ def test_the_order_of_arrival_changes_no_bit(texts, random):
         assert repr(estimates(metric, graded)) == repr(estimates(metric, shuffled))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(SAMPLES, st.integers(1, 5))
 def test_ungraded_is_never_wrong(texts, n_more):
     """Completions that could not be graded change nothing but their count."""

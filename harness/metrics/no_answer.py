@@ -1,0 +1,39 @@
+"""no answer: the share of completions that end by themselves and hold no answer the grader can find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.protocols import Metric
+from harness.core.types import Estimate, Graded
+from harness.metrics._grouping import by_problem, rate_estimate, tells_answers
+
+
+class NoAnswer:
+    """The rate of format failures: wrong, nothing extracted, and not cut off. Averaged over problems.
+
+    Where the grader does not say what it read (a right or a wrong answer without `extracted`) there is no estimate.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        problems = by_problem(graded)
+        return rate_estimate("no answer", problems, _is_empty) if tells_answers(problems) else []
+
+
+def _is_empty(item: Graded[Any]) -> bool:
+    verdict = item.verdict
+    return (
+        verdict.outcome == "incorrect" and verdict.extracted is None and item.completion.finish_reason == "stop"
+    ) and verdict.reason != "truncated"
+
+
+METRIC: type[Metric] = NoAnswer

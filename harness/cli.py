@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(verbs)
     _add_grade(verbs)
     _add_audit(verbs)
+    _add_compare(verbs)
     _add_report(verbs)
     _add_demo(verbs)
     _add_list(verbs)
@@ -120,6 +121,16 @@ def _add_audit(verbs: Any) -> None:
     verb = _verb(verbs, "audit", call.audit, "where the graders of a run disagree", "harness audit runs/a --show 20")
     verb.add_argument("run", type=Path, help="a run folder that `harness grade` may have given more graders")
     verb.add_argument("--show", type=int, default=5, help="so many disagreements with their texts (default: 5)")
+    verb.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_compare(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "compare", call.compare, "two evaluations, problem by problem", "harness compare runs/base runs/trained"
+    )
+    verb.add_argument("first", type=Path, help="a run folder of `harness eval`")
+    verb.add_argument("second", type=Path, help="another; differences are this one less the first")
+    verb.add_argument("--anyway", action="store_true", help="though they were asked, drawn or graded differently")
     verb.add_argument("--json", action="store_true", help="machine-readable output")
 
 

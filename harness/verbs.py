@@ -89,6 +89,12 @@ def audit(options: argparse.Namespace) -> int:
     return DONE
 
 
+def compare(options: argparse.Namespace) -> int:
+    from harness.reports.compare import compare
+
+    return _print_made([compare(options.first, options.second, anyway=options.anyway)], options)
+
+
 def report(options: argparse.Namespace) -> int:
     from harness.reports.build import write_report
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from harness.core.protocols import TableBuilder
 from harness.core.store import RunView
@@ -90,7 +92,27 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         for row, n in zip(rows, most, strict=True)
         if n
     ]
-    return notes
+    return [*notes, *_detectable(rows)]
+
+
+def _detectable(rows: Sequence[Row]) -> list[str]:
+    """What two runs like these could tell apart, from the width of the interval of avg@k."""
+    from harness.core.pairs import detectable  # numpy
+    from harness.core.stats import LEVEL
+
+    two_sided = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    told = [
+        f"{row.leading[0]} on {row.leading[3]} {detectable(math.sqrt(2) * (e.high - e.low) / 2 / two_sided):.3f}"
+        for row in rows
+        for e in row.estimates.values()
+        if e.name.startswith("avg@") and e.n_problems > 1
+    ]
+    if not told:
+        return []
+    return [
+        "Detectable difference of avg@k between two such runs (80% power at the 5% level, without pairing; `harness "
+        f"compare` pairs the problems and finds smaller ones): {'; '.join(told)}."
+    ]
 
 
 TABLE: type[TableBuilder] = Results

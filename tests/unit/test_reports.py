@@ -203,6 +203,16 @@ def test_results_has_a_row_for_each_run_and_task(tmp_path):
     assert not any("UNFINISHED" in note for note in table.notes)
 
 
+def test_results_tell_what_two_such_runs_could_tell_apart(tmp_path):
+    (table,) = tables_of([make_eval(tmp_path / "a"), make_eval(tmp_path / "b")], ["results"])
+    # A standard error is half the interval over 1.96; two runs have that twice, in quadrature; 1.96 + 0.8416 of it.
+    expected = (0.83151 - 0.75149) / 2 / 1.96 * 2**0.5 * (1.96 + 0.8416)
+    assert table.notes[-1].endswith(f"finds smaller ones): a on sums {expected:.3f}; b on sums {expected:.3f}.")
+    one = dataclasses.replace(AVG, n_problems=1)
+    (table,) = tables_of([make_eval(tmp_path / "c", estimates={"sums": [one, PASS]})], ["results"])
+    assert not any("Detectable" in note for note in table.notes)
+
+
 def test_the_temperature_on_record_is_the_task_s_own(tmp_path):
     data = {"sums": {"fingerprint": "f", "sampling": {"temperature": 0.7}}}
     assert cells(tables_of([make_eval(tmp_path / "a", data=data)], ["results"])[0])["temperature"] == 0.7

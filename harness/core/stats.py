@@ -179,6 +179,17 @@ def mean_interval(per_problem_values: Sequence[float], seed: int = INTERVAL_SEED
     return Interval(low, high, f"{LEVEL:.0%} bootstrap over {n_problems} problems, {DRAWS} draws, seed {seed}")
 
 
+def rate_interval(right: Sequence[int], n_samples: Sequence[int], seed: int = INTERVAL_SEED) -> Interval:
+    """The 95% interval of the mean rate of right samples, by `hierarchical_interval`; that of `mean_interval` where all
+    problems have one rate."""
+    rates = [c / n for c, n in zip(right, n_samples, strict=True)]
+    if _spread(rates, 1.0) <= 1e-9:
+        return mean_interval(rates, seed)
+    low, high = hierarchical_interval(right, n_samples, seed)
+    how = f"{LEVEL:.0%} bootstrap over {len(rates)} problems and the samples of each, {DRAWS} draws, seed {seed}"
+    return Interval(low, high, how)
+
+
 def _spread(values: Sequence[float], upper: float) -> float:
     array: NDArray[Any] = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not (np.min(array) >= 0 and np.max(array) <= upper):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import by_problem, mean_estimate
+from harness.metrics._grouping import ProblemSamples, by_problem, mean_estimate
 
 
 class AvgAtK:
@@ -20,7 +20,8 @@ class AvgAtK:
 
     @dataclass(frozen=True, slots=True)
     class Config:
-        pass
+        draw_samples: bool = False
+        """Let the bootstrap draw the samples of a problem too: safer with few problems, and wider."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -35,7 +36,15 @@ class AvgAtK:
         if len(used) < len(problems):
             notes.append(f"{len(problems) - len(used)} problems without a graded sample left out")
         values = [problem.n_correct / problem.n_graded for problem in used]
-        return [mean_estimate(f"avg@{most}", used, values, problems, notes)]
+        estimate = mean_estimate(f"avg@{most}", used, values, problems, notes)
+        return [_with_samples_drawn(estimate, used, notes) if self.config.draw_samples else estimate]
+
+
+def _with_samples_drawn(estimate: Estimate, used: Sequence[ProblemSamples], notes: Sequence[str]) -> Estimate:
+    from harness.core.stats import rate_interval  # numpy
+
+    interval = rate_interval([p.n_correct for p in used], [p.n_graded for p in used])
+    return replace(estimate, low=interval.low, high=interval.high, method="; ".join([interval.method, *notes]))
 
 
 METRIC: type[Metric] = AvgAtK

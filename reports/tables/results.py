@@ -111,7 +111,7 @@ def _detectable(rows: Sequence[Row]) -> list[str]:
         return []
     return [
         "Detectable difference of avg@k between two such runs (80% power at the 5% level, without pairing; `harness "
-        f"compare` pairs the problems and finds smaller ones): {'; '.join(told)}."
+        f"compare` pairs the problems, which as a rule finds smaller ones): {'; '.join(told)}."
     ]
 
 

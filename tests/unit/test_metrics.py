@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from harness.core import config
 from harness.core.errors import ConfigError, PluginError, UsageError
+from harness.core.stats import hierarchical_interval
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.evaluate import EvalConfig
 
@@ -111,6 +112,17 @@ def test_a_problem_weighs_as_much_as_another_whatever_its_samples():
     average = estimates("avg_at_k", graded_of("aaaa", "."))["avg@4"]
     assert average.value == 0.5
     assert "1 to 4 graded samples a problem" in average.method
+
+
+def test_the_samples_may_be_drawn_too():
+    graded = graded_of("a...", "ab..", "aaa?")
+    plain, drawn = (estimates("avg_at_k", graded, draw_samples=choice)["avg@4"] for choice in (False, True))
+    assert drawn.value == plain.value
+    assert (drawn.low, drawn.high) == hierarchical_interval([1, 2, 3], [4, 4, 3])
+    assert drawn.method == plain.method.replace("3 problems", "3 problems and the samples of each")
+    assert estimates("avg_at_k", graded_of("aa", "bb"), draw_samples=True) == estimates(
+        "avg_at_k", graded_of("aa", "bb")
+    )
 
 
 def test_the_families():

@@ -272,7 +272,7 @@ def test_a_full_disk_says_where_the_plain_files_could_be(plain):
     file, folder = plain
     folder.parent.parent.mkdir(exist_ok=True)
     folder.parent.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match="can't be kept in the cache.*XDG_CACHE_HOME"):
+    with pytest.raises(DataError, match=r"can't be kept in the cache.*XDG_CACHE_HOME"):
         downloads.download(file)
 
 

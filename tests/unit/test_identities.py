@@ -318,3 +318,20 @@ def test_options_out_of_range_or_without_effect_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         load("objectives", objective_id).Config(**options)
+
+
+def test_ppo_s_value_loss_counts_as_often_as_its_coefficient_says() -> None:
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    results = []
+    for coefficient in (1.0, 3.0):
+        ppo = build("ppo", value_coefficient=coefficient)
+        results.append(ppo.loss(BATCH, live, frozen, ppo.credit(BATCH, frozen)))
+    value_loss, n_tokens = results[0].metrics["value_loss"]
+    difference = float((results[1].loss - results[0].loss).detach())
+    assert difference == pytest.approx(2 * value_loss / n_tokens) != 0
+
+
+@pytest.mark.parametrize(("variant", "is_zero"), [("paper", True), ("release", False), ("recipe", False)])
+def test_log_z_begins_at_zero_only_where_the_variant_says_so(variant: str, is_zero: bool) -> None:
+    log_z = build("flowrl", variant=variant).log_z(BATCH, make_outputs(BATCH))
+    assert bool((log_z == 0).all()) == is_zero

@@ -15,7 +15,7 @@ from typing import Literal
 
 from harness.graders._math_arithmetic import LimitError, Node, Symbols, UndecidedError, Value, inexact
 from harness.graders._math_expression import UnreadableError, compiled
-from harness.graders._math_notation import known_unit
+from harness.graders._math_notation import known_unit, plain
 from harness.graders._math_reference import MathReference, as_interval, read
 
 Rung = Literal["exact", "numeric", "symbolic"]
@@ -25,7 +25,6 @@ SAME_CONSTANT = 1e-12
 SAME_FUNCTION = 1e-9
 WRITTEN_OUT = Fraction(1, 10**6)
 """How near a decimal must come to a value that has no finite decimal: six digits."""
-ROUGHLY = 0.01
 MAX_SYMBOLIC = 64
 
 _POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
@@ -56,6 +55,8 @@ class Comparison:
             return _letters(gold.body) == _letters(answer.body)
         if gold.kind in ("set", "tuple", "interval"):
             return self._same_structure(gold, answer)
+        if answer.kind == "set" and answer.brackets == "{}" and len(answer.items) == 1:
+            answer = answer.items[0]
         if answer.kind in ("set", "tuple", "interval", "text"):
             return False
         if gold.value is not None and answer.value is not None:
@@ -66,6 +67,8 @@ class Comparison:
 
     def _same_structure(self, gold: MathReference, answer: MathReference) -> bool:
         if gold.kind == "set":
+            if gold.brackets.startswith("named") and gold.brackets == answer.brackets:
+                return all(map(self.same, gold.items, answer.items))
             items = answer.items if answer.kind == "set" else (answer,)
             return self._same_unordered(gold.items, items)
         if "interval" in (gold.kind, answer.kind):
@@ -96,7 +99,13 @@ class Comparison:
             return False
         try:
             sides = _sides(gold.body), _sides(answer.body)
+            if "\\approx" in answer.body and not all(map(_is_balanced, sides[1])):
+                return False
+            if "\\approx" in gold.body and all(sides[0]) and all(map(_is_balanced, sides[0])):
+                return any(self.same(replace(read(side), unit=gold.unit), answer) for side in sides[0])
             if len(sides[0]) == 1 and len(sides[1]) > 1:
+                if len(sides[1]) == 2 and (equation := _as_equation(gold)) and _begins_otherwise(equation, answer.body):
+                    return _same_equation(equation, f"{sides[1][0]}-({sides[1][1]})")
                 return self._same_chain(gold, answer, sides[1])
             if len(sides[0]) != len(sides[1]):
                 return False
@@ -112,11 +121,14 @@ class Comparison:
             return False
         if _is_name(parts[0]):
             parts = parts[1:]
-        agree = [self.same(gold, read(part)) for part in parts]
+        answers = [read(part) for part in parts]
+        agree = [self.same(gold, part) for part in answers]
         if "\\approx" not in answer.body or not any(agree):
             return all(agree)
-        values = [inexact(compiled(part)[0]({})) for part in parts]
-        return all(abs(value - values[0]) <= ROUGHLY * abs(values[0]) for value in values)
+        nodes = list(map(_node, answers))
+        if any(names for _, names in nodes):
+            return all(agree)
+        return _is_rounding(answers, [inexact(node({})) for node, _ in nodes])
 
     def _ask(self, gold: str, answer: str) -> bool:
         if _PROSE.search(gold) is not None and gold.replace(" ", "") == answer.replace(" ", ""):
@@ -136,6 +148,8 @@ class Comparison:
 
 def _units_agree(gold: str, answer: str) -> bool:
     """A unit may be left out, and an unknown one says nothing; two known ones must be the same."""
+    if gold == "$" and answer.startswith("$"):
+        return True
     return gold == answer or not (known_unit(gold) and known_unit(answer))
 
 
@@ -153,6 +167,38 @@ def _point(part: MathReference) -> MathReference:
     if part.kind == "set" and len(part.items) == 1:
         return replace(part, kind="interval", brackets="[]", items=part.items * 2)
     return part
+
+
+def _is_balanced(side: str) -> bool:
+    return all(side.count(opening) == side.count(closing) for opening, closing in ("()", "{}", "[]"))
+
+
+def _is_rounding(parts: Sequence[MathReference], values: Sequence[complex]) -> bool:
+    """`1/3 \\approx 0.333`: each is near the first, and two that differ are given to different numbers of places."""
+    places = [_places(part) for part in parts]
+    for at, value in enumerate(values):
+        for before in range(at):
+            if abs(value - values[before]) > 10.0 ** -min(places[at], places[before]):
+                return False
+            if places[at] == places[before] and abs(value - values[before]) > SAME_CONSTANT * abs(value):
+                return False
+    return True
+
+
+def _places(part: MathReference) -> int:
+    """Decimal places; of what is no number written out, more than there can be."""
+    return len(part.body.partition(".")[2]) if part.kind in ("integer", "decimal") else 300
+
+
+def _as_equation(gold: MathReference) -> str:
+    """`y-(2x+3)` of a gold `y = 2x + 3` that has symbols on its right; nothing of any other."""
+    label = re.match(r"([A-Za-z]) ?=", plain(gold.text))
+    return f"{label.group(1)}-({gold.body})" if label is not None and compiled(gold.body)[1] else ""
+
+
+def _begins_otherwise(equation: str, answer: str) -> bool:
+    """Whether an answer is no `y = ...`, which is compared by its right side, and speaks of that y."""
+    return equation[0] in compiled("+".join(f"({side})" for side in _sides(answer)))[1]
 
 
 def _is_name(side: str) -> bool:
@@ -180,9 +226,14 @@ def _same_value(gold: MathReference, answer: MathReference) -> bool:
     values = [(inexact(gold_node(point)), inexact(answer_node(point))) for point in points]
     if all(abs(left - right) <= SAME_FUNCTION * max(abs(left), abs(right)) for left, right in values):
         return True
-    if gold_names and answer_names and gold_names != answer_names:
+    if gold_names and answer_names and gold_names != answer_names and not _differ_by_case(gold_names, answer_names):
         raise UndecidedError("other symbols: perhaps another notation")
     return False
+
+
+def _differ_by_case(left: frozenset[str], right: frozenset[str]) -> bool:
+    """r is not R, whatever algebra makes of it."""
+    return {name.casefold() for name in left} == {name.casefold() for name in right}
 
 
 def _same_equation(gold: str, answer: str) -> bool:

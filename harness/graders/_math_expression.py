@@ -218,10 +218,10 @@ class _Reader:
         if self.token == "{":
             return self._group()
         if one_digit and self._kind == "number":
-            digits = self.token
-            self._tokens[self._at : self._at + 1] = [("number", digits[0])] + [("number", digits[1:])] * (
-                len(digits) > 1
-            )
+            first, rest = self.token[0], self.token[1:]
+            if not first.isdigit() or (rest and not rest.isdigit()):
+                raise UnreadableError("half a number")
+            self._tokens[self._at : self._at + 1] = [("number", first)] + [("number", rest)] * bool(rest)
             return _constant(Fraction(self._take()))
         return self._atom()
 

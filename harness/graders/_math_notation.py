@@ -12,6 +12,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 1_000
 
 # Fullwidth forms are plain ASCII typed in another width. Letters of other alphabets that only look alike stay apart.
+_PARTS = ("121234151357", "335555668888")
 _CHARACTERS = {
     **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
     **dict.fromkeys("\u2212\u2012\u2013\u2014\u2010\u2011", "-"),
@@ -40,14 +41,24 @@ _CHARACTERS = {
     "\u00bd": "\\frac{1}{2}",
     "\u00bc": "\\frac{1}{4}",
     "\u00be": "\\frac{3}{4}",
-    "\u2081": "_1",
+    "\u2248": "\\approx ",
+    "\u00a2": "\\text{ cents}",
+    **{sign: f"\\frac{{{upper}}}{{{lower}}}" for sign, upper, lower in zip("⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", *_PARTS, strict=True)},
 }
 _TABLE = str.maketrans(_CHARACTERS)
 
 _RAISED = re.compile("[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_SUNK = re.compile("[\u2080-\u2089]+")
+_LIFTED = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
 _LOWERED = str.maketrans("\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "-0123456789")
 _MIXED = re.compile(r"(?<![0-9./^_}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9./])")
 _JOINING_TEXT = re.compile(r"\\text ?\{ ?,? ?(and|or) ?\}")
+
+_UPRIGHT = re.compile(r"\\text ?\{ ?([ie]) ?\}")
+_INFINITY = re.compile(r"(?<![A-Za-z\\])(?:infinity|inf)(?![A-Za-z])")
+_ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_LARGE_WORD = re.compile(rf"(?<=[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(_ZEROS)})(?: ?\}}|$)")
+_MULTIPLIES = re.compile(rf"\b(?:{'|'.join(_ZEROS)}|hundred|dozen|squared|cubed|factorial|times|halves|thirds)s?\b")
 
 # One name for each meaning; an empty one means nothing.
 _COMMANDS = {
@@ -64,6 +75,8 @@ _COMMANDS = {
     **dict.fromkeys(("emptyset",), "\\varnothing"),
     **dict.fromkeys(("lbrace",), "\\{"),
     **dict.fromkeys(("rbrace",), "\\}"),
+    **dict.fromkeys(("langle",), "("),
+    **dict.fromkeys(("rangle",), ")"),
     **dict.fromkeys(("lbrack",), "["),
     **dict.fromkeys(("rbrack",), "]"),
     **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
@@ -82,6 +95,8 @@ _SILENT.update({",": " ", ";": " ", ":": " ", " ": " "})
 
 _SPACES = re.compile(r" +")
 _DEGREE = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
+_TRIGONOMETRY = re.compile(r"(?<!arc)(?:sin|cos|tan|cot|sec|csc)")
+_DEGREES_INSIDE = re.compile(rf"([0-9]+(?:\.[0-9]+)?) ?(?:{_DEGREE.pattern})")
 _COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]+\}")
 _REAL_LINE = re.compile(r"\\(?:R\b|mathbb ?\{ ?R ?\}|mathbb ?R)")
 _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
@@ -91,17 +106,24 @@ def plain(text: str) -> str:
     """The answer with one spelling for each meaning, on one line, single-spaced."""
     if not (text.isascii() and text.isalnum()):
         if not text.isascii():
-            text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text).translate(_TABLE)
+            text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text)
+            text = _SUNK.sub(lambda run: f"_{{{run.group().translate(_LIFTED)}}}", text).translate(_TABLE)
         text = _COMMAND.sub(_one_spelling, text)
         text = text.replace("$", "").replace("{,}", ",")
         if "color" in text:
             text = _COLOUR.sub("", text)
         text = _REAL_LINE.sub(r"\\R", text)
         if "\\text" in text:
-            text = _JOINING_TEXT.sub(r" \1 ", text)
+            text = _UPRIGHT.sub(r"\1", _JOINING_TEXT.sub(r" \1 ", text))
+        if "illion" in text or "thousand" in text:
+            text = _LARGE_WORD.sub(lambda word: f" \\times 10^{{{_ZEROS[word.group(1)]}}}", text)
+        if "<=" in text or ">=" in text:
+            text = text.replace("<=", "\\le ").replace(">=", "\\ge ")
+        if "inf" in text:
+            text = _INFINITY.sub(r"\\infty ", text)
         if "/" in text:
             text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
-        text = unwrapped(_SPACES.sub(" ", text))
+        text = unwrapped(_SPACES.sub(" ", text)).removeprefix("\\approx").lstrip()
     return text
 
 
@@ -228,8 +250,25 @@ _TEXT_UNIT = re.compile(
 _WORD_UNIT = re.compile(
     r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
 )
+_BASE_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 _BASE = re.compile(
-    r"^(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?) ?_ ?\{? ?(?:\\text ?\{)? ?(?:base ?\}? ?)?([0-9]{1,2}) ?\}{0,2}$"
+    r"^(?P<open>\()?(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?)(?(open)\))"
+    r"(?: ?_ ?\{? ?(?:\\text ?\{)?| ?\\text ?\{ ?\(?(?=base)) ?(?:base ?\}? ?)?\(?"
+    rf"([0-9]{{1,2}}|{'|'.join(_BASE_WORDS)})\)? ?\}}{{0,2}}$"
 )
 
 
@@ -242,12 +281,15 @@ def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, st
     if text.isdigit():
         return text, ""
     unit = ""
-    if "\\circ" in text:
+    if "\\circ" in text and _TRIGONOMETRY.search(text) is not None:
+        text = _DEGREES_INSIDE.sub(r"(\1\\pi/180)", text)
+    elif "\\circ" in text:
         text, unit = _DEGREE.sub("", text).strip(), "°"
     if text.endswith("%"):
         return text[:-1].strip(), "%"
-    if "_" in text and (based := _BASE.match(text)) is not None:
-        return based.group(1), f"base {based.group(2)}"
+    if ("_" in text or "base" in text) and (based := _BASE.match(text)) is not None:
+        digits, base = based.group(2, 3)
+        return digits, f"base {_BASE_WORDS.index(base) if base in _BASE_WORDS else base}"
     if not (text[-1:].isalnum() or text.endswith("}")):
         return text, unit
     return _worded(text, unit, 1 if letters_are_units else 2)
@@ -255,7 +297,7 @@ def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, st
 
 def _worded(text: str, unit: str, fewest_letters: int) -> tuple[str, str]:
     found = _TEXT_UNIT.match(text) if "\\text" in text else None
-    if found is not None and _WORD_COMMA.match(found.group(2).strip()) is None:
+    if found is not None and (_WORD_COMMA.match(found.group(2).strip()) or _MULTIPLIES.search(found.group(2))) is None:
         return found.group(1), canonical_unit(found.group(2) + found.group(3))
     found = _WORD_UNIT.match(text)
     if found is not None and found.group(3) in _UNITS and len(found.group(3)) >= fewest_letters:

@@ -76,7 +76,8 @@ def typed_reference(
         found = read(gold, is_multiple=is_multiple)
     except UnreadableAnswerError as error:
         raise DataError(f"the gold {gold[:60]!r} can't be used: {error}") from None
-    found = replace(found, unit=found.unit if found.unit else canonical_unit(plain(unit)))
+    stated = canonical_unit(plain(unit)) if unit else "$" * ("\\$" in gold)
+    found = replace(found, unit=found.unit if found.unit else stated)
     return _tolerant(found, absolute_tolerance, relative_tolerance)
 
 
@@ -127,6 +128,11 @@ _LABEL = re.compile(
     r"^[A-Za-z](?: ?_ ?(?:[A-Za-z0-9]|\{[^{}]*\})|')?(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
     r" ?(?:=|:=|\\in(?![a-z])|\\equiv|\\approx) ?(?!=)"
 )
+_POINT_LABEL = re.compile(r"^\( ?\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+ ?\) ?= ?(?=\()")
+_FUNCTION_LABEL = re.compile(r"^([A-Za-z]) ?\( ?[A-Za-z] ?\) ?=")
+_REPEATING = re.compile(
+    r"([-+]?[0-9]*)\.(?:([0-9]*) ?\\(?:overline|bar|dot) ?\{ ?([0-9]+) ?\}|([0-9]*?)(([0-9])\6\6+) ?(?:\\dots|\.\.\.))$"
+)
 _WORDED = re.compile(r"^\(?\\text ?\{([^{}]*)\}\)?$")
 _PLAIN_WORDS = re.compile(r"^\(?[A-Za-z]{2,}(?:[ -][A-Za-z]+)*\)?$|^\([A-Z]\)$")
 _MATRIX = re.compile(r"^\\begin ?\{([pbvBV]?matrix|array)\} ?(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}$")
@@ -142,7 +148,18 @@ def _typed(body: str, is_multiple: bool, letters_are_units: bool = False) -> Mat
     bare, unit = without_unit(body, letters_are_units=letters_are_units)
     if unit and not is_multiple and bare:
         return replace(_typed(bare, is_multiple), unit=unit)
-    return _structured(_LABEL.sub("", body, count=1), is_multiple)
+    if (named := _functions(body)) is not None:
+        return named
+    return _structured(_POINT_LABEL.sub("", _LABEL.sub("", body, count=1)), is_multiple)
+
+
+def _functions(body: str) -> MathReference | None:
+    """`f(n)=n, g(n)=1`: answers that their names tell apart, by name."""
+    parts = sorted(listed(body)) if "," in body or " and " in body else []
+    names = [found.group(1) for part in parts if (found := _FUNCTION_LABEL.match(part)) is not None]
+    if len(names) < 2 or len(names) != len(parts) or len(set(names)) != len(names):
+        return None
+    return _collection("set", "named " + ",".join(names), parts)
 
 
 def _structured(body: str, is_multiple: bool) -> MathReference:
@@ -161,19 +178,29 @@ def _structured(body: str, is_multiple: bool) -> MathReference:
 
 
 def _number(body: str) -> MathReference | None:
-    if body[0] not in "+-.0123456789":
+    if not body or body[0] not in "+-.0123456789":
         return None
     body = body.replace("- ", "-")
     if _NUMBER.match(body) is not None:
         return _exact(body, body)
     if ("," in body or " " in body) and _THOUSANDS.match(body) is not None:
         return _exact(body, re.sub("[, ]+", "", body))
+    if (repeating := _REPEATING.match(body)) is not None:
+        return MathReference(body, "decimal", _repeated(repeating), body=body)
     for notation in (_E_NOTATION, _TIMES_TEN):
         found = notation.match(body)
         if found is not None and abs(int(found.group(2))) <= MAX_EXPONENT:
             value = Fraction(found.group(1)) * Fraction(10) ** int(found.group(2))
             return MathReference(body, "scientific", value, body=body)
     return None
+
+
+def _repeated(found: re.Match[str]) -> Fraction:
+    """The value of `0.1\\overline{6}`, and of `0.1666\\ldots`."""
+    whole = found.group(1)
+    first, again = found.group(2, 3) if found.group(3) is not None else found.group(4, 6)
+    digits = Fraction(int(first + again) - int(first or "0"), 10 ** len(first) * (10 ** len(again) - 1))
+    return (-1 if whole.startswith("-") else 1) * (abs(int(whole if whole.strip("+-") else "0")) + digits)
 
 
 def _exact(body: str, digits: str) -> MathReference:
@@ -232,11 +259,15 @@ def _bracketed(body: str) -> MathReference | None:
     return _collection("tuple", "()", parts) if len(parts) > 1 and all(parts) else None
 
 
+_ABSOLUTE = re.compile(r"\| ?[A-Za-z] ?\| ?(<|\\le)(?![a-z]) ?([^<>|,=]+)$")
 _RELATION = re.compile(r" ?(<|>|\\le(?![a-z])|\\ge(?![a-z])) ?")
 
 
 def _inequality(body: str) -> MathReference | None:
     """`-2 \\le x \\le 7` and `x > 3` as intervals; anything else that is related stays an expression."""
+    if (absolute := _ABSOLUTE.match(body)) is not None:
+        closed = absolute.group(1) == "\\le"
+        return _interval("[]" if closed else "()", (f"-({absolute.group(2)})", absolute.group(2)))
     if not body or len(parts := _RELATION.split(body)) not in (3, 5):
         return None
     if len(parts) == 3:

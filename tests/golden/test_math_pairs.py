@@ -10,6 +10,7 @@ import pytest
 from harness.core.types import Completion, Problem, Tokens
 from harness.graders._math_algebra import POOL
 from harness.graders._math_reference import typed_reference
+from harness.graders.legacy_hendrycks import LegacyHendrycksGrader
 from harness.graders.math import MathGrader
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "math_pairs.jsonl").read_text().splitlines()]
@@ -44,17 +45,36 @@ def test_pair(pair):
     assert verdict.outcome == pair["outcome"], (pair["why"], verdict)
 
 
-def test_every_disagreement_with_math_verify_is_known_and_classified():
+def known_disagreements(name):
+    rows = map(json.loads, (Path(__file__).parent / name).read_text().splitlines())
+    return {(row["gold"], row["answer"]): row["class"] for row in rows}
+
+
+@pytest.mark.parametrize("reading", ["flowrl", "lm-eval"])
+def test_every_disagreement_with_math_verify_is_known_and_classified(reading):
     """math-verify 0.9.0 over the same table; another version may move rows of the file, which then says why."""
     pytest.importorskip("math_verify")
-    lines = (Path(__file__).parent / "math_verify_disagreements.jsonl").read_text().splitlines()
-    known = {(row["gold"], row["answer"]): row["class"] for row in map(json.loads, lines)}
+    known = known_disagreements("math_verify_disagreements.jsonl")
     found = set()
     for pair in PAIRS:
         if pair["outcome"] == "ungraded":  # what is never computed
             continue
         sides = [f"\\boxed{{{pair['gold']}}}", f"The final answer is $\\boxed{{{pair['answer']}}}$."]
-        if POOL.equal(*sides, 15.0, "flowrl") != (pair["outcome"] == "correct"):
+        if POOL.equal(*sides, 15.0, reading) != (pair["outcome"] == "correct"):
             found.add((pair["gold"], pair["answer"]))
     assert found == set(known)
+    assert all(known.values())
+
+
+def test_every_disagreement_with_lm_evals_string_match_is_a_refusal_or_classified():
+    """Of lm-eval 0.4.13; test_lm_eval.py shows that the legacy grader is the same where lm-eval is installed."""
+    grader, accepted = LegacyHendrycksGrader(LegacyHendrycksGrader.Config(variant="lm-eval-aime")), set()
+    for pair in PAIRS:
+        text = f"The final answer is $\\boxed{{{pair['answer']}}}$."
+        problem = Problem("p", "golden", (), pair["gold"])
+        verdict = grader.grade(problem, Completion("p", 0, 0, text, "stop", Tokens(1, 1)))
+        if verdict.outcome == "correct" and pair["outcome"] == "incorrect":
+            accepted.add((pair["gold"], pair["answer"]))
+    known = known_disagreements("string_match_disagreements.jsonl")
+    assert accepted == set(known)
     assert all(known.values())

@@ -45,7 +45,7 @@ def test_grading_again_generates_nothing_and_gives_the_same(run):
 def test_another_grader_stands_beside_the_first_and_leaves_its_metrics(run, capsys):
     capsys.readouterr()
     metrics = (run / "metrics.json").read_text()
-    options = ["--set", "between_dollars=true", "--threads", "3", "--quiet", "--json"]
+    options = ["--set", 'variant="lm-eval-math"', "--threads", "3", "--quiet", "--json"]
     assert main(["grade", str(run), "--grader", "legacy_hendrycks", *options]) == 3
     assert json.loads(capsys.readouterr().out) == {
         "estimates": {"countdown": []},
@@ -54,8 +54,8 @@ def test_another_grader_stands_beside_the_first_and_leaves_its_metrics(run, caps
         "too_many_ungraded": True,
     }
     view = RunView.read(run)
-    assert view.graders() == ["countdown", "legacy_hendrycks(between_dollars=true)"]
-    assert {v.reason for v in view.verdicts("legacy_hendrycks(between_dollars=true)").values()} == {
+    assert view.graders() == ["countdown", 'legacy_hendrycks(variant="lm-eval-math")']
+    assert {v.reason for v in view.verdicts('legacy_hendrycks(variant="lm-eval-math")').values()} == {
         "reference unreadable"
     }
     assert (run / "metrics.json").read_text() == metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -70,6 +71,10 @@ SEVERAL = ("incorrect", "several answers")
         (r"\boxed{}", NO_ANSWER),
         (r"\boxed{...}", NO_ANSWER),
         (r"\boxed{33", NO_ANSWER),
+        (r"\boxed{a=}", WRONG),
+        (r"\boxed{33 \approx x}", WRONG),
+        (r"\boxed{\frac3e8}", WRONG),
+        (r"\boxed{\frac3.}", WRONG),
         ("Put the answer in \\boxed{ANSWER}.", WRONG),
         ("Answer: $Answer", WRONG),
         ("<think></think>", NO_ANSWER),
@@ -197,6 +202,21 @@ def test_algebra_that_takes_too_long_is_a_limit_and_the_next_answer_is_graded():
     assert symbolic_question() == RIGHT
 
 
+def test_an_expression_that_would_take_gigabytes_costs_its_own_item():
+    """Its MemoryError is caught inside math-verify, which then says that the two differ."""
+    pool = _math_algebra.AlgebraPool(n_workers=1, memory_bytes=1024**3)
+    try:
+        assert pool.equal("x+1", "1+x", 60.0)
+        limits = Path(f"/proc/{pool.pids()[0]}/limits").read_text()
+        assert re.search(rf"Max address space +{1024**3} +{1024**3} ", limits)
+        with pytest.raises(_math_algebra.WorkerDiedError):
+            pool.equal("5", "1+" * 15_000_000 + "1", 60.0)
+        assert pool.pids() == []
+        assert pool.equal("x+1", "1+x", 60.0) and not pool.equal("x+1", "2+x", 60.0)
+    finally:
+        pool.close()
+
+
 def test_the_pool_can_be_closed_and_used_again():
     assert symbolic_question() == RIGHT
     pids = _math_algebra.POOL.pids()
@@ -241,7 +261,7 @@ def test_it_works_in_child_processes_and_leaves_the_parent_its_workers(method):
 # --- any text ------------------------------------------------------------------------------------------------------
 
 WORDS = r"\frac \sqrt \pi \infty \pm \cup \le \text{ \{ \} \boxed{ \begin{pmatrix} \end{pmatrix} \\ & \sin \log_ \binom"
-MORE_WORDS = r"\lfloor \left( or and ° ９"
+MORE_WORDS = r"\approx \overline{3} \dots \langle \circ} \text{base inf million ¢ ₈ ⅓ \lfloor \left( or and ° ９"
 PIECES = st.sampled_from([*"0123456789()[]{}|+-*/^_=<>,;:.!%$ abinxe", *WORDS.split(), *MORE_WORDS.split()])
 ANSWERS = st.lists(PIECES, max_size=25).map("".join)
 REASONS = {"", "wrong", "no answer", "truncated", "several answers", "limit", "worker died"}

@@ -98,9 +98,23 @@ def test_legacy_hendrycks(gold, text, outcome):
     assert verdict(LegacyHendrycksGrader, typed_reference(gold), text).outcome == outcome
 
 
-def test_legacy_hendrycks_can_read_between_dollars():
-    assert verdict(LegacyHendrycksGrader, "5", "it is $5$.", between_dollars=True).outcome == "correct"
-    assert verdict(LegacyHendrycksGrader, "5", "it is $5$.").reason == "no answer"
+@pytest.mark.parametrize(
+    ("variant", "text", "outcome"),
+    [
+        ("hendrycks", "it is $5$.", "incorrect"),
+        ("lm-eval-aime", "it is $5$.", "correct"),
+        ("lm-eval-math", "it is $5$.", "correct"),
+        ("lm-eval-math", "5", "correct"),
+        ("lm-eval-math", r"it is \boxed{5}", "incorrect"),
+        ("lm-eval-aime", r"it is $6$, \boxed{5}", "correct"),
+        ("lm-eval-aime", r"\boxed 5$ or \boxed{6}", "correct"),
+        ("hendrycks", r"\boxed{5%}", "correct"),
+        ("lm-eval-aime", r"\boxed{5%}", "incorrect"),
+        ("hendrycks", r"\fbox{5}", "incorrect"),
+    ],
+)
+def test_legacy_hendrycks_has_the_variants_of_its_copies(variant, text, outcome):
+    assert verdict(LegacyHendrycksGrader, "5", text, variant=variant).outcome == outcome
 
 
 @pytest.mark.parametrize("variant", ["flowrl", "lm-eval"])

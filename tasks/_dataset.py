@@ -59,7 +59,7 @@ def splits(
 
 def content_id(problem: str) -> str:
     """An id for a row that has none: the same for the same text, white space aside."""
-    return hashlib.sha256(" ".join(problem.split()).encode()).hexdigest()[:12]
+    return hashlib.sha256(" ".join(problem.split()).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def without_repeats(rows: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:

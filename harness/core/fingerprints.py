@@ -18,14 +18,14 @@ DIGEST_CHARACTERS = 10
 def row_digest(problem: str, reference: str) -> str:
     """What a row says, in ten characters. The id is not part of it, so that a renumbered copy can be recognised."""
     said = f"{_folded(problem)}\n{_folded(reference)}"  # folded, neither has a line end of its own
-    return hashlib.sha256(said.encode()).hexdigest()[:DIGEST_CHARACTERS]
+    return hashlib.sha256(_bytes(said)).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
     """Of all rows, in whatever order they are."""
     total = hashlib.sha256()
     for problem_id, digest in sorted(digests.items()):
-        total.update(f"{problem_id}\t{digest}\n".encode())
+        total.update(_bytes(f"{problem_id}\t{digest}\n"))
     return total.hexdigest()[:16]
 
 
@@ -55,6 +55,11 @@ def unique(ids: Iterable[str], where: str) -> None:
         if key in seen:
             raise DataError(f"{where} has the id {key} twice; the file is damaged or not the one it should be")
         seen.add(key)
+
+
+def _bytes(text: str) -> bytes:
+    """Of any text, also of one that JSON escapes have left with half a surrogate pair."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _folded(text: str) -> str:

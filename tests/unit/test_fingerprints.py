@@ -43,6 +43,10 @@ def test_the_order_of_rows_does_not_matter(digests):
     assert fingerprint(digests) == fingerprint(dict(reversed(digests.items())))
 
 
+def test_half_a_surrogate_pair_is_text_too():
+    assert row_digest("\ud800", "1") != row_digest("\udc00", "1")
+
+
 def test_a_changed_id_or_digest_or_a_missing_row_changes_the_fingerprint():
     digests = {"a": "1", "b": "2", "c": "3"}
     others = [

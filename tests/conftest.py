@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 
 with contextlib.suppress(ImportError):  # not every environment has the tests that use it
     from hypothesis import settings
 
-    # How long an example takes says how busy the machine is.
-    settings.register_profile("any machine", deadline=None)
+    # How long an example takes says how busy the machine is. Where a run decides about a change, it draws the same
+    # examples each time; new ones are found by whoever runs the tests.
+    settings.register_profile("any machine", deadline=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("any machine")
 
 

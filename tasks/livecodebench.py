@@ -139,6 +139,7 @@ class LiveCodeBench(Programs):
                     raise ConfigError(f"{bound!r} is no date of the form 2024-08-01")
 
     config: Config
+    _n_missing = 0
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
         release = self.config.release
@@ -150,13 +151,17 @@ class LiveCodeBench(Programs):
         return splits(test=[published, mirrored] if last >= 5 else [published])
 
     def expected_rows(self, split: Split, found: Mapping[str, str]) -> Mapping[str, str]:
-        """Of the 1055 on record those that were found: what else a release or window has is not on record."""
-        return {key: digest for key, digest in self.on_record(split).items() if key in found}
+        """Of the 1055 on record those that were found, and as many more as the release should have had."""
+        expected = {key: digest for key, digest in self.on_record(split).items() if key in found}
+        missing = {f"{self._n_missing} more of {self.config.release}": ""} if self._n_missing else {}
+        return {**expected, **missing}
 
     def _within(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Those of contests from `start` to `end`."""
         release, start, end = self.config.release, self.config.start, self.config.end
         every = list(rows)
+        last = int(release[-1])
+        self._n_missing = sum(SIZES[:last] if release.startswith("release") else SIZES[last - 1 : last]) - len(every)
         chosen = [row for row in every if start <= row.tags["date"] and (not end or row.tags["date"] <= end)]
         if every and not chosen:
             raise ConfigError(f"{release} of LiveCodeBench has no contest from {start!r} to {end!r}")

@@ -59,3 +59,8 @@ def test_settings_that_can_not_be_meant_are_refused(settings, match):
 def test_a_window_without_a_contest_is_no_fault_of_the_file():
     with pytest.raises(ConfigError, match="release_v6 of LiveCodeBench has no contest from '2030-01-01' to ''"):
         task(start="2030-01-01").loaded("test")
+
+
+def test_a_release_that_is_short_of_problems_is_not_as_on_record():
+    assert "174 more of v6: missing" in task(release="v6").loaded("test").differing
+    assert "1049 more of release_v6: missing" in task(release="release_v6").loaded("test").differing

@@ -97,6 +97,7 @@ def _add_eval(verbs: Any) -> None:
     verb.add_argument("--config", type=Path, help="a TOML file with any of these settings, and the others")
     verb.add_argument("--tasks", help="ids, separated by commas")
     verb.add_argument("--engine", help="what generates (default: hf)")
+    verb.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
     verb.add_argument("--split", help="train, validation or test (default: test)")
     verb.add_argument("--n", type=int, help="samples a problem (default: 16); a larger n extends a run")
     verb.add_argument("--limit", type=int, help="only the first problems; a larger limit extends a run")
@@ -111,7 +112,7 @@ def _add_grade(verbs: Any) -> None:
         verbs, "grade", call.grade, "grade a run again without generating", "harness grade runs/a --grader math"
     )
     verb.add_argument("run", type=Path, help="a run folder of `harness eval`, or an evaluation of a train run")
-    verb.add_argument("--grader", help="an id (default: the grader of each task)")
+    verb.add_argument("--grader", help="an id (default: the run's own, as a rule that of each task)")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the grader")
     verb.add_argument("--threads", type=_positive, default=1, help="more than one for a judge (default: 1)")
     _add_output_options(verb)

@@ -19,7 +19,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
-from harness.core.task_facts import grader_name, task_facts
+from harness.core.task_facts import grader_name, judged_by, task_facts
 from harness.core.types import (
     Completion,
     Estimate,
@@ -184,6 +184,8 @@ class EvalConfig:
 
     model: ModelConfig
     tasks: tuple[Chosen, ...] = plugin("tasks")
+    grader: Chosen | None = plugin("graders", is_optional=True)
+    """Of every task, instead of its own."""
     engine: Chosen = plugin("engines", default="hf")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     split: Literal["train", "validation", "test"] = "test"
@@ -222,12 +224,17 @@ def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:
     """`harness eval`: load the model, then open or resume the run folder, fill it, write its metrics."""
     engine = config.engine.build("engines")
     source = config.model.source(derive(config.seed, "weights"), is_served=isinstance(engine, Served))
-    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
+    tasks = tasks_of(config)
     engine.open(source)
     try:
         return evaluate_open_engine(config, source.path, tasks, engine, folder, progress)
     finally:
         engine.close()
+
+
+def tasks_of(config: EvalConfig) -> dict[str, Task[Any]]:
+    """The tasks by id, each with the grader that judges it."""
+    return {chosen.id: judged_by(chosen.build("tasks"), config.grader) for chosen in config.tasks}
 
 
 def evaluate_open_engine(
@@ -253,7 +260,13 @@ def evaluate_open_engine(
 def data_facts(config: EvalConfig, tasks: dict[str, Task[Any]], progress: Progress) -> dict[str, dict[str, Any]]:
     """What the run record keeps of every task. Data that are not those on record are told, or refused."""
     return {
-        name: task_facts(task, config.split, is_strict=config.strict_data, warn=progress.warn)
+        name: task_facts(
+            task,
+            config.split,
+            grader=grader_name(task, config.grader),
+            is_strict=config.strict_data,
+            warn=progress.warn,
+        )
         for name, task in tasks.items()
     }
 
@@ -271,7 +284,7 @@ def evaluate_into(
     estimates = {}
     for name, task in tasks.items():
         plan = Plan(config.n, config.sampling.over(task.sampling), config.seed, ("eval",))
-        ledger = Ledger(store, name, grader_name(task), with_ids=config.store_ids)
+        ledger = Ledger(store, name, grader_name(task, config.grader), with_ids=config.store_ids)
         stream = run(problems[name], engine, task.grader, plan, ledger)
         graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
         estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
@@ -291,7 +304,7 @@ def count_lost(config: EvalConfig, view: RunView) -> int:
 
 def _verdicts(config: EvalConfig, view: RunView) -> Iterator[Verdict]:
     for chosen in config.tasks:
-        verdicts = view.verdicts(grader_name(chosen.build("tasks")))
+        verdicts = view.verdicts(grader_name(chosen.build("tasks"), config.grader))
         yield from (v for (task, _, index), v in verdicts.items() if task == chosen.id and index < config.n)
 
 

@@ -6,23 +6,21 @@ the run's metrics are written anew.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.config import Chosen
+from harness.core.config import Chosen, label_of
 from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
 from harness.core.protocols import Grader, Task
 from harness.core.store import RunStore, RunView
 from harness.core.task_facts import grader_name
 from harness.core.types import Completion, Estimate, Graded, Problem
-from harness.evaluate import EvalConfig, data_facts, problems_of
+from harness.evaluate import EvalConfig, data_facts, problems_of, tasks_of
 
 Pair = tuple[Problem[Any], Completion]
 
@@ -38,7 +36,7 @@ class Regraded:
 
 
 def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progress) -> Regraded:
-    """Grade every completion of an evaluation again: with this grader, or with each task's own.
+    """Grade every completion of an evaluation again: with this grader, or with the run's own.
 
     The run's status stays what it was.
     """
@@ -46,7 +44,7 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progr
     if view.record.kind != "eval":
         raise RunFolderError(f"{folder} is a train run; name one of its evaluations, such as {folder}/evals/...")
     config = configs.parse(EvalConfig, view.config())
-    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
+    tasks = tasks_of(config)
     data = data_facts(config, tasks, progress)
     data |= {name: dict(facts) for name, facts in view.record.data.items() if name not in data}
     problems = {
@@ -54,13 +52,15 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progr
     }
     store = RunStore.open(folder, "eval", config, seeds=view.record.seeds, data=data)
     try:
-        estimates, graded = {}, []
+        estimates, graded, is_own = {}, [], True
         for name, task in tasks.items():
-            label, judge = _named(grader, task)
+            own = grader_name(task, config.grader)
+            label, judge = _named(grader, own, task)
+            is_own = is_own and label == own
             mine = list(_graded(store, name, label, judge, problems[name], config.n, n_threads, progress))
             estimates[name] = [e for metric in config.metrics for e in metric.build("metrics").estimate(mine)]
             graded += mine
-        if all(_named(grader, task)[0] == grader_name(task) for task in tasks.values()):
+        if is_own:
             store.write_metrics(estimates)
     finally:
         former = view.record.status
@@ -69,18 +69,10 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progr
     return Regraded(estimates, len(graded), n_ungraded, n_ungraded > config.max_ungraded * len(graded))
 
 
-def label_of(grader: Chosen) -> str:
-    """The id, with the options that change what it says: `legacy_math_verify(variant="lm-eval")`."""
-    options: Mapping[str, Any] = configs.to_tree(grader.options, identity_only=True)
-    defaults = {field.name: field.default for field in dataclasses.fields(grader.options)}
-    changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
-    return f"{grader.id}({', '.join(changed)})" if changed else grader.id
-
-
-def _named(grader: Chosen | None, task: Task[Any]) -> tuple[str, Grader[Any]]:
-    """The task's own grader keeps the task's own options."""
-    if grader is None or label_of(grader) == grader_name(task):
-        return grader_name(task), task.grader
+def _named(grader: Chosen | None, own: str, task: Task[Any]) -> tuple[str, Grader[Any]]:
+    """The run's own grader keeps its own options."""
+    if grader is None or label_of(grader) == own:
+        return own, task.grader
     return label_of(grader), grader.build("graders")
 
 

@@ -214,6 +214,7 @@ def _eval_flags(options: argparse.Namespace) -> dict[str, Any]:
         "model": {"path": options.model} if options.model is not None else None,
         "tasks": [name.strip() for name in options.tasks.split(",")] if options.tasks is not None else None,
         "engine": {"id": options.engine} if options.engine is not None else None,
+        "grader": {"id": options.grader} if options.grader is not None else None,
         "sampling": {key: value for key, value in sampling.items() if value is not None},
         **{key: getattr(options, key) for key in ("split", "n", "limit", "seed")},
     }

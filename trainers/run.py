@@ -15,7 +15,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Objective, PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
-from harness.core.task_facts import task_facts
+from harness.core.task_facts import grader_name, judged_by, task_facts
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.loop import Trainer
 from harness.trainers.policy import Policy
@@ -43,11 +43,9 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    facts = task_facts(task, "train", is_strict=config.strict_data, warn=progress.warn)
-    data = {config.task.id: facts}
-    store = RunStore.open(
-        folder, "train", config, seeds={"run": config.seed}, data={**data, "model": fingerprint(base.path)}
-    )
+    rewarding = judged_by(task, config.grader)
+    data = _data(config, rewarding, base.path, progress)
+    store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=data)
 
     def hold_out() -> None:
         _hold_out(config, task, engine, store, progress)
@@ -59,9 +57,15 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         for tracker in trackers:
             closing.callback(tracker.close)
         Trainer(
-            config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
+            config, rewarding, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
         ).fit()
     return store.view()
+
+
+def _data(config: TrainConfig, task: Task[Any], model_path: str, progress: Progress) -> dict[str, Any]:
+    grader = grader_name(task, config.grader)
+    facts = task_facts(task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
+    return {config.task.id: facts, "model": fingerprint(model_path)}
 
 
 def _reads_reference(config: TrainConfig, objective: Objective) -> bool:

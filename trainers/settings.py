@@ -207,6 +207,8 @@ class TrainConfig:
 
     model: ModelConfig
     task: Chosen = plugin("tasks")
+    grader: Chosen | None = plugin("graders", is_optional=True)
+    """Whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
     objective: Chosen = plugin("objectives")
     engine: Chosen = plugin("engines", default="hf")
     loop: LoopConfig

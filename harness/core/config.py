@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import tomllib
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,13 @@ class Chosen:
         return discovery.build(kind_name, self.id, self.options)
 
 
-def plugin(kind_name: str, *, default: Any = None, is_incidental: bool = False) -> Any:
+def plugin(kind_name: str, *, default: Any = None, is_incidental: bool = False, is_optional: bool = False) -> Any:
     """A schema field whose TOML table names a plug-in of that kind (a list of them: several).
 
-    `default` is an id, or a list of ids; without one the key must be given.
+    `default` is an id, or a list of ids; without one the key must be given, or, where it is optional, is None.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
-    return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=None, metadata=metadata) if is_optional else dataclasses.field(metadata=metadata)
 
 
 def incidental(**field_options: Any) -> Any:
@@ -132,7 +133,7 @@ def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
 
 def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: str) -> Any:
     if "plugin" in field.metadata:
-        return _parse_plugins(field.metadata, value, where, are_several=kind is not Chosen)
+        return _parse_plugins(field.metadata, value, where, are_several=typing.get_origin(kind) is tuple)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where!r} is a table of keys, not {value!r}")
@@ -178,8 +179,6 @@ def _example_id(kind_name: str) -> str:
 
 @functools.cache
 def _types_of(schema: Any) -> Mapping[str, Any]:
-    import typing
-
     return typing.get_type_hints(schema, include_extras=True)
 
 
@@ -208,6 +207,14 @@ def to_tree(config: Any, *, identity_only: bool = False) -> Any:
     if isinstance(config, (tuple, list)):
         return [to_tree(item, identity_only=identity_only) for item in config]
     return config
+
+
+def label_of(chosen: Chosen) -> str:
+    """The id, with the options that are not as by default: `legacy_math_verify(variant="lm-eval")`."""
+    options: Mapping[str, Any] = to_tree(chosen.options, identity_only=True)
+    defaults = {field.name: field.default for field in dataclasses.fields(chosen.options)}
+    changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
+    return f"{chosen.id}({', '.join(changed)})" if changed else chosen.id
 
 
 def to_toml(config: Any) -> str:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from harness.core.errors import DataError
+from harness.core.config import Chosen, label_of
+from harness.core.errors import ConfigError, DataError
 from harness.core.protocols import FiledTask, Split, Task
 from harness.core.types import LoadedData
+
+T = TypeVar("T", bound=Task[Any])
 
 MOST_NAMED = 20
 
 
-def task_facts(task: Task[Any], split: Split, *, is_strict: bool, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Its card, its grader, the sampling it asks for by itself, and the fingerprint of the rows that were read.
+def task_facts(
+    task: Task[Any], split: Split, *, grader: str, is_strict: bool, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """Its card, the grader's name, the sampling it asks for by itself, and the fingerprint of the rows that were read.
 
     Rows that differ from those on record are told by `warn`, or refused when `is_strict`.
     """
     card, sampling = asdict(task.card), asdict(task.sampling)
     told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
-    facts = {**told, "grader": grader_name(task), "sampling": {**sampling, "stop": list(sampling["stop"])}}
+    facts = {**told, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
     if hasattr(task.grader, "facts"):  # one that runs programs says how they are held, or refuses beforehand
         facts["judging"] = dict(task.grader.facts())
     if isinstance(task, FiledTask):
@@ -28,9 +34,21 @@ def task_facts(task: Task[Any], split: Split, *, is_strict: bool, warn: Callable
     return facts
 
 
-def grader_name(task: Task[Any]) -> str:
-    """The id of a task's grader: the name of the file it is written in."""
-    return type(task.grader).__module__.rpartition(".")[2]
+def grader_name(task: Task[Any], chosen: Chosen | None) -> str:
+    """The chosen grader with its options, else the id of the task's own: the name of the file it is written in."""
+    return label_of(chosen) if chosen is not None else type(task.grader).__module__.rpartition(".")[2]
+
+
+def judged_by(task: T, chosen: Chosen | None) -> T:
+    """The task with another grader than its own; itself where none is chosen."""
+    if chosen is None:
+        return task
+    changed: Any = copy.copy(task)
+    try:
+        changed.grader = chosen.build("graders")
+    except AttributeError as error:
+        raise ConfigError(f"this task can't be given another grader than its own: {error}") from error
+    return cast(T, changed)
 
 
 def doubt(data: LoadedData) -> str | None:

@@ -385,6 +385,7 @@ CHANGED = {
     "model.device": "cpu",
     "model.weights": "random",
     "tasks": [{"id": "countdown", "min_solutions": 3}],
+    "grader": {"id": "exact"},
     "engine": {"id": "scripted", "replies": ["other"]},
     "sampling.temperature": 0.25,
     "sampling.top_p": 0.25,

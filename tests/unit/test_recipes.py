@@ -8,6 +8,7 @@ import pytest
 
 from harness.core import config as configs
 from harness.core.discovery import entries
+from harness.core.task_facts import judged_by
 from harness.core.types import Completion, Problem, Tokens
 from harness.graders._math_reference import typed_reference
 from harness.trainers.settings import TrainConfig
@@ -40,7 +41,7 @@ def test_an_overlong_penalty_is_half_of_what_a_right_answer_is_worth(path: Path)
     config = configs.parse(TrainConfig, configs.read_toml(path))
     if config.overlong.buffer_tokens > 0:
         problem = Problem("p", config.task.id, (), typed_reference("7"))
-        grader = config.task.build("tasks").grader
+        grader = judged_by(config.task.build("tasks"), config.grader).grader
         right, wrong = (grader.grade(problem, answer(text)).reward for text in ("Answer: 7", "Answer: 8"))
         assert config.overlong.penalty == (right - wrong) / 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from harness.core.models import load_tokenizer, resolve
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import FiledTask, ModelSource, Split
 from harness.core.store import RunView
-from harness.core.types import Problem
+from harness.core.types import Erratum, Problem
 
 CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
 RECIPES = discovery.PACKAGE / "trainers" / "recipes"
@@ -95,9 +95,17 @@ def _task_parts(task: Any) -> list[str]:
         parts.append(_section("files", files))
     parts.append(_section("fields", card.fields))
     parts.append(_section("errata", {erratum.problem_id: erratum.reason for erratum in card.errata}))
+    parts.append(_section("can't be decided by tests alone", _by_reason(card.exclusions)))
     presets = getattr(task, "PROMPTS", {})
     parts.append(_section("prompts", {name: prompt.source for name, prompt in presets.items()}))
     return [part for part in parts if part]
+
+
+def _by_reason(errata: Iterable[Erratum]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for erratum in errata:
+        found.setdefault(erratum.reason, []).append(erratum.problem_id)
+    return {f"{reason} ({len(ids)} problems)": " ".join(ids) for reason, ids in found.items()}
 
 
 def _section(title: str, facts: Mapping[str, str]) -> str:

@@ -19,6 +19,8 @@ CARD = {
     "rows": "data rows",
     "as_on_record": "data as on record",
     "prompt": "prompt form",
+    "tests": "tests",
+    "undecided": "left out, as its tests can't decide",
 }
 PACKAGES = ("python", "torch", "transformers", "vllm", "math-verify")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from harness.core.protocols import Split
 from harness.core.types import Message, Problem, Sampling, Specimen
 from harness.graders._program_reference import ProgramReference
 from harness.graders.code import CodeGrader
@@ -30,10 +32,9 @@ class Programs(Dataset[ProgramReference]):
     Config = ProgramsConfig
     PROMPTS = PROGRAMS
     SAMPLING: ClassVar[Sampling] = EVALUATION
-    JUDGING: ClassVar[CodeGrader.Config] = CodeGrader.Config()
 
     def __init__(self, config: ProgramsConfig) -> None:
-        super().__init__(config, CodeGrader(self.JUDGING), self.SAMPLING)
+        super().__init__(config, CodeGrader(CodeGrader.Config()), self.SAMPLING)
 
     def reference(self, row: Row) -> ProgramReference:
         reference: ProgramReference = row.more
@@ -42,11 +43,31 @@ class Programs(Dataset[ProgramReference]):
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         return prompt.messages(problem=row.problem, format=program_format(self.reference(row).starter_code))
 
+    def tests_told(self, split: Split) -> Mapping[str, str]:
+        """What the tests cover, by how many problems, and which problems they can't decide."""
+        rows = self._read(split)[0]
+        asked = Counter(self.reference(row).coverage for row in self._chosen(rows))
+        undecided = ((row.id, because) for row in rows if (because := self.reference(row).excluded_because) is not None)
+        covered = {coverage: f"{n} problems" for coverage, n in asked.items()}
+        return {"tests": _listed(covered), "undecided": _listed(by_reason(undecided))}
+
     def specimens(self, problem: Problem[ProgramReference]) -> Sequence[Specimen]:
         """No solution comes with these data, so only replies that can't be right."""
         if problem.reference.excluded_because is not None:
             return []
         return [*not_programs(), Specimen("a program that does nothing", "```python\npass\n```", "incorrect")]
+
+
+def by_reason(undecided: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The ids of each reason."""
+    found: dict[str, list[str]] = {}
+    for key, reason in undecided:
+        found.setdefault(reason, []).append(key)
+    return {reason: f"{len(keys)} ({' '.join(sorted(keys))})" for reason, keys in found.items()}
+
+
+def _listed(facts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {told}" for name, told in sorted(facts.items()))
 
 
 def not_programs() -> list[Specimen]:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from harness.core.data import read_records
 from harness.core.fingerprints import read_digests
 from harness.core.protocols import Split, Task
-from harness.core.types import Card, DataFile
+from harness.core.types import Card, DataFile, Erratum
 from harness.graders._program_reference import HeldTests, ProgramReference, TestSource
-from harness.graders.code import CodeGrader
+from harness.tasks._codeforces_exclusions import EXCLUSIONS, INTERACTIVE, SEVERAL
 from harness.tasks._dataset import FINGERPRINTS, Row, Source, content_id, splits
 from harness.tasks._parquet_tests import CellTests, JoinedTests, TableTests, located_rows
 from harness.tasks._program_tests import tests_of
@@ -41,12 +41,8 @@ JUDGED_COLUMNS = (
 _TIME = re.compile(r"^Time Limit: ([0-9]+) ms$", re.MULTILINE)
 _MEMORY = re.compile(r"^Memory Limit: ([0-9]+) MB$", re.MULTILINE)
 _TAGS = re.compile(r"^Tags:\n\[(.*)\]$", re.MULTILINE)
-_INTERACTIVE = re.compile(r"\binteract(?:ive|ion|or)\b", re.IGNORECASE)
-_SEVERAL = re.compile(
-    r"\b(?:if there are (?:several|multiple|many)|(?:print|output|find|you can (?:print|output)) any\b|any of them\b|"
-    r"any (?:valid|correct|suitable|possible)\b|containing any\b)",
-    re.IGNORECASE,
-)
+_TOLERANCE = re.compile(r"relative or absolute error does not exceed \$10\^\{(-[0-9]+)\}\$")
+_ANY_CASE = "in any case"
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -66,7 +62,8 @@ def rows(path: Path) -> Iterator[Row]:
             coverage="samples",
             time_limit_s=int(_first(_TIME, statement)) / 1000 if _first(_TIME, statement) else None,
             memory_limit_bytes=int(_first(_MEMORY, statement)) << 20 if _first(_MEMORY, statement) else None,
-            excluded_because=_excluded(statement),
+            excluded_because=EXCLUSIONS.get(key),
+            **_comparison(statement),
         )
         answer = "\n".join(f"{test.input}\n{test.output}" for test in tests)
         yield Row(key, statement, answer, tags, reference)
@@ -95,16 +92,19 @@ def _judged(row: Row, official: TestSource, record: Mapping[str, Any], generated
         sources.append(TableTests(generated[contest], record["id"], "generated"))
         coverage += ", and generated ones"
     checker = record["generated_checker"] if record["generated_checker"] else None
-    because = "interactive" if record["interaction_format"] else reference.excluded_because
+    because = INTERACTIVE if record["interaction_format"] else reference.excluded_because
+    if checker is not None and because == SEVERAL:
+        because = None
     tags = {**row.tags, **({"rating": str(record["rating"])} if record["rating"] is not None else {})}
     full = replace(reference, tests=JoinedTests(tuple(sources)), coverage=coverage, checker=checker)
     return replace(row, tags=tags, more=replace(full, excluded_because=because))
 
 
-def _excluded(statement: str) -> str | None:
-    if _INTERACTIVE.search(statement):
-        return "interactive"
-    return "several outputs may be right, and there is no checker" if _SEVERAL.search(statement) else None
+def _comparison(statement: str) -> dict[str, Any]:
+    """How the statement says that outputs are compared."""
+    if exponent := _first(_TOLERANCE, statement):
+        return {"comparison": "floats", "tolerance": float(f"1e{exponent}")}
+    return {"comparison": "words" if _ANY_CASE in statement else "tokens"}
 
 
 def _first(pattern: re.Pattern[str], statement: str) -> str:
@@ -133,24 +133,33 @@ class CodeForces(Programs):
         sizes={"test": "408 problems"},
         fingerprint="",
         notes='With `tests = "samples"` a problem has 1 to 5 tests, 378 of them one: passing is much weaker than being '
-        "accepted. Interactive problems and those with several right answers are excluded unless there is a checker; "
-        "which they are is told by the words of the statement. The fingerprint covers statements and samples.",
+        "accepted. Interactive problems are left out, and so are those with several right outputs unless there is a "
+        'checker, which samples never have; `undecided = "judged"` asks them all the same, and compares with the one '
+        "output at hand, as DeepCoder and FlowRL do. The fingerprint covers statements and samples.",
         fields={
             "problem": "the statement with tags and limits, without samples",
             "tests": "the samples",
             "rating": "of the problem, from open-r1",
             "generated_checker": "a Python checker written by open-r1, where several outputs are right",
         },
+        exclusions=tuple(Erratum(key, reason) for key, reason in EXCLUSIONS.items()),
     )
-
-    JUDGING = CodeGrader.Config(comparison="tokens")
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(ProgramsConfig):
         tests: Literal["samples", "official", "generated"] = "samples"
         """`official` adds the tests that the site shows (2.8 GB to fetch), `generated` also open-r1's own (more)."""
+        undecided: Literal["left_out", "judged"] = "left_out"
+        """What becomes of the problems that these tests can't decide."""
 
     config: Config
+
+    def reference(self, row: Row) -> ProgramReference:
+        reference = super().reference(row)
+        return replace(reference, excluded_because=None) if self.config.undecided == "judged" else reference
+
+    def _chosen(self, rows: list[Row]) -> list[Row]:
+        return [row for row in super()._chosen(rows) if self.reference(row).excluded_because is None]
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
         if self.config.tests == "samples":

@@ -95,6 +95,15 @@ class FiledTask(Protocol):
 
 
 @runtime_checkable
+class TestedTask(Protocol):
+    """A task whose problems are judged by tests that may not be all there are."""
+
+    def tests_told(self, split: Split) -> Mapping[str, str]:
+        """`tests`: what they cover; `undecided`: the problems they can't decide. For the reader of a report."""
+        ...
+
+
+@runtime_checkable
 class SpecimenTask(Protocol[R]):
     """A task that can write completions whose verdict is known."""
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from harness.core.config import Chosen, label_of
 from harness.core.errors import ConfigError, DataError
-from harness.core.protocols import FiledTask, Split, Task
+from harness.core.protocols import FiledTask, Split, Task, TestedTask
 from harness.core.types import LoadedData
 
 T = TypeVar("T", bound=Task[Any])
@@ -31,6 +31,8 @@ def task_facts(
         facts["judging"] = dict(task.grader.facts())
     if isinstance(task, FiledTask):
         facts |= _loaded_facts(task.loaded(split), is_strict, warn)
+    if isinstance(task, TestedTask):
+        facts |= task.tests_told(split)
     return facts
 
 

@@ -192,6 +192,8 @@ class Card:
     fields: Mapping[str, str] = field(default_factory=dict)
     """What each field of a row means."""
     errata: tuple[Erratum, ...] = ()
+    exclusions: tuple[Erratum, ...] = ()
+    """Problems that tests alone can't decide, and why."""
 
 
 @dataclass(frozen=True, slots=True)

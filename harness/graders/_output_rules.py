@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-Comparison = Literal["lines", "tokens", "floats"]
+Comparison = Literal["lines", "tokens", "words", "floats"]
 
 _MOST_TOKENS, _LONGEST_TOKEN, _LARGEST_EXPONENT = 100_000, 4300, 10_000
 _NUMBER_SIGNS = frozenset("0123456789+-.eE")
@@ -62,6 +62,11 @@ def _token(token: str) -> str:
     return token.upper() if token.upper() in ("YES", "NO") else token
 
 
+def words_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
+    """Tokens are equal as text, in any case."""
+    return output.upper().split() == expected.upper().split()
+
+
 def floats_close(output: str, expected: str, tolerance: float) -> bool:
     """As many tokens; where a number with a point or an exponent is expected, one that is absolutely or relatively
     within the tolerance; elsewhere the same text."""
@@ -94,5 +99,6 @@ def _is_number(token: str) -> bool:
 _RULES: Mapping[Comparison, Callable[[str, str, float], bool]] = {
     "lines": lines_equal,
     "tokens": tokens_equal,
+    "words": words_equal,
     "floats": floats_close,
 }

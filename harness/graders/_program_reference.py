@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from harness.graders._output_rules import Comparison
+
 Origin = Literal["sample", "private", "official", "generated"]
 
 
@@ -48,6 +50,9 @@ class ProgramReference:
     starter_code: str = ""
     time_limit_s: float | None = None
     memory_limit_bytes: int | None = None
+    comparison: Comparison = "lines"
+    tolerance: float = 0.0
+    """For floats."""
     checker: str | None = None
     """The source of a Python checker, where the data has one."""
     excluded_because: str | None = None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
-from harness.core.types import Completion, Limits, Problem, Program, Verdict
+from harness.core.types import Completion, Execution, Limits, Problem, Program, Verdict
 from harness.graders._code_prelude import PRELUDE, checker_prelude
 from harness.graders._evalplus_judge import judge_evalplus
 from harness.graders._judging import (
@@ -31,6 +31,7 @@ from harness.sandbox import Level, Pool, open_pool
 from harness.sandbox.inside.plain import NotPlainError
 
 _MOST_SOURCE_BYTES = 256 << 10
+_CHECKED_BYTES = 4 << 20
 _CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_bytes=1 << 10)
 
 
@@ -54,8 +55,9 @@ class CodeGrader:
         """Where a problem names none: 1 GiB, and 4 GiB for HumanEval+ and MBPP+, as there."""
         total_cpu_s: float | None = None
         """All tests of one program together; 60 for HumanEval+ and MBPP+ if not given."""
-        comparison: Comparison = "lines"
-        """`lines`: LiveCodeBench's; `tokens`: CodeForces' usual one; `floats`: with `tolerance`."""
+        comparison: Comparison | None = None
+        """Instead of each problem's own. `lines`: LiveCodeBench's; `tokens`: CodeForces' usual one; `words`: the same
+        in any case; `floats`: with `tolerance`."""
         tolerance: float = 0.0
         """For floats, of functions too."""
         prelude: bool = True
@@ -103,7 +105,7 @@ class CodeGrader:
             cut = completion.finish_reason == "length"
             return Verdict("incorrect", 0.0, reason="truncated" if cut else "no program in the reply")
         reference = problem.reference
-        if isinstance(reference, ProgramReference) and reference.excluded_because and reference.checker is None:
+        if isinstance(reference, ProgramReference) and reference.excluded_because is not None:
             return Verdict("ungraded", None, program, f"excluded: {reference.excluded_because}")
         if len(program.encode("utf-8", "replace")) > _MOST_SOURCE_BYTES:
             return Verdict("incorrect", 0.0, reason="CE: more than 256 KiB of source", details={"verdict": "CE"})
@@ -142,22 +144,31 @@ class CodeGrader:
     def _script_test(self, reference: ProgramReference, test: ProgramTest) -> ScriptTest:
         stdin, expected = (text.encode("utf-8", "surrogateescape") for text in (test.input, test.output))
 
-        def accepts(output: bytes) -> bool:
-            if reference.checker is not None:
-                return self._checked(reference.checker, test, output)
-            return is_expected(self.config.comparison, output, expected, self.config.tolerance)
-
-        return ScriptTest(stdin, expected, accepts)
+        if reference.checker is not None and self.config.comparison is None:
+            checker = reference.checker
+            return ScriptTest(stdin, expected, lambda output: self._checked(checker, test, output), _CHECKED_BYTES)
+        rule, tolerance = reference.comparison, reference.tolerance
+        if self.config.comparison is not None:
+            rule, tolerance = self.config.comparison, self.config.tolerance
+        return ScriptTest(stdin, expected, lambda output: is_expected(rule, output, expected, tolerance))
 
     def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
-        """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
-        if len(output) > room_for(test.output.encode("utf-8", "surrogateescape")):
+        """What the checker says. One that fails on the expected output too is broken; else the output broke it."""
+        if len(output) > room_for(test.output.encode("utf-8", "surrogateescape")) + _CHECKED_BYTES:
             return False
-        prelude = checker_prelude(test.input, test.output, output.decode("utf-8", "replace"))
-        execution = self._pool.run(Program(checker, prelude), b"", _CHECKER_LIMITS)
-        if execution.status != "exited" or execution.exit_code != 0:
-            raise SandboxError(f"the problem's checker failed: {execution.status}, {shown(execution.stderr[-300:])}")
-        return execution.stdout.strip() in (b"1", b"1.0", b"True")
+        execution = self._run_checker(checker, test, output.decode("utf-8", "replace"))
+        if _has_ended(execution):
+            return execution.stdout.strip() in (b"1", b"1.0", b"True")
+        on_expected = self._run_checker(checker, test, test.output)
+        if not _has_ended(on_expected):
+            told = shown(on_expected.stderr[-300:])
+            raise SandboxError(f"the problem's checker failed: {on_expected.status}, {told}")
+        return False
+
+    def _run_checker(self, checker: str, test: ProgramTest, output: str) -> Execution:
+        """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
+        program = Program(checker, checker_prelude(test.input, test.output, output))
+        return self._pool.run(program, b"", _CHECKER_LIMITS)
 
     def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
         try:
@@ -224,6 +235,10 @@ class CodeGrader:
         reward = share if self.config.reward == "fraction" else 0.0
         told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
         return Verdict("incorrect", reward, source, f"{finding.code} on test {place + 1}{cause}", {**told, **details})
+
+
+def _has_ended(execution: Execution) -> bool:
+    return execution.status == "exited" and execution.exit_code == 0
 
 
 def _failing(test: ProgramTest) -> dict[str, str]:

@@ -101,12 +101,46 @@ print(1 if sum(map(int, output.split())) == int(answer) and len(output.split()) 
 
 def test_a_checker_decides_where_the_data_has_one():
     tests = [ProgramTest("", "10\n", "official")]
-    options = {"checker": CHECKER, "excluded_because": "several answers"}
-    assert grade("print(3, 7)", tests, **options).outcome == "correct"
-    assert grade("print(1, 9)", tests, **options).outcome == "correct"
-    assert grade("print(1, 8)", tests, **options).details["verdict"] == "WA"
+    assert grade("print(3, 7)", tests, checker=CHECKER).outcome == "correct"
+    assert grade("print(1, 9)", tests, checker=CHECKER).outcome == "correct"
+    assert grade("print(1, 8)", tests, checker=CHECKER).details["verdict"] == "WA"
     broken = grade("print(1, 9)", tests, checker="1 / 0")
     assert (broken.outcome, "checker failed" in broken.reason) == ("ungraded", True)
+
+
+def test_an_output_that_breaks_the_checker_is_wrong_and_not_ungraded():
+    """Else a program could have its losing samples taken out."""
+    tests = [ProgramTest("", "10\n", "official")]
+    for source in ("print('ten')", "print('9' * 5000)", "import os; os.write(1, bytes(range(256)))"):
+        verdict = grade(source, tests, checker=CHECKER)
+        assert (verdict.outcome, verdict.details.get("verdict")) == ("incorrect", "WA")
+    hangs_on_some = CHECKER + "while output.split()[0] == '2': pass\n"
+    verdict = grade("print(2, 8)", tests, checker=hangs_on_some)
+    assert (verdict.outcome, verdict.details.get("verdict")) == ("incorrect", "WA")
+
+
+def test_a_checker_may_see_more_output_than_was_expected():
+    long = "import sys\nprint(int(len(open(sys.argv[3]).read()) > 999_999))"
+    tests = [ProgramTest("", "1" * 1_000_000, "official")]
+    assert grade("print('1' * 3_000_000)", tests, checker=long).outcome == "correct"
+    assert grade("print('1' * 3_000_000)", tests).details["verdict"] == "WA"
+
+
+def test_each_problem_has_its_own_comparison_unless_the_config_says_another():
+    tests = [ProgramTest("", "Maybe 0.5\n", "sample")]
+    found = {
+        rule: [grade(f"print({text!r})", tests, comparison=rule, tolerance=1e-6).outcome == "correct" for text in texts]
+        for texts in [("maybe   0.5", "MAYBE 0.5000001", "Maybe 0.5000001", "Maybe\t0.5")]
+        for rule in ("lines", "tokens", "words", "floats")
+    }
+    assert found == {
+        "lines": [False, False, False, False],
+        "tokens": [False, False, False, True],
+        "words": [True, False, False, True],
+        "floats": [False, False, True, True],
+    }
+    forced = GRADER(GRADER.Config(comparison="words"))
+    assert grade("print('MAYBE 0.5')", tests, checker="print(0)", grader=forced).outcome == "correct"
 
 
 class Unreadable:

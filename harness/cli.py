@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_show(verbs)
     _add_fetch(verbs)
+    _add_standings(verbs)
     _add_validate(verbs)
     _add_overlap(verbs)
     _add_doctor(verbs)
@@ -178,6 +179,20 @@ def _add_fetch(verbs: Any) -> None:
     verb.add_argument("tasks", nargs="+", metavar="TASK")
     verb.add_argument("--again", action="store_true", help="replace what the cache has")
     _add_set(verb)
+    _add_output_options(verb)
+
+
+def _add_standings(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "standings",
+        call.standings,
+        "fetch standings of Codeforces contests into a file, for ratings",
+        "harness standings standings.json",
+    )
+    verb.add_argument("file", type=Path, help="where they go; it must not be there yet")
+    verb.add_argument("contests", nargs="*", metavar="CONTEST", help="numbers (default: those of the task codeforces)")
+    verb.add_argument("--api", help="another address of the API")
     _add_output_options(verb)
 
 

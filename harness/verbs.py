@@ -144,6 +144,16 @@ def fetch(options: argparse.Namespace) -> int:
     )
 
 
+def standings(options: argparse.Namespace) -> int:
+    from harness.core.config import parse_plugin
+    from harness.standings import API, contests_of, fetch_standings
+
+    task = parse_plugin("tasks", "codeforces").build("tasks")
+    contests = options.contests if options.contests else contests_of(list(task.on_record("test")))
+    api = options.api if options.api is not None else API
+    return _print_made([fetch_standings(options.file, contests, _progress(options), api=api)], options)
+
+
 def validate(options: argparse.Namespace) -> int:
     from harness.evaluate import problems_of
     from harness.validate import summary, surprises, validate

@@ -13,7 +13,8 @@ from harness.core.errors import DataError
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
 from harness.metrics._grouping import ProblemSamples, by_problem
-from harness.metrics._ratings import Population, Row, contest_rating, likeliest_rating, virtual_score
+from harness.metrics._ratings import Population, contest_rating, likeliest_rating, virtual_score
+from harness.metrics._standings import Contest, Standings
 
 _FEWEST_PLAYERS = 200
 _ATTEMPTS = {"codeelo": 8, "flowrl": 16}
@@ -21,18 +22,17 @@ _TITLES = {"codeelo": "CodeElo", "flowrl": "FlowRL"}
 
 
 class CodeforcesRating:
-    """Problems tell their difficulty in the tag `rating`, their contest in `contest`, their points in `points`.
+    """Problems tell their difficulty in the tag `rating` and their contest in the tag `contest`.
 
     From difficulties: maximum likelihood, each problem counted once with the share of samples that solved it. From
-    standings: a rating for each contest, then their plain mean. What the tests cover is not corrected for: with
-    sample tests alone both are too high.
+    standings: a rating for each contest, then their plain mean. What the tests cover is told and not corrected for:
+    with sample tests alone both are too high.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         standings: str | None = None
-        """A JSON file: contest -> rows of [points, penalty, rating before]. Contests of 200 players or fewer are left
-        out."""
+        """A file that `harness standings` made. Contests of 200 players or fewer are left out."""
         procedure: Literal["codeelo", "flowrl"] = "codeelo"
         """The same arithmetic: `codeelo` hands in at most 8 samples of a problem, `flowrl` 16."""
         population: str | None = None
@@ -52,24 +52,28 @@ class CodeforcesRating:
     def _from_standings(self, problems: Sequence[ProblemSamples]) -> Iterable[Estimate]:
         if self.config.standings is None:
             return []
-        standings = _read(self.config.standings)
-        procedure, title = self.config.procedure, _TITLES[self.config.procedure]
-        used, ratings = [], []
-        for contest, some in _by_contest(problems).items():
-            if contest in standings and len(standings[contest]) > _FEWEST_PLAYERS:
-                used += some
-                rows = [Row(*map(float, row)) for row in standings[contest]]
-                ratings.append(contest_rating(*_score(some, _ATTEMPTS[procedure]), rows))
+        standings = Standings.read(self.config.standings)
+        n_attempts, title = _ATTEMPTS[self.config.procedure], _TITLES[self.config.procedure]
+        used, ratings, n_left_out = [], [], 0
+        for number, some in _by_contest(problems).items():
+            contest = standings.contests.get(number)
+            if contest is None or len(contest.rows) <= _FEWEST_PLAYERS:
+                n_left_out += 1
+                continue
+            used += some
+            ratings.append(contest_rating(*_score(number, some, n_attempts, contest), contest.rows))
         if not ratings:
             return []
         from harness.core.stats import INTERVAL_SEED, bootstrap_interval  # numpy
 
-        n_attempts, mean = _ATTEMPTS[procedure], math.fsum(ratings) / len(ratings)
         low, high = bootstrap_interval(ratings, INTERVAL_SEED)
+        rules = f"at most {n_attempts} attempts a problem, each failure before costs 50 points or a penalty of 10"
+        left_out = f", {n_left_out} left out for want of standings" if n_left_out else ""
         method = (
-            f"mean over {len(ratings)} contests, at most {n_attempts} attempts a problem, 95% bootstrap over contests"
+            f"plain mean over {len(ratings)} contests{left_out}; {rules}, time nothing; {_coverage(used)}; "
+            f"{standings.name} sha256 {standings.sha256[:16]}; 95% bootstrap over contests"
         )
-        return [_estimate(f"rating ({title})", mean, low, high, used, method)]
+        return [_estimate(f"rating ({title})", math.fsum(ratings) / len(ratings), low, high, used, method)]
 
 
 def _from_difficulties(problems: Sequence[ProblemSamples]) -> list[Estimate]:
@@ -77,7 +81,7 @@ def _from_difficulties(problems: Sequence[ProblemSamples]) -> list[Estimate]:
     found = likeliest_rating([_difficulty(p) for p in rated], [p.n_correct / p.n_graded for p in rated])
     if found is None:
         return []
-    method = f"maximum likelihood, 95% profile likelihood over {len(rated)} problems"
+    method = f"maximum likelihood, 95% profile likelihood over {len(rated)} problems; {_coverage(rated)}"
     return [_estimate("rating", *found, rated, method)]
 
 
@@ -98,10 +102,17 @@ def _by_contest(problems: Sequence[ProblemSamples]) -> dict[str, list[ProblemSam
     return found
 
 
-def _score(problems: Sequence[ProblemSamples], most_attempts: int) -> tuple[float, float]:
+def _score(
+    number: str, problems: Sequence[ProblemSamples], most_attempts: int, contest: Contest
+) -> tuple[float, float]:
     attempts = [[g.verdict.outcome == "correct" for g in problem.graded[:most_attempts]] for problem in problems]
-    points = [problem.graded[0].problem.tags.get("points") for problem in problems]
-    return virtual_score(attempts, [float(worth) if worth is not None else None for worth in points])
+    return virtual_score(attempts, [contest.worth(problem.problem_id.removeprefix(number)) for problem in problems])
+
+
+def _coverage(problems: Sequence[ProblemSamples]) -> str:
+    """Which tests the verdicts are by."""
+    told = {g.verdict.details.get("coverage") for problem in problems for g in problem.graded} - {None}
+    return f"tests: {' / '.join(sorted(map(str, told)))}" if told else "tests not on record"
 
 
 def _percentile(estimate: Estimate, population: Population) -> Estimate:

@@ -120,7 +120,7 @@ def test_an_output_that_breaks_the_checker_is_wrong_and_not_ungraded():
 
 
 def test_a_checker_may_see_more_output_than_was_expected():
-    long = "import sys\nprint(int(len(open(sys.argv[3]).read()) > 999_999))"
+    long = "import sys\nprint(int(len(open(sys.argv[3]).read()) > 2_999_999))"
     tests = [ProgramTest("", "1" * 1_000_000, "official")]
     assert grade("print('1' * 3_000_000)", tests, checker=long).outcome == "correct"
     assert grade("print('1' * 3_000_000)", tests).details["verdict"] == "WA"

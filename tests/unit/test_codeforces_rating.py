@@ -115,29 +115,14 @@ def test_the_metric_from_difficulties():
     assert estimates(list(graded("p", [True]))) == {}
 
 
-def test_the_metric_from_standings(tmp_path):
-    rows = [[row.points, row.penalty, row.rating] for row in ROWS]
-    (tmp_path / "standings.json").write_text(json.dumps({"1": rows, "2": rows, "3": rows[:200]}))
+def test_a_percentile_names_its_population(tmp_path):
     (tmp_path / "players.json").write_text(json.dumps([row.rating for row in ROWS]))
-    options = {"standings": str(tmp_path / "standings.json"), "population": str(tmp_path / "players.json")}
-    late = [False] * 10 + [True] * 6
-    items = [
-        *graded("a", [False, True], contest="1", points="3500"),
-        *graded("b", late, contest="1", points="2000"),
-        *graded("c", [False], contest="2", points="3500"),
-        *graded("d", [True], contest="3", points="3500"),
-    ]
-    codeelo = estimates(items, **options)
-    expected = [contest_rating(3450, 0, ROWS), contest_rating(0, 0, ROWS)]
-    assert codeelo["rating (CodeElo)"].value == sum(expected) / 2
-    flowrl = estimates(items, procedure="flowrl", **options)
-    expected[0] = contest_rating(3450 + 1500, 0, ROWS)
-    assert flowrl["rating (FlowRL)"].value == sum(expected) / 2
+    items = [*graded("a", [True], rating="1500"), *graded("b", [False], rating="1700")]
+    found = estimates(items, population=str(tmp_path / "players.json"))
     ratings = sorted(row.rating for row in ROWS)
-    percentile = codeelo["percentile (CodeElo)"]
-    assert percentile.value == 100 * bisect_left(ratings, codeelo["rating (CodeElo)"].value) / 250
-    assert "250 ratings in players" in percentile.method
-    assert math.isfinite(percentile.low)
+    assert found["percentile"].value == 100 * bisect_left(ratings, found["rating"].value) / 250
+    assert "250 ratings in players" in found["percentile"].method
+    assert math.isfinite(found["percentile"].low)
 
 
 def test_a_missing_file_is_told(tmp_path):

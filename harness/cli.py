@@ -115,7 +115,7 @@ def _add_grade(verbs: Any) -> None:
     verb.add_argument("run", type=Path, help="a run folder of `harness eval`, or an evaluation of a train run")
     verb.add_argument("--grader", help="an id (default: the run's own, as a rule that of each task)")
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the grader")
-    verb.add_argument("--threads", type=_positive, default=1, help="more than one for a judge (default: 1)")
+    verb.add_argument("--threads", type=_positive, help="verdicts at a time (default: as many as the grader can give)")
     _add_output_options(verb)
 
 

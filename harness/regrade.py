@@ -35,7 +35,7 @@ class Regraded:
     too_many_ungraded: bool
 
 
-def regrade(folder: Path, grader: Chosen | None, n_threads: int, progress: Progress) -> Regraded:
+def regrade(folder: Path, grader: Chosen | None, n_threads: int | None, progress: Progress) -> Regraded:
     """Grade every completion of an evaluation again: with this grader, or with the run's own.
 
     The run's status stays what it was.
@@ -83,13 +83,14 @@ def _graded(
     grader: Grader[Any],
     problems: Sequence[Problem[Any]],
     n: int,
-    n_threads: int,
+    n_threads: int | None,
     progress: Progress,
 ) -> Iterator[Graded[Any]]:
     pairs = list(_pairs(store.view(), task, problems, n))
+    n_at_once: int = getattr(grader, "n_at_once", 1)
     progress.begin(f"grade {task} with {label}", len(pairs), 0)
     try:
-        with ThreadPoolExecutor(n_threads) as threads:
+        with ThreadPoolExecutor(n_threads if n_threads is not None else n_at_once) as threads:
             verdicts = threads.map(lambda pair: grader.grade(*pair), pairs)
             for (problem, completion), verdict in zip(pairs, verdicts, strict=True):
                 store.append_verdict(task, problem.id, completion.index, label, verdict)

@@ -48,6 +48,11 @@ class LcbOfficialGrader:
     def _pool(self) -> Pool:
         return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
 
+    @property
+    def n_at_once(self) -> int:
+        """How many programs are judged side by side."""
+        return self._pool.n_workers
+
     def facts(self) -> Mapping[str, str]:
         """What the judging depended on. Raises UsageError where programs must not be run."""
         return {"sandbox": self._pool.level.title}

@@ -19,7 +19,7 @@ def train(options: argparse.Namespace) -> int:
     from harness.trainers.settings import TrainConfig
 
     path = find_config(options.config)
-    settings = configs.merge(configs.read_toml(path), _strictness(options), _overrides(options))
+    settings = configs.merge(configs.read_toml(path), _strictness(options), _rollouts(options), _overrides(options))
     config = configs.parse(TrainConfig, settings)
     folder = options.out if options.out is not None else _default_folder(f"train-{path.stem}", config)
     if options.dry_run:
@@ -215,6 +215,13 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 def _strictness(options: argparse.Namespace) -> dict[str, Any]:
     return {"strict_data": True} if options.strict_data else {}
+
+
+def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags about saved rollouts, as a config tree."""
+    only = {"only": True} if options.rollouts_only else {}
+    source = {"source": str(options.from_rollouts)} if options.from_rollouts is not None else {}
+    return {"rollouts": only | source} if only or source else {}
 
 
 def _eval_flags(options: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from harness.trainers.learner import Learner
 from harness.trainers.optimizer import make_optimizer
 from harness.trainers.policy import Policy
 from harness.trainers.record import StepRecord
+from harness.trainers.replay import Replay, weights_digest
+from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.rollouts import Sampler
 from harness.trainers.settings import TrainConfig
 from harness.trainers.shaping import trained_rows
@@ -46,6 +48,10 @@ class Trainer:
     progress: Progress
     hold_out: Callable[[], None]
     """Evaluates the newest checkpoint's policy on held-out problems."""
+    replay: Replay | None = None
+    """Where rollouts come from in the place of the engine."""
+    writer: RolloutWriter | None = None
+    """Where what was sampled is kept."""
 
     def fit(self) -> None:
         loop = self.config.loop
@@ -69,12 +75,14 @@ class Trainer:
         self.progress.end()
 
     def _step(
-        self, step: int, sampler: Sampler, stream: Iterator[Problem[Any]], learner: Learner
+        self, step: int, sampler: Sampler | Replay, stream: Iterator[Problem[Any]], learner: Learner
     ) -> tuple[dict[str, float], int]:
         """The step's record, and how many problems it took from the stream."""
         record = StepRecord(step)
         with record.phase("sample"):
             rollouts = sampler.draw(step, stream)
+        if self.writer is not None:
+            self.writer.append(step, rollouts, weights_digest(self.policy.module))
         batch = collate(rollouts.chosen, str(self.policy.module.device), rollouts.greedy_rewards())
         record.note_samples(rollouts, batch)
         with record.phase("score"):
@@ -89,10 +97,12 @@ class Trainer:
     def _learner(self) -> Learner:
         optimizer = make_optimizer(self.policy.module, self.objective, self.config.optimizer)
         max_tokens = self.config.sampling.over(self.task.sampling).max_tokens
-        is_exact = self.engine.logp_is_exact
+        is_exact = self.engine.logp_is_exact or self.replay is not None
         return Learner(self.config, self.objective, self.policy, self.reference, optimizer, max_tokens, is_exact)
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> Sampler | Replay:
+        if self.replay is not None:
+            return self.replay
         return Sampler(self.config, self.task, self.objective, self.engine, self.tokenizer)
 
     # --- around a step

@@ -51,6 +51,8 @@ class StepRecord:
             n_completions_left_out=len(usable) - len(rollouts.chosen),
             sampling_rounds=rollouts.n_rounds,
         )
+        if rollouts.is_on_policy is not None:
+            self.note(on_policy=float(rollouts.is_on_policy))
         if batch.logp_behaviour is not None:
             # Minus the mean log-probability of what was sampled is an unbiased estimate of the entropy.
             self.note(entropy=-float(batch.logp_behaviour.sum()) / batch.totals.n_tokens)

@@ -33,6 +33,8 @@ class Rollouts:
     n_rounds: int
     greedy: Items = ()
     """One completion of each chosen problem at temperature 0, where the objective compares with it."""
+    is_on_policy: bool | None = None
+    """Of saved ones: whether the policy that learns from them is still the one that sampled them."""
 
     def greedy_rewards(self) -> Sequence[float] | None:
         """Of each chosen completion's problem."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,80 @@ from harness.core import config as configs
 from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
-from harness.core.protocols import Objective, PolicyEngine, Task
+from harness.core.protocols import ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
-from harness.core.task_facts import grader_name, judged_by, task_facts
+from harness.core.task_facts import judged_by
 from harness.trainers.checkpoint import Checkpoints
+from harness.trainers.collect import collect
 from harness.trainers.loop import Trainer
 from harness.trainers.policy import Policy
+from harness.trainers.refusals import (
+    reads_reference,
+    refuse_what_the_objective_cannot_use,
+    refuse_what_the_rollouts_leave_without_effect,
+    temperature_of,
+)
+from harness.trainers.replay import NoEngine, Replay, data_facts, open_rollouts, refuse_other_rollouts, rollout_facts
+from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.settings import TrainConfig
 from harness.trainers.trackers import make_trackers
 
 
-def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
-    """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a config names, built and found to go together; nothing is loaded yet."""
+
+    task: Task[Any]
+    """Judged as training rewards it."""
+    held_out_task: Task[Any]
+    """With its own grader."""
+    objective: Objective
+    engine: PolicyEngine
+    base: ModelSource
+    temperature: float
+
+
+def parts_of(config: TrainConfig) -> Parts:
+    """Everything that can be refused without loading a model or data is refused here."""
     task, objective = config.task.build("tasks"), config.objective.build("objectives")
     engine = _policy_engine(config)
     base = config.model.source(derive(config.seed, "weights"))
     if base.dtype == "auto":
         base = dataclasses.replace(base, dtype="float32")  # half-precision weights swallow small updates
-    tokenizer = load_tokenizer(base)
     # Demonstrations are drawn from no temperature: their likelihood is the model's own.
-    temperature = _temperature(config, task) if objective.source == "policy" else 1.0
-    _refuse_what_the_objective_cannot_use(config, objective)
-    _refuse_what_the_rollouts_leave_without_effect(config, task, objective)
+    temperature = temperature_of(config, task) if objective.source == "policy" else 1.0
+    refuse_what_the_objective_cannot_use(config, objective)
+    refuse_what_the_rollouts_leave_without_effect(config, task, objective)
+    return Parts(judged_by(task, config.grader), task, objective, engine, base, temperature)
+
+
+def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
+    """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
+    parts = parts_of(config)
+    if config.rollouts.only:
+        return collect(config, parts, folder, progress)
+    task, objective, base = parts.task, parts.objective, parts.base
+    file = open_rollouts(config, objective) if config.rollouts.source is not None else None
+    engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
+    tokenizer = load_tokenizer(base)
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
     resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    policy = Policy(load_module(resumed), temperature, checkpoint_activations=config.loop.gradient_checkpointing)
-    reference = Policy(load_module(base), temperature) if _reads_reference(config, objective) else None
+    policy = Policy(load_module(resumed), parts.temperature, checkpoint_activations=config.loop.gradient_checkpointing)
+    reference = Policy(load_module(base), parts.temperature) if reads_reference(config, objective) else None
     objective.prepare(policy.shape, derive(config.seed, "objective"))
-    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    rewarding = judged_by(task, config.grader)
-    data = _data(config, rewarding, base.path, progress)
-    store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=data)
+    data = data_facts(config, task, progress)
+    facts = rollout_facts(config, task, data, tokenizer, policy.module)
+    if file is not None:
+        refuse_other_rollouts(file, facts, is_begun=newest is not None)
+    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
+    about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
+    store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
     def hold_out() -> None:
-        _hold_out(config, task, engine, store, progress)
+        _hold_out(config, parts.held_out_task, engine, store, progress)
 
     with ending(store), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
@@ -56,72 +94,13 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         closing.callback(engine.close)
         for tracker in trackers:
             closing.callback(tracker.close)
-        Trainer(
-            config, rewarding, objective, engine, policy, reference, tokenizer, store, trackers, progress, hold_out
-        ).fit()
+        writer = RolloutWriter(folder, facts) if config.rollouts.save else None
+        if writer is not None:
+            closing.callback(writer.close)
+        replay = Replay(file, objective, policy.module, progress) if file is not None else None
+        shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
+        Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
-
-
-def _data(config: TrainConfig, task: Task[Any], model_path: str, progress: Progress) -> dict[str, Any]:
-    grader = grader_name(task, config.grader)
-    facts = task_facts(task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
-    return {config.task.id: facts, "model": fingerprint(model_path)}
-
-
-def _reads_reference(config: TrainConfig, objective: Objective) -> bool:
-    return "reference_logp" in objective.needs or config.kl.place != "off"
-
-
-def _refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:
-    loop, name = config.loop, config.objective.id
-    if "group" in objective.needs and loop.samples_per_prompt < 2:
-        raise ConfigError(
-            f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
-        )
-    if "several_updates" in objective.needs and loop.minibatches_per_step * loop.epochs < 2:
-        raise ConfigError(
-            f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
-            "loop.minibatches_per_step or loop.epochs to 2 or more"
-        )
-    if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
-        raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
-    if config.reference.reset_every_steps > 0 and not _reads_reference(config, objective):
-        raise ConfigError(
-            f"reference.reset_every_steps is set, and nothing reads a reference: neither the objective {name!r} with "
-            "these options nor a KL of the loop (kl.place)"
-        )
-
-
-def _refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
-    max_tokens = config.sampling.over(task.sampling).max_tokens
-    if config.overlong.buffer_tokens > max_tokens:
-        raise ConfigError(
-            f"overlong.buffer_tokens is more than the {max_tokens} tokens that are sampled, so every completion would "
-            "pay; set it lower, or sampling.max_tokens higher"
-        )
-    of_rewards_and_samples = {
-        "kl.place = 'reward'": config.kl.place == "reward",
-        "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
-        "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
-        "engine_correction": config.engine_correction.level != "off",
-        "loop.logp_old = 'engine'": config.loop.logp_old == "engine",
-    }
-    ignored = [name for name, is_set in of_rewards_and_samples.items() if is_set]
-    if objective.source == "demonstrations" and ignored:
-        raise ConfigError(
-            f"the objective {config.objective.id!r} learns from demonstrations, which are not sampled, and reads no "
-            f"reward: {', '.join(ignored)} would do nothing; leave it off"
-        )
-
-
-def _temperature(config: TrainConfig, task: Task[Any]) -> float:
-    sampling = config.sampling.over(task.sampling)
-    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
-        raise ConfigError(
-            "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
-            "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
-        )
-    return sampling.temperature
 
 
 def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:

@@ -76,6 +76,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutsConfig:
+    """Sampling and training apart: rollouts go to a file, and losses are compared on the same ones."""
+
+    only: bool = False
+    """Sample every step's rollouts with the model as it is, save them, and train nothing."""
+    source: str | None = None
+    """A run folder, or its rollouts.jsonl: train on these and sample nothing."""
+    save: bool = incidental(default=False)
+    """Keep what a training run samples as well."""
+
+    def __post_init__(self) -> None:
+        if self.source is not None and (self.only or self.save):
+            raise ValueError("rollouts that come from a source are saved already: leave out only and save")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicSamplingConfig:
     """Groups of equal rewards are left out, and others sampled in their place."""
 
@@ -214,6 +230,7 @@ class TrainConfig:
     loop: LoopConfig
     optimizer: OptimizerConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     kl: KlConfig = field(default_factory=KlConfig)

@@ -47,6 +47,7 @@ Need = Literal[
     "greedy_reward",
     "group",
     "several_updates",
+    "on_policy",
 ]
 
 
@@ -207,7 +208,8 @@ class Objective(Protocol):
     needs: frozenset[Need]
     """What it reads beside the log-probabilities: outputs of a pass, the reward of a greedy completion of each prompt
     (`greedy_reward`). And what it makes no sense without: several completions of each prompt to compare (`group`),
-    several optimiser updates a step (`several_updates`)."""
+    several optimiser updates a step (`several_updates`), completions of the policy as it is, so that a second update on
+    them would be biased (`on_policy`)."""
     source: Literal["policy", "demonstrations"]
     """Whose completions it learns from."""
 

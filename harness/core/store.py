@@ -5,6 +5,7 @@
     completions.jsonl   append-only, keyed by task, problem and sample index
     verdicts.jsonl      append-only, same key, plus the grader
     steps.jsonl         one line an optimiser step (training)
+    rollouts.jsonl      what was sampled to learn from, where it is to be kept (training)
     metrics.json        the estimates
     checkpoints/        policies in Hugging Face form, with the training state (training)
     evals/              held-out evaluations, each a run folder of its own (training)
@@ -56,7 +57,7 @@ class RunStore:
     def open(
         cls,
         folder: Path,
-        kind: Literal["eval", "train"],
+        kind: Literal["eval", "train", "rollouts"],
         config: Any,
         *,
         seeds: Mapping[str, int],
@@ -274,7 +275,7 @@ def _decisive(data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str
 
 def _new_record(
     folder: Path,
-    kind: Literal["eval", "train"],
+    kind: Literal["eval", "train", "rollouts"],
     digest: str,
     seeds: Mapping[str, int],
     data: Mapping[str, Mapping[str, Any]],

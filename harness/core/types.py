@@ -228,7 +228,7 @@ class RunRecord:
     """The header of a run folder, written as `run.json`."""
 
     id: str
-    kind: Literal["eval", "train"]
+    kind: Literal["eval", "train", "rollouts"]
     created: str
     config_digest: str
     code: str

@@ -121,6 +121,9 @@ def test_engine_weights_are_one_where_the_engine_is_exact(tmp_path: Path) -> Non
     [
         ("countdown-grpo", {"loop": {"samples_per_prompt": 1}}, "samples_per_prompt to 2"),
         ("countdown-trpo", {"loop": {"minibatches_per_step": 1}}, "only one"),
+        ("countdown-rloo", {"objective": {"surrogate": "score"}}, "the first would be biased"),
+        ("countdown-reinforce", {"objective": {"surrogate": "score"}}, "the first would be biased"),
+        ("countdown-remax", {"objective": {"surrogate": "score"}}, "the first would be biased"),
         ("countdown-grpo", {"reference": {"reset_every_steps": 3}}, "nothing reads a reference"),
         (
             "countdown-reinforce",

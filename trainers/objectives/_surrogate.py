@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Batch, LossResult, PolicyOutputs
+from harness.core.protocols import Batch, LossResult, Need, PolicyOutputs
 from harness.trainers.functional import Reduction, clipped_surrogate, reduced, total
 
 
@@ -39,6 +39,12 @@ class Score(Clip):
         clip, default = Clip(self.clip_low, self.clip_high, self.dual_clip), Clip()
         if self.surrogate == "score" and clip != default:
             raise ValueError("clip_low, clip_high and dual_clip are of surrogate = 'clipped', and this one is 'score'")
+
+
+def needs_of(config: Score) -> frozenset[Need]:
+    """The score is that of the policy which sampled: without a ratio, a second update on the same completions is
+    biased."""
+    return frozenset({"on_policy"} if config.surrogate == "score" else set())
 
 
 def policy_gradient(

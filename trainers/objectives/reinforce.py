@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
 from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Score, policy_gradient
+from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
 
 
 class Reinforce(Parameterless):
@@ -34,10 +34,11 @@ class Reinforce(Parameterless):
                 raise ValueError("baseline_decay must lie in [0, 1)")
 
     source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset()
+    needs: frozenset[Need]
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.needs = needs_of(config)
         self._running_mean: float | None = None
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002

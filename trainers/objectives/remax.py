@@ -20,7 +20,7 @@ from typing import Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
 from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Score, policy_gradient
+from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
 
 
 class ReMax(Parameterless):
@@ -29,10 +29,11 @@ class ReMax(Parameterless):
         pass
 
     source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"greedy_reward"})
+    needs: frozenset[Need]
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.needs = frozenset[Need]({"greedy_reward"}) | needs_of(config)
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         assert batch.greedy_rewards is not None

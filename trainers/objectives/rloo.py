@@ -19,7 +19,7 @@ from typing import Literal
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
 from harness.trainers.functional import leave_one_out
 from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Score, policy_gradient
+from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
 
 
 class Rloo(Parameterless):
@@ -28,10 +28,11 @@ class Rloo(Parameterless):
         pass
 
     source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group"})
+    needs: frozenset[Need]
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.needs = frozenset[Need]({"group"}) | needs_of(config)
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         return Credit(leave_one_out(batch.rewards, batch.group_ids), {})

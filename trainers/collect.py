@@ -1,0 +1,58 @@
+"""`harness train --rollouts-only`: every step's rollouts from the model as it is, to a file, and no training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.journal import Journal, read_lines
+from harness.core.models import fingerprint, load_module, load_tokenizer
+from harness.core.progress import Progress
+from harness.core.store import RunStore, RunView, ending
+from harness.trainers.batch import collate
+from harness.trainers.record import StepRecord
+from harness.trainers.replay import data_facts, rollout_facts
+from harness.trainers.rollout_file import RolloutWriter
+from harness.trainers.rollouts import Sampler
+from harness.trainers.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from harness.trainers.run import Parts
+
+
+def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress) -> RunView:
+    """Open or resume the run folder, and sample to the last step."""
+    tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
+    data = data_facts(config, parts.task, progress)
+    facts = rollout_facts(config, parts.task, data, tokenizer, module)
+    parts.engine.open(dataclasses.replace(parts.base, module=module, tokenizer=tokenizer))
+    about = {config.task.id: data, "model": fingerprint(parts.base.path)}
+    store = RunStore.open(folder, "rollouts", config, seeds={"run": config.seed}, data=about)
+    with ending(store):
+        writer = RolloutWriter(folder, facts)
+        try:
+            sampler = Sampler(config, parts.task, parts.objective, parts.engine, tokenizer)
+            _fill(config, sampler, writer, store.steps, facts["must_agree"]["weights"], progress)
+        finally:
+            writer.close()
+            parts.engine.close()
+    return store.view()
+
+
+def _fill(
+    config: TrainConfig, sampler: Sampler, writer: RolloutWriter, steps: Journal, weights: str, progress: Progress
+) -> None:
+    stream = sampler.problems(writer.n_problems_drawn)
+    steps.rewrite(row for row in list(read_lines(steps.path)) if row["step"] <= writer.last_step)
+    progress.begin("sample", config.loop.steps, writer.last_step)
+    for step in range(writer.last_step + 1, config.loop.steps + 1):
+        record = StepRecord(step)
+        with record.phase("sample"):
+            rollouts = sampler.draw(step, stream)
+        record.note_samples(rollouts, collate(rollouts.chosen, "cpu"))
+        row: dict[str, Any] = record.row()
+        steps.append(row)
+        writer.append(step, rollouts, weights)
+        progress.advance(figures={name: row[name] for name in ("reward", "solve_rate")})
+    progress.end()

@@ -1,0 +1,71 @@
+"""What a training run is refused for before anything is loaded or written, and said with what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.core.errors import ConfigError
+from harness.core.protocols import Objective, Task
+from harness.trainers.settings import TrainConfig
+
+
+def reads_reference(config: TrainConfig, objective: Objective) -> bool:
+    return "reference_logp" in objective.needs or config.kl.place != "off"
+
+
+def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:
+    loop, name = config.loop, config.objective.id
+    if "group" in objective.needs and loop.samples_per_prompt < 2:
+        raise ConfigError(
+            f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
+        )
+    if "several_updates" in objective.needs and loop.minibatches_per_step * loop.epochs < 2:
+        raise ConfigError(
+            f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
+            "loop.minibatches_per_step or loop.epochs to 2 or more"
+        )
+    if "on_policy" in objective.needs and loop.minibatches_per_step * loop.epochs > 1:
+        raise ConfigError(
+            f"the objective {name!r} takes no ratio, and every update of a step but the first would be biased: set "
+            "objective.surrogate = 'clipped', or loop.minibatches_per_step and loop.epochs to 1"
+        )
+    if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
+        raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
+    if config.reference.reset_every_steps > 0 and not reads_reference(config, objective):
+        raise ConfigError(
+            f"reference.reset_every_steps is set, and nothing reads a reference: neither the objective {name!r} with "
+            "these options nor a KL of the loop (kl.place)"
+        )
+
+
+def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
+    max_tokens = config.sampling.over(task.sampling).max_tokens
+    if config.overlong.buffer_tokens > max_tokens:
+        raise ConfigError(
+            f"overlong.buffer_tokens is more than the {max_tokens} tokens that are sampled, so every completion would "
+            "pay; set it lower, or sampling.max_tokens higher"
+        )
+    of_rewards_and_samples = {
+        "kl.place = 'reward'": config.kl.place == "reward",
+        "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
+        "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
+        "engine_correction": config.engine_correction.level != "off",
+        "loop.logp_old = 'engine'": config.loop.logp_old == "engine",
+        "rollouts": config.rollouts.only or config.rollouts.save or config.rollouts.source is not None,
+    }
+    ignored = [name for name, is_set in of_rewards_and_samples.items() if is_set]
+    if objective.source == "demonstrations" and ignored:
+        raise ConfigError(
+            f"the objective {config.objective.id!r} learns from demonstrations, which are not sampled, and reads no "
+            f"reward: {', '.join(ignored)} would do nothing; leave it off"
+        )
+
+
+def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
+    sampling = config.sampling.over(task.sampling)
+    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+        raise ConfigError(
+            "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
+            "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
+        )
+    return sampling.temperature

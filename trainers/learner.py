@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.core.errors import EngineError, RunError
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs, Totals
+from harness.core.protocols import Batch, Credit, Critic, LossResult, Need, Objective, PolicyOutputs, Totals
 from harness.core.seeds import derive
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 from harness.trainers.functional import total
@@ -67,13 +67,13 @@ class Learner:
         """Once a batch, before its updates: what the policy was, and the reference where it is needed."""
         needs = self.objective.needs
         behaviour = batch.logp_behaviour if self._engine_knows_logp() else None
+        if behaviour is None and self.config.loop.logp_old == "engine":
+            raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
         if behaviour is None or "completion_hidden" in needs:
             outputs = self._forward_all(self.policy, batch, needs)
         else:
             outputs = PolicyOutputs(logp=behaviour)
-        if self.config.loop.logp_old == "engine":
-            if behaviour is None:
-                raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
+        if behaviour is not None:
             outputs = dataclasses.replace(outputs, logp=behaviour)
         if self.reference is None:
             return outputs
@@ -87,7 +87,9 @@ class Learner:
         """A pass over the whole batch in micro-batches, put together again in its order."""
         everything = torch.arange(len(batch.rewards), device=batch.rewards.device)
         pieces = list(microbatches(batch, everything, FROZEN_FACTOR * self.config.loop.tokens_per_microbatch))
-        outputs = [policy.forward(microbatch(batch, rows, batch.totals), needs) for rows in pieces]
+        outputs = [
+            self._without_states(policy.forward(microbatch(batch, rows, batch.totals), needs)) for rows in pieces
+        ]
         order = torch.cat(pieces).argsort()
         joined = {
             field.name: torch.cat([getattr(output, field.name) for output in outputs])[order]
@@ -95,6 +97,12 @@ class Learner:
             if getattr(outputs[0], field.name) is not None
         }
         return PolicyOutputs(**joined)
+
+    def _without_states(self, outputs: PolicyOutputs) -> PolicyOutputs:
+        """The states of all completions of a step would be its largest tensor by far: a critic reads them here."""
+        if outputs.completion_hidden is None or not isinstance(self.objective, Critic):
+            return outputs
+        return dataclasses.replace(outputs, values=self.objective.values(outputs), completion_hidden=None)
 
     # --- the updates
 

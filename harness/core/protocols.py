@@ -233,6 +233,16 @@ class Objective(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Critic(Protocol):
+    """What an objective is too that reads one number from each state of a completion: it is asked for them with every
+    piece of the pass before the updates, so that the states themselves are kept for no longer than that."""
+
+    def values(self, outputs: PolicyOutputs) -> torch.Tensor:
+        """(B, T), from `completion_hidden`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """What an objective must know of the policy to build its own parameters."""
@@ -291,6 +301,7 @@ class PolicyOutputs:
     prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt
     prompt_last_hidden: torch.Tensor | None = None  # (B, H): the last hidden state at the prompt's last token
     completion_hidden: torch.Tensor | None = None  # (B, T, H): the state that predicts each completion token
+    values: torch.Tensor | None = None  # (B, T), frozen only: what a critic makes of `completion_hidden`, in its place
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,9 +226,37 @@ def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
     behaviour = make_outputs(BATCH, seed=4).logp.detach()
     batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
     assert torch.equal(learner._frozen(batch).logp, behaviour)
-    with_values = dataclasses.replace(learner, objective=Ppo(Ppo.Config()))._frozen(batch)
-    assert torch.equal(with_values.logp, behaviour)
-    assert with_values.completion_hidden is not None
+    assert torch.equal(dataclasses.replace(learner, objective=critic(policy))._frozen(batch).logp, behaviour)
+
+
+def critic(policy: Policy) -> Ppo:
+    """With a head whose values are not zero."""
+    objective = Ppo(Ppo.Config())
+    objective.prepare(policy.shape, seed=0)
+    torch.nn.init.normal_(objective.value_head[-1].weight, generator=torch.Generator().manual_seed(3))
+    return objective
+
+
+def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> None:
+    policy = Policy(tiny_module(), 1.0)
+    objective = critic(policy)
+    loop = LoopConfig(steps=1, prompts_per_step=2, samples_per_prompt=3, tokens_per_microbatch=2)
+    config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
+    frozen = Learner(config, objective, policy, None, None, 8, True)._frozen(BATCH)  # type: ignore[arg-type]
+    kept = {f.name: v for f in dataclasses.fields(frozen) if (v := getattr(frozen, f.name)) is not None}
+    assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {"logp": (6, 5), "values": (6, 5)}
+    for row, (p, c) in enumerate(zip([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], strict=True)):
+        ids = BATCH.sequence_ids[row : row + 1, : p + c]
+        states = policy.module(ids, output_hidden_states=True).hidden_states[-1][0, p - 1 : p + c - 1]
+        with torch.no_grad():
+            torch.testing.assert_close(frozen.values[row, :c], objective.value_head(states)[:, 0], rtol=1e-4, atol=1e-4)
+    whole = make_outputs(BATCH, policy.shape.hidden_size)
+    whole = dataclasses.replace(whole, completion_hidden=whole.completion_hidden.float(), logp=whole.logp.detach())
+    with torch.no_grad():
+        pieced = dataclasses.replace(whole, values=objective.values(whole), completion_hidden=None)
+    one, other = objective.credit(BATCH, whole), objective.credit(BATCH, pieced)
+    assert torch.equal(one.weights, other.weights)
+    assert torch.equal(one.extra["values"], other.extra["values"])
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf")])

@@ -82,7 +82,8 @@ class Ppo:
 
     @torch.no_grad()
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
-        mask, rewards, values = batch.completion_mask, rewards_by_token(batch), self.values(frozen)
+        mask, rewards = batch.completion_mask, rewards_by_token(batch)
+        values = frozen.values if frozen.values is not None else self.values(frozen)
         advantages = generalised_advantage(rewards, values, mask, self.config.gamma, self.config.lam)
         weights = whitened(advantages, mask) if self.config.whiten else advantages
         return Credit(weights, {"values": values, "returns": advantages + values})

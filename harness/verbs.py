@@ -22,10 +22,13 @@ def train(options: argparse.Namespace) -> int:
     settings = configs.merge(configs.read_toml(path), _strictness(options), _rollouts(options), _overrides(options))
     config = configs.parse(TrainConfig, settings)
     folder = options.out if options.out is not None else _default_folder(f"train-{path.stem}", config)
-    if options.dry_run:
-        return _print_config(config, folder, options)
-    from harness.trainers.run import train
+    from harness.trainers.run import parts_of, train
 
+    if options.dry_run:
+        from harness.trainers.forecast import forecast
+
+        told = forecast(config, parts_of(config))
+        return _print_config(config, folder, options, asdict(told), told.lines())
     view = train(config, folder, _progress(options))
     _print({"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}, options, folder)
     return DONE
@@ -260,10 +263,14 @@ def _print_path(what: str, path: Path, options: argparse.Namespace) -> None:
         print(f"{what}: {path}")
 
 
-def _print_config(config: Any, folder: Path, options: argparse.Namespace) -> int:
+def _print_config(
+    config: Any, folder: Path, options: argparse.Namespace, facts: Mapping[str, Any] = {}, lines: Sequence[str] = ()
+) -> int:
+    """The resolved config, which stays a TOML file whatever else is told in `lines`."""
     from harness.core.config import to_toml, to_tree
 
-    _print({"folder": str(folder), "config": to_tree(config)}, options, f"# would run in {folder}\n{to_toml(config)}")
+    text = "\n".join([f"# would run in {folder}", *lines, to_toml(config)])
+    _print({"folder": str(folder), "config": to_tree(config), **facts}, options, text)
     return DONE
 
 

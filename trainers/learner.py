@@ -57,7 +57,9 @@ class Learner:
         batch = shaped(batch, frozen, config.overlong, config.kl, self.max_tokens)
         weights = engine_weights(batch, frozen, config.engine_correction)
         if weights is not None:
+            at_cap = weights >= config.engine_correction.cap
             record.add({"engine_weight": total(weights, batch.completion_mask)})
+            record.add({"engine_weight_at_cap": total(at_cap, batch.completion_mask)})
         with torch.random.fork_rng():
             torch.manual_seed(derive(config.seed, "credit", step))
             return Credited(batch, frozen, self.objective.credit(batch, frozen), weights)
@@ -127,7 +129,7 @@ class Learner:
         """One optimiser step on one minibatch; False if it was skipped."""
         self.optimizer.zero_grad(set_to_none=True)
         pieces = microbatches(credited.batch, rows, self.config.loop.tokens_per_microbatch)
-        results = [self._backward(credited, some, totals) for some in pieces]
+        results = [self._backward(credited, some, totals, record) for some in pieces]
         norm = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
         record.add({"updates_skipped": (float(not math.isfinite(norm)), 1.0)})
         if not math.isfinite(norm):
@@ -143,7 +145,7 @@ class Learner:
         record.add({"loss": (0.0, 1.0), "grad_norm": (norm, 1.0)})
         return True
 
-    def _backward(self, credited: Credited, rows: torch.Tensor, totals: Totals) -> LossResult:
+    def _backward(self, credited: Credited, rows: torch.Tensor, totals: Totals, record: StepRecord) -> LossResult:
         """The gradient of one micro-batch, added to what is there."""
         config = self.config
         part = microbatch(credited.batch, rows, totals)
@@ -153,6 +155,7 @@ class Learner:
         if credited.engine_weights is not None:
             weighed = dataclasses.replace(live, logp=weigh_gradient(live.logp, credited.engine_weights[rows]))
         result = self.objective.loss(part, weighed, frozen, select(credited.credit, rows))
+        record.compare(part, live, frozen, result)
         result = with_terms(result, part, live, frozen, config.kl, config.loop.entropy_bonus)
         result.loss.backward()  # type: ignore[no-untyped-call]
         return dataclasses.replace(result, loss=result.loss.detach())

@@ -8,7 +8,7 @@ where the arithmetic does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.core.models import step_of
@@ -16,6 +16,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Objective, PolicyEngine, Task
 from harness.core.store import RunStore
 from harness.core.types import Problem
+from harness.trainers.alarms import Watch, refuse_gap
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
 from harness.trainers.learner import Learner
@@ -55,9 +56,9 @@ class Trainer:
 
     def fit(self) -> None:
         loop = self.config.loop
-        learner, sampler = self._learner(), self._sampler()
+        learner, sampler, watch = self._learner(), self._sampler(), Watch(self.config.warnings)
         checkpoints = Checkpoints(self.store.folder, self.config.checkpoint.keep)
-        position = self._resume(checkpoints, learner)
+        position = self._resume(checkpoints, learner, watch)
         if position.step > 0 and self._is_held_out(position.step):
             self.hold_out()  # a kill may have come between that checkpoint and its evaluation
         stream = sampler.problems(position.n_problems_drawn)
@@ -65,7 +66,7 @@ class Trainer:
         for step in range(position.step + 1, loop.steps + 1):
             row, n_drawn = self._step(step, sampler, stream, learner)
             position = Position(step, position.n_problems_drawn + n_drawn)
-            self._record(row)
+            self._record(row, watch)
             if self._is_due(step):
                 parts = (self.policy.module, self.tokenizer, learner.optimizer, self.objective)
                 checkpoints.save(position, *parts, learner.changed_reference(step))
@@ -107,7 +108,7 @@ class Trainer:
 
     # --- around a step
 
-    def _resume(self, checkpoints: Checkpoints, learner: Learner) -> Position:
+    def _resume(self, checkpoints: Checkpoints, learner: Learner, watch: Watch) -> Position:
         """The newest checkpoint's state; step records after it belong to steps that are done again."""
         newest = checkpoints.newest()
         position = Position(0, 0)
@@ -116,13 +117,18 @@ class Trainer:
             position = checkpoints.restore(newest, learner.optimizer, self.objective, reference)
         kept = [row for row in self.store.view().steps() if row["step"] <= position.step]
         self.store.steps.rewrite(iter(kept))
+        self.store.warnings.rewrite(asdict(alarm) for row in kept for alarm in watch.see(row))
         for tracker in self.trackers:
             tracker.resume(position.step)
         self.engine.load_weights(self.policy.tensors(), position.step)
         return position
 
-    def _record(self, row: dict[str, float]) -> None:
+    def _record(self, row: dict[str, float], watch: Watch) -> None:
         self.store.steps.append(row)
+        for alarm in watch.see(row):
+            self.store.warnings.append(asdict(alarm))
+            self.progress.warn(f"step {alarm.step}: {alarm.text}")
+        refuse_gap(row, self.config.warnings)
         for tracker in self.trackers:
             tracker.log(row)
         self.progress.advance(figures={name: row[name] for name in SHOWN})

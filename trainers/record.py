@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.core.protocols import Batch
+from torch import Tensor
+
+from harness.core.protocols import Batch, LossResult, PolicyOutputs
 from harness.core.types import Graded
+from harness.trainers.gauges import logp_gap, quantiles, ratios_of
 from harness.trainers.rollouts import Rollouts
 
 
@@ -19,6 +22,7 @@ class StepRecord:
     def __init__(self, step: int) -> None:
         self._row: dict[str, float] = {"step": step}
         self._sums: dict[str, tuple[float, float]] = {}
+        self._ratios: list[Tensor] = []
         self._began_s = time.perf_counter()
 
     @contextlib.contextmanager
@@ -34,6 +38,16 @@ class StepRecord:
         for name, (total, weight) in metrics.items():
             old_total, old_weight = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (old_total + total, old_weight + weight)
+
+    def compare(self, part: Batch, live: PolicyOutputs, frozen: PolicyOutputs, result: LossResult) -> None:
+        """A micro-batch with what was before the step, and before the first update with what the engine gave."""
+        self._ratios.append(ratios_of(part, live, frozen, result))
+        if "grad_norm" in self._sums or self._row.get("on_policy") == 0:
+            return  # the policy is not the one that sampled any more
+        for name, gap in logp_gap(part, live).items():
+            self.add({name: (float(gap.sum()), float(len(gap)))})
+            if name == "logp_gap":
+                self.note(logp_gap_max=max(self._row.get("logp_gap_max", 0.0), float(gap.max())))
 
     def note_samples(self, rollouts: Rollouts, batch: Batch) -> None:
         """All that was sampled, and how it was judged, before any shaping. Ungraded completions are in no mean."""
@@ -51,6 +65,8 @@ class StepRecord:
             n_completions_left_out=len(usable) - len(rollouts.chosen),
             sampling_rounds=rollouts.n_rounds,
         )
+        if (distinct := _distinct_solutions(usable)) is not None:
+            self.note(distinct_solutions=distinct)
         if rollouts.is_on_policy is not None:
             self.note(on_policy=float(rollouts.is_on_policy))
         if batch.logp_behaviour is not None:
@@ -59,7 +75,21 @@ class StepRecord:
 
     def row(self) -> dict[str, float]:
         means = {name: total / weight for name, (total, weight) in self._sums.items() if weight}
-        return {**self._row, **means, "wall_s": time.perf_counter() - self._began_s}
+        wall_s = time.perf_counter() - self._began_s
+        n_tokens = self._row.get("n_tokens", 0)
+        speeds = {"tokens_per_s": n_tokens / wall_s}
+        if "sample_s" in self._row:
+            speeds["sampled_tokens_per_s"] = n_tokens / max(self._row["sample_s"], 1e-9)
+        return {**self._row, **means, **quantiles(self._ratios), **speeds, "wall_s": wall_s}
+
+
+def _distinct_solutions(items: Sequence[Graded[Any]]) -> float | None:
+    """Different right answers of a problem that was solved, on average; None where nothing was, or no grader tells."""
+    solutions: dict[str, set[Any]] = {}
+    for item in items:
+        if item.verdict.outcome == "correct" and "solution" in item.verdict.details:
+            solutions.setdefault(item.problem.id, set()).add(item.verdict.details["solution"])
+    return statistics.fmean(map(len, solutions.values())) if solutions else None
 
 
 def _share_of_mixed_groups(items: Sequence[Graded[Any]]) -> float:

@@ -207,6 +207,31 @@ class HeldOutConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarningsConfig:
+    """When a run says that it is collapsing. Each figure is its mean over a window; what is impossible is off."""
+
+    window_steps: int = 10
+    entropy_share: float = 0.3
+    """Entropy below this share of that of the first window; 0 is off."""
+    distinct_share: float = 0.5
+    """Different right answers of a solved problem below this share of those of the first window; 0 is off."""
+    equal_groups: float = 0.05
+    """So many groups or fewer with different rewards, as a share; -1 is off."""
+    truncated: float = 0.5
+    """So many completions cut off at the limit, as a share; 2 is off."""
+    clipped: float = 0.5
+    """So many importance weights at their bound, as a share; 2 is off."""
+    logp_gap: float = 0.2
+    """An error, not a warning: the mean distance of the engine's log-probabilities from the trainer's; 0 is off."""
+
+    def __post_init__(self) -> None:
+        if self.window_steps < 1:
+            raise ValueError("window_steps must be at least 1")
+        if min(self.entropy_share, self.distinct_share, self.logp_gap) < 0:
+            raise ValueError("entropy_share, distinct_share and logp_gap must not be negative (0 is off)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackConfig:
     """Where the step records also go. steps.jsonl is always written."""
 
@@ -238,6 +263,7 @@ class TrainConfig:
     engine_correction: EngineCorrectionConfig = field(default_factory=EngineCorrectionConfig)
     checkpoint: CheckpointConfig = incidental(default_factory=CheckpointConfig)
     held_out: HeldOutConfig = incidental(default_factory=HeldOutConfig)
+    warnings: WarningsConfig = incidental(default_factory=WarningsConfig)
     track: TrackConfig = incidental(default_factory=TrackConfig)
     seed: int = 0
     strict_data: bool = incidental(default=False)

@@ -28,7 +28,7 @@ def with_terms(
         assert live.entropy is not None
         loss = loss - entropy_bonus * reduced(live.entropy, mask, part.totals, "token_mean")
         metrics["policy_entropy"] = total(live.entropy, mask)
-    return LossResult(loss, metrics)
+    return LossResult(loss, metrics, result.ratios)
 
 
 def engine_weights(batch: Batch, frozen: PolicyOutputs, config: EngineCorrectionConfig) -> Tensor | None:

@@ -318,3 +318,5 @@ class LossResult:
 
     loss: torch.Tensor
     metrics: Mapping[str, tuple[float, float]]
+    ratios: torch.Tensor | None = None
+    """Policy over the policy before the step as the loss took it, before any bound; None: token by token, or not."""

@@ -6,6 +6,7 @@
     verdicts.jsonl      append-only, same key, plus the grader
     steps.jsonl         one line an optimiser step (training)
     rollouts.jsonl      what was sampled to learn from, where it is to be kept (training)
+    warnings.jsonl      what its figures said was going wrong (training)
     metrics.json        the estimates
     checkpoints/        policies in Hugging Face form, with the training state (training)
     evals/              held-out evaluations, each a run folder of its own (training)
@@ -52,6 +53,7 @@ class RunStore:
         self._completions = Journal(folder / "completions.jsonl")
         self._verdicts = Journal(folder / "verdicts.jsonl")
         self.steps = Journal(folder / "steps.jsonl")
+        self.warnings = Journal(folder / "warnings.jsonl")
 
     @classmethod
     def open(
@@ -102,7 +104,7 @@ class RunStore:
 
     def finish(self, status: Literal["done", "failed", "interrupted"], error: str | None = None) -> None:
         """Record how the run ended and let go of the folder."""
-        for journal in (self._completions, self._verdicts, self.steps):
+        for journal in (self._completions, self._verdicts, self.steps, self.warnings):
             journal.close()
         try:
             self._set(status=status, error=error)
@@ -172,6 +174,10 @@ class RunView:
 
     def steps(self) -> list[dict[str, Any]]:
         return list(read_lines(self.folder / "steps.jsonl"))
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """What the run was warned of: step, name and text."""
+        return list(read_lines(self.folder / "warnings.jsonl"))
 
     def estimates(self) -> dict[str, list[Estimate]]:
         """Estimates by task; empty while the run has not come that far."""

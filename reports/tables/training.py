@@ -30,6 +30,7 @@ COLUMNS = (
     "ungraded",
     "tokens",
     "wall seconds",
+    "warnings",
 )
 
 
@@ -51,7 +52,10 @@ class Training:
         note = (
             f"Rewards and solve rates are of the training samples: of the last step, and the mean of the last {LAST}."
         )
-        return [Table("Training", COLUMNS, rows, (*unfinished(named), note))]
+        warnings = [
+            f"{label}, step {alarm['step']}: {alarm['text']}." for run, label in named for alarm in run.warnings()
+        ]
+        return [Table("Training", COLUMNS, rows, (*unfinished(named), note, *warnings))]
 
 
 def _row(run: RunView, label: str) -> tuple[Cell, ...]:
@@ -74,6 +78,7 @@ def _row(run: RunView, label: str) -> tuple[Cell, ...]:
         _total(steps, "n_ungraded"),
         _total(steps, "n_tokens"),
         _total(steps, "wall_s"),
+        len(run.warnings()),
     )
 
 

@@ -16,11 +16,12 @@ from tensorboardX.proto import event_pb2
 from transformers import AutoModelForCausalLM
 
 from harness.core import config as configs
-from harness.core.errors import ConfigError, RunFolderError
+from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import checkpoint_folders, resolve
 from harness.core.progress import Progress
 from harness.core.store import RunView
 from harness.evaluate import EvalConfig, evaluate
+from harness.reports.build import tables_of
 from harness.show import find_config
 from harness.trainers.run import train
 from harness.trainers.settings import TrainConfig
@@ -185,3 +186,36 @@ def test_step_records_are_strict_json(tmp_path: Path) -> None:
     run(recipe("countdown-flowrl", loop={"steps": 2}), tmp_path / "run")
     for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_run_tells_its_ratios_gap_speed_and_different_answers(tmp_path: Path) -> None:
+    row = run(recipe("countdown-flowrl", loop={"steps": 1}), tmp_path / "run").steps()[0]
+    assert row["ratio_p01"] <= row["ratio_p50"] <= row["ratio_p99"] <= row["ratio_max"]
+    assert 0 <= row["logp_gap"] <= row["logp_gap_max"] < 1e-4
+    assert row["distinct_solutions"] >= 1
+    assert row["tokens_per_s"] == pytest.approx(row["n_tokens"] / row["wall_s"], rel=0.05)
+    assert row["sampled_tokens_per_s"] == pytest.approx(row["n_tokens"] / row["sample_s"])
+
+
+def test_warnings_are_told_kept_and_reported_and_a_resume_repeats_none(tmp_path: Path, capsys: Any) -> None:
+    always = {"warnings": {"window_steps": 2, "clipped": 0.0, "equal_groups": 1.0}}
+    for steps in (3, 4):
+        run(recipe("countdown-grpo", loop={"steps": steps}, **always), tmp_path / "run")
+    told = RunView.read(tmp_path / "run").warnings()
+    assert [(alarm["step"], alarm["name"]) for alarm in told] == [(2, "groups_with_signal"), (2, "clip_fraction")]
+    assert capsys.readouterr().err.count("warning: step 2") == 2
+    (table,) = tables_of([tmp_path / "run"], ["training"])
+    assert table.rows[0][table.columns.index("warnings")] == 2
+    assert sum(told[0]["text"] in note for note in table.notes) == 1
+
+
+def test_a_sampler_that_disagrees_stops_the_run_and_its_step_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.trainers.policy import Policy
+
+    opened = Policy.__init__
+    monkeypatch.setattr(Policy, "__init__", lambda self, module, _, **options: opened(self, module, 3.0, **options))
+    with pytest.raises(RunError, match="at the same temperature and precision"):
+        run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
+    assert checkpoint_folders(tmp_path / "run") == []

@@ -41,7 +41,7 @@ Identity: with `variant = "vargrad"`, weight 1 and `normalise_by_length = false`
 Zero loss: policy = reference exp(beta r_hat) / Z. With length normalisation the target of a whole completion is
 reference exp(|y| beta r_hat): its temperature is 1 / (beta |y|), in the step record as `effective_temperature`. Where
 that is small the reference term vanishes and the objective becomes a reward maximiser. `log_z_group` is the logarithm
-of the group's mean of exp(beta r_hat - 1/|y| log(before / anchor)), which log Z estimates.
+of the group's mean of exp(beta r_hat - 1/|y| log(before / anchor)), which log Z estimates; `log_z_error` is how far.
 """
 
 from __future__ import annotations
@@ -200,11 +200,15 @@ class FlowRL:
         residual = trajectory_balance_residual(
             log_z, self._reduced(live.logp, batch), credit.weights, self._reduced(self._anchor(frozen), batch)
         )
-        weight = self.weight((live.logp - frozen.logp).detach(), batch.completion_mask)
+        ratio = self.ratio((live.logp - frozen.logp).detach(), batch.completion_mask)
+        weight = self.weight(ratio)
         loss = (weight * residual.square()).sum() / batch.totals.n_completions
         if self.config.loss_scale == "release":
             loss = loss * RELEASED_METRICS / len(residual)
-        return LossResult(loss, self._metrics(batch, live, frozen, credit, log_z.detach(), weight))
+        metrics = self._metrics(batch, live, frozen, credit, log_z.detach(), weight)
+        if self.config.importance_weight in ("clipped", "capped"):
+            metrics["clip_fraction"] = (float((weight != ratio).sum()), float(len(weight)))
+        return LossResult(loss, metrics, ratio)
 
     def log_z(self, batch: Batch, live: PolicyOutputs) -> Tensor:
         """One log Z a completion from the head, the same for those of one prompt (but for dropout). (B,)"""
@@ -229,10 +233,13 @@ class FlowRL:
                 assert mean is not None and last is not None
                 return (mean * lengths - last) / (lengths - 1).clamp(min=1)
 
-    def weight(self, log_ratio: Tensor, completion_mask: Tensor) -> Tensor:
-        """The importance weight from the tokens' log-ratios. (B, T) -> (B,)"""
+    def ratio(self, log_ratio: Tensor, completion_mask: Tensor) -> Tensor:
+        """Of whole completions, from the tokens' log-ratios. (B, T) -> (B,)"""
         over = sequence_sum if self.config.importance_weight_over == "sum" else sequence_mean
-        ratio = over(log_ratio, completion_mask).exp()
+        return over(log_ratio, completion_mask).exp()
+
+    def weight(self, ratio: Tensor) -> Tensor:
+        """The importance weight: the ratio within its bounds. (B,) -> (B,)"""
         match self.config.importance_weight:
             case "clipped":
                 return ratio.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
@@ -250,6 +257,7 @@ class FlowRL:
         per_completion = {
             "log_z": log_z,
             "log_z_group": credit.extra["log_z_group"],
+            "log_z_error": (log_z - credit.extra["log_z_group"]).abs(),
             "importance_weight": weight,
             "effective_temperature": 1 / (self.config.beta * lengths),
         }

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import group_mean, group_normalise, sequence_mean, sequence_sum
+from harness.trainers.functional import group_log_mean_exp, group_mean, group_normalise, sequence_mean, sequence_sum
 from harness.trainers.objectives._parameterless import Parameterless
 
 
@@ -54,19 +54,24 @@ class GFlowRL(Parameterless):
         )
         log_z = group_mean(-unbalanced, batch.group_ids)
         gap = log_z + unbalanced
-        return Credit(gap.clamp(-self.config.gap_low, self.config.gap_high), {"log_z": log_z, "gap": gap})
+        extra = {"log_z": log_z, "log_z_group": group_log_mean_exp(-unbalanced, batch.group_ids), "gap": gap}
+        return Credit(gap.clamp(-self.config.gap_low, self.config.gap_high), extra)
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         mask, log_ratio = batch.completion_mask, live.logp - frozen.logp
-        weight = sequence_sum(log_ratio, mask).detach().exp().clamp(max=self.config.weight_cap)
+        ratio = sequence_sum(log_ratio, mask).detach().exp()
+        weight = ratio.clamp(max=self.config.weight_cap)
         residual = credit.weights + sequence_mean(log_ratio, mask)
         per_completion = {
             "importance_weight": weight,
             "log_z": credit.extra["log_z"],
+            "log_z_group": credit.extra["log_z_group"],
+            "log_z_error": (credit.extra["log_z"] - credit.extra["log_z_group"]).abs(),
+            "clip_fraction": (weight != ratio).double(),
             "gap_clipped": (credit.weights != credit.extra["gap"]).double(),
         }
         metrics = {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
-        return LossResult((weight * residual.square()).sum() / batch.totals.n_completions, metrics)
+        return LossResult((weight * residual.square()).sum() / batch.totals.n_completions, metrics, ratio)
 
 
 OBJECTIVE: type[Objective] = GFlowRL

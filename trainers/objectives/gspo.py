@@ -48,7 +48,8 @@ class Gspo(Parameterless):
         surrogate = clipped_surrogate(log_ratio, credit.weights, self.config.clip_low, self.config.clip_high)
         stopped = clipped(log_ratio.detach(), credit.weights, self._clip)
         metrics = {"clip_fraction": (float(stopped.sum()), float(len(stopped)))}
-        return LossResult(-surrogate.sum() / batch.totals.n_completions, metrics)
+        ratios = log_ratio.detach().exp()
+        return LossResult(-surrogate.sum() / batch.totals.n_completions, metrics, ratios)
 
 
 OBJECTIVE: type[Objective] = Gspo

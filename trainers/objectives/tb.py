@@ -36,7 +36,7 @@ from harness.core.protocols import (
     ParameterGroup,
     PolicyOutputs,
 )
-from harness.trainers.functional import sequence_sum, trajectory_balance_residual
+from harness.trainers.functional import group_log_mean_exp, sequence_sum, trajectory_balance_residual
 from harness.trainers.objectives._perceptron import perceptron
 
 
@@ -69,17 +69,27 @@ class TrajectoryBalance:
         if self.config.log_z == "prompt":
             self._own["head"] = perceptron(shape, self.config.log_z_layers, seed)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(self.config.beta * batch.rewards, {})
+    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+        pull = self.config.beta * batch.rewards
+        log_weights = pull + self._log_prior(batch, frozen) - sequence_sum(frozen.logp, batch.completion_mask)
+        return Credit(pull, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+
+    def _log_prior(self, batch: Batch, frozen: PolicyOutputs) -> Tensor:
+        if self.config.prior == "none":
+            return torch.zeros_like(batch.rewards)
+        assert frozen.logp_reference is not None
+        return sequence_sum(frozen.logp_reference, batch.completion_mask)
 
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         mask, log_z = batch.completion_mask, self.log_z(batch, live)
-        prior = torch.zeros_like(credit.weights)
-        if self.config.prior == "reference":
-            assert frozen.logp_reference is not None
-            prior = sequence_sum(frozen.logp_reference, mask)
+        prior = self._log_prior(batch, frozen)
         residual = trajectory_balance_residual(log_z, sequence_sum(live.logp, mask), credit.weights, prior)
-        per_completion = {"log_z": log_z.detach(), "residual_squared": residual.detach().square()}
+        per_completion = {
+            "log_z": log_z.detach(),
+            "log_z_group": credit.extra["log_z_group"],
+            "log_z_error": (log_z.detach() - credit.extra["log_z_group"]).abs(),
+            "residual_squared": residual.detach().square(),
+        }
         metrics = {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
         return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
-from harness.trainers.functional import group_mean, sequence_sum
+from harness.trainers.functional import group_log_mean_exp, group_mean, sequence_sum
 from harness.trainers.objectives._parameterless import Parameterless
 
 
@@ -56,8 +56,9 @@ class VarGradTrajectoryBalance(Parameterless):
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
         log_reward = self._log_reward(batch, frozen)
-        log_z = group_mean(log_reward - sequence_sum(frozen.logp, batch.completion_mask), batch.group_ids)
-        return Credit(log_reward, {"log_z": log_z})
+        log_weights = log_reward - sequence_sum(frozen.logp, batch.completion_mask)
+        log_z = group_mean(log_weights, batch.group_ids)
+        return Credit(log_reward, {"log_z": log_z, "log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
 
     def _log_reward(self, batch: Batch, frozen: PolicyOutputs) -> Tensor:
         scaled = self.config.beta * batch.rewards
@@ -70,7 +71,10 @@ class VarGradTrajectoryBalance(Parameterless):
         log_z = credit.extra["log_z"]
         residual = log_z + sequence_sum(live.logp, batch.completion_mask) - credit.weights
         loss = residual.square().sum() / batch.totals.n_completions
-        return LossResult(loss, {"log_z": (float(torch.sum(log_z)), float(len(log_z)))})
+        of_group = credit.extra["log_z_group"]
+        per_completion = {"log_z": log_z, "log_z_group": of_group, "log_z_error": (log_z - of_group).abs()}
+        metrics = {name: (float(torch.sum(values)), float(len(values))) for name, values in per_completion.items()}
+        return LossResult(loss, metrics)
 
 
 OBJECTIVE: type[Objective] = VarGradTrajectoryBalance

@@ -7,6 +7,7 @@ already is neither generated nor graded again.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def _answers(
 def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
     """The engine's answers, held to its promise: exactly one for each request."""
     awaited = {(request.problem_id, request.index): request.seed for request in requests}
-    for completion in engine.generate(requests):
+    for completion in _timed(engine.generate(requests)):
         key = (completion.problem_id, completion.index)
         if key not in awaited:
             raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
@@ -119,6 +120,20 @@ def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completio
         yield completion
     if awaited:
         raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
+
+
+def _timed(answers: Iterator[Completion | Failure]) -> Iterator[Completion | Failure]:
+    """Each completion with the time that was waited for it; that of a failure goes to the next completion."""
+    waited_s = 0.0
+    while True:
+        began_s = time.monotonic()
+        answer = next(answers, None)
+        waited_s += time.monotonic() - began_s
+        if answer is None:
+            return
+        if isinstance(answer, Completion):
+            answer, waited_s = replace(answer, engine_s=round(waited_s, 6)), 0.0
+        yield answer
 
 
 def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Graded[Any]:

@@ -91,6 +91,9 @@ class Completion:
     text: str
     finish_reason: FinishReason
     tokens: Tokens
+    engine_s: float | None = field(default=None, compare=False)
+    """Wall time that was waited for the engine since the completion before. Their sum over completions is the time
+    that generating them took, over all sessions of a run. None where nobody measured it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,19 +52,36 @@ class Plan:
         return Request(problem.id, index, problem.messages, seed, self.sampling)
 
 
+@dataclass(slots=True)
+class Stopwatch:
+    """The time of one session with the engine, and how much of it the engine was at work."""
+
+    engine_s: float = 0.0
+    total_s: float = 0.0
+    n_completions: int = 0
+
+    def __str__(self) -> str:
+        waited = 1 - self.engine_s / self.total_s if self.total_s > 0 else 0.0
+        return f"{self.n_completions} completions in {self.total_s:.1f} s; the engine waited {100 * waited:.2f} % of it"
+
+
 class Ledger:
     """What a run folder holds of one task under one grader, and where more of it goes."""
 
     def __init__(self, store: RunStore, task: str, grader: str, *, with_ids: bool = False) -> None:
         self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
+        self.stopwatch = Stopwatch()
         view = store.view()
         self.completions = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
         self.verdicts = {
             (p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task and _LOST not in v.details
         }
 
-    def append_completion(self, completion: Completion) -> None:
+    def append_completion(self, completion: Completion) -> Completion:
+        """Put it on record. What comes back has no ids: nobody asks for them any more, and they take the most room."""
         self._store.append_completion(self._task, completion, with_ids=self._with_ids)
+        tokens = completion.tokens
+        return replace(completion, tokens=Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd))
 
     def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
         self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
@@ -99,19 +116,18 @@ def _answers(
         else:
             yield problem, completion
     by_id = {problem.id: problem for problem in problems}
-    for answer in _generate(engine, missing):
+    for answer in _generate(engine, missing, ledger.stopwatch if ledger is not None else Stopwatch()):
         if isinstance(answer, Failure):
             yield _lose(by_id[answer.problem_id], answer, ledger)
             continue
-        if ledger is not None:
-            ledger.append_completion(answer)
-        yield by_id[answer.problem_id], answer
+        kept = ledger.append_completion(answer) if ledger is not None else answer
+        yield by_id[answer.problem_id], kept
 
 
-def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
+def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
     """The engine's answers, held to its promise: exactly one for each request."""
     awaited = {(request.problem_id, request.index): request.seed for request in requests}
-    for completion in _timed(engine.generate(requests)):
+    for completion in _timed(engine.generate(requests), stopwatch):
         key = (completion.problem_id, completion.index)
         if key not in awaited:
             raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
@@ -122,17 +138,21 @@ def _generate(engine: Engine, requests: Sequence[Request]) -> Iterator[Completio
         raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
 
 
-def _timed(answers: Iterator[Completion | Failure]) -> Iterator[Completion | Failure]:
+def _timed(answers: Iterator[Completion | Failure], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
     """Each completion with the time that was waited for it; that of a failure goes to the next completion."""
-    waited_s = 0.0
+    opened_s, waited_s = time.monotonic(), 0.0
     while True:
         began_s = time.monotonic()
         answer = next(answers, None)
-        waited_s += time.monotonic() - began_s
+        ended_s = time.monotonic()
+        waited_s += ended_s - began_s
+        stopwatch.engine_s += ended_s - began_s
+        stopwatch.total_s = ended_s - opened_s
         if answer is None:
             return
         if isinstance(answer, Completion):
             answer, waited_s = replace(answer, engine_s=round(waited_s, 6)), 0.0
+            stopwatch.n_completions += 1
         yield answer
 
 
@@ -302,6 +322,8 @@ def evaluate_into(
         ledger = Ledger(store, name, grader_name(task, config.grader), with_ids=config.store_ids)
         stream = run(problems[name], engine, task.grader, plan, ledger)
         graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
+        if ledger.stopwatch.n_completions:
+            store.log(f"{name}: {ledger.stopwatch}")
         estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
     return estimates
 

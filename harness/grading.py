@@ -1,4 +1,7 @@
-"""Completions to verdicts, side by side where a grader can, so that a slow verdict does not hold up the engine."""
+"""Completions to verdicts, beside the engine and side by side where a grader can: no verdict holds the engine up.
+
+What waits for its verdict is kept, however long it gets: whoever asks keeps all of them in the end.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from harness.core.types import Completion, Graded, Problem, Verdict
 
 Ungraded = tuple[Problem[Any], Completion]
 
-# Verdicts that may be outstanding for each that is being worked on; then the engine waits.
-QUEUE = 64
-
 
 class Keeper(Protocol):
     """Where verdicts go."""
@@ -26,29 +26,20 @@ def in_order(
     answers: Iterable[Graded[Any] | Ungraded], grader: Grader[Any], keeper: Keeper | None
 ) -> Iterator[Graded[Any]]:
     """The answers with their verdicts, in the order they came; new verdicts are kept."""
-    n_at_once: int = getattr(grader, "n_at_once", 1)
-    threads = ThreadPoolExecutor(n_at_once)
+    threads = ThreadPoolExecutor(getattr(grader, "n_at_once", 1))
     waiting: deque[Graded[Any] | tuple[Ungraded, Future[Verdict]]] = deque()
     try:
         for answer in answers:
             if isinstance(answer, Graded):
                 waiting.append(answer)
             else:
-                waiting.append((answer, _begun(threads, grader, answer, n_at_once)))
-            while waiting and (len(waiting) > QUEUE * n_at_once or _is_done(waiting[0])):
+                waiting.append((answer, threads.submit(grader.grade, *answer)))
+            while waiting and _is_done(waiting[0]):
                 yield _verdict(waiting.popleft(), keeper)
         while waiting:
             yield _verdict(waiting.popleft(), keeper)
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def _begun(threads: ThreadPoolExecutor, grader: Grader[Any], answer: Ungraded, n_at_once: int) -> Future[Verdict]:
-    if n_at_once > 1:
-        return threads.submit(grader.grade, *answer)
-    now: Future[Verdict] = Future()
-    now.set_result(grader.grade(*answer))
-    return now
 
 
 def _is_done(first: Graded[Any] | tuple[Ungraded, Future[Verdict]]) -> bool:

@@ -29,8 +29,12 @@ class Sleepy:
 
 
 def times(store: RunStore, n: int) -> dict[tuple[str, int], float]:
-    plan = Plan(n, Sampling(max_tokens=5), 0, ("eval",))
-    list(run(PROBLEMS, Sleepy(), ExactGrader(ExactGrader.Config()), plan, Ledger(store, "t", "exact")))
+    plan, ledger = Plan(n, Sampling(max_tokens=5), 0, ("eval",)), Ledger(store, "t", "exact")
+    list(run(PROBLEMS, Sleepy(), ExactGrader(ExactGrader.Config()), plan, ledger))
+    watch = ledger.stopwatch
+    n_failures, n_completions = 3, {2: 3, 4: 6}[n]
+    assert watch.total_s >= watch.engine_s >= (n_failures + n_completions) * NAP_S
+    assert watch.n_completions == n_completions
     return {(c.problem_id, c.index): c.engine_s for _, c in store.view().completions()}
 
 

@@ -18,7 +18,8 @@ from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import fingerprint, resolve
 from harness.core.progress import Progress
 from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task
-from harness.core.seeds import derive
+from harness.core.records import Records, StoredCompletion
+from harness.core.seeds import derive, derive_each
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import grader_name, judged_by, task_facts
 from harness.core.types import (
@@ -26,7 +27,6 @@ from harness.core.types import (
     Estimate,
     Failure,
     Graded,
-    Outcome,
     Problem,
     Request,
     Sampling,
@@ -47,9 +47,8 @@ class Plan:
     seed: int
     stream: tuple[str | int, ...]
 
-    def request(self, problem: Problem[Any], index: int) -> Request:
-        seed = derive(self.seed, *self.stream, problem.task, problem.id, index)
-        return Request(problem.id, index, problem.messages, seed, self.sampling)
+    def seeds(self, problem: Problem[Any]) -> Iterator[int]:
+        return derive_each(self.seed, *self.stream, problem.task, problem.id, n=self.n)
 
 
 @dataclass(slots=True)
@@ -68,20 +67,23 @@ class Stopwatch:
 class Ledger:
     """What a run folder holds of one task under one grader, and where more of it goes."""
 
-    def __init__(self, store: RunStore, task: str, grader: str, *, with_ids: bool = False) -> None:
+    def __init__(
+        self, store: RunStore, task: str, grader: str, *, with_ids: bool = False, records: Records | None = None
+    ) -> None:
+        """`records` are those of the folder, where they were read already."""
         self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
         self.stopwatch = Stopwatch()
-        view = store.view()
-        self.completions = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
-        self.verdicts = {
-            (p, i): v for (name, p, i), v in view.verdicts(grader).items() if name == task and _LOST not in v.details
-        }
+        held = records if records is not None else Records(store.view(), {task: grader})
+        self.completions, self.verdicts = held.completions[task], held.verdicts[task]
+        for key in [key for key, verdict in self.verdicts.items() if _LOST in verdict.details]:
+            del self.verdicts[key]
 
     def append_completion(self, completion: Completion) -> Completion:
-        """Put it on record. What comes back has no ids: nobody asks for them any more, and they take the most room."""
-        self._store.append_completion(self._task, completion, with_ids=self._with_ids)
-        tokens = completion.tokens
-        return replace(completion, tokens=Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd))
+        """Put it on record. What comes back leaves its text and ids there: they take the most room."""
+        place = self._store.append_completion(self._task, completion, with_ids=self._with_ids)
+        stored = StoredCompletion.of(completion, *place)
+        self.completions[stored.problem_id, stored.index] = stored
+        return stored
 
     def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
         self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
@@ -101,12 +103,12 @@ def _answers(
     completions = ledger.completions if ledger is not None else {}
     verdicts = ledger.verdicts if ledger is not None else {}
     missing: list[Request] = []
-    for problem, index in itertools.product(problems, range(plan.n)):
-        request = plan.request(problem, index)
+    places = ((problem, index, seed) for problem in problems for index, seed in enumerate(plan.seeds(problem)))
+    for problem, index, seed in places:
         completion = completions.get((problem.id, index))
         if completion is None:
-            missing.append(request)
-        elif completion.seed != request.seed:
+            missing.append(Request(problem.id, index, problem.messages, seed, plan.sampling))
+        elif completion.seed != seed:
             raise RunFolderError(
                 f"the completion {problem.id}[{index}] on record was made with another seed: the task has changed "
                 "since, or the file was altered; choose another --out"
@@ -316,10 +318,11 @@ def evaluate_into(
 ) -> dict[str, list[Estimate]]:
     """Complete an open run folder and estimate every metric of every task."""
     metrics = [chosen.build("metrics") for chosen in config.metrics]
+    records = Records(store.view(), {name: grader_name(task, config.grader) for name, task in tasks.items()})
     estimates = {}
     for name, task in tasks.items():
         plan = Plan(config.n, config.sampling.over(task.sampling), config.seed, ("eval",))
-        ledger = Ledger(store, name, grader_name(task, config.grader), with_ids=config.store_ids)
+        ledger = Ledger(store, name, grader_name(task, config.grader), with_ids=config.store_ids, records=records)
         stream = run(problems[name], engine, task.grader, plan, ledger)
         graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
         if ledger.stopwatch.n_completions:
@@ -328,21 +331,26 @@ def evaluate_into(
     return estimates
 
 
-def too_many_ungraded(config: EvalConfig, view: RunView) -> bool:
-    """Whether a larger share of completions than `max_ungraded` has no verdict of right or wrong."""
-    outcomes: list[Outcome] = [verdict.outcome for verdict in _verdicts(config, view)]
-    return outcomes.count("ungraded") > config.max_ungraded * len(outcomes)
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What a run asked for and has no verdict of right or wrong on."""
+
+    n_asked: int
+    n_ungraded: int
+    n_lost: int
+    """Of the ungraded those that the engine could not have; the same command asks for them again."""
+
+    def is_above(self, share: float) -> bool:
+        return self.n_ungraded > share * self.n_asked
 
 
-def count_lost(config: EvalConfig, view: RunView) -> int:
-    """How many completions the engine could not have; the same command asks for them again."""
-    return sum(_LOST in verdict.details for verdict in _verdicts(config, view))
-
-
-def _verdicts(config: EvalConfig, view: RunView) -> Iterator[Verdict]:
-    for chosen in config.tasks:
-        verdicts = view.verdicts(grader_name(chosen.build("tasks"), config.grader))
-        yield from (v for (task, _, index), v in verdicts.items() if task == chosen.id and index < config.n)
+def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
+    """Of the samples below n under each task's own grader."""
+    graders = {chosen.id: grader_name(chosen.build("tasks"), config.grader) for chosen in config.tasks}
+    records = Records(view, graders, with_completions=False)
+    found = [v for verdicts in records.verdicts.values() for (_, index), v in verdicts.items() if index < config.n]
+    ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
+    return Shortfall(len(found), len(ungraded), sum(_LOST in verdict.details for verdict in ungraded))
 
 
 def _watched(
@@ -353,9 +361,9 @@ def _watched(
     ledger: Ledger,
     progress: Progress,
 ) -> Iterator[Graded[Any]]:
-    wanted = set(itertools.product((problem.id for problem in problems), range(plan.n)))
-    on_record = wanted & ledger.completions.keys()
-    progress.begin(f"eval {task}", len(wanted), len(on_record))
+    ids, on_record = {problem.id for problem in problems}, set(ledger.completions)
+    n_on_record = sum(problem_id in ids and index < plan.n for problem_id, index in on_record)
+    progress.begin(f"eval {task}", len(ids) * plan.n, n_on_record)
     n_correct = n_graded = 0
     try:
         for item in graded:

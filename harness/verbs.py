@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from harness.core import config as configs
-    from harness.evaluate import EvalConfig, count_lost, evaluate, too_many_ungraded
+    from harness.evaluate import EvalConfig, evaluate, shortfall
 
     given = configs.read_toml(options.config) if options.config is not None else {}
     flags = configs.merge(_eval_flags(options), _strictness(options))
@@ -47,12 +47,14 @@ def evaluate(options: argparse.Namespace) -> int:
     view = evaluate(config, folder, _progress(options))
     _print_tables([view.folder], ["results"], options)
     _print_path("run", folder, options)
-    if n_lost := count_lost(config, view):
+    short = shortfall(config, view)
+    if short.n_lost:
         print(
-            f"harness: {n_lost} completions could not be had and are ungraded; the same command asks for them again",
+            f"harness: {short.n_lost} completions could not be had and are ungraded; "
+            "the same command asks for them again",
             file=sys.stderr,
         )
-    if not too_many_ungraded(config, view):
+    if not short.is_above(config.max_ungraded):
         return DONE
     reasons = folder / "verdicts.jsonl"
     print(

@@ -19,23 +19,50 @@ from harness.core.errors import DiskError, RunFolderError
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line of a journal, oldest first; an absent file is an empty one."""
+    return (row for _, row in read_places(path))
+
+
+def read_places(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each with the byte at which it begins."""
     try:
         opened = path.open("rb")
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunFolderError(f"{path} can't be read: {error.strerror}") from None
+    from pydantic_core import from_json  # three times as quick as json, but it refuses half a surrogate pair
+
+    offset = 0
     with opened as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             try:
-                row = json.loads(line)
+                row = from_json(line)
             except ValueError:
-                raise altered(path, number, "is not JSON") from None
+                row = _parsed(path, number, line)
             if not isinstance(row, dict):
                 raise altered(path, number, "is no JSON object")
-            yield row
+            yield offset, row
+            offset += len(line)
+
+
+def read_line_at(path: Path, offset: int) -> dict[str, Any]:
+    """The line that `read_places` found there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            row: dict[str, Any] = json.loads(file.readline())
+            return row
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} was altered while it was in use, at byte {offset}: {error}") from None
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise altered(path, number, "is not JSON") from None
 
 
 def altered(path: Path, number: int, what: str) -> RunFolderError:
@@ -74,16 +101,19 @@ class Journal:
         self.path = path
         self._file: IO[bytes] | None = None
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> int:
+        """The byte at which the new line begins."""
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
         try:
             if self._file is None:
                 self._file = self._open()
+            offset = self._file.tell()
             while line:  # one system call; a full disk may take a part, and says so at the next
                 line = line[self._file.write(line) :]
         except OSError as error:
             self.close()  # the next append opens the file again, and cuts off the part
             raise disk_error(self.path, error) from error
+        return offset
 
     def _open(self) -> IO[bytes]:
         self.path.touch()

@@ -39,8 +39,11 @@ from harness.core.types import Completion, Estimate, RunRecord, Tokens, Verdict
 T = TypeVar("T")
 Key = tuple[str, str, int]
 """Task, problem, sample index."""
+Place = tuple[Path, int]
+"""A file, and the byte at which a line of it begins."""
 
 FORMAT = 1
+BAD_ROW = (KeyError, TypeError, ValueError)
 
 
 class RunStore:
@@ -83,11 +86,12 @@ class RunStore:
 
     # --- completions and verdicts
 
-    def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> None:
-        """Token ids and log-probabilities take most of the room and are left out unless asked for."""
+    def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> Place:
+        """Returns where its line is. Token ids and log-probabilities take most of the room; they must be asked for."""
         tokens = completion.tokens
         kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd)
-        self._completions.append({"task": task, **dataclasses.asdict(dataclasses.replace(completion, tokens=kept))})
+        row = dataclasses.asdict(dataclasses.replace(completion, tokens=kept))
+        return self._completions.path, self._completions.append({"task": task, **row})
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         key = {"task": task, "problem_id": problem_id, "index": index, "grader": grader}
@@ -195,8 +199,13 @@ def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     for number, row in enumerate(read_lines(path), 1):
         try:
             yield build(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise altered(path, number, f"can't be understood ({type(error).__name__}: {error})") from None
+        except BAD_ROW as error:
+            raise misunderstood(path, number, error) from None
+
+
+def misunderstood(path: Path, number: int, error: Exception) -> RunFolderError:
+    """For a line that is JSON and no row of this file: one of BAD_ROW came of it."""
+    return altered(path, number, f"can't be understood ({type(error).__name__}: {error})")
 
 
 def _completion(row: dict[str, Any]) -> tuple[str, Completion]:

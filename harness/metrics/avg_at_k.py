@@ -8,10 +8,10 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import ProblemSamples, by_problem, mean_estimate
+from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples, by_problem, mean_estimate, with_samples
 
 
-class AvgAtK:
+class AvgAtK(MeanOverProblems):
     """The mean of n_correct / n_graded over problems.
 
     An ungraded completion is in no mean and is counted as ungraded; a problem without any verdict is left out. When
@@ -26,25 +26,28 @@ class AvgAtK:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
-        problems = by_problem(graded)
-        used = [problem for problem in problems if problem.n_graded > 0]
+    def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
+        used, left_out = with_samples(problems, 1)
         if not used:
             return []
         fewest, most = min(p.n_graded for p in used), max(p.n_graded for p in used)
-        notes = [f"{fewest} to {most} graded samples a problem"] if fewest < most else []
-        if len(used) < len(problems):
-            notes.append(f"{len(problems) - len(used)} problems without a graded sample left out")
-        values = [problem.n_correct / problem.n_graded for problem in used]
-        estimate = mean_estimate(f"avg@{most}", used, values, problems, notes)
-        return [_with_samples_drawn(estimate, used, notes) if self.config.draw_samples else estimate]
+        notes = (f"{fewest} to {most} graded samples a problem",) if fewest < most else ()
+        rates = [problem.n_correct / problem.n_graded for problem in used]
+        return [Means(f"avg@{most}", used, rates, notes=(*notes, *left_out))]
+
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        if not self.config.draw_samples:
+            return super().estimate(graded)
+        problems = by_problem(graded)
+        return [_with_samples_drawn(means, problems) for means in self.means(problems)]
 
 
-def _with_samples_drawn(estimate: Estimate, used: Sequence[ProblemSamples], notes: Sequence[str]) -> Estimate:
+def _with_samples_drawn(means: Means, problems: Sequence[ProblemSamples]) -> Estimate:
     from harness.core.stats import rate_interval  # numpy
 
-    interval = rate_interval([p.n_correct for p in used], [p.n_graded for p in used])
-    return replace(estimate, low=interval.low, high=interval.high, method="; ".join([interval.method, *notes]))
+    interval = rate_interval([p.n_correct for p in means.used], [p.n_graded for p in means.used])
+    method = "; ".join([interval.method, *means.notes])
+    return replace(mean_estimate(means, problems), low=interval.low, high=interval.high, method=method)
 
 
 METRIC: type[Metric] = AvgAtK

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from harness.core.errors import PluginError
 from harness.core.protocols import Metric
-from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import ProblemSamples, by_problem, check_sizes, family_estimate, sizes
+from harness.core.types import Graded
+from harness.metrics._grouping import Family, Means, ProblemSamples
+
+Counts = tuple[int, list[int]]
+"""Graded samples, and those of each right solution."""
 
 
-class DistinctAtK:
+class DistinctAtK(Family):
     """The mean over problems of the sum over solutions s of 1 - C(n-c_s, k) / C(n, k): c_s of n samples are s.
 
     That is the expected number of distinct right solutions among k of the n samples (rarefaction, Hurlbert 1971),
@@ -24,30 +26,30 @@ class DistinctAtK:
     For k = 1, 4, 16, 64 ... and n itself, n being the smallest number of graded samples of a problem.
     """
 
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        ks: tuple[int, ...] = ()
-        """These k instead; a problem with fewer graded samples is left out of that k, and counted."""
+    name = "distinct"
+    base = 4
 
-        def __post_init__(self) -> None:
-            check_sizes(self.ks)
+    def upper(self, _k: int) -> float:
+        return float(_k)
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
+        return super().means(problems) if _tells_solutions(problems) else []
 
-    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
-        problems = by_problem(graded)
-        if not _tells_solutions(problems):
-            return []
-        return [_distinct_at(k, problems) for k in sizes(self.config.ks, 4, problems)]
+    def count(self, problem: ProblemSamples) -> Counts:
+        solutions = Counter(item.verdict.details["solution"] for item in _right(problem))
+        return problem.n_graded, list(solutions.values())
+
+    def values(self, counts: Sequence[Counts], k: int) -> Sequence[float]:
+        from harness.core.stats import pass_at_k  # numpy
+
+        n_samples = [n for n, solutions in counts for _ in solutions]
+        chances = iter(pass_at_k(n_samples, [c for _, solutions in counts for c in solutions], k).tolist())
+        # Rounding must not lift a sum over k certain solutions above k.
+        return [min(float(k), math.fsum(islice(chances, len(solutions)))) for _, solutions in counts]
 
 
 def _right(problem: ProblemSamples) -> list[Graded[Any]]:
     return [item for item in problem.graded if item.verdict.outcome == "correct"]
-
-
-def _solution_counts(problem: ProblemSamples) -> list[int]:
-    return list(Counter(item.verdict.details["solution"] for item in _right(problem)).values())
 
 
 def _tells_solutions(problems: Sequence[ProblemSamples]) -> bool:
@@ -60,19 +62,6 @@ def _tells_solutions(problems: Sequence[ProblemSamples]) -> bool:
             f"{silent[0].problem.id}[{silent[0].completion.index}] among them: a grader gives it always or never"
         )
     return not silent
-
-
-def _distinct_at(k: int, problems: Sequence[ProblemSamples]) -> Estimate:
-    from harness.core.stats import pass_at_k  # numpy
-
-    def expected(used: Sequence[ProblemSamples]) -> Sequence[float]:
-        counts = [_solution_counts(problem) for problem in used]
-        n_samples = [problem.n_graded for problem, group in zip(used, counts, strict=True) for _ in group]
-        chances = iter(pass_at_k(n_samples, list(chain.from_iterable(counts)), k).tolist())
-        # Rounding must not lift a sum over k certain solutions above k.
-        return [min(float(k), math.fsum(islice(chances, len(group)))) for group in counts]
-
-    return family_estimate("distinct", problems, k, expected, upper=float(k))
 
 
 METRIC: type[Metric] = DistinctAtK

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from harness.core.protocols import Metric
-from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import ProblemSamples, by_problem, check_sizes, family_estimate, sizes
+from harness.metrics._grouping import Family, MeanOverProblems, Means, ProblemSamples
 
 
-class GPassAtK:
+class GPassAtK(MeanOverProblems):
     """The mean over problems of the chance that max(1, ceil(tau k)) or more of k drawn samples are right: c of n are,
     and they are drawn without replacement (hypergeometric). The smallest tau gives pass@k, tau = 1 gives pass^k.
 
@@ -21,35 +19,35 @@ class GPassAtK:
     """
 
     @dataclass(frozen=True, slots=True)
-    class Config:
-        ks: tuple[int, ...] = ()
-        """These k instead; a problem with fewer graded samples is left out of that k, and counted."""
+    class Config(Family.Config):
         taus: tuple[float, ...] = (0.5, 0.75, 1.0)
 
         def __post_init__(self) -> None:
-            check_sizes(self.ks)
+            Family.Config.__post_init__(self)
             if not self.taus or not all(0 < tau <= 1 for tau in self.taus):
                 raise ValueError("every tau is a share above 0, at most 1")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
-        problems = by_problem(graded)
-        taus = sorted(set(self.config.taus))
-        return [_enough_right(k, tau, problems) for k in sizes(self.config.ks, 2, problems) for tau in taus]
+    def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
+        for tau in sorted(set(self.config.taus)):
+            yield from _ShareRight(self.config, tau).means(problems)
 
 
-def _enough_right(k: int, tau: float, problems: Sequence[ProblemSamples]) -> Estimate:
-    from harness.core.stats import g_pass_at_k  # numpy
+class _ShareRight(Family):
+    """That of one tau."""
 
-    # As a decimal, 0.28 * 25 is 7; as floats it is a little more, and would ask for 8.
-    n_needed = max(1, math.ceil(Fraction(str(tau)) * k))
+    def __init__(self, config: Family.Config, tau: float) -> None:
+        super().__init__(config)
+        self.name, self._tau = f"g-pass(tau={tau:g})", tau
 
-    def chances(used: Sequence[ProblemSamples]) -> Sequence[float]:
-        return [g_pass_at_k(p.n_graded, p.n_correct, k, n_needed) for p in used]
+    def values(self, counts: Sequence[tuple[int, int]], k: int) -> Sequence[float]:
+        from harness.core.stats import g_pass_at_k  # numpy
 
-    return family_estimate(f"g-pass(tau={tau:g})", problems, k, chances)
+        # As a decimal, 0.28 * 25 is 7; as floats it is a little more, and would ask for 8.
+        n_needed = max(1, math.ceil(Fraction(str(self._tau)) * k))
+        return [g_pass_at_k(n, c, k, n_needed) for n, c in counts]
 
 
 METRIC: type[Metric] = GPassAtK

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Metric
-from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import by_problem, rate_estimate, tells_answers
+from harness.core.types import Graded
+from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples, rate, tells_answers
 
 
-class NoAnswer:
+class NoAnswer(MeanOverProblems):
     """The rate of format failures: wrong, nothing extracted, and not cut off. Averaged over problems.
 
     Where the grader does not say what it read (a right or a wrong answer without `extracted`) there is no estimate.
@@ -24,9 +24,8 @@ class NoAnswer:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
-        problems = by_problem(graded)
-        return rate_estimate("no answer", problems, _is_empty) if tells_answers(problems) else []
+    def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
+        return rate("no answer", problems, _is_empty) if tells_answers(problems) else []
 
 
 def _is_empty(item: Graded[Any]) -> bool:

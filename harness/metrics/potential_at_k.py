@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import ProblemSamples, by_problem, check_sizes, sizes
+from harness.metrics._grouping import Family, ProblemSamples, by_problem, sizes, with_samples
 
 
 class PotentialAtK:
@@ -21,26 +21,22 @@ class PotentialAtK:
     """
 
     @dataclass(frozen=True, slots=True)
-    class Config:
-        ks: tuple[int, ...] = ()
-        """These k instead; a problem with fewer graded samples is left out of that k, and counted."""
-
-        def __post_init__(self) -> None:
-            check_sizes(self.ks)
+    class Config(Family.Config):
+        pass
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
         problems = by_problem(graded)
-        found = [_potential_at(k, problems) for k in sizes(self.config.ks, 2, problems)]
+        found = [_potential_at(k, problems) for k in sizes(self.config, 2, problems)]
         return [estimate for estimate in found if estimate is not None]
 
 
 def _potential_at(k: int, problems: Sequence[ProblemSamples]) -> Estimate | None:
     from harness.core.stats import DRAWS, INTERVAL_SEED, pass_at_k, ratio_interval  # numpy
 
-    used = [problem for problem in problems if problem.n_graded >= k]
+    used, notes = with_samples(problems, k)
     n_samples, n_right = [p.n_graded for p in used], [p.n_correct for p in used]
     missed = [1 - c / n for c, n in zip(n_right, n_samples, strict=True)]
     if not any(missed):
@@ -51,9 +47,7 @@ def _potential_at(k: int, problems: Sequence[ProblemSamples]) -> Estimate | None
         low, high, method = 0.0, 1.0, "too few problems with a miss to bound it: the whole range"
     else:
         method = f"95% bootstrap of a ratio over {len(used)} problems, {DRAWS} draws, seed {INTERVAL_SEED}"
-    n_left_out = len(problems) - len(used)
-    if n_left_out:
-        method += f"; {n_left_out} problems with fewer than {k} graded samples left out"
+    method = "; ".join([method, *notes])
     counts = (len(used), sum(n_samples), sum(p.n_ungraded for p in problems))
     return Estimate(f"potential@{k}", math.fsum(found) / math.fsum(missed), low, high, *counts, method)
 

@@ -21,7 +21,7 @@ from harness.core import config as configs
 from harness.core.errors import ConfigError, EngineError, ModelError, RunFolderError
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, evaluate, evaluate_open_engine, too_many_ungraded
+from harness.evaluate import EvalConfig, evaluate, evaluate_open_engine, shortfall
 
 # Few of them solve anything: what matters here is that they differ and that grading is real.
 REPLIES = ["4*9=36;36+2=38", "1+1=2;2+2=4", "nonsense", "5*7=35;35+2=37", "9*8=72;72-4=68"]
@@ -320,14 +320,14 @@ def test_the_share_of_ungraded_completions_is_measured_whatever_the_metrics(tmp_
     config = config_of(tasks=["vague"], max_ungraded=max_ungraded, n=4)
     view, _ = run(config, tmp_path / "run")
     assert Counter(v.outcome for v in view.verdicts("vague_tasks").values()) == {"ungraded": 2, "incorrect": 6}
-    assert too_many_ungraded(config, view) is expected
+    assert shortfall(config, view).is_above(config.max_ungraded) is expected
 
 
 @pytest.mark.usefixtures("vague")
 def test_the_share_of_ungraded_completions_is_that_of_the_samples_asked_for(tmp_path):
     run(config_of(tasks=["vague"], n=4), tmp_path / "run")
     config = config_of(tasks=["vague"], max_ungraded=0.9, n=1)  # the first sample of each is the ungraded one
-    assert too_many_ungraded(config, run(config, tmp_path / "run")[0])
+    assert shortfall(config, run(config, tmp_path / "run")[0]).is_above(config.max_ungraded)
 
 
 @pytest.mark.parametrize("metrics", [[], ["--set", "metrics=[]"]], ids=["all metrics", "no metrics"])

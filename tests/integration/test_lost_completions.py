@@ -65,7 +65,7 @@ def test_a_completion_on_record_is_graded_whatever_was_said_when_it_was_lost(tmp
     store = opened(tmp_path / "run")
     evaluated(store, Losing(1))
     for problem in PROBLEMS:
-        seed = PLAN.request(problem, 1).seed
+        seed = list(PLAN.seeds(problem))[1]
         store.append_completion("t", Completion(problem.id, 1, seed, "yes", "stop", Tokens(1, 1)))
     third = Losing(None)
     assert set(evaluated(store, third).values()) == {"correct"}

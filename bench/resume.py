@@ -1,0 +1,120 @@
+"""Resuming, reporting and comparing a run of a million completions: wall and CPU seconds, and peak memory.
+
+    python bench/resume.py --folder /tmp/million --problems 1000 --samples 1000
+
+Makes the run folder `one` (and `two`, for `compare`) unless it is there: countdown problems, texts of 300 to 1,000
+bytes, a verdict for each, nothing left to generate. Each step is a process of its own. The peer of `read` is a loop of
+`json.loads` over the lines of both files that keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.core import config as configs
+from harness.core.models import fingerprint
+from harness.core.progress import Progress
+from harness.core.seeds import derive
+from harness.core.store import RunStore
+from harness.evaluate import EvalConfig, data_facts, problems_of
+
+WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
+PLAIN = """
+import json, sys
+for name in ("completions", "verdicts"):
+    for line in open(f"{sys.argv[1]}/{name}.jsonl", "rb"):
+        json.loads(line)
+"""
+READ = """
+import sys
+from pathlib import Path
+from harness.core.store import RunView
+from harness.core.records import Records
+Records(RunView.read(Path(sys.argv[1])), {"countdown": "countdown"})
+"""
+
+
+def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
+    """The files as the store writes them, without its system call a line."""
+    sizes = {"n": samples, "limit": problems}
+    tree = {"model": {"path": "countdown-tiny"}, "tasks": ["countdown"], "engine": "scripted", **sizes}
+    config = configs.parse(EvalConfig, tree)
+    tasks = {"countdown": config.tasks[0].build("tasks")}
+    data = data_facts(config, tasks, Progress(quiet=True))
+    model = fingerprint(config.model.source(0).path)
+    store = RunStore.open(folder, "eval", config, seeds={"run": 0}, data={**data, "model": model})
+    rng = random.Random(1)
+    pool = [" ".join(rng.choices(WORDS, k=rng.randint(80, 280)))[: rng.randint(300, 1000)] for _ in range(5000)]
+    with (folder / "completions.jsonl").open("w") as completions, (folder / "verdicts.jsonl").open("w") as verdicts:
+        for problem in problems_of(tasks["countdown"], "test", 0, problems):
+            share = rng.betavariate(2 * share_right, 2 * (1 - share_right))
+            for index in range(samples):
+                key = {"task": "countdown", "problem_id": problem.id, "index": index}
+                seed = derive(0, "eval", "countdown", problem.id, index)
+                write(completions, completion_row(key, seed, rng.choice(pool)))
+                write(verdicts, verdict_row(key, rng.random() < share, rng))
+    store.finish("interrupted")
+
+
+def completion_row(key: dict[str, Any], seed: int, text: str) -> dict[str, Any]:
+    absent = dict.fromkeys(("prompt_ids", "completion_ids", "logp_behaviour", "cost_usd"))
+    tokens = {"n_prompt": 12, "n_completion": len(text) // 3, **absent}
+    return {**key, "seed": seed, "text": text, "finish_reason": "stop", "tokens": tokens, "engine_s": 0.001}
+
+
+def verdict_row(key: dict[str, Any], is_right: bool, rng: random.Random) -> dict[str, Any]:
+    chain = f"{rng.randint(1, 9)}*{rng.randint(1, 9)}={rng.randint(1, 81)};2+3=5"
+    judged = ("correct", 1.0, chain, "") if is_right else ("incorrect", 0.0, chain, "the target is missed")
+    fields = dict(zip(("outcome", "reward", "extracted", "reason"), judged, strict=True))
+    return {**key, "grader": "countdown", **fields, "details": {"solution": chain} if is_right else {}}
+
+
+def write(file: Any, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def measure(name: str, arguments: list[str]) -> float:
+    """Runs it and tells what it took."""
+    began_s = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    wall_s, cpu_s = time.perf_counter() - began_s, used.ru_utime + used.ru_stime
+    failed = f", FAILED with {os.waitstatus_to_exitcode(status)}" if status else ""
+    print(f"{name}: {wall_s:.1f} s, {cpu_s:.1f} CPU s, peak {used.ru_maxrss / 1e6:.2f} GB{failed}", flush=True)
+    return cpu_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--steps", default="plain,read,eval,report,compare")
+    options = parser.parse_args()
+    one, two = options.folder / "one", options.folder / "two"
+    for folder, share in ((one, 0.3), (two, 0.32)):
+        if not (folder / "run.json").exists():
+            make(folder, options.problems, options.samples, share)
+    size = [f"--n={options.samples}", f"--limit={options.problems}", "--engine=scripted", "--quiet"]
+    harness = ["-m", "harness"]
+    steps = {
+        "plain": ["-c", PLAIN, str(one)],
+        "read": ["-c", READ, str(one)],
+        "eval": [*harness, "eval", "countdown-tiny", "--tasks=countdown", *size, f"--out={one}"],
+        "report": [*harness, "report", str(one), str(two), f"--out={options.folder / 'report'}"],
+        "compare": [*harness, "compare", str(one), str(two)],
+    }
+    for name in options.steps.split(","):
+        measure(name, steps[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""engine time: wall seconds of generation for each right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.protocols import Metric
+from harness.core.types import Estimate, Graded
+from harness.metrics._grouping import by_problem, per_right_answer, with_samples
+
+
+class EngineTime:
+    """The time that was waited for the engine, over the number of right ones among the graded samples.
+
+    Waiting for a batch counts for the first of it to come, so only the whole means something, and the interval is
+    wider than it need be. No estimate where a completion has no time on record, where nothing is right, or so few
+    problems are that the interval has no upper end.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        problems = by_problem(graded)
+        used, _ = with_samples(problems, 1)
+        times = [[item.completion.engine_s for item in problem.graded] for problem in used]
+        known = [[engine_s for engine_s in some if engine_s is not None] for some in times]
+        if known != times:
+            return []
+        return per_right_answer("engine seconds per right answer", list(map(sum, known)), used, problems)
+
+
+METRIC: type[Metric] = EngineTime

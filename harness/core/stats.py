@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 INTERVAL_SEED = 0
 """The seed of every interval in this project. It is no setting: the same verdicts give the same interval."""
@@ -74,9 +75,15 @@ def bootstrap_interval(
     if values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError("a bootstrap needs at least one value, and finite ones")
     generator = np.random.default_rng(seed)
-    rows_at_once = max(1, CHUNK_ELEMENTS // values.size)
+    kinds, sizes = np.unique(values, return_counts=True)
+    # Equal values are drawn together where that is quicker: how often each kind comes is multinomial.
+    are_few = kinds.size * 8 <= values.size
+    rows_at_once = max(1, CHUNK_ELEMENTS // (kinds if are_few else values).size)
     means = [
-        _resampled_means(values, generator, min(rows_at_once, draws - done)) for done in range(0, draws, rows_at_once)
+        generator.multinomial(values.size, sizes / values.size, size=rows) @ kinds / values.size
+        if are_few
+        else _resampled_means(values, generator, rows)
+        for rows in (min(rows_at_once, draws - done) for done in range(0, draws, rows_at_once))
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -87,26 +94,37 @@ def hierarchical_means(right: ArrayLike, n_samples: ArrayLike, seed: int, draws:
 
     Both arrays are [problems], or [seeds, problems] where the same problems were asked under several seeds: then seeds
     and problems are drawn apart from each other, for every seed has every problem. Of a problem's samples as many are
-    drawn as it has; the right ones among them are a binomial number, so no sample is drawn one by one, and problems
-    with the same counts are drawn together.
+    drawn as it has; the right ones among them are a binomial number, so no sample is drawn one by one, and cells
+    (a problem under a seed) with the same counts are drawn together.
     """
     n_right, n_all = np.broadcast_arrays(np.atleast_2d(right).astype(np.int64), np.asarray(n_samples, dtype=np.int64))
     if n_right.size == 0 or np.any(n_all < 1) or np.any(n_right < 0) or np.any(n_right > n_all):
         raise ValueError("a bootstrap of samples needs 0 <= right <= n and n >= 1 for each problem and seed")
     n_seeds, n_problems = n_right.shape
-    kinds, sizes = np.unique(np.concatenate([n_right, n_all]), axis=1, return_counts=True)
-    kind_right, kind_n = kinds[:n_seeds], kinds[n_seeds:]
+    columns, sizes = np.unique(np.concatenate([n_right, n_all]), axis=1, return_counts=True)
+    cells = columns.reshape(2, n_seeds * sizes.size)
+    (kind_right, kind_n), kind_of = np.unique(cells, axis=1, return_inverse=True)
+    groups = [_grouped(kinds) for kinds in kind_of.reshape(n_seeds, sizes.size)]
     generator = np.random.default_rng(seed)
     means = np.empty(draws)
-    rows_at_once = max(1, CHUNK_ELEMENTS // kind_n.size)
+    rows_at_once = max(1, CHUNK_ELEMENTS // max(sizes.size, kind_n.size))
     for done in range(0, draws, rows_at_once):
         rows = min(rows_at_once, draws - done)
         times_seed = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=rows)
-        times_kind = generator.multinomial(n_problems, sizes / n_problems, size=rows)
-        n_drawn = times_seed[:, :, None] * times_kind[:, None, :] * kind_n
-        drawn_rates = generator.binomial(n_drawn, kind_right / kind_n) / kind_n
-        means[done : done + rows] = drawn_rates.sum(axis=(1, 2)) / (n_seeds * n_problems)
+        times_column = generator.multinomial(n_problems, sizes / n_problems, size=rows)
+        times_kind = np.zeros((rows, kind_n.size), dtype=np.int64)
+        for times, (order, starts, kinds) in zip(times_seed.T, groups, strict=True):
+            times_kind[:, kinds] += times[:, None] * np.add.reduceat(times_column[:, order], starts, axis=1)
+        drawn_rates = generator.binomial(times_kind * kind_n, kind_right / kind_n) / kind_n
+        means[done : done + rows] = drawn_rates.sum(axis=1) / (n_seeds * n_problems)
     return means
+
+
+def _grouped(labels: Indices) -> tuple[Indices, Indices, Indices]:
+    """An order in which equal labels stand together, where each of them begins, and the labels."""
+    order = np.argsort(labels, kind="stable")
+    kinds, starts = np.unique(labels[order], return_index=True)
+    return order, starts, kinds
 
 
 def hierarchical_interval(

@@ -133,8 +133,10 @@ def _add_compare(verbs: Any) -> None:
     verb = _verb(
         verbs, "compare", call.compare, "two evaluations, problem by problem", "harness compare runs/base runs/trained"
     )
-    verb.add_argument("first", type=Path, help="a run folder of `harness eval`")
-    verb.add_argument("second", type=Path, help="another; differences are this one less the first")
+    verb.add_argument("runs", nargs="+", type=Path, help="two run folders; differences are the second less the first")
+    verb.add_argument("--against", nargs="+", type=Path, help="several a side: these less the ones before")
+    verb.add_argument("--metric", help="one metric alone, such as pass@8 (default: all that the runs have)")
+    verb.add_argument("--grader", help="by its verdicts, where the runs hold them (`harness grade`)")
     verb.add_argument("--anyway", action="store_true", help="though they were asked, drawn or graded differently")
     verb.add_argument("--json", action="store_true", help="machine-readable output")
 

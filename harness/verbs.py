@@ -95,9 +95,16 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
+    from harness.core.errors import UsageError
     from harness.reports.compare import compare
 
-    return _print_made([compare(options.first, options.second, anyway=options.anyway)], options)
+    first, second = options.runs, options.against
+    if second is None:
+        if len(first) != 2:
+            raise UsageError("name two runs, or several of one kind and those of the other after --against")
+        first, second = first[:1], first[1:]
+    table = compare(first, second, metric=options.metric, grader=options.grader, anyway=options.anyway)
+    return _print_made([table], options)
 
 
 def report(options: argparse.Namespace) -> int:

@@ -1,20 +1,21 @@
-"""`harness compare`: two evaluations, problem by problem: what differs, and whether it could be chance.
+"""`harness compare`: two evaluations, or two groups of them, problem by problem: what differs, and whether it could
+be chance.
 
-Only the run folders are read. The value of a problem is the share of right ones among its graded samples.
+Only the run folders are read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import RunFolderError, UsageError
 from harness.core.store import RunView
 from harness.core.types import Estimate, Table
-from harness.reports.cards import card, grader_of
-from harness.reports.runs import Cell, labels, setting, task_ids, unfinished
+from harness.reports.cards import card
+from harness.reports.paired import Paired, measure, pairs, pooled
+from harness.reports.runs import Cell, labels, task_ids, unfinished
 
 TOLD = (
     "limit",
@@ -33,6 +34,7 @@ IGNORED = ("task", "licence", "paper", "problems graded", "model", "model finger
 
 COLUMNS = (
     "task",
+    "metric",
     "first",
     "second",
     "difference",
@@ -40,62 +42,77 @@ COLUMNS = (
     "p",
     "p (Holm)",
     "McNemar p",
+    "p (runs)",
     "detectable",
 )
 ALL = "all problems"
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Of one problem in one run."""
+def compare(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    *,
+    metric: str | None = None,
+    grader: str | None = None,
+    anyway: bool = False,
+) -> Table:
+    """The second runs less the first, per task and over all, by each metric that all of them have, or by one.
 
-    n_right: int
-    n_graded: int
-    n_ungraded: int
+    Runs of one side differ in their seeds. Runs under other protocols are refused unless `anyway`. With a `grader` its
+    verdicts count, whichever is on record.
+    """
+    sides = ([RunView.read(folder) for folder in first], [RunView.read(folder) for folder in second])
+    runs = [*sides[0], *sides[1]]
+    _refuse(runs)
+    tasks = [task for task in task_ids(runs[0]) if all(task in task_ids(run) for run in runs)]
+    if not tasks:
+        raise UsageError(f"{_named(runs)} have no task in common, so there is nothing to compare")
+    deciding, told = _card_differences(runs, tasks, is_regraded=grader is not None)
+    if deciding and not anyway:
+        raise UsageError(
+            f"{_named(runs)} were not evaluated alike ({'; '.join(deciding)}); evaluate one of them again as "
+            "the other was, or say --anyway"
+        )
+    ours, theirs = ([measure(run, tasks, grader, metric) for run in side] for side in sides)
+    found = [pairs(task, [run[task] for run in ours], [run[task] for run in theirs]) for task in tasks]
+    notes = [*(f"NOT ALIKE: {line}" for line in deciding), *_notes(sides), *(f"differs: {line}" for line in told)]
+    return _table([paired for group in found for paired in group], notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """The problems of a task that both runs have graded samples of, and how many only one has."""
-
-    task: str
-    first: Sequence[Counts]
-    second: Sequence[Counts]
-    n_unpaired: int
-
-
-def compare(first: Path, second: Path, *, anyway: bool = False) -> Table:
-    """The second run less the first, per task and over all. Runs under other protocols are refused unless `anyway`."""
-    runs = [RunView.read(folder) for folder in (first, second)]
+def _refuse(runs: Sequence[RunView]) -> None:
     for run in runs:
         if run.record.kind != "eval":
             raise RunFolderError(f"{run.folder} is a train run; name one of its evaluations, such as evals/...")
-    tasks = [task for task in task_ids(runs[0]) if task in task_ids(runs[1])]
-    if not tasks:
-        raise UsageError(f"{first} and {second} have no task in common, so there is nothing to compare")
-    deciding, told = _card_differences(runs, tasks)
-    if deciding and not anyway:
-        raise UsageError(
-            f"{first} and {second} were not evaluated alike ({'; '.join(deciding)}); evaluate one of them again as "
-            "the other was, or say --anyway"
-        )
-    return _table(runs, [_pairs(runs, task) for task in tasks], deciding, told)
+    folders = [run.folder.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise UsageError("a run is named twice; a comparison needs different ones")
+
+
+def _named(runs: Sequence[RunView]) -> str:
+    *others, last = (str(run.folder) for run in runs)
+    return f"{', '.join(others)} and {last}"
 
 
 # --- protocols --------------------------------------------------------------------------------------------------
 
 
-def _card_differences(runs: Sequence[RunView], tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+def _card_differences(
+    runs: Sequence[RunView], tasks: Sequence[str], *, is_regraded: bool
+) -> tuple[list[str], list[str]]:
     """What makes the numbers of another kind, and what is only to be known: `task setting: one / other`."""
     deciding: dict[str, None] = {}
     told: dict[str, None] = {}
+    ignored = (*IGNORED, "grader") if is_regraded else IGNORED
     for task in tasks:
-        ours, theirs = (card(run, task) for run in runs)
-        for name in (name for name in ours if name not in IGNORED and ours[name] != theirs[name]):
-            if name in TOLD:
-                told[f"{name}: {_said(ours[name])} / {_said(theirs[name])}"] = None
-            else:
-                deciding[f"{task} {name}: {_said(ours[name])} / {_said(theirs[name])}"] = None
+        cards = [card(run, task) for run in runs]
+        for name in (name for name in cards[0] if name not in ignored):
+            values = list(dict.fromkeys(_said(card[name]) for card in cards))
+            if len(values) > 1:
+                line = f"{name}: {' / '.join(values)}"
+                if name in TOLD:
+                    told[line] = None
+                else:
+                    deciding[f"{task} {line}"] = None
     return list(deciding), list(told)
 
 
@@ -103,100 +120,96 @@ def _said(cell: Cell) -> str:
     return "not on record" if cell is None else str(cell)
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------
-
-
-def _pairs(runs: Sequence[RunView], task: str) -> Pairs:
-    ours, theirs = (_counts(run, task) for run in runs)
-    shared = sorted(p for p in ours.keys() & theirs.keys() if ours[p].n_graded and theirs[p].n_graded)
-    n_unpaired = len(ours.keys() | theirs.keys()) - len(shared)
-    return Pairs(task, [ours[p] for p in shared], [theirs[p] for p in shared], n_unpaired)
-
-
-def _counts(run: RunView, task: str) -> Mapping[str, Counts]:
-    """By problem, under the grader on record, of the samples that the config asks for."""
-    grader, n = grader_of(run, task), setting(run.config(), "n")
-    outcomes: dict[str, list[str]] = {}
-    for (name, problem, index), verdict in run.verdicts(str(grader)).items():
-        if name == task and (n is None or index < n):
-            outcomes.setdefault(problem, []).append(verdict.outcome)
-    return {
-        problem: Counts(found.count("correct"), len(found) - found.count("ungraded"), found.count("ungraded"))
-        for problem, found in outcomes.items()
-    }
-
-
-def _rates(counts: Sequence[Counts]) -> list[float]:
-    return [problem.n_right / problem.n_graded for problem in counts]
-
-
 # --- the table --------------------------------------------------------------------------------------------------
 
 
-def _table(runs: Sequence[RunView], tasks: Sequence[Pairs], deciding: Sequence[str], told: Sequence[str]) -> Table:
+def _table(found: Sequence[Paired], notes: Sequence[str]) -> Table:
     from harness.core.pairs import holm  # numpy
 
-    paired = [pairs for pairs in tasks if pairs.first]
-    if not paired:
-        raise UsageError("no problem has graded samples in both runs, so there is nothing to compare")
-    rows = [_row(pairs) for pairs in paired]
+    if not found:
+        raise UsageError("no problem has graded samples in all runs, so there is nothing to compare")
+    rows = [_row(paired) for paired in found]
     adjusted = holm([float(str(row["p"])) for row in rows])
     rows = [{**row, "p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
-    if len(paired) > 1:
-        first, second = ([c for pairs in paired for c in getattr(pairs, side)] for side in ("first", "second"))
-        rows.append(_row(Pairs(ALL, first, second, 0)))
-    names = labels(runs)
-    notes = [
-        *(f"NOT ALIKE: {line}" for line in deciding),
-        *unfinished(list(zip(runs, names, strict=True))),
-        f"first: {names[0]}; second: {names[1]}. The difference is the second less the first, with a 95% interval.",
-        "p: sign-flip test of the paired differences, and after Holm over the tasks. McNemar: where both runs have one "
-        "sample of each problem. detectable: the smallest true difference found with 80% power at the 5% level.",
-        *(f"differs: {line}" for line in told),
-        *_left_out(tasks),
-    ]
-    cells = tuple(tuple(row.get(column) for column in COLUMNS) for row in rows)
-    return Table("Comparison", COLUMNS, cells, tuple(notes))
+    rows += [_row(paired) for paired in _over_all(found)]
+    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    cells = tuple(tuple(row.get(column) for column in columns) for row in rows)
+    return Table("Comparison", tuple(columns), cells, (*notes, *_left_out(found)))
 
 
-def _row(pairs: Pairs) -> dict[str, Cell]:
-    from harness.core.pairs import detectable, difference_interval, sign_flip, standard_error
+def _over_all(found: Sequence[Paired]) -> list[Paired]:
+    """Each metric that all tasks have, over all problems, where there are several tasks."""
+    n_tasks = len({paired.task for paired in found})
+    groups = [[p for p in found if p.metric == name] for name in dict.fromkeys(p.metric for p in found)]
+    return [pooled(ALL, group) for group in groups if 1 < len(group) == n_tasks]
 
-    first, second = _rates(pairs.first), _rates(pairs.second)
+
+def _row(paired: Paired) -> dict[str, Cell]:
+    from harness.core.pairs import crossed_interval, detectable, mcnemar, regrouped, sign_flip, standard_error
+
+    first, second = _means(paired.first), _means(paired.second)
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    interval, test = difference_interval(differences), sign_flip(differences)
+    # An interval is of values up to 1; tokens and numbers of solutions go further.
+    largest = max(1.0, *(value for run in (*paired.first, *paired.second) for value in run))
+    sides = [[[value / largest for value in run] for run in side] for side in (paired.first, paired.second)]
+    interval, test = crossed_interval(sides[0], sides[1]), sign_flip(differences)
     error = standard_error(differences) if len(differences) > 1 else 0.0
-    counts = [*pairs.first, *pairs.second]
-    n_graded, n_ungraded = sum(c.n_graded for c in counts), sum(c.n_ungraded for c in counts)
-    mean = math.fsum(differences) / len(differences)
-    method = f"{interval.method}; p by {test.method}"
+    by_run = None
+    if len(paired.first) + len(paired.second) > 2:
+        by_run = regrouped([math.fsum(run) for run in paired.first], [math.fsum(run) for run in paired.second])
     difference = Estimate(
-        "difference", mean, interval.low, interval.high, len(differences), n_graded, n_ungraded, method
+        name="difference",
+        value=math.fsum(differences) / len(differences),
+        low=interval.low * largest,
+        high=interval.high * largest,
+        n_problems=len(differences),
+        n_completions=paired.n_graded,
+        n_ungraded=paired.n_ungraded,
+        method=f"{interval.method}; p by {test.method}" + (f"; p (runs) by {by_run.method}" if by_run else ""),
     )
     return {
-        "task": pairs.task,
+        "task": paired.task,
+        "metric": paired.metric,
         "first": math.fsum(first) / len(first),
         "second": math.fsum(second) / len(second),
         "difference": difference,
         "problems": len(differences),
         "p": test.p,
-        "McNemar p": _mcnemar(pairs),
+        "McNemar p": mcnemar(differences.count(-1), differences.count(1)) if paired.are_single else None,
+        "p (runs)": by_run.p if by_run is not None else None,
         "detectable": detectable(error) if error > 0 else None,
     }
 
 
-def _mcnemar(pairs: Pairs) -> float | None:
-    from harness.core.pairs import mcnemar
-
-    if any(counts.n_graded != 1 for counts in (*pairs.first, *pairs.second)):
-        return None
-    changes = [b.n_right - a.n_right for a, b in zip(pairs.first, pairs.second, strict=True)]
-    return mcnemar(changes.count(-1), changes.count(1))
+def _means(runs: Sequence[Sequence[float]]) -> list[float]:
+    """Of each problem over the runs."""
+    return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
-def _left_out(tasks: Sequence[Pairs]) -> list[str]:
+def _notes(sides: Sequence[Sequence[RunView]]) -> list[str]:
+    runs = [run for side in sides for run in side]
+    names = labels(runs)
+    first, second = names[: len(sides[0])], names[len(sides[0]) :]
+    notes = [
+        *unfinished(list(zip(runs, names, strict=True))),
+        f"first: {', '.join(first)}; second: {', '.join(second)}. The difference is the second less the first, with a "
+        "95% interval" + (", over runs and problems." if len(runs) > 2 else "."),
+        "p: sign-flip test of the paired differences, and after Holm over the rows of single tasks. McNemar: where "
+        "both runs have one sample of each problem. detectable: the smallest true difference found with 80% power at "
+        "the 5% level.",
+    ]
+    if len(runs) > 2:
+        notes.append(
+            "p and detectable are of these very runs. p (runs): had other seeds been drawn; it deals the runs out "
+            "anew, so few runs never give a small one."
+        )
+    return notes
+
+
+def _left_out(found: Sequence[Paired]) -> list[str]:
+    first = {paired.task: paired for paired in reversed(found)}
     return [
-        f"LEFT OUT: {pairs.n_unpaired} problems of {pairs.task} that only one run has graded samples of"
-        for pairs in tasks
-        if pairs.n_unpaired
+        f"LEFT OUT: {paired.n_unpaired} problems of {task} that not all runs have graded samples of"
+        for task, paired in sorted(first.items())
+        if paired.n_unpaired
     ]

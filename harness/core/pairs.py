@@ -5,6 +5,7 @@ Only numpy at the top, so import this module where it is used, not where a comma
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.core.stats import CHUNK_ELEMENTS, DRAWS, INTERVAL_SEED, LEVEL, Interval, bootstrap_interval
+from harness.core.stats import CHUNK_ELEMENTS, DRAWS, INTERVAL_SEED, LEVEL, Floats, Interval, bootstrap_interval
 
 MOST_EXACT = 20
 """Differences other than 0 up to which all 2^m signs are tried: a million sums."""
@@ -62,6 +63,59 @@ def difference_interval(differences: Sequence[float], seed: int = INTERVAL_SEED)
         return Interval(low, high, f"{LEVEL:.0%} Wilson over {values.size} problems, all of one difference")
     low, high = bootstrap_interval(differences, seed)
     return Interval(low, high, f"{LEVEL:.0%} bootstrap over {values.size} problems, {DRAWS} draws, seed {seed}")
+
+
+def crossed_interval(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> Interval:
+    """The 95% interval of the mean of `second` less that of `first`: bootstrap over the runs of each side and over the
+    problems.
+
+    Both are [runs, problems] of values between 0 and 1. A draw has the same problems in all runs, and runs of either
+    side apart from each other. One run a side has the interval of its differences, `difference_interval`.
+    """
+    one, two = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
+    differences = two.mean(axis=0) - one.mean(axis=0)
+    n_problems = differences.size
+    are_equal = max(np.ptp(one, axis=0).max(initial=0), np.ptp(two, axis=0).max(initial=0)) <= 1e-9
+    if len(one) == len(two) == 1 or n_problems < 2 or (are_equal and np.ptp(differences) <= 1e-9):
+        return difference_interval(differences.tolist(), seed)
+    generator = np.random.default_rng(seed)
+    rows_at_once = max(1, CHUNK_ELEMENTS // n_problems)
+    means = []
+    for done in range(0, draws, rows_at_once):
+        rows = min(rows_at_once, draws - done)
+        drawn = _runs_drawn(two, generator, rows) - _runs_drawn(one, generator, rows)
+        times = generator.multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=rows)
+        means.append((drawn * times).sum(axis=1) / n_problems)
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    how = f"{LEVEL:.0%} bootstrap over {len(one)} and {len(two)} runs and {n_problems} problems"
+    return Interval(float(low), float(high), f"{how}, {draws} draws, seed {seed}")
+
+
+def _runs_drawn(side: Floats, generator: np.random.Generator, rows: int) -> Floats:
+    """For each draw the mean of as many runs as there are, drawn with replacement: [rows, problems]."""
+    times = generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=rows)
+    means: Floats = times @ side / len(side)
+    return means
+
+
+def regrouped(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:
+    """How often the means of two groups of runs are at least as far apart when the runs are dealt out anew.
+
+    Over all ways when there are at most MOST_EXACT runs, else over `draws` seeded ones, that of the data among them.
+    """
+    one, two = (np.sort(np.asarray(side, dtype=np.float64)) for side in (first, second))
+    if min(one.size, two.size) < 1 or not np.all(np.isfinite(runs := np.concatenate([one, two]))):
+        raise ValueError("groups of runs need one finite value at least")
+    # The rest of the sum is the other group's, so the sum of the one tells how far apart they are.
+    middle = one.size * runs.mean()
+    least = abs(one.sum() - middle) - 1e-12 * np.abs(runs).sum()
+    if runs.size <= MOST_EXACT:
+        sums = np.array([sum(chosen) for chosen in itertools.combinations(runs.tolist(), one.size)])
+        return PValue(float(np.mean(np.abs(sums - middle) >= least)), f"all {sums.size} groupings of the runs")
+    generator = np.random.default_rng(seed)
+    dealt = generator.permuted(np.tile(runs, (draws, 1)), axis=1)[:, : one.size].sum(axis=1)
+    n_as_far = 1 + int(np.count_nonzero(np.abs(dealt - middle) >= least))
+    return PValue(n_as_far / (draws + 1), f"{draws} groupings of the runs, seed {seed}")
 
 
 def sign_flip(differences: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:

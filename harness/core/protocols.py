@@ -193,6 +193,15 @@ class Metric(Protocol):
         ...
 
 
+@runtime_checkable
+class PerProblem(Protocol):
+    """What a metric is too whose estimates are means over problems: they can be compared problem by problem."""
+
+    def per_problem(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Mapping[str, float]]:
+        """The values, at least 0, that each estimate is the mean of: its name, then problem id to value."""
+        ...
+
+
 class TableBuilder(Protocol):
     def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
         """The same runs give the same rows, to the byte."""

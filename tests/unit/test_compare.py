@@ -1,5 +1,6 @@
 """`harness compare` over run folders that RunStore wrote."""
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,12 @@ import scipy.stats
 
 from harness.cli import main
 from harness.core.errors import RunFolderError, UsageError
+from harness.core.pairs import crossed_interval, holm, regrouped, sign_flip
+from harness.core.stats import bootstrap_interval
 from harness.core.store import RunStore
-from harness.core.types import Verdict
-from harness.reports.compare import ALL, compare
+from harness.core.types import Completion, Tokens, Verdict
+from harness.reports import compare as comparing
+from harness.reports.compare import ALL
 
 MARKS = {"+": "correct", "-": "incorrect", "?": "ungraded"}
 
@@ -31,6 +35,12 @@ class Config:
     split: str = "test"
     n: int = 4
     seed: int = 0
+    metrics: Any = field(default_factory=list)
+
+
+def compare(first, second, **options):
+    """One run a side."""
+    return comparing.compare([first], [second], **options)
 
 
 def run_of(folder, problems, *, grader="exact", fingerprint="f00d", status="done", kind="eval", **config):
@@ -41,6 +51,7 @@ def run_of(folder, problems, *, grader="exact", fingerprint="f00d", status="done
     for task, marks_of in problems.items():
         for problem, marks in marks_of.items():
             for index, mark in enumerate(marks):
+                store.append_completion(task, Completion(problem, index, index, "text", "stop", Tokens(2, len(marks))))
                 reward = None if mark == "?" else float(mark == "+")
                 store.append_verdict(task, problem, index, "lenient", Verdict("correct", 1.0))
                 store.append_verdict(task, problem, index, grader, Verdict(MARKS[mark], reward))
@@ -48,8 +59,9 @@ def run_of(folder, problems, *, grader="exact", fingerprint="f00d", status="done
     return folder
 
 
-def row(table, task="sums"):
-    return next(dict(zip(table.columns, cells, strict=True)) for cells in table.rows if cells[0] == task)
+def row(table, task="sums", metric="avg"):
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    return next(row for row in rows if (row["task"], row["metric"]) == (task, metric))
 
 
 FIRST = {"sums": {"a": "+---", "b": "++--", "c": "----", "d": "+++?", "e": "--", "z": "++++"}}
@@ -70,9 +82,9 @@ def test_differences_are_of_the_problems_in_common(tmp_path):
         (DIFFERENCES,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", n_resamples=np.inf
     )
     assert found["p"] == found["p (Holm)"] == pytest.approx(theirs.pvalue)
-    assert found["McNemar p"] is None
+    assert "McNemar p" not in found
     assert found["detectable"] == pytest.approx(2.8016 * scipy.stats.sem(DIFFERENCES), rel=1e-4)
-    assert "LEFT OUT: 2 problems of sums that only one run has graded samples of" in table.notes
+    assert "LEFT OUT: 2 problems of sums that not all runs have graded samples of" in table.notes
     assert [cells[0] for cells in table.rows] == ["sums"]
 
 
@@ -146,12 +158,140 @@ def test_what_can_t_be_compared_is_refused(tmp_path):
     one = run_of(tmp_path / "one", FIRST)
     with pytest.raises(UsageError, match="no task in common"):
         compare(one, run_of(tmp_path / "other", {"products": {"a": "+"}}))
-    with pytest.raises(UsageError, match="no problem has graded samples in both"):
+    with pytest.raises(UsageError, match="no problem has graded samples in all"):
         compare(one, run_of(tmp_path / "empty", {"sums": {"a": "??", "q": "++"}}))
     with pytest.raises(RunFolderError, match="is a train run"):
         compare(one, run_of(tmp_path / "train", FIRST, kind="train"))
     with pytest.raises(RunFolderError, match="is no run folder"):
         compare(one, tmp_path / "absent")
+
+
+# --- other metrics, other graders -------------------------------------------------------------------------------
+
+METRICS = ["avg_at_k", "pass_at_k", {"id": "tokens"}]
+FULL_ONE = {"sums": {"a": "+---", "b": "++--", "c": "----", "d": "+++-", "e": "---"}}
+FULL_TWO = {"sums": {"a": "++--", "b": "++++", "c": "+---", "d": "++--", "e": "+--"}}
+
+
+def any_right(marks, k):
+    subsets = list(itertools.combinations(marks, k))
+    return sum("+" in subset for subset in subsets) / len(subsets)
+
+
+def test_every_metric_that_both_have_is_compared(tmp_path):
+    one = run_of(tmp_path / "one", FULL_ONE, metrics=METRICS)
+    two = run_of(tmp_path / "two", FULL_TWO, metrics=[*METRICS, "truncated"])
+    table = compare(one, two)
+    # pass@1 is what avg is.
+    assert [cells[1] for cells in table.rows] == ["avg", "pass@2", "pass@3", "tokens"]
+    passed = [[any_right(marks, 3) for marks in problems["sums"].values()] for problems in (FULL_ONE, FULL_TWO)]
+    found = row(table, metric="pass@3")
+    assert found["first"] == pytest.approx(np.mean(passed[0]))
+    assert found["difference"].value == pytest.approx(np.mean(passed[1]) - np.mean(passed[0]))
+    assert found["p"] == sign_flip(np.subtract(passed[1], passed[0])).p
+    assert row(table, metric="tokens")["first"] == row(table, metric="tokens")["second"] == pytest.approx(3.8)
+    p_values = [row(table, metric=name)["p"] for name in ("avg", "pass@2", "pass@3", "tokens")]
+    assert [row(table, metric=name)["p (Holm)"] for name in ("avg", "pass@2", "pass@3", "tokens")] == holm(p_values)
+
+
+def test_long_differences_have_an_interval_of_their_own_size(tmp_path):
+    """The number of tokens is that of the samples here."""
+    one = run_of(tmp_path / "one", {"sums": {str(i): "+" * 40 for i in range(30)}}, metrics=["tokens"], n=99)
+    two = run_of(tmp_path / "two", {"sums": {str(i): "+" * (40 + i) for i in range(30)}}, metrics=["tokens"], n=99)
+    found = row(compare(one, two), metric="tokens")["difference"]
+    assert found.value == pytest.approx(14.5)
+    assert (found.low, found.high) == pytest.approx(bootstrap_interval(list(range(30)), 0))
+
+
+@pytest.mark.parametrize(("metric", "names"), [("pass@2", ["pass@2"]), ("avg", ["avg"]), ("avg@4", ["avg"])])
+def test_one_metric_may_be_asked_for(tmp_path, metric, names):
+    one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
+    assert [cells[1] for cells in compare(one, two, metric=metric).rows] == names
+
+
+def test_all_of_one_plug_in_may_be_asked_for(tmp_path):
+    one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
+    found = [cells[1] for cells in compare(one, two, metric="pass_hat_k").rows]
+    assert found == ["pass-all@1", "pass-all@2", "pass-all@3"]
+
+
+def test_a_metric_that_nobody_has_is_refused(tmp_path):
+    one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
+    with pytest.raises(UsageError, match="no metric gives 'pas@2' problem by problem for these runs; did you mean"):
+        compare(one, two, metric="pas@2")
+    with pytest.raises(UsageError, match="k = 8 needs so many graded samples"):
+        compare(one, two, metric="pass@8")
+
+
+def test_another_grader_on_record_may_be_asked_for(tmp_path):
+    one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, grader="math")
+    with pytest.raises(UsageError, match="grader: exact / math"):
+        compare(one, two)
+    assert row(compare(one, two, grader="lenient"))["first"] == 1.0
+    with pytest.raises(UsageError, match=r"one has no verdicts of the grader 'lenint' on sums; did you mean 'lenient'"):
+        compare(one, two, grader="lenint")
+
+
+def test_a_verdict_without_its_completion_is_refused(tmp_path):
+    one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND)
+    (one / "completions.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"one has a verdict on a\[0\] and no completion"):
+        compare(one, two)
+
+
+# --- several runs a side ----------------------------------------------------------------------------------------
+
+
+def marks_of(n_right):
+    return "+" * n_right + "-" * (4 - n_right)
+
+
+def test_seeds_are_a_level(tmp_path):
+    rng = np.random.default_rng(3)
+    rates = {"one": rng.integers(0, 5, size=(3, 20)), "two": rng.integers(1, 5, size=(2, 20))}
+    folders = {
+        side: [
+            run_of(
+                tmp_path / f"{side}{seed}", {"sums": {f"p{i:02}": marks_of(c) for i, c in enumerate(run)}}, seed=seed
+            )
+            for seed, run in enumerate(runs)
+        ]
+        for side, runs in rates.items()
+    }
+    table = comparing.compare(folders["one"], folders["two"])
+    first, second = rates["one"] / 4, rates["two"] / 4
+    found = row(table)
+    assert found["first"] == pytest.approx(first.mean())
+    assert found["difference"].value == pytest.approx(second.mean() - first.mean())
+    interval = crossed_interval(first, second)
+    assert (found["difference"].low, found["difference"].high) == pytest.approx((interval.low, interval.high))
+    assert found["p"] == sign_flip(second.mean(axis=0) - first.mean(axis=0)).p
+    assert found["p (runs)"] == regrouped(first.mean(axis=1), second.mean(axis=1)).p
+    assert found["difference"].n_completions == 5 * 20 * 4
+    assert "differs: seed: 0 / 1 / 2" in table.notes
+    assert any("over runs and problems" in note for note in table.notes)
+
+
+def test_a_run_of_a_group_under_another_protocol_is_refused(tmp_path):
+    alike = [run_of(tmp_path / name, FIRST) for name in ("one", "two")]
+    other = run_of(tmp_path / "three", FIRST, sampling={"temperature": 1.0})
+    with pytest.raises(
+        UsageError, match=r"one, .*three and .*two were not evaluated alike \(sums temperature: 0.6 / 1.0"
+    ):
+        comparing.compare([alike[0], other], alike[1:])
+    with pytest.raises(UsageError, match="named twice"):
+        comparing.compare(alike, alike[:1])
+
+
+def test_the_verb_with_groups(tmp_path, capsys):
+    runs = [str(run_of(tmp_path / str(i), FIRST if i < 2 else SECOND, seed=i)) for i in range(4)]
+    assert main(["compare", *runs[:2], "--against", *runs[2:], "--metric", "avg", "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert table["rows"][0]["difference"]["value"] == pytest.approx(np.mean(DIFFERENCES))
+    # The data as they are, and turned round, of six groupings.
+    assert table["rows"][0]["p (runs)"] == pytest.approx(2 / 6)
+    assert main(["compare", *runs[:3]]) == 2
+    assert "--against" in capsys.readouterr().err
 
 
 def test_the_verb(tmp_path, capsys):

@@ -8,7 +8,16 @@ import pytest
 import scipy.stats
 
 from harness.core import pairs, stats
-from harness.core.pairs import detectable, difference_interval, holm, mcnemar, sign_flip, standard_error
+from harness.core.pairs import (
+    crossed_interval,
+    detectable,
+    difference_interval,
+    holm,
+    mcnemar,
+    regrouped,
+    sign_flip,
+    standard_error,
+)
 
 RNG = np.random.default_rng(5)
 DIFFERENCES = RNG.choice([-1, -0.5, 0, 0.25, 1], size=300, p=[0.1, 0.2, 0.3, 0.2, 0.2])
@@ -87,6 +96,83 @@ def test_one_difference_is_the_whole_range():
 def test_differences_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match="between -1 and 1"):
         difference_interval(values)
+
+
+# --- runs as a level --------------------------------------------------------------------------------------------
+
+
+def crossed_draws(first, second, n_draws):
+    """Runs of either side drawn apart, problems together, one draw after another."""
+    rng, means = np.random.default_rng(9), []
+    for _ in range(n_draws):
+        problems = rng.integers(first.shape[1], size=first.shape[1])
+        one, two = (side[rng.integers(len(side), size=len(side))][:, problems] for side in (first, second))
+        means.append(two.mean() - one.mean())
+    return np.array(means)
+
+
+def test_runs_and_problems_are_drawn_apart():
+    rng = np.random.default_rng(4)
+    skill = rng.random(25)
+    first, second = (np.clip(skill + rng.normal(0, 0.2, (n, 25)) + rng.normal(0, 0.1, (n, 1)), 0, 1) for n in (3, 4))
+    found, plain = crossed_interval(first, second, seed=2), crossed_draws(first, second, 10_000)
+    # 0.15 standard errors, as for the bootstrap over problems alone.
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=0.15 * plain.std())
+    assert found.method == "95% bootstrap over 3 and 4 runs and 25 problems, 10000 draws, seed 2"
+    turned = crossed_interval(second, first, seed=2)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=0.15 * plain.std())
+
+
+def test_runs_that_differ_widen_the_interval():
+    rates = np.random.default_rng(4).random(200)
+    alike = crossed_interval([rates, rates], [rates / 2, rates / 2])
+    other = crossed_interval([rates, rates], [rates / 4, rates * 3 / 4])
+    single = difference_interval((rates / 2 - rates).tolist())
+    assert (alike.low, alike.high) == pytest.approx((single.low, single.high), abs=0.005)
+    assert other.high - other.low > 3 * (alike.high - alike.low)
+
+
+def test_one_run_a_side_is_the_paired_bootstrap():
+    first, second = np.zeros(300), np.abs(DIFFERENCES)
+    assert crossed_interval(first, second) == difference_interval(second.tolist())
+    assert crossed_interval([[0.5] * 30] * 2, [[0.75] * 30] * 3) == difference_interval([0.25] * 30)
+    assert crossed_interval([[0.5], [0.25]], [[1.0]]).low == -1.0
+
+
+def test_runs_dealt_out_anew_agree_with_scipy():
+    rng = np.random.default_rng(6)
+    for _ in range(4):
+        first, second = rng.random(3), rng.random(3) + 0.3
+        theirs = scipy.stats.permutation_test(
+            (first, second), lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis), n_resamples=np.inf
+        )
+        assert regrouped(first, second).p == pytest.approx(theirs.pvalue, abs=1e-12)
+    assert regrouped([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).p == 2 / 20
+
+
+def test_groups_of_different_size_are_dealt_out_too():
+    runs = [0.1, 0.5, 0.625, 0.75]
+    gaps = [abs(run - (sum(runs) - run) / 3) for run in runs]
+    assert [regrouped([run], [*runs[:i], *runs[i + 1 :]]).p for i, run in enumerate(runs)] == [
+        sum(other >= gap - 1e-12 for other in gaps) / 4 for gap in gaps
+    ]
+    assert regrouped([0.5], [0.5]).p == 1.0
+
+
+def test_many_runs_are_dealt_out_by_a_seed(monkeypatch):
+    rng = np.random.default_rng(6)
+    first, second = rng.random(8), rng.random(8) + 0.25
+    exact = regrouped(first, second)
+    monkeypatch.setattr(pairs, "MOST_EXACT", 3)
+    drawn = regrouped(first, second, seed=1)
+    assert drawn.p == pytest.approx(exact.p, abs=4 * math.sqrt(exact.p / 10_000) + 1e-4)
+    assert drawn.method == "10000 groupings of the runs, seed 1"
+
+
+@pytest.mark.parametrize(("first", "second"), [([], [1.0]), ([math.nan], [1.0])])
+def test_groups_need_runs(first, second):
+    with pytest.raises(ValueError, match="groups of runs"):
+        regrouped(first, second)
 
 
 # --- tests ------------------------------------------------------------------------------------------------------

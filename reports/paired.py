@@ -1,0 +1,199 @@
+"""The values of a task's problems in several runs, side by side: what a comparison is made of.
+
+Only the run folders are read. A metric gives the value of each problem in a run, whatever the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core import discovery
+from harness.core.config import parse_plugin
+from harness.core.errors import RunFolderError, UsageError, nearest
+from harness.core.protocols import PerProblem
+from harness.core.records import Records
+from harness.core.store import RunView
+from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.reports.cards import grader_of
+from harness.reports.runs import plugin_id, setting
+
+RATE = "avg"
+"""The share of right samples. Its k is the number of samples, which may differ between runs that compare."""
+Values = Mapping[str, Mapping[str, float]]
+"""Metric, problem, value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one problem in one run."""
+
+    n_graded: int
+    n_ungraded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run on one task."""
+
+    counts: Mapping[str, Counts]
+    values: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The problems that all runs of both sides have a value of, and the values by run and problem."""
+
+    task: str
+    metric: str
+    problems: Sequence[str]
+    first: Sequence[Sequence[float]]
+    second: Sequence[Sequence[float]]
+    n_graded: int
+    n_ungraded: int
+    n_unpaired: int
+    are_single: bool
+    """One run a side, and one sample of each problem."""
+
+
+def measure(run: RunView, tasks: Sequence[str], grader: str | None, metric: str | None) -> dict[str, Measured]:
+    """By task, under a grader or the one on record: one metric, or all that the run's config has."""
+    graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
+    records = Records(run, graders)
+    return {task: _measured(run, task, graders[task], records, metric) for task in tasks}
+
+
+def _measured(run: RunView, task: str, grader: str, records: Records, metric: str | None) -> Measured:
+    graded = _graded(run, task, grader, records)
+    values: dict[str, Mapping[str, float]] = {}
+    for plugin in _metrics(run, metric):
+        if isinstance(plugin, PerProblem):
+            values |= {_common_name(name): found for name, found in plugin.per_problem(graded).items()}
+    outcomes: dict[str, list[str]] = {}
+    for item in graded:
+        outcomes.setdefault(item.problem.id, []).append(item.verdict.outcome)
+    counts = {
+        problem: Counts(len(found) - found.count("ungraded"), found.count("ungraded"))
+        for problem, found in outcomes.items()
+    }
+    return Measured(counts, values if metric is None else _only(metric, values))
+
+
+def _graded(run: RunView, task: str, grader: str, records: Records) -> list[Graded[Any]]:
+    """Every verdict on the samples that the config asks for, with its completion."""
+    if not records.verdicts[task]:
+        raise UsageError(
+            f"{run.folder} has no verdicts of the grader {grader!r} on {task}; {nearest(grader, run.graders())} "
+            f"(`harness grade {run.folder} --grader {grader}` adds them)"
+        )
+    n, samples, problems = setting(run.config(), "n"), records.completions[task], dict[str, Problem[None]]()
+    found: list[Graded[Any]] = []
+    for (problem_id, index), verdict in records.verdicts[task].items():
+        if n is None or index < n:
+            problem = problems.setdefault(problem_id, Problem(problem_id, task, (), None))
+            completion: Completion | None = samples.get((problem_id, index))
+            if completion is None:
+                completion = _lost(run, verdict, problem_id, index)
+            found.append(Graded(problem, completion, verdict))
+    return found
+
+
+def _lost(run: RunView, verdict: Verdict, problem_id: str, index: int) -> Completion:
+    """The empty place of a completion that could not be had."""
+    if verdict.outcome != "ungraded":
+        raise RunFolderError(
+            f"{run.folder} has a verdict on {problem_id}[{index}] and no completion: restore its files"
+        )
+    return Completion(problem_id, index, 0, "", "failed", Tokens(0, 0))
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def _metrics(run: RunView, metric: str | None) -> list[Any]:
+    """The rate and the metrics of the run's config; or those that may give the one asked for."""
+    if metric is not None:
+        ids = [metric] if metric in discovery.entries("metrics") else sorted(discovery.entries("metrics"))
+        return [_with_k(plugin, metric.rpartition("@")[2]) for plugin in ids]
+    given = setting(run.config(), "metrics")
+    others = [table for table in (given if given is not None else []) if plugin_id(table) != "avg_at_k"]
+    return [parse_plugin("metrics", table).build("metrics") for table in ("avg_at_k", *others)]
+
+
+def _with_k(plugin: str, k: str) -> Any:
+    has_ks = k.isdigit() and hasattr(discovery.load("metrics", plugin).Config(), "ks")
+    return parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build("metrics")
+
+
+def _common_name(name: str) -> str:
+    return RATE if name.startswith(f"{RATE}@") else name
+
+
+def _only(metric: str, values: Values) -> Values:
+    """The metric of that name; all of the plug-in of that id."""
+    if metric in discovery.entries("metrics"):
+        return values
+    name = _common_name(metric)
+    if name not in values:
+        raise UsageError(f"no metric gives {metric!r} problem by problem for these runs; {nearest(name, values)}")
+    return {name: values[name]}
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------
+
+
+def pairs(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> list[Paired]:
+    """One for each metric that all runs have, without those that say the same as one before (pass@1 and avg)."""
+    runs = [*first, *second]
+    names = [name for name in runs[0].values if all(name in run.values for run in runs)]
+    kept: list[Paired] = []
+    for paired in (_paired(task, name, first, second) for name in names):
+        if paired.problems and not any(_is_same(paired, other) for other in kept):
+            kept.append(paired)
+    return kept
+
+
+def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[Measured]) -> Paired:
+    runs = [*first, *second]
+    shared = sorted(set.intersection(*(set(run.values[metric]) for run in runs)))
+    counts = [run.counts[problem] for run in runs for problem in shared]
+    return Paired(
+        task=task,
+        metric=metric,
+        problems=shared,
+        first=[[run.values[metric][problem] for problem in shared] for run in first],
+        second=[[run.values[metric][problem] for problem in shared] for run in second],
+        n_graded=sum(c.n_graded for c in counts),
+        n_ungraded=sum(c.n_ungraded for c in counts),
+        n_unpaired=len(set.union(*(set(run.counts) for run in runs))) - len(shared),
+        are_single=len(runs) == 2 and metric == RATE and all(c.n_graded == 1 for c in counts),
+    )
+
+
+def _is_same(one: Paired, other: Paired) -> bool:
+    import numpy as np
+
+    return one.problems == other.problems and all(
+        np.allclose(ours, theirs, rtol=0, atol=1e-9)
+        for ours, theirs in ((one.first, other.first), (one.second, other.second))
+    )
+
+
+def pooled(name: str, tasks: Sequence[Paired]) -> Paired:
+    """One metric over all problems of several tasks, each problem alike."""
+
+    def joined(sides: Iterable[Sequence[Sequence[float]]]) -> list[list[float]]:
+        return [[value for run in runs for value in run] for runs in zip(*sides, strict=True)]
+
+    return Paired(
+        task=name,
+        metric=tasks[0].metric,
+        problems=[f"{paired.task}/{problem}" for paired in tasks for problem in paired.problems],
+        first=joined(paired.first for paired in tasks),
+        second=joined(paired.second for paired in tasks),
+        n_graded=sum(paired.n_graded for paired in tasks),
+        n_ungraded=sum(paired.n_ungraded for paired in tasks),
+        n_unpaired=0,
+        are_single=all(paired.are_single for paired in tasks),
+    )

@@ -27,6 +27,7 @@ from harness.core.store import RunStore
 from harness.evaluate import EvalConfig, data_facts, problems_of
 
 WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
+TASKS = '--set=tasks=[{id="countdown", min_solutions=1}]'
 PLAIN = """
 import json, sys
 for name in ("completions", "verdicts"):
@@ -45,16 +46,17 @@ Records(RunView.read(Path(sys.argv[1])), {"countdown": "countdown"})
 def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
     """The files as the store writes them, without its system call a line."""
     sizes = {"n": samples, "limit": problems}
-    tree = {"model": {"path": "countdown-tiny"}, "tasks": ["countdown"], "engine": "scripted", **sizes}
+    tasks = [{"id": "countdown", "min_solutions": 1}]  # else there are no 1,000 test problems
+    tree = {"model": {"path": "countdown-tiny"}, "tasks": tasks, "engine": "scripted", **sizes}
     config = configs.parse(EvalConfig, tree)
-    tasks = {"countdown": config.tasks[0].build("tasks")}
-    data = data_facts(config, tasks, Progress(quiet=True))
+    task = config.tasks[0].build("tasks")
+    data = data_facts(config, {"countdown": task}, Progress(quiet=True))
     model = fingerprint(config.model.source(0).path)
     store = RunStore.open(folder, "eval", config, seeds={"run": 0}, data={**data, "model": model})
     rng = random.Random(1)
     pool = [" ".join(rng.choices(WORDS, k=rng.randint(80, 280)))[: rng.randint(300, 1000)] for _ in range(5000)]
     with (folder / "completions.jsonl").open("w") as completions, (folder / "verdicts.jsonl").open("w") as verdicts:
-        for problem in problems_of(tasks["countdown"], "test", 0, problems):
+        for problem in problems_of(task, "test", 0, problems):
             share = rng.betavariate(2 * share_right, 2 * (1 - share_right))
             for index in range(samples):
                 key = {"task": "countdown", "problem_id": problem.id, "index": index}
@@ -100,7 +102,8 @@ def main() -> None:
     parser.add_argument("--steps", default="plain,read,eval,report,compare")
     options = parser.parse_args()
     one, two = options.folder / "one", options.folder / "two"
-    for folder, share in ((one, 0.3), (two, 0.32)):
+    are_two = {"report", "compare"} & set(options.steps.split(","))
+    for folder, share in ((one, 0.3), (two, 0.32)) if are_two else ((one, 0.3),):
         if not (folder / "run.json").exists():
             make(folder, options.problems, options.samples, share)
     size = [f"--n={options.samples}", f"--limit={options.problems}", "--engine=scripted", "--quiet"]
@@ -108,7 +111,7 @@ def main() -> None:
     steps = {
         "plain": ["-c", PLAIN, str(one)],
         "read": ["-c", READ, str(one)],
-        "eval": [*harness, "eval", "countdown-tiny", "--tasks=countdown", *size, f"--out={one}"],
+        "eval": [*harness, "eval", "countdown-tiny", *size, TASKS, f"--out={one}"],
         "report": [*harness, "report", str(one), str(two), f"--out={options.folder / 'report'}"],
         "compare": [*harness, "compare", str(one), str(two)],
     }

@@ -14,41 +14,48 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import from_json
+
 from harness.core.errors import DiskError, RunFolderError
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line of a journal, oldest first; an absent file is an empty one."""
-    return (row for _, row in read_places(path))
+    for number, line in enumerate(read_raw(path), 1):
+        try:
+            row = parsed(line)
+        except ValueError:
+            raise altered(path, number, "is not JSON") from None
+        if not isinstance(row, dict):
+            raise altered(path, number, "is no JSON object")
+        yield row
 
 
-def read_places(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same, each with the byte at which it begins."""
+def parsed(line: bytes) -> Any:
+    """A line as a value, three times as quickly as by json, whose word it is what is JSON."""
+    try:
+        return from_json(line)
+    except ValueError:  # half a surrogate pair, for one
+        return json.loads(line)
+
+
+def read_raw(path: Path) -> Iterator[bytes]:
+    """The same lines as they stand in the file, unread."""
     try:
         opened = path.open("rb")
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunFolderError(f"{path} can't be read: {error.strerror}") from None
-    from pydantic_core import from_json  # three times as quick as json, but it refuses half a surrogate pair
-
-    offset = 0
     with opened as file:
-        for number, line in enumerate(file, 1):
+        for line in file:
             if not line.endswith(b"\n"):
                 return
-            try:
-                row = from_json(line)
-            except ValueError:
-                row = _parsed(path, number, line)
-            if not isinstance(row, dict):
-                raise altered(path, number, "is no JSON object")
-            yield offset, row
-            offset += len(line)
+            yield line
 
 
 def read_line_at(path: Path, offset: int) -> dict[str, Any]:
-    """The line that `read_places` found there."""
+    """The line that begins at this byte."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -56,13 +63,6 @@ def read_line_at(path: Path, offset: int) -> dict[str, Any]:
             return row
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} was altered while it was in use, at byte {offset}: {error}") from None
-
-
-def _parsed(path: Path, number: int, line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        raise altered(path, number, "is not JSON") from None
 
 
 def altered(path: Path, number: int, what: str) -> RunFolderError:
@@ -94,6 +94,10 @@ def disk_error(path: Path, error: Exception) -> DiskError:
     )
 
 
+def as_line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+
+
 class Journal:
     """An append-only file of JSON lines. Each `append` is one write, whole or dropped at the next opening."""
 
@@ -103,7 +107,7 @@ class Journal:
 
     def append(self, row: Mapping[str, Any]) -> int:
         """The byte at which the new line begins."""
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+        line = as_line(row)
         try:
             if self._file is None:
                 self._file = self._open()

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.journal import read_line_at, read_places
+from harness.core.journal import read_line_at, read_raw
+from harness.core.pieces import Known, completion_pieces, finish, task_and_problem, verdict, verdict_pieces
 from harness.core.store import BAD_ROW, RunView, misunderstood
 from harness.core.types import Completion, FinishReason, Tokens, Verdict
 
@@ -67,7 +68,11 @@ class StoredCompletion(Completion):
 
 
 class Records:
-    """The completions of each task, and the last verdict on each under the task's grader."""
+    """The completions of each task, and the last verdict on each under the task's grader.
+
+    Of a line in the form that the store writes only the fields are read that are needed and new; a text is not looked
+    at before somebody asks for it.
+    """
 
     def __init__(self, view: RunView, graders: Mapping[str, str], *, with_completions: bool = True) -> None:
         """`graders` names one for each task; other tasks and graders are passed over."""
@@ -78,42 +83,30 @@ class Records:
                 self._read_completions(view.folder / "completions.jsonl")
             self._read_verdicts(view.folder / "verdicts.jsonl", graders)
 
-    # One loop each, without calls: there may be millions of lines.
-
     def _read_completions(self, path: Path) -> None:
-        number, counts = 0, dict[tuple[int, int, float | None], Tokens]()
+        heads, tails = Known(task_and_problem), Known(finish)
+        number = offset = 0
         try:
-            for offset, row in read_places(path):
-                number += 1
-                samples = self.completions.get(row["task"])
-                if samples is None:
-                    continue
-                told = row["tokens"]
-                n_prompt, n_completion, cost_usd = told["n_prompt"], told["n_completion"], told.get("cost_usd")
-                tokens = counts.get((n_prompt, n_completion, cost_usd))
-                if tokens is None:
-                    tokens = Tokens(n_prompt, n_completion, cost_usd=cost_usd)
-                    counts[n_prompt, n_completion, cost_usd] = tokens
-                key = (row["problem_id"], row["index"])
-                samples[key] = StoredCompletion(
-                    path, offset, *key, row["seed"], row["finish_reason"], tokens, row.get("engine_s")
-                )
+            for number, line in enumerate(read_raw(path), 1):  # noqa: B007 (told in the error)
+                head, index, seed, tail, engine_s = completion_pieces(line)
+                task, problem_id = heads[head]
+                if task in self.completions:
+                    self.completions[task][problem_id, index] = StoredCompletion(
+                        path, offset, problem_id, index, seed, *tails[tail], engine_s
+                    )
+                offset += len(line)
         except BAD_ROW as error:
             raise misunderstood(path, number, error) from None
 
     def _read_verdicts(self, path: Path, graders: Mapping[str, str]) -> None:
-        number, plain = 0, dict[tuple[Any, ...], Verdict]()
+        heads, tails, number = Known(task_and_problem), Known(verdict), 0
         try:
-            for _, row in read_places(path):
-                number += 1
-                task = row["task"]
-                if graders.get(task) != row["grader"]:
-                    continue
-                fields = (row["outcome"], row["reward"], row["extracted"], row["reason"])
-                verdict = plain.get(fields) if not row["details"] else Verdict(*fields, row["details"])
-                if verdict is None:
-                    verdict = plain[fields] = Verdict(*fields)
-                self.verdicts[task][row["problem_id"], row["index"]] = verdict
+            for number, line in enumerate(read_raw(path), 1):  # noqa: B007 (told in the error)
+                head, index, tail = verdict_pieces(line)
+                task, problem_id = heads[head]
+                grader, judged = tails[tail]
+                if graders.get(task) == grader:
+                    self.verdicts[task][problem_id, index] = judged
         except BAD_ROW as error:
             raise misunderstood(path, number, error) from None
 

@@ -1,0 +1,184 @@
+"""What is read of a run folder without parsing every line, against the reader that parses them."""
+
+import copy
+import json
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core import pieces, records
+from harness.core.errors import RunFolderError
+from harness.core.journal import as_line
+from harness.core.records import Records, StoredCompletion
+from harness.core.store import RunView
+from harness.core.types import Completion, RunRecord, Tokens, Verdict
+
+RECORD = RunRecord("r", "eval", "now", "d", "c", {}, {}, {}, "done")
+# What could be taken for the border of a field, and half of a surrogate pair.
+TEXTS = st.text(st.sampled_from('a"\\,{}:\n\u00e9\ud800') | st.characters(), max_size=20) | st.sampled_from(
+    ['","finish_reason":"length","tokens":{},"engine_s":1', ',"seed":7,"text":"', ',"grader":"x","index":3', "\\", '"']
+)
+COMPLETIONS = st.builds(
+    Completion,
+    problem_id=TEXTS,
+    index=st.integers(0, 2000),
+    seed=st.integers(0, 2**63 - 1),
+    text=TEXTS,
+    finish_reason=st.sampled_from(["stop", "length"]),
+    tokens=st.builds(
+        Tokens,
+        st.integers(0, 10),
+        st.integers(0, 10),
+        completion_ids=st.none() | st.lists(st.integers(0, 9), max_size=3),
+        cost_usd=st.none() | st.floats(0, 1),
+    ),
+    engine_s=st.none() | st.floats(0, 100),
+)
+VERDICTS = st.builds(
+    Verdict,
+    outcome=st.just("incorrect"),
+    reward=st.floats(0, 1),
+    extracted=st.none() | TEXTS,
+    reason=TEXTS,
+    details=st.dictionaries(TEXTS, TEXTS, max_size=2),
+)
+
+
+def folder_of(folder, completions=(), verdicts=()):
+    """The lines as the store writes them."""
+    from dataclasses import asdict
+
+    folder.mkdir(exist_ok=True)
+    lines = [as_line({"task": task, **asdict(c)}) for task, c in completions]
+    (folder / "completions.jsonl").write_bytes(b"".join(lines))
+    rows = [
+        {"task": task, "problem_id": problem, "index": index, "grader": grader, **asdict(verdict)}
+        for task, problem, index, grader, verdict in verdicts
+    ]
+    (folder / "verdicts.jsonl").write_bytes(b"".join(map(as_line, rows)))
+    return RunView(folder, RECORD)
+
+
+def without_ids(completion):
+    told = completion.tokens
+    tokens = Tokens(told.n_prompt, told.n_completion, cost_usd=told.cost_usd)
+    return (completion.problem_id, completion.index, completion.seed, completion.text, completion.finish_reason, tokens)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(TEXTS, COMPLETIONS), max_size=6))
+def test_completions_are_those_that_parsing_gives(tmp_path_factory, completions):
+    view = folder_of(tmp_path_factory.mktemp("run"), completions)
+    parsed = list(view.completions())
+    found = Records(view, {task: "g" for task, _ in parsed}).completions
+    expected = {(task, c.problem_id, c.index): (without_ids(c), c.engine_s) for task, c in parsed}
+    assert {
+        (task, *key): (without_ids(c), c.engine_s) for task, samples in found.items() for key, c in samples.items()
+    } == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 9), TEXTS, VERDICTS), min_size=1, max_size=6))
+def test_verdicts_are_those_that_parsing_gives(tmp_path_factory, verdicts):
+    view = folder_of(tmp_path_factory.mktemp("run"), (), verdicts)
+    graders = {task: grader for task, _, _, grader, _ in verdicts}
+    found = Records(view, graders).verdicts
+    for task, grader in graders.items():
+        expected = {(problem, i): v for (name, problem, i), v in view.verdicts(grader).items() if name == task}
+        assert found[task] == expected
+
+
+def completion(problem_id="p", index=0, text="some text", **fields):
+    return Completion(problem_id, index, 5, text, "stop", Tokens(2, 3), **fields)
+
+
+def test_the_last_verdict_of_the_task_s_own_grader_counts(tmp_path):
+    right, wrong = Verdict("correct", 1.0), Verdict("incorrect", 0.0, "x", "wrong", {"a": [1]})
+    rows = [
+        ("t", "p", 0, "g", right),
+        ("t", "p", 0, "other", right),
+        ("u", "p", 1, "g", right),
+        ("t", "p", 0, "g", wrong),
+    ]
+    found = Records(folder_of(tmp_path / "run", [("t", completion()), ("u", completion())], rows), {"t": "g"})
+    assert found.verdicts == {"t": {("p", 0): wrong}}
+    assert list(found.completions) == ["t"]
+
+
+def test_a_text_is_read_when_it_is_asked_for(tmp_path):
+    view = folder_of(tmp_path / "run", [("t", completion()), ("t", completion(index=1, text="\ud800 other"))])
+    stored = Records(view, {"t": "g"}).completions["t"]["p", 1]
+    assert stored.text == "\ud800 other"
+    for twin in (copy.copy(stored), pickle.loads(pickle.dumps(stored))):
+        assert twin == completion(index=1, text="\ud800 other")
+    (tmp_path / "run" / "completions.jsonl").write_bytes(b"")
+    with pytest.raises(RunFolderError, match=r"completions.jsonl was altered while it was in use"):
+        _ = stored.text
+
+
+def test_what_is_put_on_record_is_what_is_read_later(tmp_path):
+    long = Tokens(2, 3, [1, 2], [3, 4, 5], [0.0, 0.5, 1.0], cost_usd=0.25)
+    whole = Completion("p", 0, 5, "text", "stop", long, engine_s=0.5)
+    view = folder_of(tmp_path / "run", [("t", whole)])
+    stored = StoredCompletion.of(whole, tmp_path / "run" / "completions.jsonl", 0)
+    (read,) = Records(view, {"t": "g"}).completions["t"].values()
+    assert stored == read
+    assert without_ids(stored) == without_ids(whole)
+    assert stored.engine_s == read.engine_s == 0.5
+
+
+def test_lines_of_another_form_are_read_too(tmp_path):
+    """Fields in another order, with spaces, and without the time, which earlier versions did not measure."""
+    view = folder_of(tmp_path / "run", [("t", completion())], [("t", "p", 0, "g", Verdict("correct", 1.0))])
+    row = json.loads((tmp_path / "run" / "completions.jsonl").read_text())
+    del row["engine_s"], row["tokens"]["cost_usd"]
+    (tmp_path / "run" / "completions.jsonl").write_text(json.dumps(dict(reversed(row.items()))) + "\n")
+    row = json.loads((tmp_path / "run" / "verdicts.jsonl").read_text())
+    (tmp_path / "run" / "verdicts.jsonl").write_text(json.dumps(dict(reversed(row.items()))) + "\n")
+    found = Records(view, {"t": "g"})
+    assert without_ids(found.completions["t"]["p", 0]) == without_ids(completion())
+    assert found.verdicts["t"] == {("p", 0): Verdict("correct", 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("completions.jsonl", "{"),
+        ("completions.jsonl", "[]"),
+        ("completions.jsonl", '{"task":"t"}'),
+        ("completions.jsonl", '{"task":"t","problem_id":"p","index":1.5,"seed":1,"text":"","finish_reason":"stop"}'),
+        ("verdicts.jsonl", '{"task":"t","problem_id":"p","index":"x","grader":"g"}'),
+        ("verdicts.jsonl", '{"task":"t","problem_id":"p","index":1,"grader":"g","outcome":"correct","reward":null}'),
+        ("verdicts.jsonl", "nonsense"),
+    ],
+)
+def test_an_altered_line_is_told_with_its_number(tmp_path, file, line):
+    view = folder_of(tmp_path / "run", [("t", completion())], [("t", "p", 0, "g", Verdict("correct", 1.0))])
+    with (tmp_path / "run" / file).open("a") as journal:
+        journal.write(line + "\n")
+    with pytest.raises(RunFolderError, match=rf"{file}, line 2 .*the file was altered"):
+        Records(view, {"t": "g"})
+
+
+def test_a_torn_last_line_is_none(tmp_path):
+    view = folder_of(tmp_path / "run", [("t", completion())])
+    with (tmp_path / "run" / "completions.jsonl").open("ab") as journal:
+        journal.write(as_line({"task": "t"})[:-1])
+    assert len(Records(view, {"t": "g"}).completions["t"]) == 1
+
+
+def test_few_pieces_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "MOST_KNOWN", 2)
+    known = pieces.Known(len)
+    assert [known[piece] for piece in (b"a", b"bb", b"ccc", b"a", b"ccc", b"d" * 900)] == [1, 2, 3, 1, 3, 900]
+    assert sorted(known) == [b"a", b"bb"]
+
+
+def test_collection_is_as_it_was(tmp_path):
+    import gc
+
+    with records._no_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.core import config, discovery
 from harness.core.errors import ConfigError, DataError, SandboxError
-from harness.core.types import Completion, Problem, Tokens
+from harness.core.types import Completion, Problem, Program, Tokens
 from harness.graders import _evalplus_judge, _plain_values
 from harness.graders._evalplus_rules import is_right
 from harness.graders._output_rules import floats_close, is_expected, lines_equal, tokens_equal
@@ -79,12 +79,71 @@ def test_a_problem_s_own_limits_count():
     assert grade(large, memory_limit_bytes=400 << 20).outcome == "correct"
 
 
-def test_a_program_over_its_time_on_a_crowded_machine_is_run_again_alone(monkeypatch):
+def taking(cpu_s):
+    return f"import time\nwhile time.process_time() < {cpu_s}: pass\n{ADD}"
+
+
+class Watched:
+    """A pool that may say it is crowded, slows programs down while it is, and notes what is asked of it."""
+
+    def __init__(self, pool, *, is_crowded, slowed_by=1.0):
+        self._pool, self.is_crowded, self._slowed_by, self.runs = pool, is_crowded, slowed_by, []
+
+    def __getattr__(self, name):
+        return getattr(self._pool, name)
+
+    def run(self, program, stdin, limits):
+        self.runs.append(("together", limits.cpu_s))
+        source = program.source.replace("process_time() <", f"process_time() < {self._slowed_by} *")
+        return self._pool.run(Program(source, program.prelude), stdin, limits)
+
+    def run_alone(self, program, stdin, limits):
+        self.runs.append(("alone", limits.cpu_s))
+        return self._pool.run_alone(program, stdin, limits)
+
+
+@pytest.mark.parametrize(
+    ("source", "slowed_by", "code", "runs"),
+    [
+        (taking(0.2), 2.0, "AC", [("together", 0.6), ("alone", 0.3)]),  # late, and only because of the others
+        (taking(0.45), 1.0, "TLE", [("together", 0.6), ("alone", 0.3)]),  # late by itself
+        ("while True: pass", 1.0, "TLE", [("together", 0.6)]),  # far over: no second try
+        ("import time; time.sleep(9)", 1.0, "TLE", [("together", 0.6), ("alone", 0.3)]),
+        (ADD, 1.0, "AC", [("together", 0.6)]),
+    ],
+)
+def test_a_program_near_its_time_on_a_crowded_machine_is_run_again_alone_once(source, slowed_by, code, runs):
+    grader = GRADER(GRADER.Config(cpu_s=0.3))
+    watched = grader.__dict__["_pool"] = Watched(grader._pool, is_crowded=True, slowed_by=slowed_by)
+    details = grade(source, SUMS[:1], grader=grader).details
+    assert (details["verdict"], watched.runs) == (code, runs)
+    assert details.get("n_retried", 0) == len(runs) - 1
+
+
+def test_on_a_quiet_machine_or_without_retries_the_limit_is_the_limit():
+    for is_crowded, retries in ((False, True), (True, False)):
+        grader = GRADER(GRADER.Config(cpu_s=0.3, retries_timeouts=retries))
+        watched = grader.__dict__["_pool"] = Watched(grader._pool, is_crowded=is_crowded)
+        assert grade(taking(0.45), SUMS[:1], grader=grader).details["cause"] == "cpu"
+        assert watched.runs == [("together", 0.3)]
+
+
+def test_a_function_over_its_time_on_a_crowded_machine_is_called_again_alone(monkeypatch):
     grader = GRADER(GRADER.Config(cpu_s=0.2))
     monkeypatch.setattr(type(grader._pool), "is_crowded", property(lambda _: True))
-    details = grade("while True: pass", grader=grader).details
+    tests = [ProgramTest("1", "1", "sample")]
+    details = grade("def f(n):\n    while True: pass", tests, function_name="f", grader=grader).details
     assert (details["verdict"], details["n_retried"]) == ("TLE", 1)
-    assert "n_retried" not in grade(ADD, grader=grader).details
+
+
+def test_sleeping_counts_towards_the_total():
+    grader = GRADER(GRADER.Config(cpu_s=2.0, total_cpu_s=0.1, retries_timeouts=False))  # 2.1 s of sleep
+    tests = [ProgramTest(str(n), str(n), "sample") for n in range(9)]
+    verdict = grade("import time\ntime.sleep(1.2)\nprint(input())", tests, grader=grader)
+    assert (verdict.details["cause"], verdict.details["test"]) == ("total", 1)
+    every = GRADER(GRADER.Config(cpu_s=2.0, total_cpu_s=0.1, retries_timeouts=False, reward="fraction"))
+    verdict = grade("import time\ntime.sleep(1.2)\nprint(input())", tests, grader=every)
+    assert verdict.reward == 1 / 9
 
 
 def test_excluded_problems_have_no_verdict():
@@ -174,6 +233,23 @@ def test_rewards():
     assert grade(half, grader=longest).reward == 1.0
     assert grade("print(70)", grader=longest).reward == 1.0
     assert grade("print(3)", grader=longest).reward == 0.0
+
+
+@pytest.mark.parametrize("options", [{"reward": "fraction"}, {"reward": "all"}, {"tests": "longest", "n_tests": 2}])
+def test_a_reward_depends_on_no_order(options):
+    """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on who is beside them."""
+    tests = [ProgramTest("1" * n, str(n), "sample") for n in (3, 1, 4, 2, 5)]
+    sources = [f"n = len(input())\nprint(n if n {rule} else 0)" for rule in ("> 0", "> 1", "> 3", "% 2", "> 9")]
+    grader = GRADER(GRADER.Config(n_workers=3, **options))
+    found = []
+    for some, asked in ((tests, sources), (tests[::-1], sources), (tests, sources[::-1]), (tests, sources[:1])):
+        problem = Problem("p", "t", (), ProgramReference(HeldTests(tuple(some)), "samples"))
+        items = [(problem, Completion("p", 0, 0, f"```\n{s}\n```", "stop", Tokens(1, 1))) for s in asked]
+        found.append(dict(zip(asked, [v.reward for v in grader.grade_many(items)], strict=True)))
+    assert found[0] == found[1] == found[2]
+    assert found[3] == {sources[0]: found[0][sources[0]]} == {sources[0]: 1.0}
+    expected = {"fraction": [1, 0.8, 0.4, 0.6, 0], "all": [1, 0, 0, 0, 0]}.get(options.get("reward"), [1, 1, 1, 0, 0])
+    assert list(found[0].values()) == expected
 
 
 def test_a_share_of_calls_goes_on_after_one_that_ended_the_process():

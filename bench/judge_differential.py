@@ -108,14 +108,16 @@ def idioms(source: str) -> Iterator[tuple[str, str]]:
         yield "iterated", f"import sys\n_lines = iter(sys.stdin)\ninput = lambda: next(_lines).rstrip()\n{source}\n"
         yield "open(0)", f"_lines = open(0).read().split('\\n')[::-1]\ninput = _lines.pop\n{source}\n"
         yield "global", f"_n = 0\n_f = input\ndef input():\n    global _n\n    _n += 1\n    return _f()\n{source}\n"
-    yield "more white space", f"_p = print\ndef print(*a, **k):\n    _p(*a, **k)\n    _p()\n{source}\n"
-    yield "trailing blanks", f"_p = print\ndef print(*a, **k):\n    _p(*a, '', **k)\n{source}\n"
+    yield "more white space", _printing("_p(*a, **k)\n    _p()", source)
+    yield "trailing blanks", _printing("_p(*a, '', **k)", source)
+    yield "floats", _printing("_p(*[float(x) if type(x) is int else x for x in a], **k)", source)
+    yield "builtin redefined", f"_p = print\ndef print(*a):\n    _p(*a)\n{source}\n"
     yield "exit at the end", f"{source}\nexit(0)\n"
     yield "exit 1 at the end", f"{source}\nimport sys\nsys.exit(1)\n"
-    yield (
-        "floats",
-        (f"_p = print\ndef print(*a, **k):\n    _p(*[float(x) if type(x) is int else x for x in a], **k)\n{source}\n"),
-    )
+
+
+def _printing(how: str, source: str) -> str:
+    return f"from builtins import print as _p\ndef print(*a, **k):\n    {how}\n{source}\n"
 
 
 # --- the programs -----------------------------------------------------------------------------------------------

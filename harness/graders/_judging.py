@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.types import Call, Execution, Limits, Program
-from harness.graders._output_rules import room_for
+from harness.graders._output_rules import first_difference, room_for
 from harness.sandbox import Pool
 
 Code = Literal["AC", "WA", "TLE", "MLE", "OLE", "RE", "CE"]
@@ -32,6 +32,8 @@ class Finding:
     code: Code
     cause: str = ""
     got: str = ""
+    difference: str = ""
+    """Where an output and the expected one part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +123,19 @@ def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allo
         execution = _run(pool, program, test, allowed, total)
         finding = failure(execution)
         if finding is None:
-            is_right = test.accepts(execution.stdout)
-            finding = Finding("AC" if is_right else "WA", got="" if is_right else shown(execution.stdout))
+            finding = _of_output(execution.stdout, test)
         if finding.code == "AC" and allowed.is_spent(total):
             finding = Finding("TLE", "total")
         total.findings.append(finding)
         if (finding.code != "AC" and not allowed.runs_all_tests) or allowed.is_spent(total):
             break
     return total.report(len(tests))
+
+
+def _of_output(output: bytes, test: ScriptTest) -> Finding:
+    if test.accepts(output):
+        return Finding("AC")
+    return Finding("WA", got=shown(output), difference=first_difference(output, test.expected))
 
 
 def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, total: _Total) -> Execution:

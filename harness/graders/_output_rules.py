@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 Comparison = Literal["lines", "tokens", "words", "floats"]
 
 _MOST_TOKENS, _LONGEST_TOKEN, _LARGEST_EXPONENT = 100_000, 4300, 10_000
+_SHOWN_CHARACTERS = 100
 _NUMBER_SIGNS = frozenset("0123456789+-.eE")
 
 
@@ -94,6 +96,23 @@ def _is_number(token: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def first_difference(output: bytes, expected: bytes) -> str:
+    """The first line in which the texts differ, blanks at its ends aside, in a bounded form for a person."""
+    lines, wanted = (text.decode("utf-8", "replace").strip().split("\n") for text in (output, expected))
+    for number, (line, other) in enumerate(zip(lines, wanted, strict=False), 1):
+        if line.strip() != other.strip():
+            begin = max(0, len(os.path.commonprefix((line, other))) - _SHOWN_CHARACTERS // 2)
+            return f"line {number}: {_piece(other, begin)} expected, {_piece(line, begin)} written"
+    if len(lines) == len(wanted):
+        return "in blanks alone"
+    return f"{len(wanted)} lines expected, {len(lines)} written"
+
+
+def _piece(line: str, begin: int) -> str:
+    end = begin + _SHOWN_CHARACTERS
+    return repr(("... " if begin else "") + line[begin:end] + (" ..." if len(line) > end else ""))
 
 
 _RULES: Mapping[Comparison, Callable[[str, str, float], bool]] = {

@@ -234,6 +234,8 @@ class CodeGrader:
         cause = f" ({finding.cause})" if finding.cause else ""
         reward = share if self.config.reward == "fraction" else 0.0
         told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
+        if finding.difference:
+            told["difference"] = finding.difference
         return Verdict("incorrect", reward, source, f"{finding.code} on test {place + 1}{cause}", {**told, **details})
 
 

@@ -62,6 +62,21 @@ def test_what_a_failure_shows_is_bounded():
     assert (details["verdict"], details["origin"]) == ("WA", "official")
     assert all(len(details[key]) < 400 for key in ("input", "expected", "got"))
     assert details["got"].startswith("3\n3\n")
+    assert details["difference"] == "line 1: '2' expected, '3' written"
+
+
+@pytest.mark.parametrize(
+    ("written", "difference"),
+    [
+        ("'1\\n' * 500 + '2'", "line 501: '1' expected, '2' written"),
+        ("'1\\n' * 999", "1000 lines expected, 999 written"),
+        ("'1\\n' * 500 + 'x' * 9999", f"line 501: '1' expected, '{'x' * 100} ...' written"),
+        ("'1' * 9999", f"line 1: '1' expected, '1{'1' * 99} ...' written"),
+    ],
+)
+def test_the_difference_is_found_where_it_is(written, difference):
+    tests = [ProgramTest("", "1\n" * 1000, "official")]
+    assert grade(f"print({written})", tests).details["difference"] == difference
 
 
 def test_cpu_and_wall_are_told_apart():
@@ -237,7 +252,7 @@ def test_rewards():
 
 @pytest.mark.parametrize("options", [{"reward": "fraction"}, {"reward": "all"}, {"tests": "longest", "n_tests": 2}])
 def test_a_reward_depends_on_no_order(options):
-    """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on who is beside them."""
+    """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on who is beside."""
     tests = [ProgramTest("1" * n, str(n), "sample") for n in (3, 1, 4, 2, 5)]
     sources = [f"n = len(input())\nprint(n if n {rule} else 0)" for rule in ("> 0", "> 1", "> 3", "% 2", "> 9")]
     grader = GRADER(GRADER.Config(n_workers=3, **options))

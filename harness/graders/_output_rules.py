@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Literal
@@ -103,7 +102,8 @@ def first_difference(output: bytes, expected: bytes) -> str:
     lines, wanted = (text.decode("utf-8", "replace").strip().split("\n") for text in (output, expected))
     for number, (line, other) in enumerate(zip(lines, wanted, strict=False), 1):
         if line.strip() != other.strip():
-            begin = max(0, len(os.path.commonprefix((line, other))) - _SHOWN_CHARACTERS // 2)
+            n_alike = next((n for n, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), 0)
+            begin = max(0, n_alike - _SHOWN_CHARACTERS // 2)
             return f"line {number}: {_piece(other, begin)} expected, {_piece(line, begin)} written"
     if len(lines) == len(wanted):
         return "in blanks alone"

@@ -71,12 +71,15 @@ def test_what_a_failure_shows_is_bounded():
         ("'1\\n' * 500 + '2'", "line 501: '1' expected, '2' written"),
         ("'1\\n' * 999", "1000 lines expected, 999 written"),
         ("'1\\n' * 500 + 'x' * 9999", f"line 501: '1' expected, '{'x' * 100} ...' written"),
-        ("'1' * 9999", f"line 1: '1' expected, '1{'1' * 99} ...' written"),
+        ("'1' * 9999", f"line 1: '1' expected, '{'1' * 100} ...' written"),
     ],
 )
 def test_the_difference_is_found_where_it_is(written, difference):
     tests = [ProgramTest("", "1\n" * 1000, "official")]
     assert grade(f"print({written})", tests).details["difference"] == difference
+    late = [ProgramTest("", "1" * 600, "official")]
+    told = f"line 1: '... {'1' * 100} ...' expected, '... {'1' * 50}2' written"
+    assert grade("print('1' * 500 + '2')", late).details["difference"] == told
 
 
 def test_cpu_and_wall_are_told_apart():

@@ -199,7 +199,7 @@ def forecast(config: TrainConfig, parts: Parts) -> Forecast:
         longest = longest_prompt(parts)
     except (UsageError, OSError, ValueError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0]
-        return Forecast(told, {}, (f"The memory can't be told beforehand: {first_line}",))
+        return Forecast(told, {}, (*parts.advice, f"The memory can't be told beforehand: {first_line}"))
     rows = getattr(config.engine.options, "batch_rows", None)
     parts.objective.prepare(ModelShape(shape.hidden, "cpu"), 0)
     own = sum(p.numel() for group in parts.objective.parameters() for p in group.parameters)
@@ -215,7 +215,7 @@ def forecast(config: TrainConfig, parts: Parts) -> Forecast:
     )
     told |= {"tokens of the longest prompt seen": longest, "tokens of the longest sequence": longest + max_tokens}
     remarks = _remarks(config, needed, longest + max_tokens, shape.longest, rows, parts.base.device)
-    return Forecast(told, needed, tuple(remarks))
+    return Forecast(told, needed, (*parts.advice, *remarks))
 
 
 def longest_prompt(parts: Parts) -> int:

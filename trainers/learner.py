@@ -139,7 +139,9 @@ class Learner:
                 f"the gradient is not finite ({norm}); lower the learning rate, look at the step before in "
                 "steps.jsonl, or set optimizer.on_non_finite = 'skip'. The newest checkpoint is from before it"
             )
+        # Without a gradient too, as in verl and TRL: moments fade, and what is left of them still moves the weights.
         self.optimizer.step()
+        record.add({"updates_without_gradient": (float(norm == 0), 1.0)})
         for result in results:
             record.add({"loss": (float(result.loss), 0.0), **result.metrics})
         record.add({"loss": (0.0, 1.0), "grad_norm": (norm, 1.0)})
@@ -153,7 +155,8 @@ class Learner:
         live = self.policy.forward(part, self._live_needs())
         weighed = live
         if credited.engine_weights is not None:
-            weighed = dataclasses.replace(live, logp=weigh_gradient(live.logp, credited.engine_weights[rows]))
+            logp = weigh_gradient(live.logp, credited.engine_weights[rows])
+            weighed = dataclasses.replace(live, logp=logp, logp_unweighed=live.logp)
         result = self.objective.loss(part, weighed, frozen, select(credited.credit, rows))
         record.compare(part, live, frozen, result)
         result = with_terms(result, part, live, frozen, config.kl, config.loop.entropy_bonus)

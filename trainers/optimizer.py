@@ -12,11 +12,12 @@ from harness.trainers.settings import OptimizerConfig
 
 
 def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Weight decay falls on matrices only: not on biases, norms and other vectors."""
+    """Weight decay falls on matrices, and on vectors where the settings say so."""
     trained = [p for p in module.parameters() if p.requires_grad]
+    on_vectors = config.weight_decay if config.decay_vectors else 0.0
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay, "lr": config.lr},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": config.lr},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": on_vectors, "lr": config.lr},
     ]
     groups += [
         {

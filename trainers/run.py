@@ -13,7 +13,7 @@ from harness.core import config as configs
 from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
-from harness.core.protocols import ModelSource, Objective, PolicyEngine, Task
+from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import judged_by
@@ -45,6 +45,8 @@ class Parts:
     engine: PolicyEngine
     base: ModelSource
     temperature: float
+    advice: tuple[str, ...]
+    """What a person is told before the run."""
 
 
 def parts_of(config: TrainConfig) -> Parts:
@@ -58,7 +60,9 @@ def parts_of(config: TrainConfig) -> Parts:
     temperature = temperature_of(config, task) if objective.source == "policy" else 1.0
     refuse_what_the_objective_cannot_use(config, objective)
     refuse_what_the_rollouts_leave_without_effect(config, task, objective)
-    return Parts(judged_by(task, config.grader), task, objective, engine, base, temperature)
+    advice = objective.advice() if isinstance(objective, Adviser) else ()
+    told = tuple(f"objective: {line}" for line in advice)
+    return Parts(judged_by(task, config.grader), task, objective, engine, base, temperature, told)
 
 
 def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
@@ -66,15 +70,15 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     parts = parts_of(config)
     if config.rollouts.only:
         return collect(config, parts, folder, progress)
+    for line in parts.advice:
+        progress.warn(line)
     task, objective, base = parts.task, parts.objective, parts.base
     file = open_rollouts(config, objective) if config.rollouts.source is not None else None
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
     tokenizer = load_tokenizer(base)
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
     _refuse_fewer_steps(config, newest)
-    resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    policy = Policy(load_module(resumed), parts.temperature, checkpoint_activations=config.loop.gradient_checkpointing)
-    reference = Policy(load_module(base), parts.temperature) if reads_reference(config, objective) else None
+    policy, reference = _policies(config, parts, newest)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
     data = data_facts(config, task, progress)
@@ -101,6 +105,15 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
+
+
+def _policies(config: TrainConfig, parts: Parts, newest: Path | None) -> tuple[Policy, Policy | None]:
+    """What is trained, from its newest checkpoint if it has one, and the reference if anything reads it."""
+    base, recompute = parts.base, config.loop.gradient_checkpointing
+    begun = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
+    policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recompute)
+    has_reference = reads_reference(config, parts.objective)
+    return policy, Policy(load_module(base), parts.temperature) if has_reference else None
 
 
 def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:

@@ -54,6 +54,8 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decay_vectors: bool = False
+    """Whether weight decay falls on biases, norms and other vectors as well: verl's does, that of transformers not."""
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     decay_steps: int | None = None
@@ -69,6 +71,8 @@ class OptimizerConfig:
             raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
         if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
             raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
+        if self.decay_vectors and self.weight_decay == 0:
+            raise ValueError("decay_vectors needs a weight_decay above 0")
         if (self.schedule == "constant") != (self.decay_steps is None):
             raise ValueError("schedules other than 'constant' need decay_steps, and a constant one has none")
         if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:

@@ -243,6 +243,15 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class Adviser(Protocol):
+    """What an objective is too that has something to say of its options."""
+
+    def advice(self) -> Sequence[str]:
+        """Told before a run: options that do nothing, and the like. What can't be meant is refused instead."""
+        ...
+
+
+@runtime_checkable
 class Critic(Protocol):
     """What an objective is too that reads one number from each state of a completion: it is asked for them with every
     piece of the pass before the updates, so that the states themselves are kept for no longer than that."""
@@ -305,6 +314,9 @@ class PolicyOutputs:
     """
 
     logp: torch.Tensor  # (B, T), zero where masked
+    logp_unweighed: torch.Tensor | None = (
+        None  # (B, T), live only: `logp` where weights of the loop change its gradient
+    )
     logp_reference: torch.Tensor | None = None  # (B, T), frozen only
     entropy: torch.Tensor | None = None  # (B, T)
     prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt

@@ -158,3 +158,13 @@ def test_checkpoints_hold_the_reference_only_once_it_has_changed(tmp_path: Path)
     assert [(folder / f"step-00000{i}" / "reference.pt").exists() for i in (1, 2, 3, 4)] == [False, False, True, True]
     stored = torch.load(folder / "step-000004" / "reference.pt", weights_only=True)
     assert all(isinstance(tensor, torch.Tensor) for tensor in stored.values())
+
+
+def test_an_update_without_a_gradient_is_made_all_the_same_and_counted(tmp_path: Path) -> None:
+    """One token is never a right answer, so all rewards are equal: GRPO has nothing to learn from."""
+    view = run(recipe("countdown-grpo", loop={"steps": 2}, sampling={"max_tokens": 1}), tmp_path / "run")
+    assert [row["updates_without_gradient"] for row in view.steps()] == [1, 1]
+    state = torch.load(view.folder / "checkpoints" / "step-000002" / "training_state.pt", weights_only=True)
+    assert {int(some["step"]) for some in state["optimizer"]["state"].values()} == {4}
+    plain = run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "plain")
+    assert plain.steps()[0]["updates_without_gradient"] == 0

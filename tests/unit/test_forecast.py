@@ -100,6 +100,11 @@ def test_what_is_longer_than_a_micro_batch_or_the_model_is_told() -> None:
     assert any("69 tokens, and the model was made for 64" in remark for remark in long)
 
 
+def test_options_without_effect_are_told() -> None:
+    (remark,) = told("countdown-flowrl", objective={"variant": "no_log_z"}).remarks
+    assert remark.startswith("objective: log_z_lr: without effect where log_z = 'none'")
+
+
 def test_a_model_that_is_not_here_leaves_the_counts() -> None:
     away = told("countdown-grpo", model={"path": "someone/something"})
     assert away.counts["sequences a step"] == 256

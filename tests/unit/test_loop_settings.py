@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,7 +22,8 @@ from harness.trainers.logprob import Head, token_logp
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.ppo import Ppo
 from harness.trainers.objectives.remax import ReMax
-from harness.trainers.optimizer import schedule
+from harness.trainers.objectives.trpo import Trpo
+from harness.trainers.optimizer import make_optimizer, schedule
 from harness.trainers.policy import Policy
 from harness.trainers.rollouts import Rollouts, Sampler
 from harness.trainers.settings import (
@@ -95,6 +97,47 @@ def test_truncated_importance_weights_have_verl_s_gradient() -> None:
     (gradient,) = torch.autograd.grad(loss, live.logp)
     expected = torch.tensor(CASES["verl_grpo_truncated_is"]["gradient"], dtype=torch.float64)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", [Grpo(Grpo.Config(kl_beta=0.3)), Trpo(Trpo.Config())], ids=["grpo", "trpo"])
+def test_engine_weights_are_for_the_surrogate_and_not_for_the_kl(objective: Any) -> None:
+    """Against the formula: each token's surrogate times its weight, and the KL as it is."""
+    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+    weights = torch.rand(6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
+    weighed = dataclasses.replace(live, logp=weigh_gradient(live.logp, weights), logp_unweighed=live.logp)
+    credit = objective.credit(BATCH, frozen)
+    (gradient,) = torch.autograd.grad(objective.loss(BATCH, weighed, frozen, credit).loss, live.logp)
+    expected = torch.zeros_like(gradient)
+    for row, n in enumerate([3, 5, 1, 4, 2, 5]):
+        for t in range(n):
+            advantage = float(credit.weights[row])
+            now, before, reference = (
+                float(x[row, t].detach()) for x in (live.logp, frozen.logp, frozen.logp_reference)
+            )
+            ratio = math.exp(now - before)
+            if isinstance(objective, Trpo):
+                expected[row, t] = (-float(weights[row, t]) * ratio * advantage + (ratio - 1)) / 20
+            else:
+                is_clipped = (ratio > 1.2 and advantage > 0) or (ratio < 0.8 and advantage < 0)
+                pulled = 0.0 if is_clipped else -float(weights[row, t]) * ratio * advantage
+                expected[row, t] = (pulled + 0.3 * (1 - math.exp(reference - now))) / (6 * n)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_weight_decay_falls_on_vectors_where_it_is_said(decay_vectors: bool) -> None:
+    """AdamW takes lr * weight_decay off each weight that it falls on; without a gradient that is all."""
+    module = torch.nn.Linear(3, 2)
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    settings = OptimizerConfig(lr=0.1, weight_decay=0.5, decay_vectors=decay_vectors)
+    optimizer = make_optimizer(module, Grpo(Grpo.Config()), settings)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(module.weight.detach(), before["weight"] * 0.95)
+    torch.testing.assert_close(module.bias.detach(), before["bias"] * (0.95 if decay_vectors else 1.0))
+    with pytest.raises(ValueError, match="weight_decay above 0"):
+        OptimizerConfig(lr=0.1, decay_vectors=True)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])

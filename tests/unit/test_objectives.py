@@ -12,6 +12,7 @@ import torch
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.protocols import Batch, ModelShape, PolicyOutputs
+from harness.trainers.objectives._flowrl_variants import VARIANTS
 from harness.trainers.objectives.flowrl import FlowRL
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.sft import SupervisedFineTuning
@@ -185,3 +186,40 @@ def prepared(config: FlowRL.Config, head_scale: float = 0.3) -> FlowRL:
         for parameter in objective.log_z_head[-1].parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * head_scale)
     return objective
+
+
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        ({"cap": 5.0}, "cap"),
+        ({"variant": "recipe", "clip_high": 0.3}, "clip_high"),
+        ({"importance_weight": "none", "importance_weight_over": "mean"}, "importance_weight_over"),
+        ({"variant": "no_log_z", "log_z_layers": 5}, "log_z_layers"),
+        ({"variant": "vargrad", "log_z_lr": 0.1, "log_z_detach": False}, "log_z_detach, log_z_lr"),
+        ({"variant": "random_z", "log_z_constant": 1.0}, "log_z_constant"),
+        ({"log_z_layers": 1, "log_z_width": 8}, "log_z_width"),
+    ],
+)
+def test_options_of_flowrl_without_effect_are_told(options: dict[str, Any], ignored: str) -> None:
+    (line,) = FlowRL(FlowRL.Config(**options)).advice()
+    assert line.startswith(f"{ignored}: without effect where ")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_variant_has_anyway_may_be_said(variant: Any) -> None:
+    """As the stored config of a run says all of it."""
+    assert FlowRL.Config(variant=variant, **VARIANTS[variant]) == FlowRL.Config(variant=variant)
+    assert FlowRL(FlowRL.Config(variant=variant)).advice() == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variant": "const_z", "log_z_constant": 0.1},
+        {"importance_weight": "capped", "cap": 2.0},
+        {"variant": "no_log_z", "log_z": "learned", "log_z_layers": 5},
+        {"variant": "release", "log_z_dropout": 0.2},
+    ],
+)
+def test_options_with_an_effect_are_passed_over(options: dict[str, Any]) -> None:
+    assert FlowRL(FlowRL.Config(**options)).advice() == []

@@ -49,3 +49,31 @@ VARIANTS: Mapping[Variant, Mapping[str, Any]] = {
     "random_z": {**_PAPER, "log_z": "random"},
     "const_z": {**_PAPER, "log_z": "constant"},
 }
+
+
+def without_effect(options: Any) -> list[str]:
+    """A line on options that are not as the variant has them, and that the others leave without effect.
+
+    They are told and not refused, so that a recipe's options may stand while another variant is tried.
+    """
+    changed = {name for name, value in VARIANTS[options.variant].items() if getattr(options, name) != value}
+    ignored = {reason: sorted(changed & names) for reason, names in _without_effect(options).items()}
+    return [f"{', '.join(names)}: without effect where {reason}" for reason, names in ignored.items() if names]
+
+
+def _without_effect(options: Any) -> Mapping[str, set[str]]:
+    """By what leaves them so."""
+    weight, log_z = options.importance_weight, options.log_z
+    of_head = {name for name in _PAPER if name.startswith("log_z_") and name != "log_z_constant"}
+    return {
+        f"importance_weight = {weight!r}, which is not clipped": {"clip_low", "clip_high"}
+        if weight != "clipped"
+        else set(),
+        f"importance_weight = {weight!r}, which is not capped": {"cap"} if weight != "capped" else set(),
+        "importance_weight = 'none'": {"importance_weight_over"} if weight == "none" else set(),
+        f"log_z = {log_z!r}, which is not learned": of_head if log_z != "learned" else set(),
+        f"log_z = {log_z!r}, which is not constant": {"log_z_constant"} if log_z != "constant" else set(),
+        "log_z_layers = 1, which has nothing inside": {"log_z_width", "log_z_dropout"}
+        if options.log_z_layers == 1
+        else set(),
+    }

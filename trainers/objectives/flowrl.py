@@ -12,7 +12,8 @@ rewards has r_hat = 0 and still has a loss: it pulls towards the reference.
 
 Every choice on which paper, released code (github.com/Xuekai-Zhu/FlowRL, September 2025) and the recipe of verl's
 authors disagree is an option, and `variant` names a set of them; an option that is given as well wins (a run's stored
-config gives them all).
+config gives them all). A run tells which of them the others leave without effect (a `cap` where the weight is not
+capped, a rate of a log Z that is not learned).
 
     option                    paper (and ours)     release                    recipe
     importance_weight         clipped              unclipped (see below)      capped at `cap` = 10
@@ -73,7 +74,7 @@ from harness.trainers.functional import (
     sequence_sum,
     trajectory_balance_residual,
 )
-from harness.trainers.objectives._flowrl_variants import VARIANTS, Variant
+from harness.trainers.objectives._flowrl_variants import VARIANTS, Variant, without_effect
 from harness.trainers.objectives._perceptron import perceptron
 
 RELEASED_METRICS = 9
@@ -152,6 +153,9 @@ class FlowRL:
                 dropout=config.log_z_dropout,
                 from_zero=config.log_z_from_zero,
             )
+
+    def advice(self) -> Sequence[str]:
+        return without_effect(self.config)
 
     # --- credit
 

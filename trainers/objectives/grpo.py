@@ -70,7 +70,9 @@ class Grpo(Parameterless):
         result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
         loss, metrics = result.loss, dict(result.metrics)
         if frozen.logp_reference is not None and self.config.kl_beta != 0:
-            kl = kl_estimate(live.logp, frozen.logp_reference, "k3")
+            # As in verl and TRL, the weights between engine and trainer are for the surrogate, not for the KL.
+            logp = live.logp_unweighed if live.logp_unweighed is not None else live.logp
+            kl = kl_estimate(logp, frozen.logp_reference, "k3")
             loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)
             metrics["kl_reference_k3"] = total(kl, batch.completion_mask)
         return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)

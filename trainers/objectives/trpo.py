@@ -1,7 +1,7 @@
 """TRPO in its penalty form: the ratio times the advantage, less a KL to the policy before the step that adapts itself.
 
-Papers: Schulman et al. 2015, arXiv 1502.05477, eq. 12 and 14 (the constraint and the penalty it stands for); the rule
-that adapts the coefficient is Schulman et al. 2017, arXiv 1707.06347, section 4. To be minimised, mean over the tokens
+Papers: Schulman et al. 2015, arXiv 1502.05477 (the constraint, and the penalty it stands for); the rule that adapts
+the coefficient is Schulman et al. 2017, arXiv 1707.06347, section 4. To be minimised, mean over the tokens
 of the minibatch:
 
     - rho A_i + coefficient * KL(before || policy),  rho = policy(y_t) / policy_before_the_step(y_t)
@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from torch import Tensor
 
 from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
@@ -67,12 +69,18 @@ class Trpo(Parameterless):
     def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
         log_ratio = live.logp - frozen.logp
         ratio = log_ratio.exp()
-        kl = ratio - 1 - log_ratio
+        kl = self._kl_before(live, frozen)
         per_token = -ratio * credit.weights[:, None] + self.coefficient * kl
         loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
         measured = total(kl, batch.completion_mask)
         self._kl = (self._kl[0] + measured[0], self._kl[1] + measured[1])
         return LossResult(loss, {"kl_before": measured, "kl_coefficient": (self.coefficient, 1.0)})
+
+    def _kl_before(self, live: PolicyOutputs, frozen: PolicyOutputs) -> Tensor:
+        # Weights between engine and trainer are for the surrogate, not for the KL, as in grpo.
+        logp = live.logp_unweighed if live.logp_unweighed is not None else live.logp
+        log_ratio = logp - frozen.logp
+        return log_ratio.exp() - 1 - log_ratio
 
     def state_dict(self) -> Mapping[str, Any]:
         return {"coefficient": self.coefficient, "kl": self._kl}

@@ -172,7 +172,7 @@ def _add_show(verbs: Any) -> None:
         verbs, "show", call.show, "one task, objective, recipe or run in full", "harness show countdown --problem 3"
     )
     verb.add_argument("name", help="an id (or kind/id), a recipe, or a run folder")
-    verb.add_argument("--problem", type=int, help="of a task: this problem, counted from 0, as a model gets it")
+    verb.add_argument("--problem", help="of a task: this problem, an id or counted from 0, as a model gets it")
     verb.add_argument("--split", choices=SPLITS, default="test")
     verb.add_argument("--preset", help="of a task: the prompt that the problem is asked with")
     verb.add_argument("--model", help="with --problem: the prompt as this model's chat template writes it")

@@ -7,19 +7,20 @@ already is neither generated nor graded again.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.core.config import Chosen, incidental, plugin
+from harness.core.choosing import only
+from harness.core.config import Chosen, incidental, plugin, sections
 from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import fingerprint, resolve
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task
-from harness.core.records import Records, StoredCompletion
+from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task, Vetting
+from harness.core.records import Records
 from harness.core.seeds import derive, derive_each
+from harness.core.stopwatch import Stopwatch, timed
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import grader_name, judged_by, task_facts
 from harness.core.types import (
@@ -34,8 +35,7 @@ from harness.core.types import (
     Verdict,
 )
 from harness.grading import Ungraded, in_order
-
-_LOST = "no_completion"  # in a verdict's details: there was nothing to grade, and the next run asks again
+from harness.ledger import LOST, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +50,8 @@ class Plan:
     def seeds(self, problem: Problem[Any]) -> Iterator[int]:
         return derive_each(self.seed, *self.stream, problem.task, problem.id, n=self.n)
 
-
-@dataclass(slots=True)
-class Stopwatch:
-    """The time of one session with the engine, and how much of it the engine was at work."""
-
-    engine_s: float = 0.0
-    total_s: float = 0.0
-    n_completions: int = 0
-
-    def __str__(self) -> str:
-        waited = 1 - self.engine_s / self.total_s if self.total_s > 0 else 0.0
-        return f"{self.n_completions} completions in {self.total_s:.1f} s; the engine waited {100 * waited:.2f} % of it"
-
-
-class Ledger:
-    """What a run folder holds of one task under one grader, and where more of it goes."""
-
-    def __init__(
-        self, store: RunStore, task: str, grader: str, *, with_ids: bool = False, records: Records | None = None
-    ) -> None:
-        """`records` are those of the folder, where they were read already."""
-        self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
-        self.stopwatch = Stopwatch()
-        held = records if records is not None else Records(store.view(), {task: grader})
-        self.completions, self.verdicts = held.completions[task], held.verdicts[task]
-        for key in [key for key, verdict in self.verdicts.items() if _LOST in verdict.details]:
-            del self.verdicts[key]
-
-    def append_completion(self, completion: Completion) -> Completion:
-        """Put it on record. What comes back leaves its text and ids there: they take the most room."""
-        place = self._store.append_completion(self._task, completion, with_ids=self._with_ids)
-        stored = StoredCompletion.of(completion, *place)
-        self.completions[stored.problem_id, stored.index] = stored
-        return stored
-
-    def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
-        self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
+    def request(self, problem: Problem[Any], index: int, seed: int) -> Request:
+        return Request(problem.id, index, problem.messages, seed, self.sampling)
 
 
 def run(
@@ -107,7 +72,7 @@ def _answers(
     for problem, index, seed in places:
         completion = completions.get((problem.id, index))
         if completion is None:
-            missing.append(Request(problem.id, index, problem.messages, seed, plan.sampling))
+            missing.append(plan.request(problem, index, seed))
         elif completion.seed != seed:
             raise RunFolderError(
                 f"the completion {problem.id}[{index}] on record was made with another seed: the task has changed "
@@ -129,7 +94,7 @@ def _answers(
 def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
     """The engine's answers, held to its promise: exactly one for each request."""
     awaited = {(request.problem_id, request.index): request.seed for request in requests}
-    for completion in _timed(engine.generate(requests), stopwatch):
+    for completion in timed(engine.generate(requests), stopwatch):
         key = (completion.problem_id, completion.index)
         if key not in awaited:
             raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
@@ -140,27 +105,9 @@ def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch)
         raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
 
 
-def _timed(answers: Iterator[Completion | Failure], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
-    """Each completion with the time that was waited for it; that of a failure goes to the next completion."""
-    opened_s, waited_s = time.monotonic(), 0.0
-    while True:
-        began_s = time.monotonic()
-        answer = next(answers, None)
-        ended_s = time.monotonic()
-        waited_s += ended_s - began_s
-        stopwatch.engine_s += ended_s - began_s
-        stopwatch.total_s = ended_s - opened_s
-        if answer is None:
-            return
-        if isinstance(answer, Completion):
-            answer, waited_s = replace(answer, engine_s=round(waited_s, 6)), 0.0
-            stopwatch.n_completions += 1
-        yield answer
-
-
 def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Graded[Any]:
     """Nothing to grade: the verdict is on record with its reason, and the place of the completion stays free."""
-    verdict = Verdict("ungraded", None, reason=f"no completion: {failure.reason}", details={_LOST: True})
+    verdict = Verdict("ungraded", None, reason=f"no completion: {failure.reason}", details={LOST: True})
     empty = Completion(failure.problem_id, failure.index, failure.seed, "", "failed", Tokens(0, 0))
     if ledger is not None:
         ledger.append_verdict(empty, verdict)
@@ -215,6 +162,14 @@ class SamplingConfig:
         return replace(default, **{name: v for name in names if (v := getattr(self, name)) is not None})
 
 
+@dataclass(frozen=True, slots=True)
+class TaskSettings(SamplingConfig):
+    """What holds for one task alone, and replaces what holds for all."""
+
+    grader: Chosen | None = plugin("graders", is_incidental=True, is_optional=True)
+    """Instead of the task's own. Another one grades what is on record again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
     """Everything an evaluation depends on. `n` and `limit` may grow on resuming."""
@@ -225,9 +180,16 @@ class EvalConfig:
     """Of every task, instead of its own."""
     engine: Chosen = plugin("engines", default="hf")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    per_task: Mapping[str, TaskSettings] = sections()
+    preset: str | None = incidental(default=None)
+    """The protocol that the settings were taken from (`harness show preset NAME`)."""
+    deviations: tuple[str, ...] = incidental(default=())
+    """What is not as that protocol says."""
     split: Literal["train", "validation", "test"] = "test"
     n: int = incidental(default=16)
     limit: int | None = incidental(default=None)
+    problems: tuple[str, ...] | None = incidental(default=None)
+    """Only these: ids, or numbers counted from 0. Every task must have some of them."""
     seed: int = 0
     problem_seed: int = 0
     max_ungraded: float = incidental(default=0.01)
@@ -255,23 +217,70 @@ class EvalConfig:
                 raise ValueError(f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}")
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
             raise ValueError("tasks names a task twice; give each setting of it a run of its own")
+        if unknown := self.per_task.keys() - {chosen.id for chosen in self.tasks}:
+            raise ValueError(f"per_task has settings for {min(unknown)!r}, which is none of the tasks")
+        if self.problems is not None and self.limit is not None:
+            raise ValueError("limit and problems exclude each other: say how many, or which")
+
+    def judge(self, task: str) -> Chosen | None:
+        """Who grades a task in place of its own grader."""
+        special = self.per_task[task].grader if task in self.per_task else None
+        return special if special is not None else self.grader
+
+    def plan(self, name: str, task: Task[Any]) -> Plan:
+        """Sampling as it is set for the task, else for all, else as the task would have it."""
+        every = self.sampling.over(task.sampling)
+        sampling = self.per_task[name].over(every) if name in self.per_task else every
+        return Plan(self.n, sampling, self.seed, ("eval",))
 
 
-def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:
-    """`harness eval`: load the model, then open or resume the run folder, fill it, write its metrics."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An evaluation of which everything is known that can be known before the model is loaded."""
+
+    config: EvalConfig
+    folder: Path
+    engine: Engine
+    source: ModelSource
+    tasks: dict[str, Task[Any]]
+    problems: dict[str, list[Problem[Any]]]
+    data: dict[str, dict[str, Any]]
+
+
+def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
+    """Refuse what can be refused now: data, a folder of another run, a model without a template, long prompts."""
     engine = config.engine.build("engines")
     source = config.model.source(derive(config.seed, "weights"), is_served=isinstance(engine, Served))
     tasks = tasks_of(config)
+    problems = problems_for(config, tasks)
+    data = data_facts(config, tasks, progress)
+    model = {} if isinstance(engine, Served) else {"model": fingerprint(source.path)}
+    RunStore.refuse(folder, "eval", config, {**data, **model})
+    if isinstance(engine, Vetting):
+        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in problems[n]])
+    return Prepared(config, folder, engine, source, tasks, problems, data)
+
+
+def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:
+    """`harness eval`: look at everything, load the model, open or resume the run folder, fill it, write its metrics."""
+    (view,) = evaluate_prepared([prepare(config, folder, progress)], progress)
+    return view
+
+
+def evaluate_prepared(several: Sequence[Prepared], progress: Progress) -> Iterator[RunView]:
+    """Evaluations of one model, which is loaded once."""
+    engine, source = several[0].engine, several[0].source
     engine.open(source)
     try:
-        return evaluate_open_engine(config, source.path, tasks, engine, folder, progress)
+        for one in several:
+            yield _fill(replace(one, engine=engine, source=source), progress)
     finally:
         engine.close()
 
 
 def tasks_of(config: EvalConfig) -> dict[str, Task[Any]]:
     """The tasks by id, each with the grader that judges it."""
-    return {chosen.id: judged_by(chosen.build("tasks"), config.grader) for chosen in config.tasks}
+    return {chosen.id: judged_by(chosen.build("tasks"), config.judge(chosen.id)) for chosen in config.tasks}
 
 
 def evaluate_open_engine(
@@ -283,14 +292,16 @@ def evaluate_open_engine(
     progress: Progress,
 ) -> RunView:
     """The same with an engine that holds the model already."""
-    problems = {
-        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
-    }
-    data = data_facts(config, tasks, progress)
-    model = engine.facts(model_path) if isinstance(engine, Served) else fingerprint(model_path)
-    store = RunStore.open(folder, "eval", config, seeds={"run": config.seed}, data={**data, "model": model})
+    problems, data = problems_for(config, tasks), data_facts(config, tasks, progress)
+    return _fill(Prepared(config, folder, engine, ModelSource(model_path), tasks, problems, data), progress)
+
+
+def _fill(one: Prepared, progress: Progress) -> RunView:
+    path, engine, seeds = one.source.path, one.engine, {"run": one.config.seed}
+    model = engine.facts(path) if isinstance(engine, Served) else fingerprint(path)
+    store = RunStore.open(one.folder, "eval", one.config, seeds=seeds, data={**one.data, "model": model})
     with ending(store):
-        store.write_metrics(evaluate_into(store, config, tasks, problems, engine, progress))
+        store.write_metrics(evaluate_into(store, one.config, one.tasks, one.problems, engine, progress))
     return store.view()
 
 
@@ -300,7 +311,7 @@ def data_facts(config: EvalConfig, tasks: dict[str, Task[Any]], progress: Progre
         name: task_facts(
             task,
             config.split,
-            grader=grader_name(task, config.grader),
+            grader=grader_name(task, config.judge(name)),
             is_strict=config.strict_data,
             warn=progress.warn,
         )
@@ -318,11 +329,11 @@ def evaluate_into(
 ) -> dict[str, list[Estimate]]:
     """Complete an open run folder and estimate every metric of every task."""
     metrics = [chosen.build("metrics") for chosen in config.metrics]
-    records = Records(store.view(), {name: grader_name(task, config.grader) for name, task in tasks.items()})
+    records = Records(store.view(), {name: grader_name(task, config.judge(name)) for name, task in tasks.items()})
     estimates = {}
     for name, task in tasks.items():
-        plan = Plan(config.n, config.sampling.over(task.sampling), config.seed, ("eval",))
-        ledger = Ledger(store, name, grader_name(task, config.grader), with_ids=config.store_ids, records=records)
+        plan = config.plan(name, task)
+        ledger = Ledger(store, name, grader_name(task, config.judge(name)), with_ids=config.store_ids, records=records)
         stream = run(problems[name], engine, task.grader, plan, ledger)
         graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
         if ledger.stopwatch.n_completions:
@@ -346,11 +357,11 @@ class Shortfall:
 
 def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
     """Of the samples below n under each task's own grader."""
-    graders = {chosen.id: grader_name(chosen.build("tasks"), config.grader) for chosen in config.tasks}
+    graders = {chosen.id: grader_name(chosen.build("tasks"), config.judge(chosen.id)) for chosen in config.tasks}
     records = Records(view, graders, with_completions=False)
     found = [v for verdicts in records.verdicts.values() for (_, index), v in verdicts.items() if index < config.n]
     ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
-    return Shortfall(len(found), len(ungraded), sum(_LOST in verdict.details for verdict in ungraded))
+    return Shortfall(len(found), len(ungraded), sum(LOST in verdict.details for verdict in ungraded))
 
 
 def _watched(
@@ -374,6 +385,14 @@ def _watched(
             yield item
     finally:  # a message after it gets a line of its own
         progress.end()
+
+
+def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str, list[Problem[Any]]]:
+    """What each task is asked: a number of its problems, or chosen ones."""
+    problems = {
+        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
+    }
+    return only(problems, config.problems) if config.problems is not None else problems
 
 
 def problems_of(task: Task[Any], split: Split, seed: int, limit: int | None) -> list[Problem[Any]]:

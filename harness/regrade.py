@@ -20,7 +20,7 @@ from harness.core.protocols import Grader, Task
 from harness.core.store import RunStore, RunView
 from harness.core.task_facts import grader_name
 from harness.core.types import Completion, Estimate, Graded, Problem
-from harness.evaluate import EvalConfig, data_facts, problems_of, tasks_of
+from harness.evaluate import EvalConfig, data_facts, problems_for, tasks_of
 
 Pair = tuple[Problem[Any], Completion]
 
@@ -47,14 +47,12 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int | None, progress
     tasks = tasks_of(config)
     data = data_facts(config, tasks, progress)
     data |= {name: dict(facts) for name, facts in view.record.data.items() if name not in data}
-    problems = {
-        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
-    }
+    problems = problems_for(config, tasks)
     store = RunStore.open(folder, "eval", config, seeds=view.record.seeds, data=data)
     try:
         estimates, graded, is_own = {}, [], True
         for name, task in tasks.items():
-            own = grader_name(task, config.grader)
+            own = grader_name(task, config.judge(name))
             label, judge = _named(grader, own, task)
             is_own = is_own and label == own
             mine = list(_graded(store, name, label, judge, problems[name], config.n, n_threads, progress))

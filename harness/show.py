@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.core import config as configs
 from harness.core import discovery
+from harness.core.choosing import find_problem
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
 from harness.core.models import load_tokenizer, resolve
 from harness.core.prompts import prompt_ids
@@ -35,7 +36,7 @@ def find_config(name: str) -> Path:
     return recipes()[name]
 
 
-def show(name: str, *, split: Split, problem: int | None, settings: Mapping[str, Any], model: str | None) -> str:
+def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
     """`name` is a run folder, a recipe, an id, or `kind/id` where several kinds have it."""
     is_run = (Path(name) / "run.json").exists()
     if (is_run or name in recipes()) and (settings or problem is not None):
@@ -117,19 +118,29 @@ def _task(task_id: str, settings: Mapping[str, Any]) -> Any:
     return configs.parse_plugin("tasks", {"id": task_id, **settings}).build("tasks")
 
 
-def _problem(task: Any, split: Split, number: int, model: str | None) -> str:
-    if number < 0:
-        raise ConfigError(f"problems are counted from 0, not {number}")
-    found: list[Problem[Any]] = list(itertools.islice(task.problems(split, 0), number, number + 1))
-    if not found:
-        raise ConfigError(f"the {split} split has no problem number {number}")
-    problem = found[0]
+def _problem(task: Any, split: Split, name: str, model: str | None) -> str:
+    problem = _find_problem(task, split, name)
     if model is None:
         asked = [f"[{message.role}]\n{message.content}" for message in problem.messages]
     else:
         asked = [_as_written(problem, model)]
     tags = ", ".join(f"{key} {value}" for key, value in problem.tags.items())
     return "\n\n".join([f"problem {problem.id} ({tags})", *asked, f"[reference]\n{problem.reference}"])
+
+
+def _find_problem(task: Any, split: Split, name: str) -> Problem[Any]:
+    """By id or number. A train split may be endless: of it only a number is looked for."""
+    if name.removeprefix("-").isdecimal() and int(name) < 0:
+        raise ConfigError(f"problems are counted from 0, not {name}")
+    if split == "train" and not name.isdecimal():
+        raise ConfigError(f"problems of the train split are named by number, counted from 0, not {name!r}")
+    problems = list(itertools.islice(task.problems(split, 0), int(name) + 1 if split == "train" else None))
+    problem = find_problem(problems, name)
+    if problem is None and name.isdecimal():
+        raise ConfigError(f"the {split} split has no problem number {name}")
+    if problem is None:
+        raise UnknownNameError("problem", name, (problem.id for problem in problems))
+    return problem
 
 
 def _as_written(problem: Problem[Any], model: str) -> str:
@@ -151,7 +162,7 @@ def _as_written(problem: Problem[Any], model: str) -> str:
 def _run(view: RunView) -> str:
     record = view.record
     lines = [
-        f"run {record.id}: {record.kind}, {record.status}" + (f" ({record.error})" if record.error is not None else ""),
+        f"run {record.id}: {record.kind}, {view.status}" + (f" ({record.error})" if record.error is not None else ""),
         f"created {record.created} by {record.code}, config {record.config_digest}",
     ]
     lines += [

@@ -123,7 +123,7 @@ def _unheld(named: Sequence[tuple[RunView, str]]) -> list[str]:
 def _footer(runs: Sequence[RunView]) -> str:
     columns = ("run", "kind", "status", "id", "created", "config digest", "code", "data")
     rows = tuple(
-        (label, r.kind, _status(r.status), r.id, r.created, r.config_digest, r.code, _data(run))
+        (label, r.kind, _status(run.status), r.id, r.created, r.config_digest, r.code, _data(run))
         for run, label in zip(runs, labels(runs), strict=True)
         for r in (run.record,)
     )

@@ -121,7 +121,9 @@ def plugin_options(table: Any) -> str | None:
 
 def sampling(run: RunView, task: str, key: str) -> str | int | float | None:
     """A sampling setting: the config's, else the task's default on record, else a word that it was that."""
-    value = setting(run.config(), "sampling", key)
+    value = setting(run.config(), "per_task", task, key)
+    if value is None:
+        value = setting(run.config(), "sampling", key)
     if value is None:
         value = setting(run.record.data, task, "sampling", key)
     return TASK_DEFAULT if value is None else value
@@ -129,10 +131,12 @@ def sampling(run: RunView, task: str, key: str) -> str | int | float | None:
 
 def unfinished(named: Sequence[Labelled]) -> list[str]:
     """One loud line for each run that did not end as done."""
-    return [_unfinished_line(run, label) for run, label in named if run.record.status != "done"]
+    return [_unfinished_line(run, label) for run, label in named if run.status != "done"]
 
 
 def _unfinished_line(run: RunView, label: str) -> str:
     error = f" ({run.record.error.partition(chr(10))[0]})" if run.record.error is not None else ""
-    meaning = "is running still, or was killed" if run.record.status == "running" else f"ended as {run.record.status}"
+    if run.status == "running":
+        return f"UNFINISHED: {label} is running still"
+    meaning = "was killed" if run.record.status == "running" else f"ended as {run.record.status}"
     return f"UNFINISHED: {label} {meaning}{error}; run its command again to finish it"

@@ -40,6 +40,8 @@ MATHS = {
         f"{PLACE}\n{_BOXED}", "DeepSeek-R1's usage recommendations: no system message (deepseek-ai/DeepSeek-R1 README)"
     ),
     "simple": Prompt(f"{PLACE}\n\nPut the final answer in \\boxed{{}}.", "this project"),
+    "lm-eval-aime": Prompt(f"Question: {PLACE}\nAnswer:", "lm-eval's aime tasks"),
+    "lm-eval-math": Prompt(f"Problem: {PLACE}\nAnswer:", "lm-eval's hendrycks_math tasks"),
 }
 
 FORMAT = "{format}"

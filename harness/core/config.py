@@ -14,11 +14,10 @@ import functools
 import hashlib
 import json
 import tomllib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from harness.core import discovery
 from harness.core.errors import ConfigError, nearest
@@ -41,10 +40,15 @@ class Chosen:
 def plugin(kind_name: str, *, default: Any = None, is_incidental: bool = False, is_optional: bool = False) -> Any:
     """A schema field whose TOML table names a plug-in of that kind (a list of them: several).
 
-    `default` is an id, or a list of ids; without one the key must be given, or, where it is optional, is None.
+    `default` is an id, or a list of ids; without one the key must be given, or is None where it `is_optional`.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
-    return dataclasses.field(default=None, metadata=metadata) if is_optional else dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata=metadata, default=None if is_optional else dataclasses.MISSING)
+
+
+def sections() -> Any:
+    """A schema field that is a table of tables of one schema, under names of their own: `Mapping[str, Schema]`."""
+    return dataclasses.field(default_factory=dict, metadata={"sections": True})
 
 
 def incidental(**field_options: Any) -> Any:
@@ -133,12 +137,20 @@ def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
 
 def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: str) -> Any:
     if "plugin" in field.metadata:
-        return _parse_plugins(field.metadata, value, where, are_several=typing.get_origin(kind) is tuple)
-    if dataclasses.is_dataclass(kind):
+        return _parse_plugins(field.metadata, value, where, are_several=get_origin(kind) is tuple)
+    if "sections" in field.metadata:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where!r} is a table of keys, not {value!r}")
-        return _parse_table(kind, value, where)
+            raise ConfigError(f"{where!r} is a table of tables, not {value!r}")
+        return {name: _parse_section(get_args(kind)[1], item, _at(where, name)) for name, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _parse_section(kind, value, where)
     return _parse_leaf(kind, value, where)
+
+
+def _parse_section(schema: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where!r} is a table of keys, not {value!r}")
+    return _parse_table(schema, value, where)
 
 
 def _parse_plugins(
@@ -179,6 +191,8 @@ def _example_id(kind_name: str) -> str:
 
 @functools.cache
 def _types_of(schema: Any) -> Mapping[str, Any]:
+    import typing
+
     return typing.get_type_hints(schema, include_extras=True)
 
 
@@ -198,12 +212,9 @@ def to_tree(config: Any, *, identity_only: bool = False) -> Any:
     if isinstance(config, Chosen):
         return {"id": config.id, **to_tree(config.options, identity_only=identity_only)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {
-            field.name: to_tree(getattr(config, field.name), identity_only=identity_only)
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) is not None
-            and not (identity_only and field.metadata.get("incidental", False))
-        }
+        fields = [field for field in dataclasses.fields(config) if not (identity_only and _is_incidental(field))]
+        trees = {field.name: _field_tree(field, getattr(config, field.name), identity_only) for field in fields}
+        return {name: tree for name, tree in trees.items() if tree is not None}
     if isinstance(config, (tuple, list)):
         return [to_tree(item, identity_only=identity_only) for item in config]
     return config
@@ -215,6 +226,19 @@ def label_of(chosen: Chosen) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(chosen.options)}
     changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
     return f"{chosen.id}({', '.join(changed)})" if changed else chosen.id
+
+
+def _is_incidental(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("incidental", False))
+
+
+def _field_tree(field: dataclasses.Field[Any], value: Any, identity_only: bool) -> Any:
+    """None for what is left out: what is None, and sections that say nothing."""
+    if "sections" not in field.metadata:
+        return to_tree(value, identity_only=identity_only)
+    trees = {name: to_tree(item, identity_only=identity_only) for name, item in value.items()}
+    told = {name: tree for name, tree in trees.items() if tree}
+    return told if told else None
 
 
 def to_toml(config: Any) -> str:

@@ -72,6 +72,23 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
+def context_of(source: ModelSource) -> int | None:
+    """The most tokens a model was made for, prompt and completion together; None where its config does not tell."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the config of {source.path} can't be loaded: {_first_line(error)}") from None
+    told: int | None = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_parameters", None)
+    original, factor = (
+        scaling.get(key) if scaling is not None else None for key in ("original_max_position_embeddings", "factor")
+    )
+    stretched = int(original * factor) if original is not None and factor is not None else 0
+    return max(told, stretched) if told is not None else None
+
+
 def load_module(source: ModelSource) -> Any:
     """The model in evaluation mode, on its device."""
     import torch

@@ -162,6 +162,15 @@ class Served(Protocol):
         ...
 
 
+@runtime_checkable
+class Vetting(Protocol):
+    """What an engine is too that can tell which requests it would refuse before it holds the model."""
+
+    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
+        """Raises ModelError where no prompt can be written for this model, or one does not fit into it."""
+        ...
+
+
 class PolicyEngine(Engine, Protocol):
     """An engine that can follow a policy in training.
 

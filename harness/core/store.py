@@ -24,6 +24,7 @@ import datetime
 import fcntl
 import json
 import os
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
 from harness.core.journal import Journal, altered, disk_error, read_lines, write_whole
 from harness.core.provenance import code_version, environment
-from harness.core.types import Completion, Estimate, RunRecord, Tokens, Verdict
+from harness.core.types import Completion, Estimate, RunRecord, Status, Tokens, Verdict
 
 T = TypeVar("T")
 Key = tuple[str, str, int]
@@ -44,6 +45,7 @@ Place = tuple[Path, int]
 
 FORMAT = 1
 BAD_ROW = (KeyError, TypeError, ValueError)
+_TRIES, _BETWEEN_S = 4, 0.05
 
 
 class RunStore:
@@ -76,13 +78,23 @@ class RunStore:
             # Once more: another process may have begun this folder, and left it, in between.
             former = _former_run(folder, kind, config, digest, data)
             write_whole(folder / "config.toml", configs.to_toml(config))
-            store = cls(folder, former if former is not None else _new_record(folder, kind, digest, seeds, data), lock)
+            record = _new_record(folder, kind, digest, seeds, data)
+            if former is not None:  # another grader, or other words on a card
+                record = dataclasses.replace(former, data=dict(data))
+            store = cls(folder, record, lock)
             store._set(status="running", error=None)
             store.log(f"{'created' if former is None else 'resumed'} by version {code_version()}")
         except BaseException:
             os.close(lock)
             raise
         return store
+
+    @staticmethod
+    def refuse(folder: Path, kind: str, config: Any, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise what `open` would, without touching the folder. What `data` does not have yet is not compared."""
+        _former_run(folder, kind, config, configs.digest(configs.to_tree(config, identity_only=True)), data)
+        if is_held(folder):
+            raise _in_use(folder)
 
     # --- completions and verdicts
 
@@ -156,6 +168,12 @@ class RunView:
         if record is None:
             raise RunFolderError(f"{folder} is no run folder: it has no run.json")
         return cls(folder, record)
+
+    @property
+    def status(self) -> Status:
+        """As recorded; but a run that says it is running, and that no process holds, was killed: it is interrupted."""
+        is_dead = self.record.status == "running" and not is_held(self.folder)
+        return "interrupted" if is_dead else self.record.status
 
     def config(self) -> Mapping[str, Any]:
         path = self.folder / "config.toml"
@@ -274,7 +292,8 @@ def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str)
 
 
 def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mapping[str, Any]]) -> None:
-    changes = configs.differences(_decisive(former.data), _decisive(data))
+    recorded = {name: facts for name, facts in former.data.items() if name in data}
+    changes = configs.differences(_decisive(recorded), _decisive(data))
     if changes:
         raise RunFolderError(
             f"{folder} was begun with another model or other data; choose another --out, or restore: "
@@ -283,8 +302,8 @@ def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mappi
 
 
 def _decisive(data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-    """What numbers depend on; the wording of a card may change."""
-    keys = ("fingerprint", "name", "grader", "sampling")
+    """What completions depend on; the grader may change, and the wording of a card."""
+    keys = ("fingerprint", "name", "sampling")
     return {name: {key: facts[key] for key in keys if key in facts} for name, facts in data.items()}
 
 
@@ -318,13 +337,41 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         raise disk_error(folder, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor)
     except OSError as error:
         os.close(descriptor)
         if not isinstance(error, BlockingIOError):
             raise RunFolderError(f"{folder} can't be locked: {error.strerror}; choose another --out") from None
-        raise RunFolderError(f"{folder} is being written by another harness process; wait for it, or end it") from None
+        raise _in_use(folder) from None
     return descriptor
+
+
+def _take(descriptor: int) -> None:
+    """The lock, or BlockingIOError. A reader who asks whether it is held (`is_held`) has it for an instant."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_BETWEEN_S)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _in_use(folder: Path) -> RunFolderError:
+    return RunFolderError(f"{folder} is being written by another harness process; wait for it, or end it")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has this folder open for writing, as far as this machine can tell."""
+    try:
+        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
+    except OSError:  # none was ever there, or the folder was copied without it
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _now() -> str:

@@ -42,8 +42,8 @@ def grader_name(task: Task[Any], chosen: Chosen | None) -> str:
 
 
 def judged_by(task: T, chosen: Chosen | None) -> T:
-    """The task with another grader than its own; itself where none is chosen."""
-    if chosen is None:
+    """The task with another grader than its own; its own, which keeps the task's own options, where that is chosen."""
+    if chosen is None or grader_name(task, chosen) == grader_name(task, None):
         return task
     changed: Any = copy.copy(task)
     try:

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 R = TypeVar("R")
 
 Outcome = Literal["correct", "incorrect", "ungraded"]
+Status = Literal["running", "done", "failed", "interrupted"]
 FinishReason = Literal["stop", "length", "failed"]
 ExecutionStatus = Literal[
     "exited", "signalled", "not_compiled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"
@@ -238,7 +239,7 @@ class RunRecord:
     environment: Mapping[str, str]
     data: Mapping[str, Mapping[str, Any]]
     seeds: Mapping[str, int]
-    status: Literal["running", "done", "failed", "interrupted"]
+    status: Status
     format: int = 1
     error: str | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.core.errors import EngineError
+from harness.core.errors import ModelError
 from harness.core.prompts import prompt_ids
 from harness.core.types import Message, Request
 
@@ -18,13 +18,25 @@ def read_prompts(
     for request in requests:
         if request.messages not in prompts:
             prompts[request.messages] = prompt_ids(tokenizer, request.messages)
-        n_prompt, n_new = len(prompts[request.messages]), request.sampling.max_tokens
-        if context is not None and n_prompt + n_new > context:
-            raise EngineError(
-                f"the prompt of {request.problem_id!r} has {n_prompt} tokens; with {n_new} new ones it exceeds the "
-                f"model's context of {context}; lower the maximal number of new tokens"
-            )
+    if context is not None:
+        _refuse_long([(len(prompts[request.messages]), request) for request in requests], context)
     return prompts
+
+
+def _refuse_long(asked: Sequence[tuple[int, Request]], context: int) -> None:
+    """Every prompt with its budget must fit: which do not, and what would."""
+    too_long = [(n, request) for n, request in asked if n + request.sampling.max_tokens > context]
+    if not too_long:
+        return
+    n_prompt, longest = max(too_long, key=lambda item: item[0])
+    names = dict.fromkeys(request.problem_id for _, request in too_long)
+    others = f" (and {len(names) - 1} other problems don't fit)" if len(names) > 1 else ""
+    room = context - n_prompt
+    remedy = f"set --max-tokens (sampling.max_tokens) to at most {room}" if room > 0 else "leave it out"
+    raise ModelError(
+        f"the prompt of {longest.problem_id!r} has {n_prompt} tokens; with {longest.sampling.max_tokens} new ones it "
+        f"exceeds the model's context of {context}{others}; {remedy}"
+    )
 
 
 def stop_ids(declared: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:

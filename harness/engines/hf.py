@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.config import incidental
-from harness.core.models import load_module, load_tokenizer
+from harness.core.models import context_of, load_module, load_tokenizer
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.engines._text import read_prompts, stop_ids, text_of
@@ -51,6 +51,9 @@ class HuggingFaceEngine:
         self.logp_is_exact = str(self.module.dtype) == "torch.float32"
         generation = self.module.generation_config
         self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
+
+    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
+        read_prompts(load_tokenizer(source), list(requests), context_of(source))
 
     def close(self) -> None:
         self.module = None

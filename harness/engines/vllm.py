@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, ModelError
-from harness.core.models import load_module, load_tokenizer
+from harness.core.models import context_of, load_module, load_tokenizer
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.engines._replicas import Replicas
@@ -98,6 +98,10 @@ class VllmEngine:
         self._context: int = settings.max_model_len
         if module is not None:
             self.load_weights(module.state_dict().items(), version=0)
+
+    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
+        context = self.config.max_model_len if self.config.max_model_len is not None else context_of(source)
+        read_prompts(load_tokenizer(source), list(requests), context)
 
     def close(self) -> None:
         if self._replicas is not None:

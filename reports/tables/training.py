@@ -68,7 +68,7 @@ def _row(run: RunView, label: str) -> tuple[Cell, ...]:
         plugin_id(objective),
         plugin_options(objective),
         setting(config, "seed"),
-        run.record.status,
+        run.status,
         len(steps),
         setting(config, "loop", "steps"),
         _mean(steps[-1:], "reward"),

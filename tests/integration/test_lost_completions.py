@@ -9,8 +9,9 @@ from typing import Any
 from harness.core.config import parse
 from harness.core.store import RunStore
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
-from harness.evaluate import EvalConfig, Ledger, Plan, run
+from harness.evaluate import EvalConfig, Plan, run
 from harness.graders.exact import ExactGrader
+from harness.ledger import Ledger
 
 PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in range(3)]
 PLAN = Plan(2, Sampling(max_tokens=5), 0, ("eval",))

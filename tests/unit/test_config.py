@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.core import config as configs
 from harness.core.config import Chosen, incidental, plugin
-from harness.core.errors import ConfigError, UnknownNameError
+from harness.core.errors import ConfigError, UnknownNameError, UsageError
 from harness.evaluate import EvalConfig
 from harness.trainers.settings import TrainConfig
 
@@ -395,8 +396,19 @@ CHANGED = {
     "split": "validation",
     "seed": 7,
     "problem_seed": 7,
+    "per_task": {"countdown": {"max_tokens": 7}},
 }
-INCIDENTAL = {"n": 7, "limit": 7, "max_ungraded": 0.5, "store_ids": True, "strict_data": True, "metrics": []}
+INCIDENTAL = {
+    "n": 7,
+    "limit": 7,
+    "problems": ["7"],
+    "max_ungraded": 0.5,
+    "store_ids": True,
+    "strict_data": True,
+    "metrics": [],
+    "preset": "flowrl",
+    "deviations": ["n 7"],
+}
 
 
 def with_key(key, value):
@@ -426,6 +438,34 @@ def test_no_key_of_an_evaluation_is_left_out_of_these_tests():
         for inner in (dataclasses.fields(value) if dataclasses.is_dataclass(value) else [outer])
     }
     assert keys == {*CHANGED, *INCIDENTAL}
+
+
+def test_settings_of_one_task_are_its_identity_and_its_grader_is_not():
+    def settings(**of_task):
+        return configs.parse(EvalConfig, configs.merge(MINIMAL, {"per_task": {"countdown": of_task}}))
+
+    plain = configs.to_tree(configs.parse(EvalConfig, MINIMAL), identity_only=True)
+    assert "per_task" not in plain, "a run folder of a version without it is resumed"
+    assert configs.to_tree(settings(grader="exact"), identity_only=True) == plain
+    told = configs.to_tree(settings(temperature=0.0, grader="exact"), identity_only=True)
+    assert told == {**plain, "per_task": {"countdown": {"temperature": 0.0}}}
+    again = configs.parse(EvalConfig, tomllib.loads(configs.to_toml(settings(grader="exact", max_tokens=7))))
+    assert again == settings(grader="exact", max_tokens=7)
+
+
+@pytest.mark.parametrize(
+    ("per_task", "message"),
+    [
+        ({"countdwn": {}}, "per_task has settings for 'countdwn', which is none of the tasks"),
+        ({"countdown": {"temperatur": 1}}, "unknown key 'per_task.countdown.temperatur'; did you mean 'temperature'"),
+        ({"countdown": {"grader": "exakt"}}, "no grader is called 'exakt'; did you mean 'exact'"),
+        ({"countdown": 3}, "'per_task.countdown' is a table of keys, not 3"),
+        (3, "'per_task' is a table of tables, not 3"),
+    ],
+)
+def test_settings_of_one_task_that_are_wrong_are_named_in_full(per_task, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        configs.parse(EvalConfig, {**MINIMAL, "per_task": per_task})
 
 
 def test_absent_values_are_not_written():

@@ -1,0 +1,35 @@
+"""What a run folder holds of one task, and where more of it goes."""
+
+from __future__ import annotations
+
+from harness.core.records import Records, StoredCompletion
+from harness.core.stopwatch import Stopwatch
+from harness.core.store import RunStore
+from harness.core.types import Completion, Verdict
+
+LOST = "no_completion"  # in a verdict's details: there was nothing to grade, and the next run asks again
+
+
+class Ledger:
+    """What a run folder holds of one task under one grader, and where more of it goes."""
+
+    def __init__(
+        self, store: RunStore, task: str, grader: str, *, with_ids: bool = False, records: Records | None = None
+    ) -> None:
+        """`records` are those of the folder, where they were read already."""
+        self._store, self._task, self._grader, self._with_ids = store, task, grader, with_ids
+        self.stopwatch = Stopwatch()
+        held = records if records is not None else Records(store.view(), {task: grader})
+        self.completions, self.verdicts = held.completions[task], held.verdicts[task]
+        for key in [key for key, verdict in self.verdicts.items() if LOST in verdict.details]:
+            del self.verdicts[key]
+
+    def append_completion(self, completion: Completion) -> Completion:
+        """Put it on record. What comes back leaves its text and ids there: they take the most room."""
+        place = self._store.append_completion(self._task, completion, with_ids=self._with_ids)
+        stored = StoredCompletion.of(completion, *place)
+        self.completions[stored.problem_id, stored.index] = stored
+        return stored
+
+    def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
+        self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)

@@ -110,8 +110,8 @@ def measure_ours() -> list[float]:
     )
     model, tokenizer = make_model(), make_tokenizer()
     engine, objective = config.engine.build("engines"), config.objective.build("objectives")
-    policy = Policy(model, 1.0)
-    engine.open(ModelSource("unused", module=model, tokenizer=tokenizer))
+    policy = Policy(model, 1.0, recall_bytes=config.loop.recall_bytes)
+    engine.open(ModelSource("unused", module=model, tokenizer=tokenizer, onlooker=policy.recall))
     marks: list[float] = []
 
     class Clock:

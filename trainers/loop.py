@@ -80,7 +80,7 @@ class Trainer:
     ) -> tuple[dict[str, float], int]:
         """The step's record, and how many problems it took from the stream."""
         record = StepRecord(step)
-        with record.phase("sample"):
+        with record.phase("sample"), self.policy.recall.recording():
             rollouts = sampler.draw(step, stream)
         if self.writer is not None:
             self.writer.append(step, rollouts, weights_digest(self.policy.module))

@@ -17,6 +17,7 @@ from harness.core.errors import ModelError
 from harness.core.protocols import Batch, ModelShape, Need, PolicyOutputs
 from harness.trainers.logprob import head_of, token_logp
 from harness.trainers.reading import Reading, attends_to_everything, read_once, read_whole
+from harness.trainers.recall import Recall
 from harness.trainers.recompute import in_training, recomputed_layers
 
 _PROBE_TOLERANCE = 1e-3
@@ -25,10 +26,14 @@ _PROBE_TOLERANCE = 1e-3
 class Policy:
     """A causal language model, and the temperature its tokens are sampled at."""
 
-    def __init__(self, module: Any, temperature: float, *, checkpoint_activations: bool = False) -> None:
+    def __init__(
+        self, module: Any, temperature: float, *, checkpoint_activations: bool = False, recall_bytes: int = 0
+    ) -> None:
         self.module = module.eval()
         self.temperature = temperature
         self._recomputed = recomputed_layers(module) if checkpoint_activations else []
+        # Layers that are computed again would multiply all the same.
+        self.recall = Recall(module, 0 if checkpoint_activations else recall_bytes)
         self._attends_to_everything = attends_to_everything(module.config)
         self._refuse_unknown_head()
 
@@ -43,7 +48,7 @@ class Policy:
         """Log-probabilities at the sampling temperature, and the needs other than `reference_logp`."""
         mask = batch.completion_mask
         with in_training(self._recomputed):
-            read = read_once(self.module, batch) if self._may_share(batch) else read_whole(self.module, batch)
+            read = (read_once if self._may_share(batch) else read_whole)(self.module, batch, self.recall)
         flat_logp, flat_entropy = token_logp(
             head_of(self.module, self.temperature), read.predicting, read.ids, with_entropy="entropy" in needs
         )

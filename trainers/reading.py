@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.core.protocols import Batch
+from harness.trainers.recall import Recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +28,29 @@ class Reading:
     prompt_of: Tensor  # (B,): which of the G each completion has
 
 
-def read_whole(module: Any, batch: Batch) -> Reading:
+def read_whole(module: Any, batch: Batch, recall: Recall) -> Reading:
     """Every sequence on its own. Right padding is causally out of reach, so there is no attention mask."""
     # The last token predicts nothing, so it is not fed.
-    hidden = module.base_model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state
+    with recall.giving(recall.places(batch)[:, :-1]):
+        hidden = module.base_model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state
     rows, offsets = batch.completion_mask.nonzero(as_tuple=True)
     positions = batch.prompt_lengths[rows] + offsets
     everyone = torch.arange(len(batch.sequence_ids), device=hidden.device)
     return Reading(hidden[rows, positions - 1], batch.sequence_ids[rows, positions], hidden, everyone, everyone)
 
 
-def read_once(module: Any, batch: Batch) -> Reading:
+def read_once(module: Any, batch: Batch, recall: Recall) -> Reading:
     """Every prompt once, then the completions behind it."""
     from transformers import DynamicCache
 
     prompt_rows, prompt_of = _prompts(batch.group_ids)
     n_prompt = int(batch.prompt_lengths.max())
     cache = DynamicCache(config=module.config)
-    prompt_hidden = module.base_model(
-        input_ids=batch.sequence_ids[prompt_rows, :n_prompt], past_key_values=cache, use_cache=True
-    ).last_hidden_state
+    places = recall.places(batch)
+    with recall.giving(places[prompt_rows, :n_prompt]):
+        prompt_hidden = module.base_model(
+            input_ids=batch.sequence_ids[prompt_rows, :n_prompt], past_key_values=cache, use_cache=True
+        ).last_hidden_state
     rows, offsets = batch.completion_mask.nonzero(as_tuple=True)
     ids = batch.sequence_ids[rows, batch.prompt_lengths[rows] + offsets]
     after_prompt = prompt_hidden[prompt_of, batch.prompt_lengths - 1]  # (B, H)
@@ -55,14 +59,16 @@ def read_once(module: Any, batch: Batch) -> Reading:
         return Reading(after_prompt[rows], ids, prompt_hidden, prompt_rows, prompt_of)
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[prompt_of], layer.values[prompt_of]
-    fed, positions = _fed(batch, width)
-    hidden = module.base_model(
-        input_ids=fed,
-        attention_mask=_mask(batch.prompt_lengths, n_prompt, width),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    positions = batch.prompt_lengths[:, None] + torch.arange(width, device=prompt_hidden.device)
+    fed = positions.clamp(max=batch.sequence_ids.shape[1] - 1)
+    with recall.giving(places.gather(1, fed)):
+        hidden = module.base_model(
+            input_ids=batch.sequence_ids.gather(1, fed),
+            attention_mask=_mask(batch.prompt_lengths, n_prompt, width),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
     predicting = torch.cat([after_prompt[:, None], hidden], 1)[rows, offsets]
     return Reading(predicting, ids, prompt_hidden, prompt_rows, prompt_of)
 
@@ -84,14 +90,6 @@ def _prompts(group_ids: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(group_ids), device=group_ids.device)
     prompt_rows = torch.zeros_like(groups).scatter_reduce(0, prompt_of, rows, "amin", include_self=False)
     return prompt_rows, prompt_of
-
-
-def _fed(batch: Batch, width: int) -> tuple[Tensor, Tensor]:
-    """Completion tokens but the last, and their positions. (B, width) both"""
-    offsets = torch.arange(width, device=batch.sequence_ids.device)
-    positions = batch.prompt_lengths[:, None] + offsets
-    inside = positions.clamp(max=batch.sequence_ids.shape[1] - 1)
-    return batch.sequence_ids.gather(1, inside), positions
 
 
 def _mask(prompt_lengths: Tensor, n_prompt: int, width: int) -> Tensor:

@@ -85,7 +85,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     facts = rollout_facts(config, task, data, tokenizer, policy.module)
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)
-    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer))
+    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer, onlooker=policy.recall))
     about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
     store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
@@ -109,9 +109,10 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
 
 def _policies(config: TrainConfig, parts: Parts, newest: Path | None) -> tuple[Policy, Policy | None]:
     """What is trained, from its newest checkpoint if it has one, and the reference if anything reads it."""
-    base, recompute = parts.base, config.loop.gradient_checkpointing
+    base, loop = parts.base, config.loop
     begun = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recompute)
+    recomputed, recalled = loop.gradient_checkpointing, loop.recall_bytes
+    policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recomputed, recall_bytes=recalled)
     has_reference = reads_reference(config, parts.objective)
     return policy, Policy(load_module(base), parts.temperature) if has_reference else None
 

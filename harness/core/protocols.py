@@ -119,11 +119,24 @@ class Grader(Protocol[R]):
         ...
 
 
+class Onlooker(Protocol):
+    """Is told of every pass of a module that an engine was handed, before it, which tokens are read."""
+
+    def reads_prompts(self, prompts: Sequence[Sequence[int]], n_rows: int) -> None:
+        """All but the last token of each prompt, padded at the left to one length, and rows of no interest after."""
+        ...
+
+    def reads_next(self, rows: Sequence[tuple[Sequence[int], Sequence[int]] | None]) -> None:
+        """The last token of each row: a prompt and the completion behind it, whose list grows. None: no interest."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """Which model an engine opens: a folder or hub id, and, in training, the module already in memory.
 
-    With a `random_seed` the weights are drawn from it instead of read.
+    With a `random_seed` the weights are drawn from it instead of read. An engine that runs the module itself tells
+    the onlooker, if there is one, what it reads.
     """
 
     path: str
@@ -133,6 +146,7 @@ class ModelSource:
     random_seed: int | None = None
     module: Any = None
     tokenizer: Any = None
+    onlooker: Onlooker | None = None
 
 
 class Engine(Protocol):

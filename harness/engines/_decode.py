@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from harness.core.protocols import Onlooker
 from harness.core.types import FinishReason, Sampling
 from harness.engines._attention import one_query_at_a_time
 from harness.engines._cache import keep_rows, new_cache
@@ -63,10 +64,13 @@ def decode(
     rows: Sequence[Row],
     sampling: Sampling,
     is_finished: Callable[[Row], bool],
+    onlooker: Onlooker | None = None,
 ) -> Iterator[Row]:
     """The rows as they finish, each with its ids and log-probabilities."""
-    batch = _read_prompts(module, prompts, rows)
+    batch = _read_prompts(module, prompts, rows, onlooker)
     for position in range(sampling.max_tokens):
+        if onlooker is not None:
+            onlooker.reads_next([None if row is None else (prompts[row.prompt], row.ids) for row in batch.slots])
         batch.next_ids, logp = draw(_step(module, batch), batch.seeds, position, sampling)
         yield from _record(batch.slots, batch.next_ids.tolist(), logp.tolist(), is_finished)
         live = batch.live()
@@ -109,7 +113,9 @@ def _record(
             yield row
 
 
-def _read_prompts(module: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> _Batch:
+def _read_prompts(
+    module: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Row], onlooker: Onlooker | None
+) -> _Batch:
     """Read every prompt but its last token, once; then a slot for every row.
 
     The last token is left to the first decoding step, so that all logits come from steps of the same shape.
@@ -127,6 +133,8 @@ def _read_prompts(module: Any, prompts: Sequence[Sequence[int]], rows: Sequence[
     if longest > 1:
         head = None if mask is None else mask[:, :-1]
         positions = None if head is None else (head.cumsum(1) - 1).clamp(min=0)
+        if onlooker is not None:
+            onlooker.reads_prompts(prompts, len(padded))
         module.base_model(
             input_ids=ids[:, :-1], attention_mask=head, position_ids=positions, past_key_values=cache, use_cache=True
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.config import incidental
 from harness.core.models import context_of, load_module, load_tokenizer
-from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.protocols import ModelSource, Onlooker, PolicyEngine
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.engines._text import read_prompts, stop_ids, text_of
 
@@ -40,6 +40,7 @@ class HuggingFaceEngine:
     logp_is_exact: bool
     module: Any
     tokenizer: Any
+    onlooker: Onlooker | None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -48,6 +49,7 @@ class HuggingFaceEngine:
     def open(self, source: ModelSource) -> None:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self.module = source.module if source.module is not None else load_module(source)
+        self.onlooker = source.onlooker
         self.logp_is_exact = str(self.module.dtype) == "torch.float32"
         generation = self.module.generation_config
         self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
@@ -86,7 +88,7 @@ class HuggingFaceEngine:
         training = self.module.training
         self.module.eval()
         try:
-            for row in decode(self.module, mine, rows, sampling, self._is_finished(sampling)):
+            for row in decode(self.module, mine, rows, sampling, self._is_finished(sampling), self.onlooker):
                 yield self._completion(window[row.request], mine[row.prompt], row)
         finally:
             self.module.train(training)

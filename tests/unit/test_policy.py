@@ -17,6 +17,7 @@ from harness.trainers import logprob
 from harness.trainers.logprob import Head, head_of, token_logp
 from harness.trainers.policy import Policy
 from harness.trainers.reading import read_once, read_whole
+from harness.trainers.recall import Recall
 
 SHAPE = {
     "hidden_size": 32,
@@ -71,7 +72,7 @@ def test_reading_prompts_once_gives_the_same_states_and_gradients(
     states, gradients = [], []
     for read in (read_whole, read_once):
         module.zero_grad()
-        found = read(module, batch)
+        found = read(module, batch, Recall(module, 0))
         # A fixed direction: the squares of normalised states add up to a constant, whose gradient is noise.
         direction = torch.randn(found.predicting.shape, generator=torch.Generator().manual_seed(3))
         (found.predicting * direction).sum().backward()

@@ -46,6 +46,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
 def _share(text: str) -> float:
     share = float(text)
     if not 0 < share <= 1:
@@ -94,18 +98,22 @@ def _add_eval(verbs: Any) -> None:
         verbs,
         "eval",
         call.evaluate,
-        "evaluate a model",
-        "harness eval countdown-tiny --tasks countdown --n 16 --temperature 0.6",
+        "evaluate models",
+        "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0",
     )
-    verb.add_argument("model", nargs="?", help="a model directory, a train run, a bundled model or a hub id")
+    verb.add_argument("model", nargs="*", help="a model directory, a train run, a bundled model or a hub id")
     verb.add_argument("--config", type=Path, help="a TOML file with any of these settings, and the others")
     verb.add_argument("--tasks", help="ids, separated by commas")
+    verb.add_argument("--preset", help="a published protocol: `harness list presets`; other flags stand above it")
     verb.add_argument("--engine", help="what generates (default: hf)")
     verb.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
     verb.add_argument("--split", help="train, validation or test (default: test)")
     verb.add_argument("--n", type=int, help="samples a problem (default: 16); a larger n extends a run")
     verb.add_argument("--limit", type=int, help="only the first problems; a larger limit extends a run")
-    verb.add_argument("--temperature", type=float, help="instead of the task's own; 0 is greedy")
+    verb.add_argument("--problem", help="only these: ids, or numbers counted from 0, separated by commas")
+    verb.add_argument(
+        "--temperature", type=_numbers, default=[], help="instead of the task's own, several with commas; 0 is greedy"
+    )
     verb.add_argument("--max-tokens", type=int, help="instead of the task's own")
     verb.add_argument("--seed", type=int, help="of the samples (default: 0)")
     _add_run_options(verb)
@@ -163,7 +171,7 @@ def _add_demo(verbs: Any) -> None:
 
 def _add_list(verbs: Any) -> None:
     verb = _verb(verbs, "list", call.list_, "what there is of a kind, one id a line", "harness list tasks")
-    verb.add_argument("kind", choices=("tasks", "engines", "graders", "metrics", "objectives", "tables"))
+    verb.add_argument("kind", choices=("tasks", "presets", "engines", "graders", "metrics", "objectives", "tables"))
     verb.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -171,7 +179,7 @@ def _add_show(verbs: Any) -> None:
     verb = _verb(
         verbs, "show", call.show, "one task, objective, recipe or run in full", "harness show countdown --problem 3"
     )
-    verb.add_argument("name", help="an id (or kind/id), a recipe, or a run folder")
+    verb.add_argument("name", help="an id (or kind/id), a recipe, a preset (or presets/NAME), or a run folder")
     verb.add_argument("--problem", help="of a task: this problem, an id or counted from 0, as a model gets it")
     verb.add_argument("--split", choices=SPLITS, default="test")
     verb.add_argument("--preset", help="of a task: the prompt that the problem is asked with")

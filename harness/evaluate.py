@@ -7,7 +7,7 @@ already is neither generated nor graded again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from harness.core.types import (
 )
 from harness.grading import Ungraded, in_order
 from harness.ledger import LOST, Ledger
+from harness.watching import watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,10 @@ class EvalConfig:
         for chosen in self.metrics:
             largest = max(getattr(chosen.options, "ks", ()), default=0)
             if largest > self.n:
-                raise ValueError(f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}")
+                raise ValueError(
+                    f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}; raise n, or ask "
+                    "for other metrics"
+                )
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
             raise ValueError("tasks names a task twice; give each setting of it a run of its own")
         if unknown := self.per_task.keys() - {chosen.id for chosen in self.tasks}:
@@ -245,6 +249,8 @@ class Prepared:
     tasks: dict[str, Task[Any]]
     problems: dict[str, list[Problem[Any]]]
     data: dict[str, dict[str, Any]]
+    label: str = ""
+    """What progress says before the name of a task."""
 
 
 def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
@@ -297,6 +303,7 @@ def evaluate_open_engine(
 
 
 def _fill(one: Prepared, progress: Progress) -> RunView:
+    progress.label = one.label
     path, engine, seeds = one.source.path, one.engine, {"run": one.config.seed}
     model = engine.facts(path) if isinstance(engine, Served) else fingerprint(path)
     store = RunStore.open(one.folder, "eval", one.config, seeds=seeds, data={**one.data, "model": model})
@@ -334,8 +341,10 @@ def evaluate_into(
     for name, task in tasks.items():
         plan = config.plan(name, task)
         ledger = Ledger(store, name, grader_name(task, config.judge(name)), with_ids=config.store_ids, records=records)
+        ids = {problem.id for problem in problems[name]}
+        on_record = {key for key in ledger.completions if key[0] in ids and key[1] < plan.n}
         stream = run(problems[name], engine, task.grader, plan, ledger)
-        graded = list(_watched(stream, name, plan, problems[name], ledger, progress))
+        graded = list(watched(stream, name, len(ids) * plan.n, on_record, progress))
         if ledger.stopwatch.n_completions:
             store.log(f"{name}: {ledger.stopwatch}")
         estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
@@ -362,29 +371,6 @@ def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
     found = [v for verdicts in records.verdicts.values() for (_, index), v in verdicts.items() if index < config.n]
     ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
     return Shortfall(len(found), len(ungraded), sum(LOST in verdict.details for verdict in ungraded))
-
-
-def _watched(
-    graded: Iterable[Graded[Any]],
-    task: str,
-    plan: Plan,
-    problems: Sequence[Problem[Any]],
-    ledger: Ledger,
-    progress: Progress,
-) -> Iterator[Graded[Any]]:
-    ids, on_record = {problem.id for problem in problems}, set(ledger.completions)
-    n_on_record = sum(problem_id in ids and index < plan.n for problem_id, index in on_record)
-    progress.begin(f"eval {task}", len(ids) * plan.n, n_on_record)
-    n_correct = n_graded = 0
-    try:
-        for item in graded:
-            n_graded += item.verdict.outcome != "ungraded"
-            n_correct += item.verdict.outcome == "correct"
-            is_new = (item.problem.id, item.completion.index) not in on_record
-            progress.advance(is_new, {"solved": n_correct / n_graded if n_graded else 0.0})
-            yield item
-    finally:  # a message after it gets a line of its own
-        progress.end()
 
 
 def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str, list[Problem[Any]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core import discovery
+from harness.core import discovery, presets
 from harness.core.choosing import find_problem
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
 from harness.core.models import load_tokenizer, resolve
@@ -37,19 +37,28 @@ def find_config(name: str) -> Path:
 
 
 def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
-    """`name` is a run folder, a recipe, an id, or `kind/id` where several kinds have it."""
+    """`name` is a run folder, a recipe, an id, a preset, or `kind/id` where several kinds have it."""
     is_run = (Path(name) / "run.json").exists()
-    if (is_run or name in recipes()) and (settings or problem is not None):
-        raise ConfigError(f"{name} is a {'run' if is_run else 'recipe'}: it has no options to set and no problems")
+    what = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
+    if what is not None and (settings or problem is not None):
+        raise ConfigError(f"{name} is a {what}: it has no options to set and no problems")
     if model is not None and problem is None:
         raise ConfigError("--model shows how one problem is written for it; say which with --problem")
     if is_run:
         return _run(RunView.read(Path(name)))
     if name in recipes():
         return recipes()[name].read_text(encoding="utf-8").rstrip()
+    if what == "preset":
+        return presets.shown(name.removeprefix("presets/"))
     if problem is not None:
         return _problem(_task(name.removeprefix("tasks/"), settings), split, problem, model)
     return _plugin(*_find(name), settings)
+
+
+def _is_preset(name: str) -> bool:
+    """`presets/NAME`, or a bare name that is nothing else's."""
+    others = (plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind))
+    return name.startswith("presets/") or (name in presets.presets() and name not in others)
 
 
 def _find(name: str) -> tuple[str, str]:
@@ -63,7 +72,9 @@ def _find(name: str) -> tuple[str, str]:
         if Path(name).is_dir():
             raise RunFolderError(f"{name} is no run folder: it has no run.json")
         known = {plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind)}
-        raise UnknownNameError("task, objective, recipe or other plug-in", name, {*known, *recipes()})
+        raise UnknownNameError(
+            "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.presets()}
+        )
     return owners[0], name
 
 

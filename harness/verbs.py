@@ -35,18 +35,46 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    from harness.cells import cells, evaluate_cells, sweep
     from harness.core import config as configs
-    from harness.evaluate import EvalConfig, evaluate, shortfall
 
     given = configs.read_toml(options.config) if options.config is not None else {}
-    flags = configs.merge(_eval_flags(options), _strictness(options))
-    config = configs.parse(EvalConfig, configs.merge(given, flags, _overrides(options)))
-    folder = options.out if options.out is not None else _default_folder(f"eval-{Path(config.model.path).name}", config)
+    flags, last = configs.merge(_eval_flags(options), _strictness(options)), _overrides(options)
+    several = [configs.merge(given, flags, one, last) for one in sweep(options.model, options.temperature)]
+    every = cells(several, options.out, lambda config: _default_folder(f"eval-{Path(config.model.path).name}", config))
     if options.dry_run:
-        return _print_config(config, folder, options)
-    view = evaluate(config, folder, _progress(options))
-    _print_tables([view.folder], ["results"], options)
-    _print_path("run", folder, options)
+        return max(_print_config(cell.config, cell.folder, options) for cell in every)
+    progress = _progress(options)
+    for text in dict.fromkeys(text for cell in every for text in _told_of_preset(cell.config)):
+        progress.say(text)
+    views = list(evaluate_cells(every, progress))
+    _print_tables([view.folder for view in views], ["results"], options)
+    if len(every) > 1:
+        _print_path("report", _report_of(every, options.out), options)
+    return max([_ended(cell.config, view, options) for cell, view in zip(every, views, strict=True)])
+
+
+def _told_of_preset(config: Any) -> Sequence[str]:
+    if config.preset is None:
+        return []
+    return [f"preset {config.preset}; what differs:", *(f"  {text}" for text in config.deviations)]
+
+
+def _report_of(every: Sequence[Any], out: Path | None) -> Path:
+    """One report over all of them."""
+    from harness.core.config import digest
+    from harness.reports.build import write_report
+
+    names = [cell.folder.name for cell in every]
+    folder = out / "report" if out is not None else Path("runs") / f"report-{digest({'runs': names})[:8]}"
+    return write_report([cell.folder for cell in every], folder, None).markdown
+
+
+def _ended(config: Any, view: Any, options: argparse.Namespace) -> int:
+    """Where the run is and what it lacks; the exit code of that."""
+    from harness.evaluate import shortfall
+
+    _print_path("run", view.folder, options)
     short = shortfall(config, view)
     if short.n_lost:
         print(
@@ -56,7 +84,7 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if not short.is_above(config.max_ungraded):
         return DONE
-    reasons = folder / "verdicts.jsonl"
+    reasons = view.folder / "verdicts.jsonl"
     print(
         f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded; "
         f"{reasons} says why",
@@ -127,9 +155,10 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def list_(options: argparse.Namespace) -> int:
+    from harness.core import presets
     from harness.core.discovery import descriptions
 
-    found = descriptions(options.kind)
+    found = presets.titles() if options.kind == "presets" else descriptions(options.kind)
     width = max(map(len, found), default=0)
     text = "\n".join(f"{plugin_id:{width}}  {description}" for plugin_id, description in found.items())
     _print(found, options, text)
@@ -238,16 +267,19 @@ def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
 
 def _eval_flags(options: argparse.Namespace) -> dict[str, Any]:
     """The flags that were given, as a config tree."""
-    sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens}
     flags = {
-        "model": {"path": options.model} if options.model is not None else None,
-        "tasks": [name.strip() for name in options.tasks.split(",")] if options.tasks is not None else None,
+        "tasks": _listed(options.tasks),
+        "problems": _listed(options.problem),
         "engine": {"id": options.engine} if options.engine is not None else None,
         "grader": {"id": options.grader} if options.grader is not None else None,
-        "sampling": {key: value for key, value in sampling.items() if value is not None},
-        **{key: getattr(options, key) for key in ("split", "n", "limit", "seed")},
+        "sampling": {"max_tokens": options.max_tokens} if options.max_tokens is not None else None,
+        **{key: getattr(options, key) for key in ("preset", "split", "n", "limit", "seed")},
     }
     return {key: value for key, value in flags.items() if value is not None}
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text is not None else None
 
 
 def _default_folder(name: str, config: Any) -> Path:

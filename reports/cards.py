@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.core.journal import read_lines
@@ -30,6 +30,8 @@ def card(run: RunView, task: str) -> dict[str, Cell]:
     config, record = run.config(), run.record
     return {
         **{name: _text(setting(record.data, task, key)) for key, name in CARD.items()},
+        "preset": setting(config, "preset"),
+        "deviations": _listed(setting(config, "deviations")),
         "task options": plugin_options(task_table(run, task)),
         "split": setting(config, "split"),
         "problems graded": max((estimate.n_problems for estimate in run.estimates().get(task, [])), default=None),
@@ -52,7 +54,12 @@ def card(run: RunView, task: str) -> dict[str, Cell]:
 def _no_limit(config: Mapping[str, Any]) -> Cell:
     # The resolved config leaves out what is None.
     limit: Cell = setting(config, "limit")
-    return "none" if limit is None else limit
+    chosen = _listed(setting(config, "problems"))
+    return f"only {chosen}" if chosen is not None else "none" if limit is None else limit
+
+
+def _listed(texts: Sequence[str] | None) -> str | None:
+    return "; ".join(texts) if texts else None
 
 
 def _model_settings(config: Mapping[str, Any]) -> str | None:

@@ -29,8 +29,11 @@ TOLD = (
     "math-verify",
 )
 """May differ between runs that compare, and is told: it changes how much noise there is, or should change nothing."""
-IGNORED = ("task", "licence", "paper", "problems graded", "model", "model fingerprint", "model settings")
-"""Words, results, and what a comparison is of."""
+IGNORED = (
+    *("task", "licence", "paper", "problems graded", "model", "model fingerprint", "model settings"),
+    *("preset", "deviations"),
+)
+"""Words, results, what a comparison is of, and names for settings that stand here themselves."""
 
 COLUMNS = (
     "task",

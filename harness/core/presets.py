@@ -55,6 +55,10 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
+def titles() -> dict[str, str]:
+    return {name: read_preset(name).title for name in presets()}
+
+
 def read_preset(name: str) -> Preset:
     """A preset by its name, or from a TOML file of one's own."""
     if name not in presets() and Path(name).suffix != ".toml":
@@ -74,7 +78,7 @@ def apply(name: str, given: Tree) -> Tree:
     run = [_nested(key, said.value) for key, said in preset.run.items()]
     tasks = [{**_values(parts[table["id"]].options), **table} for table in tables]
     # What is set for all tasks by hand stands above what the preset says of one.
-    by_hand = given.get("sampling", {})
+    by_hand = {*given.get("sampling", {}), *({"grader"} & given.keys())}
     per_task = {
         task: {key: value for key, value in _values(part.settings).items() if key not in by_hand}
         for task, part in parts.items()
@@ -86,11 +90,14 @@ def deviations(name: str, as_published: Tree, as_run: Tree) -> list[str]:
     """What is not as the preset says, given the resolved config of the preset alone and that of the run."""
     preset = read_preset(name)
     tasks: list[str] = [table["id"] for table in as_run["tasks"]]
+    parts = {task: _part(preset, name, task) for task in tasks}
+    departures = {t: _departures(name, preset, parts[t], t, as_published, as_run) for t in tasks}
+    standing = {t: _standing(name, parts[t], t) for t in tasks}
     told: dict[str, list[str]] = {}
-    for task in tasks:
-        part = _part(preset, name, task)
-        for text in (*_departures(name, preset, part, task, as_published, as_run), *_standing(name, part, task)):
-            told.setdefault(text, []).append(task)
+    for texts in (departures, standing):
+        for task in tasks:
+            for text in texts[task]:
+                told.setdefault(text, []).append(task)
     lines = [text if len(owners) == len(tasks) else f"{', '.join(owners)}: {text}" for text, owners in told.items()]
     if as_run.get("limit") is not None:
         lines.append(f"only the first {as_run['limit']} problems are asked")
@@ -142,7 +149,7 @@ def _protocol(tree: Tree, task: str) -> Tree:
     options = next(table for table in tree["tasks"] if table["id"] == task)
     of_task = tree.get("per_task", {}).get(task, {})
     sampling = {**tree.get("sampling", {}), **{key: of_task[key] for key in SAMPLING if key in of_task}}
-    return {**tree, **options, **sampling, "grader": of_task.get("grader")}
+    return {**tree, **options, **sampling, "grader": of_task.get("grader", tree.get("grader"))}
 
 
 def _told(value: Any, other: Any = None) -> str:

@@ -21,6 +21,9 @@ class Progress:
         self._quiet = quiet
         self._is_live = self._stream.isatty()
         self._width = 0
+        self._warned: set[str] = set()
+        self.label = ""
+        """Said before every title: which of several evaluations this is."""
         self.begin("", 0)
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
@@ -44,7 +47,10 @@ class Progress:
             self._write(text, "\n")
 
     def warn(self, text: str) -> None:
-        """The same for what nobody may miss: it is said when quiet, too."""
+        """The same for what nobody may miss: it is said when quiet, too, and once."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self._write(f"warning: {text}", "\n")
 
     def _show(self, end: str) -> None:
@@ -57,7 +63,7 @@ class Progress:
         rate = (self._done - self._first) / elapsed_s
         left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
         figures = "".join(f"  {name} {value:.3g}" for name, value in self._figures.items())
-        return f"{self._title} {self._done}/{self._total}  {_rate(rate)}{left}{figures}"
+        return f"{self.label}{self._title} {self._done}/{self._total}  {_rate(rate)}{left}{figures}"
 
     def _write(self, text: str, end: str) -> None:
         if end == "\r":  # a line that wraps can't be overwritten

@@ -13,6 +13,7 @@ from harness.core.store import RunView
 from harness.core.types import Estimate, Table
 from harness.reports.runs import (
     Cell,
+    Labelled,
     labelled,
     model_of,
     plugin_id,
@@ -49,7 +50,8 @@ class Results:
             return []
         names = _column_order([name for row in rows for name in row.estimates])
         cells = tuple((*row.leading, *(row.estimates.get(name) for name in names)) for row in rows)
-        return [Table("Results", (*LEADING, *names), cells, (*unfinished(evaluations), *_notes(rows)))]
+        notes = (*unfinished(evaluations), *_deviations(evaluations), *_notes(rows))
+        return [Table("Results", (*LEADING, *names), cells, notes)]
 
 
 def _rows(run: RunView, label: str) -> list[Row]:
@@ -69,6 +71,15 @@ def _rows(run: RunView, label: str) -> list[Row]:
             {estimate.name: estimate for estimate in estimates.get(task, [])},
         )
         for task in task_ids(run)
+    ]
+
+
+def _deviations(evaluations: Sequence[Labelled]) -> list[str]:
+    """Where a run is not what its preset says."""
+    return [
+        f"DEVIATES: {label} from preset {preset}: {'; '.join(setting(run.config(), 'deviations'))}."
+        for run, label in evaluations
+        if (preset := setting(run.config(), "preset")) is not None and setting(run.config(), "deviations")
     ]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class EvalConfig:
     n: int = 16
     limit: int | None = None
     seed: int = 0
+    preset: str | None = None
+    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,27 @@ def cells(table, row=0):
 
 def read_csv(text):
     return pd.read_csv(io.StringIO(text), engine="python")  # which reads floats as Python does
+
+
+def test_a_run_is_running_as_long_as_a_process_holds_it(tmp_path):
+    folder = tmp_path / "a"
+    store = RunStore.open(folder, "eval", EvalConfig(Model("tiny")), seeds={}, data={})
+    page = write_report([folder], tmp_path / "held").markdown.read_text()
+    assert "**UNFINISHED: a is running still**" in page
+    assert "| RUNNING |" in page
+    os.close(store._lock)  # as a kill does
+    page = write_report([folder], tmp_path / "let go").markdown.read_text()
+    assert "**UNFINISHED: a was killed;" in page
+    assert "| INTERRUPTED |" in page
+
+
+def test_a_run_says_where_it_deviates_from_its_preset(tmp_path):
+    as_said = make_eval(tmp_path / "as said", preset="flowrl")
+    other = make_eval(tmp_path / "other", preset="flowrl", deviations=("n 4, preset flowrl says 16", "sums: odd"))
+    page = write_report([as_said, other], tmp_path / "report").markdown.read_text()
+    assert page.count("DEVIATES") == 1
+    assert "DEVIATES: other from preset flowrl: n 4, preset flowrl says 16; sums: odd." in page
+    assert "| deviations | differs | - | n 4, preset flowrl says 16; sums: odd |" in page
 
 
 # --- rendering --------------------------------------------------------------------------------------------------
@@ -368,10 +392,11 @@ def test_unfinished_runs_are_loud(tmp_path):
     page = write_report(folders, tmp_path / "report").markdown.read_text()
     top = page[: page.index("## Results")]
     assert "**UNFINISHED: a ended as failed (OSError: cable \\| cut);" in top
-    assert "**UNFINISHED: t is running still, or was killed;" in top
+    assert "**UNFINISHED: t was killed; run its command again" in top
     assert "**UNFINISHED: i ended as interrupted;" in top
     footer = page[page.index("## Runs") :]
-    assert [status in footer for status in ("| FAILED |", "| RUNNING |", "| INTERRUPTED |")] == [True] * 3
+    assert [line.count("| FAILED |") for line in footer.splitlines()].count(1) == 1
+    assert [line.count("| INTERRUPTED |") for line in footer.splitlines()].count(1) == 2
     # A run without estimates has its row all the same, and the table alone is loud too.
     (table,) = tables_of(folders, ["results"])
     assert cells(table, 1)["run"] == "i"

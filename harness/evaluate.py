@@ -24,6 +24,7 @@ from harness.core.stopwatch import Stopwatch, timed
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import grader_name, judged_by, task_facts
 from harness.core.types import (
+    CLUSTER_TAG,
     Completion,
     Estimate,
     Failure,
@@ -336,6 +337,9 @@ def evaluate_into(
 ) -> dict[str, list[Estimate]]:
     """Complete an open run folder and estimate every metric of every task."""
     metrics = [chosen.build("metrics") for chosen in config.metrics]
+    clusters = {name: _clusters(problems[name]) for name in tasks}
+    if any(clusters.values()):
+        store.write_clusters(clusters)
     records = Records(store.view(), {name: grader_name(task, config.judge(name)) for name, task in tasks.items()})
     estimates = {}
     for name, task in tasks.items():
@@ -349,6 +353,10 @@ def evaluate_into(
             store.log(f"{name}: {ledger.stopwatch}")
         estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
     return estimates
+
+
+def _clusters(problems: Sequence[Problem[Any]]) -> dict[str, str]:
+    return {problem.id: problem.tags[CLUSTER_TAG] for problem in problems if CLUSTER_TAG in problem.tags}
 
 
 @dataclass(frozen=True, slots=True)

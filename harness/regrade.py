@@ -6,7 +6,7 @@ the run's metrics are written anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,11 @@ from harness.core.config import Chosen, label_of
 from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
 from harness.core.protocols import Grader, Task
+from harness.core.records import Records
 from harness.core.store import RunStore, RunView
 from harness.core.task_facts import grader_name
-from harness.core.types import Completion, Estimate, Graded, Problem
+from harness.core.types import Estimate, Graded, Problem
 from harness.evaluate import EvalConfig, data_facts, problems_for, tasks_of
-
-Pair = tuple[Problem[Any], Completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,10 @@ def _graded(
     n_threads: int | None,
     progress: Progress,
 ) -> Iterator[Graded[Any]]:
-    pairs = list(_pairs(store.view(), task, problems, n))
     n_at_once: int = getattr(grader, "n_at_once", 1)
+    samples = Records(store.view(), {task: label}).completions[task]
+    keys = ((problem, (problem.id, index)) for problem in problems for index in range(n))
+    pairs = [(problem, samples[key]) for problem, key in keys if key in samples]
     progress.begin(f"grade {task} with {label}", len(pairs), 0)
     try:
         with ThreadPoolExecutor(n_threads if n_threads is not None else n_at_once) as threads:
@@ -96,11 +97,3 @@ def _graded(
                 yield Graded(problem, completion, verdict)
     finally:
         progress.end()
-
-
-def _pairs(view: RunView, task: str, problems: Iterable[Problem[Any]], n: int) -> Iterator[Pair]:
-    found = {(c.problem_id, c.index): c for name, c in view.completions() if name == task}
-    for problem in problems:
-        for index in range(n):
-            if (completion := found.get((problem.id, index))) is not None:
-                yield problem, completion

@@ -149,14 +149,17 @@ def _over_all(found: Sequence[Paired]) -> list[Paired]:
 
 def _row(paired: Paired) -> dict[str, Cell]:
     from harness.core.pairs import crossed_interval, detectable, mcnemar, regrouped, sign_flip, standard_error
+    from harness.core.stats import by_cluster
 
     first, second = _means(paired.first), _means(paired.second)
     differences = [b - a for a, b in zip(first, second, strict=True)]
     # An interval is of values up to 1; tokens and numbers of solutions go further.
     largest = max(1.0, *(value for run in (*paired.first, *paired.second) for value in run))
     sides = [[[value / largest for value in run] for run in side] for side in (paired.first, paired.second)]
-    interval, test = crossed_interval(sides[0], sides[1]), sign_flip(differences)
-    error = standard_error(differences) if len(differences) > 1 else 0.0
+    clusters = paired.clusters
+    interval = crossed_interval(sides[0], sides[1], clusters)
+    test = sign_flip(differences if clusters is None else by_cluster(differences, clusters)[0][0])
+    error = standard_error(differences, clusters) if len(differences) > 1 else 0.0
     by_run = None
     if len(paired.first) + len(paired.second) > 2:
         by_run = regrouped([math.fsum(run) for run in paired.first], [math.fsum(run) for run in paired.second])

@@ -5,7 +5,7 @@ Only the run folders are read. A metric gives the value of each problem in a run
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ class Measured:
 
     counts: Mapping[str, Counts]
     values: Values
+    clusters: Mapping[str, str]
+    """The family of each problem that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Paired:
     task: str
     metric: str
     problems: Sequence[str]
+    clusters: Sequence[Hashable] | None
+    """The family of each problem, where there are enough of them."""
     first: Sequence[Sequence[float]]
     second: Sequence[Sequence[float]]
     n_graded: int
@@ -61,11 +65,14 @@ def measure(run: RunView, tasks: Sequence[str], grader: str | None, metric: str 
     """By task, under a grader or the one on record: one metric, or all that the run's config has."""
     graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
     records = Records(run, graders)
-    return {task: _measured(run, task, graders[task], records, metric) for task in tasks}
+    clusters = run.clusters()
+    return {
+        task: _measured(run, _graded(run, task, graders[task], records), clusters.get(task, {}), metric)
+        for task in tasks
+    }
 
 
-def _measured(run: RunView, task: str, grader: str, records: Records, metric: str | None) -> Measured:
-    graded = _graded(run, task, grader, records)
+def _measured(run: RunView, graded: Sequence[Graded[Any]], clusters: Mapping[str, str], metric: str | None) -> Measured:
     values: dict[str, Mapping[str, float]] = {}
     for plugin in _metrics(run, metric):
         if isinstance(plugin, PerProblem):
@@ -77,7 +84,7 @@ def _measured(run: RunView, task: str, grader: str, records: Records, metric: st
         problem: Counts(len(found) - found.count("ungraded"), found.count("ungraded"))
         for problem, found in outcomes.items()
     }
-    return Measured(counts, values if metric is None else _only(metric, values))
+    return Measured(counts, values if metric is None else _only(metric, values), clusters)
 
 
 def _graded(run: RunView, task: str, grader: str, records: Records) -> list[Graded[Any]]:
@@ -155,6 +162,8 @@ def pairs(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> l
 
 
 def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[Measured]) -> Paired:
+    from harness.core.stats import usable  # numpy
+
     runs = [*first, *second]
     shared = sorted(set.intersection(*(set(run.values[metric]) for run in runs)))
     counts = [run.counts[problem] for run in runs for problem in shared]
@@ -162,6 +171,7 @@ def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[
         task=task,
         metric=metric,
         problems=shared,
+        clusters=usable([_cluster(runs, problem) for problem in shared]),
         first=[[run.values[metric][problem] for problem in shared] for run in first],
         second=[[run.values[metric][problem] for problem in shared] for run in second],
         n_graded=sum(c.n_graded for c in counts),
@@ -169,6 +179,12 @@ def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[
         n_unpaired=len(set.union(*(set(run.counts) for run in runs))) - len(shared),
         are_single=len(runs) == 2 and metric == RATE and all(c.n_graded == 1 for c in counts),
     )
+
+
+def _cluster(runs: Sequence[Measured], problem: str) -> str:
+    """The family of the problem, or one of its own."""
+    families = [f"of {run.clusters[problem]}" for run in runs if problem in run.clusters]
+    return families[0] if families else problem
 
 
 def _is_same(one: Paired, other: Paired) -> bool:
@@ -180,8 +196,14 @@ def _is_same(one: Paired, other: Paired) -> bool:
     )
 
 
+def _clusters(paired: Paired) -> Sequence[Hashable]:
+    return paired.clusters if paired.clusters is not None else paired.problems
+
+
 def pooled(name: str, tasks: Sequence[Paired]) -> Paired:
     """One metric over all problems of several tasks, each problem alike."""
+
+    from harness.core.stats import usable  # numpy
 
     def joined(sides: Iterable[Sequence[Sequence[float]]]) -> list[list[float]]:
         return [[value for run in runs for value in run] for runs in zip(*sides, strict=True)]
@@ -190,6 +212,7 @@ def pooled(name: str, tasks: Sequence[Paired]) -> Paired:
         task=name,
         metric=tasks[0].metric,
         problems=[f"{paired.task}/{problem}" for paired in tasks for problem in paired.problems],
+        clusters=usable([f"{paired.task}/{cluster}" for paired in tasks for cluster in _clusters(paired)]),
         first=joined(paired.first for paired in tasks),
         second=joined(paired.second for paired in tasks),
         n_graded=sum(paired.n_graded for paired in tasks),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.core.data import read_records
 from harness.core.fingerprints import read_digests
 from harness.core.protocols import Split, Task
-from harness.core.types import Card, DataFile, Erratum
+from harness.core.types import CLUSTER_TAG, Card, DataFile, Erratum
 from harness.graders._program_reference import HeldTests, ProgramReference, TestSource
 from harness.tasks._codeforces_exclusions import EXCLUSIONS, INTERACTIVE, SEVERAL
 from harness.tasks._dataset import FINGERPRINTS, Row, Source, content_id, splits
@@ -57,6 +57,8 @@ def rows(path: Path) -> Iterator[Row]:
             "contest": contest.group() if contest is not None else "",
             "tags": ", ".join(re.findall(r"'([^']*)'", _first(_TAGS, statement))),
         }
+        if contest is not None:
+            tags[CLUSTER_TAG] = contest.group()
         reference = ProgramReference(
             HeldTests(tests),
             coverage="samples",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.core.data import read_records
 from harness.core.errors import ConfigError, DataError
 from harness.core.protocols import Split, Task
-from harness.core.types import Card, DataFile, Erratum
+from harness.core.types import CLUSTER_TAG, Card, DataFile, Erratum
 from harness.graders._program_reference import ProgramReference
 from harness.tasks._dataset import Row, Source, splits
 from harness.tasks._livecodebench_tests import LineTests, problems_of
@@ -69,11 +69,13 @@ def mirrored_rows(release: str, v5: Path, v5_and_v6: Path) -> Iterator[Row]:
 
 def _row(record: Mapping[str, Any], tests: LineTests, has_private: bool) -> Row:
     function_name = json.loads(record["metadata"]).get("func_name")
+    date = datetime.fromisoformat(record["contest_date"]).date().isoformat()
     tags = {
         "title": record["question_title"],
         "platform": record["platform"],
         "difficulty": record["difficulty"],
-        "date": datetime.fromisoformat(record["contest_date"]).date().isoformat(),
+        "date": date,
+        CLUSTER_TAG: f"{record['platform']} {date}",  # one contest, as a rule
     }
     reference = ProgramReference(
         tests,

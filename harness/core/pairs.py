@@ -14,7 +14,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.core.stats import CHUNK_ELEMENTS, DRAWS, INTERVAL_SEED, LEVEL, Floats, Interval, bootstrap_interval
+from harness.core.stats import (
+    CHUNK_ELEMENTS,
+    DRAWS,
+    INTERVAL_SEED,
+    LEVEL,
+    Floats,
+    Interval,
+    bootstrap_interval,
+    by_cluster,
+)
 
 MOST_EXACT = 20
 """Differences other than 0 up to which all 2^m signs are tried: a million sums."""
@@ -36,12 +45,11 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None
     clusters at least.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    labels = list(clusters) if clusters is not None else list(range(numbers.size))
-    places = {label: place for place, label in enumerate(dict.fromkeys(labels))}
-    n_clusters = len(places)
+    labels: Sequence[Hashable] = clusters if clusters is not None else range(numbers.size)
+    n_clusters = len(set(labels))
     if n_clusters < 2 or len(labels) != numbers.size:
         raise ValueError(f"a standard error needs a cluster for each value, and two clusters; there are {n_clusters}")
-    sums = np.bincount([places[label] for label in labels], weights=numbers - numbers.mean())
+    (sums,), _ = by_cluster(numbers - numbers.mean(), labels)
     return math.sqrt(float(sums @ sums) * n_clusters / (n_clusters - 1)) / numbers.size
 
 
@@ -65,30 +73,44 @@ def difference_interval(differences: Sequence[float], seed: int = INTERVAL_SEED)
     return Interval(low, high, f"{LEVEL:.0%} bootstrap over {values.size} problems, {DRAWS} draws, seed {seed}")
 
 
-def crossed_interval(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> Interval:
+def crossed_interval(
+    first: ArrayLike,
+    second: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = INTERVAL_SEED,
+    draws: int = DRAWS,
+) -> Interval:
     """The 95% interval of the mean of `second` less that of `first`: bootstrap over the runs of each side and over the
-    problems.
+    problems, or over whole clusters of them.
 
     Both are [runs, problems] of values between 0 and 1. A draw has the same problems in all runs, and runs of either
-    side apart from each other. One run a side has the interval of its differences, `difference_interval`.
+    side apart from each other. One run a side, without clusters, has the interval of its differences,
+    `difference_interval`.
     """
     one, two = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
     differences = two.mean(axis=0) - one.mean(axis=0)
-    n_problems = differences.size
     are_equal = max(np.ptp(one, axis=0).max(initial=0), np.ptp(two, axis=0).max(initial=0)) <= 1e-9
-    if len(one) == len(two) == 1 or n_problems < 2 or (are_equal and np.ptp(differences) <= 1e-9):
+    is_plain = len(one) == len(two) == 1 and clusters is None
+    if is_plain or differences.size < 2 or (are_equal and np.ptp(differences) <= 1e-9):
         return difference_interval(differences.tolist(), seed)
+    ours, sizes = by_cluster(one, clusters if clusters is not None else range(differences.size))
+    theirs, _ = by_cluster(two, clusters if clusters is not None else range(differences.size))
     generator = np.random.default_rng(seed)
-    rows_at_once = max(1, CHUNK_ELEMENTS // n_problems)
+    rows_at_once = max(1, CHUNK_ELEMENTS // sizes.size)
     means = []
     for done in range(0, draws, rows_at_once):
         rows = min(rows_at_once, draws - done)
-        drawn = _runs_drawn(two, generator, rows) - _runs_drawn(one, generator, rows)
-        times = generator.multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=rows)
-        means.append((drawn * times).sum(axis=1) / n_problems)
+        drawn = _runs_drawn(theirs, generator, rows) - _runs_drawn(ours, generator, rows)
+        times = generator.multinomial(sizes.size, np.full(sizes.size, 1 / sizes.size), size=rows)
+        means.append((drawn * times).sum(axis=1) / (times @ sizes))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    how = f"{LEVEL:.0%} bootstrap over {len(one)} and {len(two)} runs and {n_problems} problems"
-    return Interval(float(low), float(high), f"{how}, {draws} draws, seed {seed}")
+    over = [f"{len(one)} and {len(two)} runs"] if len(one) + len(two) > 2 else []
+    over += [
+        f"{sizes.size} clusters of {differences.size} problems" if clusters is not None else f"{sizes.size} problems"
+    ]
+    return Interval(
+        float(low), float(high), f"{LEVEL:.0%} bootstrap over {' and '.join(over)}, {draws} draws, seed {seed}"
+    )
 
 
 def _runs_drawn(side: Floats, generator: np.random.Generator, rows: int) -> Floats:

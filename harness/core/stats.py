@@ -6,7 +6,7 @@ Only numpy at the top, so import this module where it is used, not where a comma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -21,6 +21,8 @@ INTERVAL_SEED = 0
 """The seed of every interval in this project. It is no setting: the same verdicts give the same interval."""
 LEVEL = 0.95
 DRAWS = 10_000
+FEWEST_CLUSTERS = 20
+"""With fewer an interval over clusters is too narrow; then problems count one by one."""
 CHUNK_ELEMENTS = 2**20
 """Resampled values held at once: 4 MB of indices and 8 MB of values."""
 
@@ -137,15 +139,16 @@ def hierarchical_interval(
 
 
 def ratio_interval(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
+    numerators: ArrayLike,
+    denominators: ArrayLike,
     seed: int = INTERVAL_SEED,
     level: float = LEVEL,
     draws: int = DRAWS,
 ) -> tuple[float, float]:
     """Percentile bootstrap over problems of sum / sum. A draw whose denominators are all 0 counts as infinite, so
     the upper end is infinite where more than (1 - level) / 2 of the draws are."""
-    pairs = np.asarray(sorted(zip(numerators, denominators, strict=True)), dtype=np.float64)
+    pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=1)
+    pairs = pairs[np.lexsort(pairs.T[::-1])]  # the same for any order
     if pairs.size == 0 or not np.all(np.isfinite(pairs)) or np.any(pairs < 0) or not np.any(pairs[:, 1]):
         raise ValueError("a ratio needs finite values of at least 0, and a denominator above 0")
     generator = np.random.default_rng(seed)
@@ -179,8 +182,20 @@ def wilson_interval(successes: float, n: int, level: float = LEVEL) -> tuple[flo
     return centre - half, (1.0 if successes == n else centre + half)
 
 
-def mean_interval(per_problem_values: Sequence[float], seed: int = INTERVAL_SEED, upper: float = 1.0) -> Interval:
+def usable(clusters: Sequence[Hashable]) -> Sequence[Hashable] | None:
+    """The clusters, when there are enough of them, and fewer than problems."""
+    return clusters if FEWEST_CLUSTERS <= len(set(clusters)) < len(clusters) else None
+
+
+def mean_interval(
+    per_problem_values: Sequence[float],
+    seed: int = INTERVAL_SEED,
+    upper: float = 1.0,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
     """The 95% interval of a mean over problems, of a quantity that lies between 0 and `upper`.
+
+    With a cluster for each problem the bootstrap draws whole clusters; see `usable`.
 
     Bootstrap over problems. Where all problems have one value the bootstrap says nothing (all right, all wrong: it
     would claim certainty), so there it is the Wilson interval of value / upper over the problems, which is that of
@@ -193,8 +208,23 @@ def mean_interval(per_problem_values: Sequence[float], seed: int = INTERVAL_SEED
     if spread <= 1e-9 * upper:
         low, high = wilson_interval(math.fsum(per_problem_values) / upper, n_problems)
         return Interval(low * upper, high * upper, f"{LEVEL:.0%} Wilson over {n_problems} problems, all of one value")
-    low, high = bootstrap_interval(per_problem_values, seed)
-    return Interval(low, high, f"{LEVEL:.0%} bootstrap over {n_problems} problems, {DRAWS} draws, seed {seed}")
+    if clusters is not None and usable(clusters) is not None:
+        sums, sizes = by_cluster(per_problem_values, clusters)
+        low, high = ratio_interval(sums[0], sizes, seed)
+        over = f"{sizes.size} clusters of {n_problems} problems"
+    else:
+        low, high = bootstrap_interval(per_problem_values, seed)
+        over = f"{n_problems} problems"
+    return Interval(low, high, f"{LEVEL:.0%} bootstrap over {over}, {DRAWS} draws, seed {seed}")
+
+
+def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:
+    """The sums over each cluster of [problems] or [runs, problems], as [runs, clusters], and the clusters' sizes."""
+    places = {label: place for place, label in enumerate(dict.fromkeys(clusters))}
+    place_of = [places[label] for label in clusters]
+    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    sums = np.array([np.bincount(place_of, weights=row) for row in rows])
+    return sums, np.bincount(place_of).astype(np.float64)
 
 
 def rate_interval(right: Sequence[int], n_samples: Sequence[int], seed: int = INTERVAL_SEED) -> Interval:

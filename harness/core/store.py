@@ -8,6 +8,7 @@
     rollouts.jsonl      what was sampled to learn from, where it is to be kept (training)
     warnings.jsonl      what its figures said was going wrong (training)
     metrics.json        the estimates
+    clusters.json       the family of each problem, where a task's problems come in families
     checkpoints/        policies in Hugging Face form, with the training state (training)
     evals/              held-out evaluations, each a run folder of its own (training)
     log.txt             what happened when
@@ -112,6 +113,10 @@ class RunStore:
     def view(self) -> RunView:
         return RunView(self.folder, self.record)
 
+    def write_clusters(self, clusters: Mapping[str, Mapping[str, str]]) -> None:
+        """The family of each problem of each task."""
+        write_whole(self.folder / "clusters.json", json.dumps(clusters, indent=1) + "\n")
+
     # --- the end
 
     def write_metrics(self, estimates: Mapping[str, Sequence[Estimate]]) -> None:
@@ -200,6 +205,17 @@ class RunView:
     def warnings(self) -> list[dict[str, Any]]:
         """What the run was warned of: step, name and text."""
         return list(read_lines(self.folder / "warnings.jsonl"))
+
+    def clusters(self) -> dict[str, dict[str, str]]:
+        """The family of each problem by task; empty where no task has any."""
+        path = self.folder / "clusters.json"
+        try:
+            found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} can't be read: {error}; run the evaluation again to write it") from None
 
     def estimates(self) -> dict[str, list[Estimate]]:
         """Estimates by task; empty while the run has not come that far."""

@@ -13,6 +13,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 R = TypeVar("R")
 
+CLUSTER_TAG = "cluster"
+"""The tag of a problem that comes in a family, such as a contest or a passage: problems of one family are alike, and
+no interval treats them as drawn one by one."""
+
 Outcome = Literal["correct", "incorrect", "ungraded"]
 Status = Literal["running", "done", "failed", "interrupted"]
 FinishReason = Literal["stop", "length", "failed"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.errors import UsageError
-from harness.core.types import Estimate, Graded
+from harness.core.types import CLUSTER_TAG, Estimate, Graded
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,8 @@ def mean_estimate(means: Means, everything: Sequence[ProblemSamples]) -> Estimat
     # Imported here: statistics bring numpy, and listing metrics must stay quick.
     from harness.core.stats import mean_interval
 
-    interval = mean_interval(means.values, upper=means.upper)
+    clusters = [_cluster(problem) for problem in means.used]
+    interval = mean_interval(means.values, upper=means.upper, clusters=clusters)
     return Estimate(
         name=means.name,
         value=math.fsum(means.values) / len(means.values),
@@ -161,6 +162,12 @@ def mean_estimate(means: Means, everything: Sequence[ProblemSamples]) -> Estimat
         n_ungraded=sum(problem.n_ungraded for problem in everything),
         method="; ".join([interval.method, *means.notes]),
     )
+
+
+def _cluster(problem: ProblemSamples) -> tuple[bool, str]:
+    """The family of the problem, or itself."""
+    family = problem.graded[0].problem.tags.get(CLUSTER_TAG)
+    return family is not None, family if family is not None else problem.problem_id
 
 
 def rate(name: str, problems: Sequence[ProblemSamples], holds: Callable[[Graded[Any]], bool]) -> list[Means]:

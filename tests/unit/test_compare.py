@@ -239,6 +239,29 @@ def test_a_verdict_without_its_completion_is_refused(tmp_path):
         compare(one, two)
 
 
+def test_problems_of_one_family_count_as_one(tmp_path):
+    """Thirty contests of three problems each, all three alike: as if each contest were one problem."""
+    rng = np.random.default_rng(5)
+    right = {"one": rng.integers(0, 5, size=30), "two": rng.integers(0, 5, size=30)}
+    folders = [
+        run_of(tmp_path / side, {"sums": {f"{i}{part}": marks_of(c) for i, c in enumerate(counts) for part in "abc"}})
+        for side, counts in right.items()
+    ]
+    single = row(compare(*folders))
+    for folder in folders:
+        families = {f"{i}{part}": str(i) for i in range(30) for part in "abc"}
+        (folder / "clusters.json").write_text(json.dumps({"sums": families}))
+    found = row(compare(*folders))
+    differences = (right["two"] - right["one"]) / 4
+    assert found["difference"].value == single["difference"].value == pytest.approx(differences.mean())
+    assert found["p"] == sign_flip(differences).p
+    assert found["detectable"] == pytest.approx(2.8016 * scipy.stats.sem(differences), rel=1e-4)
+    assert found["difference"].method.startswith("95% bootstrap over 30 clusters of 90 problems")
+    # Three copies bring no precision: sqrt(3) times as wide as if they were drawn one by one.
+    width, narrow = (e.high - e.low for e in (found["difference"], single["difference"]))
+    assert width / narrow == pytest.approx(3**0.5, rel=0.1)
+
+
 # --- several runs a side ----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import DiskError, RunFolderError
-from harness.core.journal import Journal, disk_error, read_lines, write_whole
+from harness.core.journal import Journal, disk_error, read_line_at, read_lines, write_whole
 
 ROWS = [{"number": 0, "text": "zero"}, {"number": 1, "text": "one"}]
 
@@ -54,6 +54,19 @@ def test_a_row_is_on_the_disk_before_the_journal_is_closed(path):
     journal.append(ROWS[0])
     assert rows_of(path) == ROWS[:1]
     journal.close()
+
+
+def test_a_line_is_found_again_where_it_was_put(path):
+    append(path, *ROWS)
+    with path.open("ab") as file:
+        file.write(b"torn")
+    journal = Journal(path)
+    texts = ["", "\u00e9\n" * 40, "half \ud800"]
+    places = [journal.append({"text": text}) for text in texts]
+    assert [read_line_at(path, place)["text"] for place in places] == texts
+    journal.close()
+    with pytest.raises(RunFolderError, match="altered while it was in use"):
+        read_line_at(path, places[1] + 1)
 
 
 @pytest.mark.parametrize("n_bytes_lost", range(1, 26))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from harness.core import config
 from harness.core.errors import ConfigError, PluginError, UsageError
-from harness.core.stats import hierarchical_interval
+from harness.core.protocols import PerProblem
+from harness.core.stats import hierarchical_interval, mean_interval
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.evaluate import EvalConfig
 
@@ -136,6 +137,43 @@ def test_the_families():
 def test_the_family_ends_at_the_smallest_count_of_graded_samples():
     graded = graded_of("a.b.a.bb", "a..????.", "????????")
     assert list(estimates("pass_at_k", graded)) == ["pass@1", "pass@2", "pass@4"]
+
+
+def test_every_k_may_be_asked_for():
+    graded = graded_of("a..b.", ".....b", "????")
+    found = estimates("pass_at_k", graded, every_k=True)
+    assert list(found) == [f"pass@{k}" for k in range(1, 6)]
+    for k in range(1, 6):
+        assert found[f"pass@{k}"] == estimates("pass_at_k", graded, ks=[k])[f"pass@{k}"]
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        estimates("pass_at_k", graded, ks=[1], every_k=True)
+
+
+PER_PROBLEM = ["avg_at_k", "pass_at_k", "pass_hat_k", "g_pass_at_k", "maj_at_k", "tokens", "truncated"]
+
+
+@pytest.mark.parametrize("metric", PER_PROBLEM)
+def test_an_estimate_is_the_mean_of_what_is_told_problem_by_problem(metric):
+    graded = graded_of("!X-!", "!!!?", "XXX-", "??", named="!!!!!")
+    plugin = config.parse_plugin("metrics", metric).build("metrics")
+    assert isinstance(plugin, PerProblem)
+    means = {name: (sum(of.values()) / len(of), len(of)) for name, of in plugin.per_problem(graded).items()}
+    found = {e.name: (pytest.approx(e.value), e.n_problems) for e in plugin.estimate(graded) if "right" not in e.name}
+    assert means == found and found
+    assert "p3" not in {problem for of in plugin.per_problem(graded).values() for problem in of}
+
+
+def test_problems_of_one_family_are_drawn_together():
+    marks = ["aa", "..", "a."] * 8
+    graded = [
+        replace(item, problem=replace(item.problem, tags={"cluster": f"c{int(item.problem.id[1:]) // 2}"}))
+        for item in graded_of(*(marks[i // 2] for i in range(48)))
+    ]
+    values = [{"aa": 1.0, "..": 0.0, "a.": 0.5}[marks[i // 2]] for i in range(48)]
+    expected = mean_interval(values, clusters=[i // 2 for i in range(48)])
+    found = estimates("avg_at_k", graded)["avg@2"]
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert found.method == "95% bootstrap over 24 clusters of 48 problems, 10000 draws, seed 0"
 
 
 def test_asked_ks_come_once_and_in_order():
@@ -285,6 +323,20 @@ def test_tokens_of_graded_samples_and_of_right_answers():
 def test_tokens_of_right_answers_need_right_answers():
     assert list(estimates("tokens", graded_of("..", ".."))) == ["tokens"]
     assert list(estimates("tokens", graded_of("a", *["."] * 29))) == ["tokens"]
+
+
+def test_engine_seconds_of_right_answers():
+    graded = [
+        replace(item, completion=replace(item.completion, engine_s=0.5 if item.completion.text == "a" else 2.0))
+        for item in graded_of("a.", "aa?", "a...", "????")
+    ]
+    found = estimates("engine_time", graded)["engine seconds per right answer"]
+    assert found.value == pytest.approx((2.5 + 1.0 + 6.5) / 4)
+    assert (found.n_completions, found.n_ungraded) == (8, 5)
+    assert found.low == pytest.approx(0.5, abs=0.01) and found.high > found.value
+    untimed = replace(graded[0], completion=replace(graded[0].completion, engine_s=None))
+    assert estimates("engine_time", [untimed, *graded[1:]]) == {}
+    assert estimates("engine_time", graded_of("..", "..")) == {}
 
 
 def test_a_k_above_n_is_refused_before_anything_is_generated():

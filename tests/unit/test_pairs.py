@@ -139,6 +139,28 @@ def test_one_run_a_side_is_the_paired_bootstrap():
     assert crossed_interval([[0.5], [0.25]], [[1.0]]).low == -1.0
 
 
+def test_clusters_are_drawn_whole():
+    rng = np.random.default_rng(12)
+    sizes = rng.integers(1, 5, size=30)
+    clusters = np.repeat(np.arange(30), sizes).tolist()
+    values = np.repeat(rng.random(30), sizes)
+    found = crossed_interval(np.zeros(values.size), values, clusters)
+    plain = []
+    for _ in range(10_000):
+        chosen = rng.integers(30, size=30)
+        plain.append(np.concatenate([values[np.equal(clusters, cluster)] for cluster in chosen]).mean())
+    spread = np.std(plain)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=0.15 * spread)
+    assert "over 30 clusters of" in found.method
+    # Problems of one cluster are alike here, so that they are worth little more than one.
+    single = difference_interval(values.tolist())
+    assert found.high - found.low > 1.3 * (single.high - single.low)
+    assert standard_error(values, clusters) == pytest.approx(spread, rel=0.1)
+    both = crossed_interval(np.zeros((2, values.size)), [values, values], clusters)
+    assert (both.low, both.high) == pytest.approx((found.low, found.high), abs=0.15 * spread)
+    assert both.method.startswith("95% bootstrap over 2 and 2 runs and 30 clusters of")
+
+
 def test_runs_dealt_out_anew_agree_with_scipy():
     rng = np.random.default_rng(6)
     for _ in range(4):

@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core.seeds import derive
+from harness.core.seeds import derive, derive_each
 
 paths = st.lists(st.integers(0, 5) | st.sampled_from(["eval", "train", "1", "str:1", ""]), max_size=4)
 
@@ -21,6 +21,11 @@ def test_a_seed_does_not_depend_on_the_process():
     program = "from harness.core.seeds import derive; print(derive(3, 'train', 5))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) == derive(3, "train", 5)
+
+
+@given(st.integers(), paths)
+def test_seeds_of_one_stream_are_those_of_its_numbers(root, path):
+    assert list(derive_each(root, *path, n=12)) == [derive(root, *path, i) for i in range(12)]
 
 
 @given(st.integers(), paths)

@@ -91,6 +91,17 @@ def test_a_wider_level_is_wider():
     assert inner[1] - inner[0] == pytest.approx(1.349 * RATES.std() / math.sqrt(RATES.size), rel=0.05)
 
 
+def test_equal_values_are_drawn_together():
+    """Few values: the number of each is multinomial, as if problems were drawn one by one."""
+    values = np.repeat([0.0, 0.25, 1.0], [70, 20, 30])
+    low, high = bootstrap_interval(values, seed=3)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.15 * scipy.stats.sem(values))
+    assert bootstrap_interval(values[::-1], seed=3) == (low, high)
+
+
 def test_the_bootstrap_depends_on_seed_alone(monkeypatch):
     once = bootstrap_interval(RATES, seed=3)
     assert bootstrap_interval(RATES[::-1], seed=3) == once
@@ -172,6 +183,20 @@ def test_a_mean_of_what_is_out_of_range_is_refused(values):
         mean_interval(values)
 
 
+def test_clusters_are_drawn_whole_where_there_are_enough():
+    rates = np.repeat(np.random.default_rng(2).random(25), 4)
+    clusters = np.repeat(np.arange(25), 4).tolist()
+    found = mean_interval(rates, clusters=clusters)
+    # All of a cluster are alike, so they are as one: the bootstrap of the clusters.
+    once = bootstrap_interval(rates[::4], seed=1)
+    assert (found.low, found.high) == pytest.approx(once, abs=0.15 * scipy.stats.sem(rates[::4]))
+    assert found.method == "95% bootstrap over 25 clusters of 100 problems, 10000 draws, seed 0"
+    order = np.random.default_rng(3).permutation(100)
+    assert mean_interval(rates[order], clusters=[clusters[i] for i in order]) == found
+    for others in (list(range(100)), [c % 19 for c in clusters]):
+        assert mean_interval(rates, clusters=others) == mean_interval(rates)
+
+
 # --- all right, and most right ----------------------------------------------------------------------------------
 
 
@@ -233,6 +258,18 @@ def test_seeds_are_a_level_of_their_own():
             samples = np.arange(n[s, i]) < right[s, i]
             cells.append(rng.choice(samples, size=n[s, i]).mean())
         plain.append(np.mean(cells))
+    assert scipy.stats.ks_2samp(plain, hierarchical_means(right, n, seed=3, draws=20_000)).pvalue > 1e-3
+
+
+def test_cells_with_the_same_counts_are_drawn_together_whatever_their_seed():
+    """Against draws without any grouping, of many problems with few different counts."""
+    rng = np.random.default_rng(8)
+    right, n = rng.integers(0, 3, size=(3, 40)), rng.integers(2, 4, size=(3, 40))
+    plain = []
+    for _ in range(20_000):
+        seeds, problems = rng.integers(3, size=3), rng.integers(40, size=40)
+        cells = np.ix_(seeds, problems)
+        plain.append((rng.binomial(n[cells], right[cells] / n[cells]) / n[cells]).mean())
     assert scipy.stats.ks_2samp(plain, hierarchical_means(right, n, seed=3, draws=20_000)).pvalue > 1e-3
 
 

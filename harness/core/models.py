@@ -92,6 +92,7 @@ def context_of(source: ModelSource) -> int | None:
 def load_module(source: ModelSource) -> Any:
     """The model in evaluation mode, on its device."""
     import torch
+    from safetensors import SafetensorError
 
     dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype, None)
     if dtype is None or not (dtype == "auto" or isinstance(dtype, torch.dtype)):
@@ -101,7 +102,7 @@ def load_module(source: ModelSource) -> Any:
         dtype = torch.float32  # half precision is slower on most processors, and less exact
     try:
         return _read_or_draw(source, dtype).to(device).eval()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model {source.path} can't be loaded: {_first_line(error)}") from None
 
 

@@ -22,7 +22,7 @@ from wide_heads import write_wide_model
 
 from harness.cli import main
 from harness.core.config import parse_plugin
-from harness.core.errors import EngineError, ModelError
+from harness.core.errors import ModelError
 from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.engines._sampling import draw, keep_likely, uniforms
@@ -214,9 +214,9 @@ def test_weights_given_in_training_are_sampled_from(hf: Any) -> None:
 
 def test_beyond_the_context_is_refused(hf: Any) -> None:
     long = requests(1, max_tokens=60)
-    with pytest.raises(EngineError, match="context of 64"):
+    with pytest.raises(ModelError, match="context of 64"):
         list(hf.generate(long))
-    with pytest.raises(EngineError, match="the prompt of 'p0' has 9 tokens"):
+    with pytest.raises(ModelError, match="the prompt of 'p0' has 9 tokens"):
         next(hf.generate([*requests(1), *long]))  # before anything is generated
 
 

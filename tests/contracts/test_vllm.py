@@ -12,7 +12,7 @@ from vllm_parts import PROMPTS, TOLERANCE, assert_forced, opened, requests
 from wide_heads import write_wide_model
 
 from harness.core.config import parse_plugin
-from harness.core.errors import EngineError
+from harness.core.errors import ModelError
 from harness.core.models import load_module
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource
@@ -83,7 +83,7 @@ def test_prompts_are_rendered_by_our_template_without_a_second_beginning(engine:
 
 
 def test_beyond_the_context_is_refused(engine: Any) -> None:
-    with pytest.raises(EngineError, match="context of 64"):
+    with pytest.raises(ModelError, match="context of 64"):
         next(engine.generate([*requests(1), *requests(1, max_tokens=60)]))
     assert len(list(engine.generate(requests(1)))) == 2  # and nothing of it is left behind
 

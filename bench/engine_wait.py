@@ -1,0 +1,91 @@
+"""How long an engine waits for grading and writing: the share of its time, by task.
+
+    HARNESS_DATA_DIR=... python bench/engine_wait.py math500 humaneval_plus [--per-s 10] [--n 2] [--limit 64]
+    HARNESS_DATA_DIR=... python bench/engine_wait.py math500 --model countdown-tiny --limit 64
+
+An engine that gives `per_s` completions a second and leaves the processor alone meanwhile, as one on a GPU does,
+answers with replies whose verdict is known (`harness validate`'s); grading and writing are those of `harness eval`.
+`waited` is the share of the time between the first request and the last answer in which the engine was not at work;
+`stretched` also counts what other threads cost it while it was. With a model, the engine is hf on this processor, its
+context stretched so that the prompts fit, and the graders share its cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.core import config as configs
+from harness.core.models import BUNDLED
+from harness.core.progress import Progress
+from harness.core.types import Completion, Request, Tokens
+from harness.evaluate import EvalConfig, evaluate, evaluate_open_engine
+
+
+class Paced:
+    """Answers at a fixed rate, as if a GPU did the work."""
+
+    def __init__(self, task: Any, per_s: float) -> None:
+        self._task, self._every_s = task, 1 / per_s
+        self._texts: dict[str, list[str]] = {}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        asked = list(requests)
+        for request in asked:
+            time.sleep(self._every_s)
+            texts = self._texts[request.problem_id]
+            text = texts[request.index % len(texts)]
+            yield Completion(request.problem_id, request.index, request.seed, text, "stop", Tokens(100, 800))
+
+    def learn(self, split: str) -> None:
+        for problem in self._task.problems(split, 0):
+            self._texts[problem.id] = [*(s.text for s in self._task.specimens(problem)), "no"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+")
+    parser.add_argument("--per-s", type=float, default=10.0)
+    parser.add_argument("--n", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--model")
+    options = parser.parse_args()
+    for task in options.tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(task, options, Path(folder))
+
+
+def _measure(task: str, options: argparse.Namespace, folder: Path) -> None:
+    tree = {"model": {"path": "countdown-tiny"}, "tasks": [task], "n": options.n, "limit": options.limit, "metrics": []}
+    if options.model is not None:
+        model = _stretched(options.model, folder / "model")
+        config = configs.parse(EvalConfig, {**tree, "model": {"path": str(model)}, "sampling": {"max_tokens": 64}})
+        evaluate(config, folder / "run", Progress(quiet=True))
+    else:
+        config = configs.parse(EvalConfig, {**tree, "engine": "scripted"})
+        built = config.tasks[0].build("tasks")
+        engine = Paced(built, options.per_s)
+        engine.learn(config.split)
+        evaluate_open_engine(config, "countdown-tiny", {task: built}, engine, folder / "run", Progress(quiet=True))
+    print(next(line for line in (folder / "run" / "log.txt").read_text().splitlines() if "the engine waited" in line))
+    if options.model is None:
+        rows = [json.loads(line) for line in (folder / "run" / "completions.jsonl").read_text().splitlines()]
+        took_s, ideal_s = sum(row["engine_s"] for row in rows), len(rows) / options.per_s
+        print(f"{task}: stretched by {100 * (took_s / ideal_s - 1):.2f} %")
+
+
+def _stretched(model: str, folder: Path) -> Path:
+    shutil.copytree(BUNDLED / model if (BUNDLED / model).exists() else model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    return folder
+
+
+if __name__ == "__main__":
+    main()

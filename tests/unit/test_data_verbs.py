@@ -289,4 +289,4 @@ def test_rows_as_on_record_are_not_doubted_and_rows_never_seen_are():
 
 def test_a_task_without_files_has_no_facts_of_files():
     task = configs.parse_plugin("tasks", {"id": "countdown"}).build("tasks")
-    assert "files" not in task_facts(task, "test", is_strict=True, warn=print)
+    assert "files" not in task_facts(task, "test", grader="countdown", is_strict=True, warn=print)

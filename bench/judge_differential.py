@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
-import copy
 import gzip
+import itertools
 import json
 import random
 import sys
@@ -54,7 +54,35 @@ RETURNS = {
     "a bool for None": "v is not None",
     "of a subclass": "type('T', (type(v),), {})(v) if type(v) in (int, float, str, list) else v",
     "numpy's": "__import__('numpy').array(v) if type(v) in (int, float, list) else v",
+    "a little more": "v + 1e-5 if type(v) is float else v",
+    "always equal": "type('E', (), {'__eq__': lambda *_: True, '__ne__': lambda *_: False})()",
+    "a generator": "(x for x in v) if type(v) is list else v",
+    "an ordered dict": "__import__('collections').OrderedDict(v) if type(v) is dict else v",
+    "frozen": "frozenset(v) if type(v) is set else v",
+    "a Decimal": "__import__('decimal').Decimal(v) if type(v) in (int, float) else v",
+    "a Fraction": "__import__('fractions').Fraction(v) if type(v) is int or v == 0.5 else v",
+    "complex": "complex(v) if type(v) in (int, float) else v",
+    "a deque": "__import__('collections').deque(v) if type(v) is list else v",
+    "tuples inside": "[tuple(x) if type(x) is list else x for x in v] if type(v) is list else v",
+    "an exit": "__import__('os')._exit(0)",
 }
+# What a reference returns, for every form of it.
+VALUES = (
+    *(
+        "[3, 1]",
+        "[7]",
+        "(3, 1)",
+        "[(1, 2), (3, 4)]",
+        "[[1], [2]]",
+        "[]",
+        "7",
+        "10**30",
+        "0.5",
+        "[0.5, 1.5]",
+        "(0.5, 2.5)",
+    ),
+    *("{'a': 0.5}", "{'a': [1, 2]}", "{1, 2}", "True", "None", "'ab'", "float('inf')", "float('nan')"),
+)
 
 
 def changed(source: str, n: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -135,6 +163,28 @@ def evalplus_cases(data: Path, n: int) -> Iterator[Case]:
                 hows = random.Random(number).sample(list(RETURNS), n)
                 for how in hows:
                     yield row["task_id"], how, reference, returning(source, row["entry_point"], how)
+
+
+def forms_cases() -> Iterator[Case]:
+    """Every value in every form, under both data sets' rules and two tolerances."""
+    for dataset, tolerance, value in itertools.product(("humaneval", "mbpp"), (0.0, 1e-4), VALUES):
+        source = f"def f(x):\n    return {value}\n"
+        reference = EvalPlusReference("f", "", source, [[1], [2]], [[3]], tolerance, dataset)  # type: ignore[arg-type]
+        for how in RETURNS:
+            yield f"{dataset} {tolerance:g} {value}", how, reference, returning(source, "f", how)
+
+
+def lcb_forms_cases() -> Iterator[Case]:
+    """The same of values that JSON has."""
+    for value in VALUES:
+        try:
+            wanted = json.dumps(ast.literal_eval(value))
+        except (ValueError, TypeError):
+            continue
+        reference = ProgramReference(HeldTests((ProgramTest("1", wanted, "sample"),)), "samples", "f")
+        for how in RETURNS:
+            source = f"class Solution:\n    def f(self, x):\n        return {json.loads(wanted)!r}\n"
+            yield f"lcb {value}", how, reference, _method_returning(source, "f", how)
 
 
 def _reference(dataset: Any, row: dict[str, Any]) -> EvalPlusReference:
@@ -263,23 +313,24 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--lcb", type=Path, help="a checkout of LiveCodeBench")
     parser.add_argument("--mutants", type=int, default=2, help="of each kind, of each solution")
+    parser.add_argument("--forms", action="store_true", help="values in every form, instead of changed solutions")
     parser.add_argument("--every", type=int, default=1, help="take every n-th program only")
     parser.add_argument("--out", type=Path, default=Path("disagreements.jsonl"))
     options = parser.parse_args()
     strict = CodeGrader(CodeGrader.Config(n_workers=1))
     if options.peer == "evalplus":
-        cases = list(evalplus_cases(options.data, options.mutants))
+        cases = list(forms_cases() if options.forms else evalplus_cases(options.data, options.mutants))
         judges = {"code": lambda case: ours(strict, case), "evalplus": evalplus_says}
     else:
         sys.path.insert(0, str(options.lcb))
         official = LcbOfficialGrader(LcbOfficialGrader.Config(n_workers=1))
-        cases = list(lcb_cases(options.data, options.mutants))
+        cases = list(lcb_forms_cases() if options.forms else lcb_cases(options.data, options.mutants))
         judges = {
             "code": lambda case: ours(strict, case),
             "lcb_official": lambda case: ours(official, case),
             "lcb_runner": lcb_says,
         }
-    compare(copy.copy(cases[:: options.every]), judges, options.out)
+    compare(cases[:: options.every], judges, options.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Our judges of programs beside those they stand in for, on programs made from known solutions; every disagreement.
 
-    python bench/judge_differential.py evalplus DATA_DIR --mutants 2 --out disagreements.jsonl
-    python bench/judge_differential.py lcb DATA_DIR --lcb CHECKOUT --mutants 3 --out disagreements.jsonl
+    python bench/judge_differential.py evalplus DATA_DIR --forms
+    python bench/judge_differential.py evalplus DATA_DIR --mutants 1 --every 5
+    python bench/judge_differential.py lcb DATA_DIR --lcb CHECKOUT --mutants 1 --every 2
 
 `evalplus` takes the reference solutions of HumanEval+ and MBPP+, and needs that package. `lcb` takes accepted programs
 that read stdin, and LeetCode's solutions, and needs a checkout of LiveCodeBench. Both run programs by nothing but their
@@ -278,8 +279,12 @@ def lcb_says(case: Case) -> str:
     given: dict[str, Any] = {"inputs": [t.input for t in tests], "outputs": [t.output for t in tests]}
     if reference.function_name is not None:
         given["fn_name"] = reference.function_name
-    results, metadata = check_correctness({"input_output": json.dumps(given)}, source, timeout=6, debug=False)
-    if all(result is True or result == 1 for result in results) and results:
+    try:
+        results, metadata = check_correctness({"input_output": json.dumps(given)}, source, timeout=6, debug=False)
+    except IndexError:
+        return "it raised, as the program ended the process that was to report"
+    plain = [result.item(0) if getattr(result, "size", 0) else result for result in results]  # as it is read there
+    if plain and all(type(result) in (bool, int) and result > 0 for result in plain):
         return "AC"
     return f"{results[-1]}: {str(metadata)[:300]}"
 

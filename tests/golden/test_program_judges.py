@@ -25,6 +25,8 @@ EVALPLUS = {
     **{f"agreed {n}": (expected, got, right, right) for n, (expected, got, right) in enumerate(AGREED)},
     "always equal": ("[3, 1]", "type('E', (), {'__eq__': lambda *_: True})()", False, True),  # forged
     "another number type": ("0.5", "__import__('fractions').Fraction(1, 2)", False, True),  # no plain data
+    "an array of one": ("[7]", "__import__('numpy').array([7])", False, True),  # no plain data
+    "another shape": ("[7]", "[[7]]", False, True),  # numpy's broadcasting, where the task has a tolerance
     "nan": ("float('nan')", "float('nan')", True, False),  # not even the reference passes there
 }
 
@@ -33,30 +35,27 @@ def reply(source):
     return Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
 
 
-def evalplus_problem(expected):
-    inputs = ([[1]], [[2]])
-    return Problem(
-        "p",
-        "humaneval",
-        (),
-        EvalPlusReference("f", "def f(x):\n", f"    return {expected}\n", *inputs, 0.0, "humaneval"),
-    )
+def evalplus_problem(name):
+    source = f"    return {EVALPLUS[name][0]}\n"
+    tolerance = 1e-4 if name == "another shape" else 0.0
+    reference = EvalPlusReference("f", "def f(x):\n", source, [[1]], [[2]], tolerance, "humaneval")
+    return Problem("p", "humaneval", (), reference)
 
 
 @pytest.mark.parametrize("name", EVALPLUS)
 def test_ours_beside_evalplus(name):
-    expected, got, ours, _ = EVALPLUS[name]
+    _, got, ours, _ = EVALPLUS[name]
     grader = CodeGrader(CodeGrader.Config())
-    verdict = grader.grade(evalplus_problem(expected), reply(f"def f(x):\n    return {got}"))
+    verdict = grader.grade(evalplus_problem(name), reply(f"def f(x):\n    return {got}"))
     assert (verdict.outcome == "correct") == ours
 
 
 @pytest.mark.parametrize("name", EVALPLUS)
 def test_evalplus_itself(name):
     pytest.importorskip("evalplus", reason="the extra `code` is not installed")
-    expected, got, _, theirs = EVALPLUS[name]
+    _, got, _, theirs = EVALPLUS[name]
     grader = LegacyEvalPlusGrader(LegacyEvalPlusGrader.Config(runs_untrusted_programs=True))
-    verdict = grader.grade(evalplus_problem(expected), reply(f"def f(x):\n    return {got}"))
+    verdict = grader.grade(evalplus_problem(name), reply(f"def f(x):\n    return {got}"))
     assert (verdict.outcome == "correct") == theirs
 
 

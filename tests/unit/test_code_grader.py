@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from harness.core import config, discovery
 from harness.core.errors import ConfigError, DataError, SandboxError
-from harness.core.types import Completion, Problem, Program, Tokens
+from harness.core.types import Completion, Execution, Problem, Program, Tokens
 from harness.graders import _evalplus_judge, _plain_values
 from harness.graders._evalplus_rules import is_right
+from harness.graders._judging import Allowance, ScriptTest, judge_script
 from harness.graders._output_rules import floats_close, is_expected, lines_equal, tokens_equal
 from harness.graders._program_reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
 from harness.graders._program_text import official_program_in, program_in
@@ -97,53 +98,51 @@ def test_a_problem_s_own_limits_count():
     assert grade(large, memory_limit_bytes=400 << 20).outcome == "correct"
 
 
-def taking(cpu_s):
-    return f"import time\nwhile time.process_time() < {cpu_s}: pass\n{ADD}"
+class ScriptedPool:
+    """A pool that says what each run took, and notes under which limit it was asked, so that no clock is needed."""
 
+    def __init__(self, *runs, is_crowded):
+        self._runs, self.is_crowded, self.asked = list(runs), is_crowded, []
 
-class Watched:
-    """A pool that may say it is crowded, slows programs down while it is, and notes what is asked of it."""
-
-    def __init__(self, pool, *, is_crowded, slowed_by=1.0):
-        self._pool, self.is_crowded, self._slowed_by, self.runs = pool, is_crowded, slowed_by, []
-
-    def __getattr__(self, name):
-        return getattr(self._pool, name)
+    def _next(self, how, limits):
+        self.asked.append((how, limits.cpu_s))
+        status, cpu_s, wall_s = self._runs.pop(0)
+        return Execution(status, 0, b"3\n", b"", cpu_s, wall_s, 1 << 20)
 
     def run(self, program, stdin, limits):
-        self.runs.append(("together", limits.cpu_s))
-        source = program.source.replace("process_time() <", f"process_time() < {self._slowed_by} *")
-        return self._pool.run(Program(source, program.prelude), stdin, limits)
+        return self._next("together", limits)
 
     def run_alone(self, program, stdin, limits):
-        self.runs.append(("alone", limits.cpu_s))
-        return self._pool.run_alone(program, stdin, limits)
+        return self._next("alone", limits)
+
+
+TEST = ScriptTest(b"1 2\n", b"3\n", lambda output: output == b"3\n")
 
 
 @pytest.mark.parametrize(
-    ("source", "slowed_by", "code", "runs"),
+    ("runs", "code"),
     [
-        (taking(0.2), 2.0, "AC", [("together", 0.6), ("alone", 0.3)]),  # late, and only because of the others
-        (taking(0.45), 1.0, "TLE", [("together", 0.6), ("alone", 0.3)]),  # late by itself
-        ("while True: pass", 1.0, "TLE", [("together", 0.6)]),  # far over: no second try
-        ("import time; time.sleep(9)", 1.0, "TLE", [("together", 0.6), ("alone", 0.3)]),
-        (ADD, 1.0, "AC", [("together", 0.6)]),
+        ([("exited", 1.5, 1.5), ("exited", 0.8, 0.8)], "AC"),  # late, and only because of the others
+        ([("exited", 1.5, 1.5), ("cpu_limit", 1.0, 1.0)], "TLE"),  # late by itself
+        ([("exited", 0.5, 3.5), ("exited", 0.5, 0.6)], "AC"),  # it waited for a processor
+        ([("wall_limit", 0.1, 4.0), ("wall_limit", 0.1, 3.0)], "TLE"),  # it sleeps
+        ([("cpu_limit", 2.0, 2.0)], "TLE"),  # far over: no second try
+        ([("exited", 0.9, 1.0)], "AC"),
     ],
 )
-def test_a_program_near_its_time_on_a_crowded_machine_is_run_again_alone_once(source, slowed_by, code, runs):
-    grader = GRADER(GRADER.Config(cpu_s=0.3))
-    watched = grader.__dict__["_pool"] = Watched(grader._pool, is_crowded=True, slowed_by=slowed_by)
-    details = grade(source, SUMS[:1], grader=grader).details
-    assert (details["verdict"], watched.runs) == (code, runs)
-    assert details.get("n_retried", 0) == len(runs) - 1
+def test_a_program_near_its_time_on_a_crowded_machine_is_run_again_alone_once(runs, code):
+    pool = ScriptedPool(*runs, is_crowded=True)
+    report = judge_script(pool, Program("..."), [TEST], Allowance(cpu_s=1.0, memory_bytes=1 << 30))
+    assert (report.findings[0].code, report.n_retried) == (code, len(runs) - 1)
+    assert pool.asked == [("together", 2.0), ("alone", 1.0)][: len(runs)]
 
 
 def test_on_a_quiet_machine_or_without_retries_the_limit_is_the_limit():
     for is_crowded, retries in ((False, True), (True, False)):
-        grader = GRADER(GRADER.Config(cpu_s=0.3, retries_timeouts=retries))
-        watched = grader.__dict__["_pool"] = Watched(grader._pool, is_crowded=is_crowded)
-        assert grade(taking(0.45), SUMS[:1], grader=grader).details["cause"] == "cpu"
-        assert watched.runs == [("together", 0.3)]
+        pool = ScriptedPool(("cpu_limit", 1.0, 1.0), is_crowded=is_crowded)
+        allowed = Allowance(cpu_s=1.0, memory_bytes=1 << 30, retries_timeouts=retries)
+        finding = judge_script(pool, Program("..."), [TEST], allowed).findings[0]
+        assert (finding.code, finding.cause, pool.asked) == ("TLE", "cpu", [("together", 1.0)])
 
 
 def test_a_function_over_its_time_on_a_crowded_machine_is_called_again_alone(monkeypatch):
@@ -155,13 +154,11 @@ def test_a_function_over_its_time_on_a_crowded_machine_is_called_again_alone(mon
 
 
 def test_sleeping_counts_towards_the_total():
-    grader = GRADER(GRADER.Config(cpu_s=2.0, total_cpu_s=0.1, retries_timeouts=False))  # 2.1 s of sleep
-    tests = [ProgramTest(str(n), str(n), "sample") for n in range(9)]
-    verdict = grade("import time\ntime.sleep(1.2)\nprint(input())", tests, grader=grader)
-    assert (verdict.details["cause"], verdict.details["test"]) == ("total", 1)
-    every = GRADER(GRADER.Config(cpu_s=2.0, total_cpu_s=0.1, retries_timeouts=False, reward="fraction"))
-    verdict = grade("import time\ntime.sleep(1.2)\nprint(input())", tests, grader=every)
-    assert verdict.reward == 1 / 9
+    for runs_all in (False, True):
+        pool = ScriptedPool(*[("exited", 0.1, 5.0)] * 9, is_crowded=False)
+        allowed = Allowance(3.0, 1 << 30, total_cpu_s=6.0, runs_all_tests=runs_all, retries_timeouts=False)
+        report = judge_script(pool, Program("..."), [TEST] * 9, allowed)
+        assert [(f.code, f.cause) for f in report.findings] == [("AC", ""), ("AC", ""), ("TLE", "total")]
 
 
 def test_excluded_problems_have_no_verdict():

@@ -168,7 +168,7 @@ class SamplingConfig:
 class TaskSettings(SamplingConfig):
     """What holds for one task alone, and replaces what holds for all."""
 
-    grader: Chosen | None = plugin("graders", is_incidental=True, is_optional=True)
+    grader: Chosen | None = plugin("graders", is_incidental=True, otherwise=None)
     """Instead of the task's own. Another one grades what is on record again."""
 
 
@@ -178,7 +178,7 @@ class EvalConfig:
 
     model: ModelConfig
     tasks: tuple[Chosen, ...] = plugin("tasks")
-    grader: Chosen | None = plugin("graders", is_optional=True)
+    grader: Chosen | None = plugin("graders", otherwise=None)
     """Of every task, instead of its own."""
     engine: Chosen = plugin("engines", default="hf")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -1,7 +1,8 @@
 """Checkpoints: a Hugging Face model directory that anything can load, with the training state beside it.
 
     checkpoints/step-000160/   config.json, model.safetensors, tokenizer files ...
-                               training_state.pt: optimiser, the objective's own parameters, position in the data
+                               training_state.pt: optimiser, the objective's own parameters, position in the data,
+                               what the loop steers by
                                reference.pt: the reference's weights, once it is no longer the base model
 
 A checkpoint is written under another name and renamed when it is whole, so a kill never leaves half of one. The
@@ -51,7 +52,14 @@ class Checkpoints:
         return found[-1] if found else None
 
     def save(
-        self, position: Position, module: Any, tokenizer: Any, optimizer: Any, objective: Any, reference: Any = None
+        self,
+        position: Position,
+        module: Any,
+        tokenizer: Any,
+        optimizer: Any,
+        objective: Any,
+        steering: Any,
+        reference: Any = None,
     ) -> Path:
         """`reference` is the module to remember as reference, if it can't be had from the base model."""
         final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
@@ -61,6 +69,7 @@ class Checkpoints:
             "n_problems_drawn": position.n_problems_drawn,
             "optimizer": optimizer.state_dict(),
             "objective": dict(objective.state_dict()),
+            "steering": dict(steering.state_dict()),
         }
         try:
             self._clear_unfinished()
@@ -79,13 +88,18 @@ class Checkpoints:
             raise disk_error(final, error) from error
         return final
 
-    def restore(self, checkpoint: Path, optimizer: Any, objective: Any, reference: Any = None) -> Position:
-        """Load the training state; the policy's weights are loaded like any model's. `reference` as in `save`."""
+    def restore(
+        self, checkpoint: Path, optimizer: Any, objective: Any, steering: Any, reference: Any = None
+    ) -> Position:
+        """Load the training state; the policy's weights are loaded like any model's. `reference` is the module that
+        reads as one, which keeps the base model's weights where no others were saved."""
         state = _load(checkpoint / _STATE)
-        if reference is not None:
+        if reference is not None and (checkpoint / _REFERENCE).exists():
             reference.load_state_dict(_load(checkpoint / _REFERENCE))
         optimizer.load_state_dict(state["optimizer"])
         objective.load_state_dict(state["objective"])
+        if "steering" in state:  # a checkpoint of an earlier version has none
+            steering.load_state_dict(state["steering"])
         return Position(state["step"], state["n_problems_drawn"])
 
     def _prune(self) -> None:

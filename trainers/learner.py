@@ -13,12 +13,13 @@ from harness.core.errors import EngineError, RunError
 from harness.core.protocols import Batch, Credit, Critic, LossResult, Need, Objective, PolicyOutputs, Totals
 from harness.core.seeds import derive
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
-from harness.trainers.functional import total
+from harness.trainers.functional import sequence_mean, total
 from harness.trainers.optimizer import clip_gradients, set_learning_rates
 from harness.trainers.policy import Policy
 from harness.trainers.record import StepRecord
 from harness.trainers.settings import TrainConfig
 from harness.trainers.shaping import shaped
+from harness.trainers.steering import Steering
 from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
 
 FROZEN_FACTOR = 4
@@ -47,6 +48,7 @@ class Learner:
     max_tokens: int
     """The longest completion that is sampled."""
     engine_logp_is_exact: bool
+    steering: Steering
 
     # --- before the updates
 
@@ -54,7 +56,10 @@ class Learner:
         """The frozen pass, the shaped rewards and the objective's credit. Its randomness is the step's own."""
         config = self.config
         frozen = self._frozen(batch)
-        batch = shaped(batch, frozen, config.overlong, config.kl, self.max_tokens)
+        if frozen.logp_reference is not None:
+            drift = sequence_mean(frozen.logp - frozen.logp_reference, batch.completion_mask)
+            record.note(kl_to_reference=float(drift.mean()))
+        batch = shaped(batch, frozen, config.overlong, self.steering.kl, self.max_tokens)
         weights = engine_weights(batch, frozen, config.engine_correction)
         if weights is not None:
             at_cap = weights >= config.engine_correction.cap
@@ -159,7 +164,7 @@ class Learner:
             weighed = dataclasses.replace(live, logp=logp, logp_unweighed=live.logp)
         result = self.objective.loss(part, weighed, frozen, select(credited.credit, rows))
         record.compare(part, live, frozen, result)
-        result = with_terms(result, part, live, frozen, config.kl, config.loop.entropy_bonus)
+        result = with_terms(result, part, live, frozen, self.steering.kl, config.loop.entropy_bonus)
         result.loss.backward()  # type: ignore[no-untyped-call]
         return dataclasses.replace(result, loss=result.loss.detach())
 
@@ -167,17 +172,20 @@ class Learner:
         bonus: set[Need] = {"entropy"} if self.config.loop.entropy_bonus != 0 else set()
         return (self.objective.needs - {"reference_logp"}) | bonus
 
-    # --- the reference
+    # --- after the updates
 
-    def reset_reference(self, step: int) -> None:
-        """To the policy as it is after this step, if the schedule says so."""
-        settings = self.config.reference
-        if self.reference is not None and settings.reset_every_steps > 0 and step % settings.reset_every_steps == 0:
-            self.reference.module.load_state_dict(self.policy.module.state_dict())
-            if settings.reset_optimizer:
-                self.optimizer.state.clear()
+    def steer(self, step: int, n_completions: int, record: StepRecord) -> None:
+        """What the figures of this step change for the next: the KL's coefficient, and the reference."""
+        if self.steering.kl.target is not None:
+            record.note(kl_coefficient=self.steering.kl.coefficient)
+            self.steering.adapt(record.noted("kl_to_reference"), n_completions)
+        if self.reference is None or not self.steering.resets(step, record.noted("reward")):
+            return
+        record.note(reference_reset=1.0)
+        self.reference.module.load_state_dict(self.policy.module.state_dict())
+        if self.config.reference.reset_optimizer:
+            self.optimizer.state.clear()
 
-    def changed_reference(self, step: int) -> Any:
-        """The reference's module, if after this step it is not the base model any more."""
-        every = self.config.reference.reset_every_steps
-        return self.reference.module if self.reference is not None and 0 < every <= step else None
+    def changed_reference(self) -> Any:
+        """The reference's module, if it is not the base model any more."""
+        return self.reference.module if self.reference is not None and self.steering.n_resets > 0 else None

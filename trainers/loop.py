@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.core.models import step_of
 from harness.core.progress import Progress
 from harness.core.protocols import Objective, PolicyEngine, Task
 from harness.core.store import RunStore
@@ -28,6 +27,7 @@ from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.rollouts import Sampler
 from harness.trainers.settings import TrainConfig
 from harness.trainers.shaping import trained_rows
+from harness.trainers.steering import Steering
 from harness.trainers.trackers import Tracker
 
 SHOWN = ("reward", "solve_rate")
@@ -68,8 +68,8 @@ class Trainer:
             position = Position(step, position.n_problems_drawn + n_drawn)
             self._record(row, watch)
             if self._is_due(step):
-                parts = (self.policy.module, self.tokenizer, learner.optimizer, self.objective)
-                checkpoints.save(position, *parts, learner.changed_reference(step))
+                parts = (self.policy.module, self.tokenizer, learner.optimizer, self.objective, learner.steering)
+                checkpoints.save(position, *parts, learner.changed_reference())
             if self._is_held_out(step):
                 self.hold_out()
                 self.progress.begin("train", loop.steps, step)
@@ -90,7 +90,7 @@ class Trainer:
             credited = learner.credited(step, batch, record)
         with record.phase("update"):
             learner.update(step, credited, trained_rows(rollouts.chosen, self.config.overlong), record)
-            learner.reset_reference(step)
+            learner.steer(step, len(rollouts.chosen), record)
         with record.phase("sync"):
             self.engine.load_weights(self.policy.tensors(), step)
         return record.row(), rollouts.n_problems_drawn
@@ -99,7 +99,9 @@ class Trainer:
         optimizer = make_optimizer(self.policy.module, self.objective, self.config.optimizer)
         max_tokens = self.config.sampling.over(self.task.sampling).max_tokens
         is_exact = self.engine.logp_is_exact or self.replay is not None
-        return Learner(self.config, self.objective, self.policy, self.reference, optimizer, max_tokens, is_exact)
+        steering = Steering(self.config.kl, self.config.reference)
+        parts = (self.objective, self.policy, self.reference, optimizer)
+        return Learner(self.config, *parts, max_tokens, is_exact, steering)
 
     def _sampler(self) -> Sampler | Replay:
         if self.replay is not None:
@@ -113,8 +115,8 @@ class Trainer:
         newest = checkpoints.newest()
         position = Position(0, 0)
         if newest is not None:
-            reference = learner.changed_reference(step_of(newest))
-            position = checkpoints.restore(newest, learner.optimizer, self.objective, reference)
+            reference = self.reference.module if self.reference is not None else None
+            position = checkpoints.restore(newest, learner.optimizer, self.objective, learner.steering, reference)
         kept = [row for row in self.store.view().steps() if row["step"] <= position.step]
         self.store.steps.rewrite(iter(kept))
         self.store.warnings.rewrite(asdict(alarm) for row in kept for alarm in watch.see(row))

@@ -34,6 +34,9 @@ class StepRecord:
     def note(self, **values: float) -> None:
         self._row.update(values)
 
+    def noted(self, name: str) -> float:
+        return self._row[name]
+
     def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
         for name, (total, weight) in metrics.items():
             old_total, old_weight = self._sums.get(name, (0.0, 0.0))

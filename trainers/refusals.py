@@ -31,9 +31,9 @@ def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objecti
         )
     if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
         raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
-    if config.reference.reset_every_steps > 0 and not reads_reference(config, objective):
+    if config.reference.is_ever_reset and not reads_reference(config, objective):
         raise ConfigError(
-            f"reference.reset_every_steps is set, and nothing reads a reference: neither the objective {name!r} with "
+            f"a reset of the reference is set, and nothing reads a reference: neither the objective {name!r} with "
             "these options nor a KL of the loop (kl.place)"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import evaluate
 from harness.core import config as configs
-from harness.core.errors import ConfigError, RunError, RunFolderError
+from harness.core.errors import ConfigError, RunError, RunFolderError, UsageError
 from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
 from harness.core.progress import Progress
 from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
@@ -39,12 +39,12 @@ class Parts:
 
     task: Task[Any]
     """Judged as training rewards it."""
-    held_out_task: Task[Any]
-    """With its own grader."""
     objective: Objective
     engine: PolicyEngine
     base: ModelSource
     temperature: float
+    held_out: dict[str, Task[Any]]
+    """What is evaluated during training, each task under its own grader."""
     advice: tuple[str, ...]
     """What a person is told before the run."""
 
@@ -61,8 +61,9 @@ def parts_of(config: TrainConfig) -> Parts:
     refuse_what_the_objective_cannot_use(config, objective)
     refuse_what_the_rollouts_leave_without_effect(config, task, objective)
     advice = objective.advice() if isinstance(objective, Adviser) else ()
+    others = {chosen.id: task if chosen == config.task else chosen.build("tasks") for chosen in _held_out_tasks(config)}
     told = tuple(f"objective: {line}" for line in advice)
-    return Parts(judged_by(task, config.grader), task, objective, engine, base, temperature, told)
+    return Parts(judged_by(task, config.grader), objective, engine, base, temperature, others, told)
 
 
 def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
@@ -72,6 +73,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         return collect(config, parts, folder, progress)
     for line in parts.advice:
         progress.warn(line)
+    _refuse_tasks_without_problems(config, parts)
     task, objective, base = parts.task, parts.objective, parts.base
     file = open_rollouts(config, objective) if config.rollouts.source is not None else None
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
@@ -90,7 +92,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
     def hold_out() -> None:
-        _hold_out(config, parts.held_out_task, engine, store, progress)
+        _hold_out(config, parts.held_out, engine, store, progress)
 
     with ending(store), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
@@ -133,7 +135,25 @@ def _policy_engine(config: TrainConfig) -> PolicyEngine:
     return policy_engine
 
 
-def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store: RunStore, progress: Progress) -> None:
+def _held_out_tasks(config: TrainConfig) -> tuple[configs.Chosen, ...]:
+    return config.held_out.tasks if config.held_out.tasks else (config.task,)
+
+
+def _refuse_tasks_without_problems(config: TrainConfig, parts: Parts) -> None:
+    """Before the first step, not at the first evaluation."""
+    held = config.held_out
+    for name, task in parts.held_out.items() if held.every_steps > 0 else ():
+        try:
+            evaluate.problems_of(task, held.split, 0, held.limit)
+        except UsageError as error:
+            raise ConfigError(
+                f"held_out can't evaluate the task {name!r} on the split {held.split!r}: {error}"
+            ) from None
+
+
+def _hold_out(
+    config: TrainConfig, tasks: dict[str, Task[Any]], engine: PolicyEngine, store: RunStore, progress: Progress
+) -> None:
     """The same evaluation as `harness eval`, in a run folder of its own inside this one."""
     held = config.held_out
     checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
@@ -144,12 +164,13 @@ def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store:
     sampling = dataclasses.replace(
         config.sampling,
         temperature=held.temperature if held.temperature is not None else config.sampling.temperature,
+        max_tokens=held.max_tokens if held.max_tokens is not None else config.sampling.max_tokens,
     )
     settings = configs.parse(
         evaluate.EvalConfig,
         {
             "model": {**configs.to_tree(config.model), "path": str(checkpoint), "weights": "pretrained"},
-            "tasks": [configs.to_tree(config.task)],
+            "tasks": [configs.to_tree(chosen) for chosen in _held_out_tasks(config)],
             "engine": configs.to_tree(config.engine),
             "sampling": configs.to_tree(sampling),
             "split": held.split,
@@ -158,4 +179,4 @@ def _hold_out(config: TrainConfig, task: Task[Any], engine: PolicyEngine, store:
             "seed": derive(config.seed, "held-out"),
         },
     )
-    evaluate.evaluate_open_engine(settings, str(checkpoint), {config.task.id: task}, engine, folder, progress)
+    evaluate.evaluate_open_engine(settings, str(checkpoint), tasks, engine, folder, progress)

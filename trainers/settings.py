@@ -141,8 +141,16 @@ class KlConfig:
     ratio_weighted: bool = False
     """In the loss: times policy / policy before the step, which makes k1 and k3 right in value and gradient."""
     reduction: Reduction = "token_mean"
+    target: float | None = None
+    """The KL to the reference, in nats a token, that the coefficient is steered towards; without one it stays."""
+    horizon: int = 10_000
+    """Completions over which the coefficient follows: each step changes it by a fifth of its share at most."""
 
     def __post_init__(self) -> None:
+        if (self.target is not None and self.target <= 0) or self.horizon < 1:
+            raise ValueError("target must be above 0, and horizon at least 1")
+        if self.target is None and self.horizon != KlConfig.__dataclass_fields__["horizon"].default:
+            raise ValueError("a horizon is of a KL with a target")
         if self.place != "off" and self.coefficient <= 0:
             raise ValueError("the coefficient of a KL must be above 0; place = 'off' switches it off")
         if self.place == "loss" and self.estimator == "k1" and not self.ratio_weighted:
@@ -162,14 +170,24 @@ class ReferenceConfig:
 
     reset_every_steps: int = 0
     """0 is never."""
+    reset_on_stall_steps: int = 0
+    """When the mean reward of the last so many steps is no higher than that of as many before; 0 is never."""
+    stall_margin: float = 0.0
+    """How much higher it has to be."""
     reset_optimizer: bool = False
     """The moments of the optimiser begin anew with it, those of the objective's own parameters too."""
 
     def __post_init__(self) -> None:
-        if self.reset_every_steps < 0:
-            raise ValueError("reset_every_steps must not be negative")
-        if self.reset_optimizer and self.reset_every_steps == 0:
-            raise ValueError("reset_optimizer needs reset_every_steps")
+        if min(self.reset_every_steps, self.reset_on_stall_steps) < 0:
+            raise ValueError("reset_every_steps and reset_on_stall_steps must not be negative")
+        if self.reset_optimizer and not self.is_ever_reset:
+            raise ValueError("reset_optimizer needs reset_every_steps or reset_on_stall_steps")
+        if self.stall_margin != 0 and self.reset_on_stall_steps == 0:
+            raise ValueError("stall_margin needs reset_on_stall_steps")
+
+    @property
+    def is_ever_reset(self) -> bool:
+        return max(self.reset_every_steps, self.reset_on_stall_steps) > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,12 +221,19 @@ class HeldOutConfig:
     """Evaluation during training, on problems that are never trained on. 0 steps is never."""
 
     every_steps: int = 0
+    tasks: tuple[Chosen, ...] = plugin("tasks", otherwise=())
+    """Without any it is the task that is trained on. With others, that one only if it is named too."""
     split: Literal["validation", "test"] = "validation"
     limit: int = 96
     n: int = 16
     temperature: float | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
         if min(self.n, self.limit) < 1 or self.every_steps < 0:
             raise ValueError("n and limit must be at least 1, and every_steps not negative")
         if self.temperature is not None and self.temperature < 0:
@@ -257,7 +282,7 @@ class TrainConfig:
 
     model: ModelConfig
     task: Chosen = plugin("tasks")
-    grader: Chosen | None = plugin("graders", is_optional=True)
+    grader: Chosen | None = plugin("graders", otherwise=None)
     """Whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
     objective: Chosen = plugin("objectives")
     engine: Chosen = plugin("engines", default="hf")

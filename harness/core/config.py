@@ -37,13 +37,16 @@ class Chosen:
         return discovery.build(kind_name, self.id, self.options)
 
 
-def plugin(kind_name: str, *, default: Any = None, is_incidental: bool = False, is_optional: bool = False) -> Any:
+def plugin(
+    kind_name: str, *, default: Any = None, is_incidental: bool = False, otherwise: Any = dataclasses.MISSING
+) -> Any:
     """A schema field whose TOML table names a plug-in of that kind (a list of them: several).
 
-    `default` is an id, or a list of ids; without one the key must be given, or is None where it `is_optional`.
+    `default` is an id, or a list of ids; without one the key must be given, unless there is an
+    `otherwise` that the field is without it.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
-    return dataclasses.field(metadata=metadata, default=None if is_optional else dataclasses.MISSING)
+    return dataclasses.field(metadata=metadata, default=otherwise)
 
 
 def sections() -> Any:

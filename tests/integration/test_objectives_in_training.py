@@ -27,6 +27,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reference": {"reset_every_steps": 1, "reset_optimizer": True},
         "optimizer": {"warmup_steps": 0},
     },
+    "stall": {
+        "kl": {"place": "loss", "coefficient": 0.1, "estimator": "k2"},
+        "reference": {"reset_on_stall_steps": 1, "stall_margin": 1.0},
+        "optimizer": {"warmup_steps": 0},
+    },
+    "adaptive_kl": {"kl": {"place": "reward", "coefficient": 1.0, "target": 1e-3, "horizon": 16}},
     "engine_correction": {"engine_correction": {"level": "sequence"}, "loop": {"logp_old": "recompute"}},
     "schedule": {"optimizer": {"schedule": "linear", "decay_steps": 6}},
     "skip": {"optimizer": {"on_non_finite": "skip"}},
@@ -125,6 +131,7 @@ def test_engine_weights_are_one_where_the_engine_is_exact(tmp_path: Path) -> Non
         ("countdown-reinforce", {"objective": {"surrogate": "score"}}, "the first would be biased"),
         ("countdown-remax", {"objective": {"surrogate": "score"}}, "the first would be biased"),
         ("countdown-grpo", {"reference": {"reset_every_steps": 3}}, "nothing reads a reference"),
+        ("countdown-grpo", {"reference": {"reset_on_stall_steps": 3}}, "nothing reads a reference"),
         (
             "countdown-reinforce",
             {"loop": {"samples_per_prompt": 1}, "dynamic_sampling": {"max_extra_rounds": 1}},
@@ -168,3 +175,12 @@ def test_an_update_without_a_gradient_is_made_all_the_same_and_counted(tmp_path:
     assert {int(some["step"]) for some in state["optimizer"]["state"].values()} == {4}
     plain = run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "plain")
     assert plain.steps()[0]["updates_without_gradient"] == 0
+
+
+def test_the_coefficient_of_a_step_is_steered_by_the_kl_before_it(tmp_path: Path) -> None:
+    rows = run(recipe("countdown-grpo", **SETTINGS["adaptive_kl"], optimizer={"lr": 2e-3}), tmp_path / "run").steps()
+    coefficient = 1.0
+    for row in rows:
+        assert row["kl_coefficient"] == pytest.approx(coefficient)
+        coefficient *= 1 + min(0.2, max(-0.2, row["kl_to_reference"] / 1e-3 - 1)) * 16 / 16
+    assert len({row["kl_coefficient"] for row in rows}) == 4

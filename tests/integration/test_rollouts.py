@@ -119,7 +119,7 @@ def test_a_file_that_was_cut_in_a_step_is_completed(saved: Path, tmp_path: Path)
     ("name", "changes", "complaint"),
     [
         ("countdown-grpo", {"model": {"weights": "random"}}, "weights: .* there"),
-        ("countdown-grpo", {"task": {"n_numbers": 4}}, "task.n_numbers"),
+        ("countdown-grpo", {"task": {"min_solutions": 3}}, "task.min_solutions: . there, 3 now"),
         ("countdown-grpo", {"sampling": {"temperature": 0.7}}, "sampling.temperature: 1.0 there, 0.7 now"),
         ("countdown-grpo", {"loop": {"prompts_per_step": 8}}, "loop.prompts_per_step: 4 there, 8 now"),
         ("countdown-grpo", {"loop": {"steps": 3}}, "holds 2 steps, fewer than loop.steps = 3"),

@@ -16,11 +16,12 @@ from tensorboardX.proto import event_pb2
 from transformers import AutoModelForCausalLM
 
 from harness.core import config as configs
+from harness.core.discovery import load
 from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import checkpoint_folders, resolve
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, evaluate
+from harness.evaluate import EvalConfig, evaluate, problems_of
 from harness.reports.build import tables_of
 from harness.show import find_config
 from harness.trainers.run import train
@@ -219,3 +220,26 @@ def test_a_sampler_that_disagrees_stops_the_run_and_its_step_is_not_kept(
     with pytest.raises(RunError, match="at the same temperature and precision"):
         run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
     assert checkpoint_folders(tmp_path / "run") == []
+
+
+def test_other_tasks_than_the_trained_one_are_held_out(tmp_path: Path) -> None:
+    other = {"id": "countdown", "min_solutions": 4}
+    held_out = {"every_steps": 2, "limit": 3, "n": 2, "tasks": [other], "split": "test", "max_tokens": 5}
+    run(recipe("countdown-grpo", loop={"steps": 2}, held_out=held_out), tmp_path / "run")
+    evaluation = RunView.read(tmp_path / "run" / "evals" / "step-000002")
+    config = evaluation.config()
+    assert config["tasks"] == [{**config["tasks"][0], **other}]
+    assert config["sampling"]["max_tokens"] == 5
+    rich = load("tasks", "countdown")(load("tasks", "countdown").Config(min_solutions=4))
+    expected = {problem.id for problem in problems_of(rich, "test", 0, 3)}
+    assert {completion.problem_id for _, completion in evaluation.completions()} == expected
+    assert all(completion.tokens.n_completion <= 5 for _, completion in evaluation.completions())
+
+
+def test_a_task_that_cannot_be_held_out_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    held_out = {"every_steps": 2, "tasks": [{"id": "countdown", "min_solutions": 10_000}]}
+    with pytest.raises(ConfigError, match=r"held_out can't evaluate the task 'countdown' on the split 'validation'"):
+        run(recipe("countdown-grpo", held_out=held_out), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="a task twice"):
+        recipe("countdown-grpo", held_out={"tasks": ["countdown", "countdown"]})

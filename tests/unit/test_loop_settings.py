@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from harness.trainers.objectives.remax import ReMax
 from harness.trainers.objectives.trpo import Trpo
 from harness.trainers.optimizer import make_optimizer, schedule
 from harness.trainers.policy import Policy
+from harness.trainers.record import StepRecord
 from harness.trainers.rollouts import Rollouts, Sampler
 from harness.trainers.settings import (
     DynamicSamplingConfig,
@@ -36,6 +38,7 @@ from harness.trainers.settings import (
     ReferenceConfig,
 )
 from harness.trainers.shaping import shaped, trained_rows
+from harness.trainers.steering import Steering
 from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
 
 BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
@@ -263,7 +266,7 @@ def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
     )
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
     optimizer = torch.optim.AdamW(policy.module.parameters())
-    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False)
+    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False, steering())
     with pytest.raises(EngineError, match="logp_old = 'recompute'"):
         learner._frozen(BATCH)
     behaviour = make_outputs(BATCH, seed=4).logp.detach()
@@ -285,7 +288,7 @@ def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> No
     objective = critic(policy)
     loop = LoopConfig(steps=1, prompts_per_step=2, samples_per_prompt=3, tokens_per_microbatch=2)
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
-    frozen = Learner(config, objective, policy, None, None, 8, True)._frozen(BATCH)  # type: ignore[arg-type]
+    frozen = Learner(config, objective, policy, None, None, 8, True, steering())._frozen(BATCH)  # type: ignore[arg-type]
     kept = {f.name: v for f in dataclasses.fields(frozen) if (v := getattr(frozen, f.name)) is not None}
     assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {"logp": (6, 5), "values": (6, 5)}
     for row, (p, c) in enumerate(zip([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], strict=True)):
@@ -468,16 +471,88 @@ def test_the_reference_is_reset_by_schedule_and_the_optimiser_when_asked(reset_o
     settings: Any = dataclasses.make_dataclass("C", ["reference"])(
         ReferenceConfig(reset_every_steps=2, reset_optimizer=reset_optimizer)
     )
-    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True)
+    steering_ = steering(reference=settings.reference)
+    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True, steering_)
+    record = StepRecord(1)
+    record.note(reward=0.5)
 
     def is_same() -> bool:
         pairs = zip(policy.module.parameters(), reference.module.parameters(), strict=True)
         return all(torch.equal(one, other) for one, other in pairs)
 
-    learner.reset_reference(1)
+    learner.steer(1, 4, record)
     assert not is_same()
-    assert learner.changed_reference(1) is None
-    learner.reset_reference(2)
+    assert learner.changed_reference() is None
+    learner.steer(2, 4, record)
     assert is_same()
-    assert learner.changed_reference(2) is reference.module
+    assert record.row()["reference_reset"] == 1
+    assert learner.changed_reference() is reference.module
     assert (len(optimizer.state) == 0) == reset_optimizer
+
+
+# --- steering ---------------------------------------------------------------------------------------------------
+
+
+def steering(kl: KlConfig = OFF, reference: ReferenceConfig = ReferenceConfig()) -> Steering:  # noqa: B008  # frozen
+    return Steering(kl, reference)
+
+
+def test_the_coefficient_follows_the_kl_by_at_most_a_fifth_of_the_horizon_s_share() -> None:
+    adaptive = steering(KlConfig(place="loss", coefficient=0.1, estimator="k2", target=0.02, horizon=1000))
+    expected = 0.1
+    for kl, n in [(0.03, 50), (0.021, 50), (0.02, 200), (0.0, 100), (-0.01, 100), (0.5, 1000)]:
+        adaptive.adapt(kl, n)
+        expected *= 1 + max(-0.2, min(0.2, (kl - 0.02) / 0.02)) * n / 1000
+        assert adaptive.kl.coefficient == pytest.approx(expected)
+    fixed = steering(KlConfig(place="loss", coefficient=0.1, estimator="k2"))
+    fixed.adapt(5.0, 1000)
+    assert fixed.kl.coefficient == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"place": "loss", "estimator": "k2", "horizon": 5}, "of a KL with a target"),
+        ({"place": "loss", "estimator": "k2", "target": 0.0}, "above 0"),
+        ({"target": 0.1}, "place = 'off'"),
+    ],
+)
+def test_a_target_that_can_not_be_meant_is_refused(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        KlConfig(**settings)
+
+
+def resets(rewards: list[float], **settings: Any) -> list[int]:
+    told = steering(reference=ReferenceConfig(**settings))
+    return [step for step, reward in enumerate(rewards, 1) if told.resets(step, reward)]
+
+
+def test_the_reference_is_reset_when_the_reward_stalls_and_counting_begins_anew() -> None:
+    rising = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert resets(rising, reset_on_stall_steps=2) == []
+    # means of two: at step 6 0.45 and 0.45; four steps later again
+    stalling = [0.1, 0.2, 0.4, 0.5, 0.5, 0.4, 0.4, 0.5, 0.4, 0.5, 0.6]
+    assert resets(stalling, reset_on_stall_steps=2) == [6, 10]
+    assert resets(rising, reset_on_stall_steps=2, stall_margin=0.21) == [4]
+    assert resets(stalling, reset_on_stall_steps=2, reset_every_steps=4) == [4, 8]
+    assert resets(stalling, reset_every_steps=5) == [5, 10]
+    with pytest.raises(ValueError, match="needs reset_on_stall_steps"):
+        ReferenceConfig(stall_margin=0.1)
+
+
+def test_steering_survives_a_round_trip() -> None:
+    kl = KlConfig(place="loss", estimator="k2", target=0.02)
+    one, other = (steering(kl, ReferenceConfig(reset_on_stall_steps=2)) for _ in range(2))
+    for step, reward in enumerate([0.3, 0.2, 0.1, 0.1, 0.2], 1):
+        one.adapt(0.1, 64)
+        one.resets(step, reward)
+    assert one.n_resets == 1
+    stored = io.BytesIO()
+    torch.save(dict(one.state_dict()), stored)
+    stored.seek(0)
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    assert other.state_dict() == one.state_dict()
+    rewards = [0.2, 0.2, 0.1, 0.0]
+    assert [one.resets(step, r) for step, r in enumerate(rewards)] == [
+        other.resets(step, r) for step, r in enumerate(rewards)
+    ]

@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "stall": {
         "kl": {"place": "loss", "coefficient": 0.1, "estimator": "k2"},
-        "reference": {"reset_on_stall_steps": 1, "stall_margin": 1.0},
+        "reference": {"reset_on_stall_steps": 2, "stall_margin": 1.0},
         "optimizer": {"warmup_steps": 0},
     },
     "adaptive_kl": {"kl": {"place": "reward", "coefficient": 1.0, "target": 1e-3, "horizon": 16}},

@@ -27,7 +27,7 @@ def train(options: argparse.Namespace) -> int:
     if options.dry_run:
         from harness.trainers.forecast import forecast
 
-        told = forecast(config, parts_of(config))
+        told = forecast(config, parts_of(config, folder))
         return _print_config(config, folder, options, asdict(told), told.lines())
     view = train(config, folder, _progress(options))
     _print({"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}, options, folder)

@@ -106,6 +106,8 @@ class Replay:
     objective: Objective
     module: Any
     progress: Progress
+    is_recomputed: bool
+    """Whether the log-probabilities before a step are a pass of the policy, and not the stored ones."""
     has_said_so: bool = False
 
     def problems(self, n_drawn: int) -> Iterator[Problem[Any]]:  # noqa: ARG002  # the file has them
@@ -123,7 +125,8 @@ class Replay:
         if "on_policy" in self.objective.needs:
             raise RunError(f"step {step}: {OFF_POLICY}; this objective takes no ratio: {REMEDY}")
         if not self.has_said_so:
-            self.progress.warn(f"step {step}: {OFF_POLICY}. Ratios are taken to the sampler's stored log-probabilities")
+            taken_to = "the policy before the step" if self.is_recomputed else "the sampler's stored log-probabilities"
+            self.progress.warn(f"step {step}: {OFF_POLICY}. Ratios are taken to {taken_to}")
         self.has_said_so = True
 
 

@@ -28,7 +28,7 @@ from harness.trainers.refusals import (
     temperature_of,
 )
 from harness.trainers.replay import NoEngine, Replay, data_facts, open_rollouts, refuse_other_rollouts, rollout_facts
-from harness.trainers.rollout_file import RolloutWriter
+from harness.trainers.rollout_file import RolloutFile, RolloutWriter
 from harness.trainers.settings import TrainConfig
 from harness.trainers.trackers import make_trackers
 
@@ -45,12 +45,16 @@ class Parts:
     temperature: float
     held_out: dict[str, Task[Any]]
     """What is evaluated during training, each task under its own grader."""
+    saved: RolloutFile | None
+    """Where rollouts come from, if not from the engine."""
+    newest: Path | None
+    """The checkpoint that the run goes on from."""
     advice: tuple[str, ...]
     """What a person is told before the run."""
 
 
-def parts_of(config: TrainConfig) -> Parts:
-    """Everything that can be refused without loading a model or data is refused here."""
+def parts_of(config: TrainConfig, folder: Path) -> Parts:
+    """Everything that can be refused before a model is loaded is refused here, for a dry run too."""
     task, objective = config.task.build("tasks"), config.objective.build("objectives")
     engine = _policy_engine(config)
     base = config.model.source(derive(config.seed, "weights"))
@@ -62,25 +66,26 @@ def parts_of(config: TrainConfig) -> Parts:
     refuse_what_the_rollouts_leave_without_effect(config, task, objective)
     advice = objective.advice() if isinstance(objective, Adviser) else ()
     others = {chosen.id: task if chosen == config.task else chosen.build("tasks") for chosen in _held_out_tasks(config)}
+    _refuse_tasks_without_problems(config, others)
+    saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
+    newest = Checkpoints(folder, config.checkpoint.keep).newest()
+    _refuse_fewer_steps(config, newest)
     told = tuple(f"objective: {line}" for line in advice)
-    return Parts(judged_by(task, config.grader), objective, engine, base, temperature, others, told)
+    rewarding = judged_by(task, config.grader)
+    return Parts(rewarding, objective, engine, base, temperature, others, saved, newest, told)
 
 
 def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
-    parts = parts_of(config)
+    parts = parts_of(config, folder)
     if config.rollouts.only:
         return collect(config, parts, folder, progress)
     for line in parts.advice:
         progress.warn(line)
-    _refuse_tasks_without_problems(config, parts)
-    task, objective, base = parts.task, parts.objective, parts.base
-    file = open_rollouts(config, objective) if config.rollouts.source is not None else None
+    task, objective, base, file, newest = parts.task, parts.objective, parts.base, parts.saved, parts.newest
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
     tokenizer = load_tokenizer(base)
-    newest = Checkpoints(folder, config.checkpoint.keep).newest()
-    _refuse_fewer_steps(config, newest)
-    policy, reference = _policies(config, parts, newest)
+    policy, reference = _policies(config, parts)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
     data = data_facts(config, task, progress)
@@ -103,15 +108,16 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)
-        replay = Replay(file, objective, policy.module, progress) if file is not None else None
+        is_recomputed = config.loop.logp_old == "recompute"
+        replay = Replay(file, objective, policy.module, progress, is_recomputed) if file is not None else None
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
 
 
-def _policies(config: TrainConfig, parts: Parts, newest: Path | None) -> tuple[Policy, Policy | None]:
+def _policies(config: TrainConfig, parts: Parts) -> tuple[Policy, Policy | None]:
     """What is trained, from its newest checkpoint if it has one, and the reference if anything reads it."""
-    base, loop = parts.base, config.loop
+    base, newest, loop = parts.base, parts.newest, config.loop
     begun = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
     recomputed, recalled = loop.gradient_checkpointing, loop.recall_bytes
     policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recomputed, recall_bytes=recalled)
@@ -139,10 +145,10 @@ def _held_out_tasks(config: TrainConfig) -> tuple[configs.Chosen, ...]:
     return config.held_out.tasks if config.held_out.tasks else (config.task,)
 
 
-def _refuse_tasks_without_problems(config: TrainConfig, parts: Parts) -> None:
+def _refuse_tasks_without_problems(config: TrainConfig, tasks: dict[str, Task[Any]]) -> None:
     """Before the first step, not at the first evaluation."""
     held = config.held_out
-    for name, task in parts.held_out.items() if held.every_steps > 0 else ():
+    for name, task in tasks.items() if held.every_steps > 0 else ():
         try:
             evaluate.problems_of(task, held.split, 0, held.limit)
         except UsageError as error:

@@ -52,7 +52,7 @@ if __name__ == "__main__":
     model = {"path": str(folder / "model"), "weights": "random"}
     tree = configs.merge(configs.read_toml(find_config("countdown-flowrl")), {"model": model}, changes)
     config = configs.parse(TrainConfig, tree)
-    told = forecast(config, parts_of(config)).memory["at the peak"]
+    told = forecast(config, parts_of(config, folder / "run")).memory["at the peak"]
     before = resident_bytes()
     train(config, folder / "run", Progress(quiet=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

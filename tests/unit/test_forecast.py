@@ -27,7 +27,7 @@ def recipe(name: str, **changes: Any) -> TrainConfig:
 
 def told(name: str, **changes: Any) -> Any:
     config = recipe(name, **changes)
-    return forecast(config, parts_of(config))
+    return forecast(config, parts_of(config, Path("no-such-run")))
 
 
 def test_the_batch_words_multiply() -> None:
@@ -112,10 +112,18 @@ def test_a_model_that_is_not_here_leaves_the_counts() -> None:
     assert "can't be told" in away.remarks[0]
 
 
-def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["train", "countdown-grpo", "--dry-run"]
     assert main([*words, "--set", "loop.samples_per_prompt=1"]) == 2
     assert "samples_per_prompt to 2" in capsys.readouterr().err
+    assert main([*words, "--from-rollouts", str(tmp_path)]) == 2
+    assert "--rollouts-only writes them" in capsys.readouterr().err
+    held_out = ["--set", "held_out.every_steps=1", "--set", "held_out.tasks=[{id='countdown', min_solutions=9999}]"]
+    assert main([*words, *held_out]) == 2
+    assert "held_out can't evaluate" in capsys.readouterr().err
+    (tmp_path / "checkpoints" / "step-000999").mkdir(parents=True)
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert "has 999 steps already" in capsys.readouterr().err
     assert main([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["counts"]["sequences a step"] == 256

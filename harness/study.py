@@ -1,27 +1,29 @@
 """Arms x seeds: train, evaluate, report, resumable cell by cell. The demo is the one study there is so far.
 
 A cell is a run folder, so a study that was stopped goes on where it was, and one that is done only reports. Arms
-train side by side, each in a process of its own with its share of the cores; they are watched through their folders.
+train and are evaluated side by side, in processes with a share of the cores each; they are watched through their
+folders.
 """
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.errors import RunError
+from harness.core.errors import HarnessError, RunError
 from harness.core.journal import read_lines
 from harness.core.progress import Progress
 from harness.evaluate import EvalConfig, evaluate
 
-WATCH_EVERY_S = 0.2
+WATCH_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,31 @@ class Arm:
     recipe: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Where everything goes, and what the arms share."""
+
+    folder: Path
+    steps: int
+    seed: int
+
+    def train_folder(self, arm: Arm) -> Path:
+        return self.folder / f"train-{arm.name}"
+
+    def cells(self, arm: Arm) -> Mapping[float, Path]:
+        """Temperature -> the folder of its evaluation."""
+        name = arm.name if arm.recipe is None else f"{arm.name}-{self.steps}"
+        return {temperature: self.folder / f"{name}-T{temperature:g}" for temperature in DEMO_TEMPERATURES}
+
+
 DEMO_MODEL = "countdown-tiny"
 DEMO_ARMS = (Arm("base", None), Arm("grpo", "countdown-grpo"), Arm("flowrl", "countdown-flowrl"))
 DEMO_TEMPERATURES = (1.0, 0.6)
+DEMO_N, DEMO_LIMIT = 64, 96
+# Two processes have about the same to do: GRPO reads no reference, and the base is not trained.
+DEMO_LANES = (("grpo", "base"), ("flowrl",))
+# Writing a checkpoint of so small a model takes an eighth of a step.
+DEMO_CHECKPOINT_EVERY_STEPS = 10
 
 
 def demo(folder: Path, steps: int, seed: int, progress: Progress) -> Sequence[Path]:
@@ -42,65 +66,120 @@ def demo(folder: Path, steps: int, seed: int, progress: Progress) -> Sequence[Pa
 
     Returns the folders of the evaluations, arm by arm.
     """
-    trained = {arm.name: arm for arm in DEMO_ARMS if arm.recipe is not None}
-    progress.say(f"training {' and '.join(trained)} side by side, {steps} steps each")
-    train_arms(list(trained.values()), folder, {"loop.steps": steps, "seed": seed}, progress)
-    evaluations = []
-    for arm in DEMO_ARMS:
-        model = DEMO_MODEL if arm.recipe is None else str(train_folder(folder, arm))
-        for temperature in DEMO_TEMPERATURES:
-            settings = configs.parse(EvalConfig, _demo_evaluation(model, temperature))
-            progress.say(f"evaluating {arm.name} at temperature {temperature:g}")
-            cell = f"{arm.name}-{steps}-T{temperature:g}" if arm.recipe is not None else f"{arm.name}-T{temperature:g}"
-            evaluations.append(evaluate(settings, folder / cell, progress).folder)
-    return evaluations
-
-
-def train_folder(folder: Path, arm: Arm) -> Path:
-    return folder / f"train-{arm.name}"
-
-
-def train_arms(arms: Sequence[Arm], folder: Path, settings: Mapping[str, int], progress: Progress) -> None:
-    """Every arm's `harness train`, at once. Raises when one fails, after all have ended."""
+    study = Study(folder, steps, seed)
+    progress.say(f"training grpo and flowrl side by side, {steps} steps each, and evaluating them and the base")
     folder.mkdir(parents=True, exist_ok=True)
+    lanes = [[arm for name in names for arm in DEMO_ARMS if arm.name == name] for names in DEMO_LANES]
+    with _running(study, lanes) as processes:
+        _watch(processes, study, progress)
+    return [cell for arm in DEMO_ARMS for cell in study.cells(arm).values()]
+
+
+@contextlib.contextmanager
+def _running(study: Study, lanes: Sequence[Sequence[Arm]]) -> Iterator[Sequence[Any]]:
+    """A process for each lane. Raises when one has failed, after all have ended."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores if cores is not None else 1) // len(arms))
-    processes = {arm.name: _start(arm, train_folder(folder, arm), settings, threads) for arm in arms}
+    threads = max(1, (cores if cores is not None else 1) // len(lanes))
+    context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    processes = [context.Process(target=_run_lane, args=(study, lane, threads, failures)) for lane in lanes]
     try:
-        _watch(processes, [train_folder(folder, arm) for arm in arms], settings["loop.steps"], progress)
+        for process in processes:
+            process.start()
+        yield processes
+        for process in processes:
+            process.join()
     finally:
-        for process in processes.values():
+        for process in processes:
             process.terminate()  # those that have ended are not touched
-    for name, process in processes.items():
-        _, errors = process.communicate()
-        if process.returncode != 0:
-            reason = errors.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-            raise RunError(f"training the arm {name!r} failed: {reason[0]}")
+            process.join()
+    if not failures.empty():
+        raise RunError(failures.get())
+    if any(process.exitcode != 0 for process in processes):
+        raise RunError(f"a process ended by itself, with exit code {max(p.exitcode or 0 for p in processes)}")
 
 
-def _start(arm: Arm, folder: Path, settings: Mapping[str, int], threads: int) -> subprocess.Popen[str]:
+def _run_lane(study: Study, arms: Sequence[Arm], threads: int, failures: Any) -> None:
+    """Train and evaluate one arm after the other, in a process of its own."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    quiet = Progress(quiet=True)
+    for arm in arms:
+        try:
+            if arm.recipe is not None:
+                _train(study, arm, quiet)
+            for temperature, cell in study.cells(arm).items():
+                model = DEMO_MODEL if arm.recipe is None else str(study.train_folder(arm))
+                evaluate(configs.parse(EvalConfig, _demo_evaluation(model, temperature)), cell, quiet)
+        except HarnessError as error:
+            failures.put(f"the arm {arm.name!r} failed: {error}")
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed can't end its children, and they would hold the run folders."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a lane runs in a process that was started for it"
+    parent.join()
+    os._exit(1)
+
+
+def _train(study: Study, arm: Arm, progress: Progress) -> None:
+    from harness.show import find_config
+    from harness.trainers.run import train
+    from harness.trainers.settings import TrainConfig
+
     assert arm.recipe is not None
-    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "harness", "train", arm.recipe, "--out", str(folder), "--quiet", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    ours = {
+        "loop": {"steps": study.steps},
+        "seed": study.seed,
+        "checkpoint": {"every_steps": DEMO_CHECKPOINT_EVERY_STEPS},
+    }
+    settings = configs.merge(configs.read_toml(find_config(arm.recipe)), ours)
+    train(configs.parse(TrainConfig, settings), study.train_folder(arm), progress)
 
 
-def _watch(
-    processes: Mapping[str, subprocess.Popen[str]], folders: Sequence[Path], steps: int, progress: Progress
+def _watch(processes: Sequence[Any], study: Study, progress: Progress) -> None:
+    """Show the steps of all arms together, with each arm's newest reward, then the completions of all evaluations."""
+    trained = [arm for arm in DEMO_ARMS if arm.recipe is not None]
+    cells = [cell for arm in DEMO_ARMS for cell in study.cells(arm).values()]
+
+    def steps() -> tuple[int, Mapping[str, float]]:
+        rows = {arm.name: list(read_lines(study.train_folder(arm) / "steps.jsonl")) for arm in trained}
+        rewards = {f"{name} reward": row[-1]["reward"] for name, row in rows.items() if row}
+        return sum(map(len, rows.values())), rewards
+
+    def completions() -> tuple[int, Mapping[str, float]]:
+        return sum(_n_lines(cell / "completions.jsonl") for cell in cells), {}
+
+    _follow(processes, progress, "train", study.steps * len(trained), steps)
+    _follow(processes, progress, "evaluate", DEMO_N * DEMO_LIMIT * len(cells), completions)
+
+
+def _follow(
+    processes: Sequence[Any],
+    progress: Progress,
+    title: str,
+    total: int,
+    look: Callable[[], tuple[int, Mapping[str, float]]],
 ) -> None:
-    """Show the steps of all arms together, and each arm's newest reward, until every process has ended."""
-    seen = 0
-    progress.begin("train", steps * len(processes))
-    while any(process.poll() is None for process in processes.values()):
+    """Show how far one kind of work is, until all of it is done or nobody is left who does it."""
+    n_done, figures = look()
+    progress.begin(title, total, n_done)
+    while n_done < total and any(process.is_alive() for process in processes):
         time.sleep(WATCH_EVERY_S)
-        rows = [list(read_lines(folder / "steps.jsonl")) for folder in folders]
-        newest = {name: row[-1]["reward"] for name, row in zip(processes, rows, strict=True) if row}
-        progress.advance(sum(map(len, rows)) - seen, {f"{name} reward": reward for name, reward in newest.items()})
-        seen = sum(map(len, rows))
+        n_before, (n_done, figures) = n_done, look()
+        progress.advance(n_done - n_before, figures)
     progress.end()
+
+
+def _n_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def _demo_evaluation(model: str, temperature: float) -> Mapping[str, Any]:
@@ -108,7 +187,7 @@ def _demo_evaluation(model: str, temperature: float) -> Mapping[str, Any]:
         "model": {"path": model},
         "tasks": ["countdown"],
         "sampling": {"temperature": temperature},
-        "n": 64,
-        "limit": 96,
+        "n": DEMO_N,
+        "limit": DEMO_LIMIT,
         "metrics": [{"id": "pass_at_k", "ks": [1, 4, 16, 64]}, {"id": "distinct_at_k", "ks": [16, 64]}],
     }

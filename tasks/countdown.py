@@ -90,12 +90,7 @@ class Countdown(Demonstrator[CountdownReference]):
         return tuple(writings(problem.reference))
 
     def _pool(self, split: Split) -> Sequence[tuple[Numbers, int]]:
-        return [
-            (numbers, target)
-            for numbers in _multisets()[split]
-            for target in TARGETS
-            if solution_counts(numbers).get(target, 0) >= self.config.min_solutions
-        ]
+        return _pool(split, self.config.min_solutions)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -115,6 +110,16 @@ def _problem(numbers: Numbers, target: int) -> Problem[CountdownReference]:
         reference=CountdownReference(numbers, target),
         tags={"n_solutions": str(solution_counts(numbers)[target])},
     )
+
+
+@functools.cache
+def _pool(split: Split, min_solutions: int) -> Sequence[tuple[Numbers, int]]:
+    return [
+        (numbers, target)
+        for numbers in _multisets()[split]
+        for target in TARGETS
+        if solution_counts(numbers).get(target, 0) >= min_solutions
+    ]
 
 
 @functools.cache

@@ -20,6 +20,7 @@ no interval treats them as drawn one by one."""
 Outcome = Literal["correct", "incorrect", "ungraded"]
 Status = Literal["running", "done", "failed", "interrupted"]
 FinishReason = Literal["stop", "length", "failed"]
+Language = Literal["python", "cpp"]
 ExecutionStatus = Literal[
     "exited", "signalled", "not_compiled", "cpu_limit", "wall_limit", "memory_limit", "output_limit"
 ]
@@ -260,10 +261,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The text of an untrusted program, and the imports it may rely on."""
+    """The text of an untrusted program, and the imports it may rely on.
+
+    The prelude, of Python programs alone, is the same for many of them, and holds nothing that they must not see.
+    """
 
     source: str
     prelude: str = ""
+    language: Language = "python"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ PRELUDE = _prelude(("typing", "builtins"))  # builtins last: math has a pow of i
 OFFICIAL_PRELUDE = _prelude(("builtins", "typing"))
 
 
-def checker_prelude(stdin: str, expected: str, output: str) -> str:
-    """What a checker runs in: three files that exist in memory alone, and their names as its arguments."""
+def with_files(checker: str, stdin: str, expected: str, output: str) -> str:
+    """A checker with its three files, which exist in memory alone, and their names as its arguments."""
     files = {"input.txt": stdin, "correct_output.txt": expected, "solution_output.txt": output}
     return (
         f"import builtins, io, sys\n_files = {files!r}\n"
         f"def _open(name, *_, **__): return io.StringIO(_files[name])\n"
         f"builtins.open = _open\nsys.argv = ['checker.py', *_files]\n"
+        f"exec(compile({checker!r}, 'checker.py', 'exec'))\n"
     )

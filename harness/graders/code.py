@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Execution, Limits, Problem, Program, Verdict
-from harness.graders._code_prelude import PRELUDE, checker_prelude
+from harness.graders._code_prelude import PRELUDE, with_files
 from harness.graders._evalplus_judge import judge_evalplus
 from harness.graders._judging import (
     Allowance,
@@ -167,8 +167,7 @@ class CodeGrader:
 
     def _run_checker(self, checker: str, test: ProgramTest, output: str) -> Execution:
         """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
-        program = Program(checker, checker_prelude(test.input, test.output, output))
-        return self._pool.run(program, b"", _CHECKER_LIMITS)
+        return self._pool.run(Program(with_files(checker, test.input, test.output, output)), b"", _CHECKER_LIMITS)
 
     def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
         try:

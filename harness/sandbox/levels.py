@@ -38,13 +38,13 @@ PACKAGES = ("numpy", "sympy", "mpmath", "sortedcontainers", "networkx")
 """What programs may import beside the standard library, where it is installed."""
 
 _PRELOADED = """
-bisect collections copy decimal fractions functools heapq io itertools json math operator random re statistics string
+bisect collections copy datetime decimal fractions functools heapq io itertools json math operator random re statistics string
 threading traceback types typing
 """
 # When files can't be opened these are all there is.
 _PRELOADED_WHEN_SEALED = """
 abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc contextlib csv ctypes dataclasses
-datetime difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum gc graphlib hashlib html inspect keyword
+difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum gc graphlib hashlib html inspect keyword
 locale logging numbers pickle platform pprint queue secrets select selectors shlex signal socket stat struct subprocess
 tempfile textwrap time timeit tokenize unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
 """

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
 from harness.sandbox import levels
 from harness.sandbox.answers import AnswerWatch
-from harness.sandbox.inside import plain
+from harness.sandbox.inside import plain, scratch, sealing
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
 from harness.sandbox.levels import Level
 
@@ -51,25 +52,31 @@ class Job:
     payload: bytes
     stdin: bytes = b""
     calls: Sequence[Call] = ()
+    prelude: str = ""
+    kind: sealing.Kind = "python"
+    arguments: Sequence[str] = ()
+    product: str = ""
 
 
 def script(program: Program, stdin: bytes) -> Job:
-    return Job(_payload(program, None, ()), stdin)
+    return Job(_payload(program, None, ()), stdin, (), program.prelude)
 
 
 def function(program: Program, name: str, calls: Sequence[Call]) -> Job:
-    return Job(_payload(program, name, [plain.encode(list(call.arguments)) for call in calls]), b"", calls)
+    arguments = [plain.encode(list(call.arguments)) for call in calls]
+    return Job(_payload(program, name, arguments), b"", calls, program.prelude)
 
 
 def _payload(program: Program, name: str | None, arguments: Sequence[str]) -> bytes:
-    told = {"source": program.source, "prelude": program.prelude, "function": name, "arguments": arguments}
-    return json.dumps(told).encode()
+    return json.dumps({"source": program.source, "function": name, "arguments": arguments}).encode()
 
 
 class Worker:
     """Raises SandboxError where it can't be started, or doesn't do what it is for."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, executable: Sequence[str] = ()) -> None:
+        """With paths of executables, and what they need, it runs compilers instead of programs."""
+        self._scratch: str | None = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._complaints = os.memfd_create("complaints")
         with theirs:
@@ -87,8 +94,8 @@ class Worker:
             )
         self._socket.settimeout(_START_S)
         try:
-            self._socket.send(_settings(level))
-            self.facts = self._reply()
+            self._socket.send(_settings(level, executable))
+            self._scratch = self._reply()["scratch"]
         except BaseException:
             self.close()
             raise
@@ -103,7 +110,8 @@ class Worker:
             stdout, stderr = (stack.enter_context(_memory_file(b"", sealed=False)) for _ in range(2))
             watch = stack.enter_context(AnswerWatch(job.calls)) if job.calls else None
             fds = [*given, stdout, stderr, *([watch.their_end] if watch is not None else [])]
-            request = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
+            asked = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
+            request = [*asked, job.prelude, job.kind, job.arguments, job.product]
             self._socket.settimeout(limits.wall_s + _GRACE_S)
             ended = self._exchange(json.dumps(request).encode(), fds, watch)
             if ended["trouble"] is not None:
@@ -144,11 +152,13 @@ class Worker:
             # The process inside a jail dies with this one.
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        if self._scratch is not None:
+            scratch.remove_if_left(self._scratch)
         with contextlib.suppress(OSError):
             os.close(self._complaints)
 
 
-def _settings(level: Level) -> bytes:
+def _settings(level: Level, executable: Sequence[str]) -> bytes:
     places = levels.package_places() if level >= Level.LANDLOCK else {}
     folders = levels.package_folders(places)
     told = {
@@ -156,6 +166,8 @@ def _settings(level: Level) -> bytes:
         "preload": levels.preloaded(level),
         "packages": places,
         "folders": folders,
+        "executable": executable,
+        "scratch_parent": tempfile.gettempdir(),
         "runtime_is_private": levels.runtime_is_private(folders),
     }
     return json.dumps(told).encode()

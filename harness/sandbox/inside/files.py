@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 from . import kernel
 
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
+_MAKE_DIR, _MAKE_FILE, _REFER, _TRUNCATE = 1 << 7, 1 << 8, 1 << 13, 1 << 14
+_USE = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_FILE | _REFER | _TRUNCATE
+_FIRST_TO_HOLD_WRITING = 3  # before, files could be truncated that may only be read
 _NOT_FOR_PROGRAMS = ("site-packages", "dist-packages", "ensurepip", "idlelib", "test", "lib2to3", "config-")
 _LIBRARIES = [f"/lib/{kernel.MACHINE}-linux-gnu", f"/usr/lib/{kernel.MACHINE}-linux-gnu"]
 # Where packages are installed as well: of these only the shared libraries.
@@ -37,21 +40,30 @@ def _entries(folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
 
 
-def ruleset(paths: Sequence[str]) -> int:
-    """A Landlock ruleset: files below these paths can be read, and nothing else. Raises OSError without Landlock."""
+def ruleset(readable: Sequence[str], writable: str | None, executable: Sequence[str]) -> int:
+    """A Landlock ruleset: what can be done below these paths. Raises OSError without Landlock."""
     version = kernel.landlock_version()
     if version < 1:
         raise OSError("the kernel has no Landlock")
     handled = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = kernel.landlock_ruleset(handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0, size)
-    for path in paths:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        access = _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE
-        kernel.landlock_allow(rules, access, fd)
-        os.close(fd)
+    for path in readable:
+        _allow(rules, path, _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE)
+    for path in executable:
+        _allow(rules, path, _EXECUTE | _READ_FILE | (_READ_DIR if os.path.isdir(path) else 0))
+    if writable is not None:
+        _allow(rules, writable, _USE)
     # The folder itself may be listed, as imports do; that shows names, not contents.
-    fd = os.open(STANDARD_LIBRARY, os.O_PATH | os.O_CLOEXEC)
-    kernel.landlock_allow(rules, _READ_DIR, fd)
-    os.close(fd)
+    _allow(rules, STANDARD_LIBRARY, _READ_DIR)
     return rules
+
+
+def _allow(rules: int, path: str, access: int) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    kernel.landlock_allow(rules, access, fd)
+    os.close(fd)
+
+
+def can_hold_writing() -> bool:
+    return kernel.landlock_version() >= _FIRST_TO_HOLD_WRITING

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from . import kernel
+from . import kernel, scratch
 
 NOBODY = 65534
 _ALL = (
@@ -111,6 +111,7 @@ def _change_root(paths: Sequence[str]) -> None:
         kernel.mount(f"/proc/self/fd/{source}", target, "", kernel.MS_BIND)
         kernel.mount("none", target, "", _READ_ONLY | _locked_flags(target))
         os.close(source)
+    os.makedirs(f"{_NEW_ROOT}{scratch.HOLDER}/here", mode=0o755)
     kernel.pivot_root_here()
     os.chdir("/")
     kernel.mount("none", "/", "", _READ_ONLY)

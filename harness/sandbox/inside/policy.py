@@ -1,7 +1,7 @@
 """Which system calls a program may make, as the binary filter the kernel takes. Everything not named is refused.
 
 One process: no other process can be made, seen, signalled or traced; no sockets but a pair within the process; files
-are read only. Numbers are those of Linux 6.1's headers for x86-64 and aarch64.
+are opened as Landlock allows, or not at all. Numbers are those of Linux 6.1's headers for x86-64 and aarch64.
 """
 
 from __future__ import annotations
@@ -34,9 +34,22 @@ recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsoc
 # Allowed on a condition, see `_conditions`.
 _CONDITIONAL = """
 open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, prlimit64 302 261, prctl 157 167, ioctl 16 29,
-fcntl 72 25, socketpair 53 199
+fcntl 72 25, socketpair 53 199, execveat 322 281
 """
 # "Not implemented" makes libraries fall back on an older call; "not permitted" would not.
+# Where a program has a folder to write in. Landlock decides where. Not chmod, chown, utime and link: over those it has
+# no say.
+_OF_FOLDERS = """
+mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276,
+chdir 80 49, fchdir 81 50, sendfile 40 71, copy_file_range 326 285, fallocate 285 47
+"""
+# What a program that was compiled needs before its first statement.
+_OF_BINARIES = "arch_prctl 158 -"
+# A compiler is several processes, and changes the mode of what it made.
+_OF_COMPILERS = """
+fork 57 -, vfork 58 -, execve 59 221, wait4 61 260, waitid 247 95, chmod 90 -, fchmod 91 52, fchmodat 268 53,
+setpgid 109 154
+"""
 _NOT_IMPLEMENTED = "clone3 435 435, openat2 437 437"
 _NEWEST_NUMBER = 450
 
@@ -45,7 +58,6 @@ _X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture word
 
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 _CLONE_THREAD = 0x10000
-_WRITING_FLAGS = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000  # WRONLY, RDWR, CREAT, TRUNC, APPEND, TMPFILE
 _PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 # Not F_SETOWN and F_SETSIG (signals to others), not F_SETLK (a channel between programs), not F_SETPIPE_SZ.
@@ -53,6 +65,9 @@ _FCNTLS = (0, 1, 2, 3, 4, 1030, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPF
 _AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2000000 | 0o4000
 OWN_PID = 0x7EADBEEF
 """Stands in the filter for the pid of the program, which is known only after the fork."""
+BINARY_FD = 200
+"""Where a program that was compiled is executed from, once; above every number that it can give a descriptor."""
+_AT_EMPTY_PATH = 0x1000
 
 
 def numbers(table: str, machine: str) -> dict[str, int]:
@@ -61,12 +76,22 @@ def numbers(table: str, machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-def compile_filter(machine: str, *, may_open: bool) -> bytes:
-    """The filter of a machine. Without `may_open` no file can be opened at all."""
-    actions: dict[int, Code] = {number: [_ret(_ALLOW)] for number in numbers(_ALLOWED, machine).values()}
+def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> bytes:
+    """The filter of a machine. Without `may_open` no file can be opened at all; with it, writing is up to Landlock."""
+    tables = [_ALLOWED, *([_OF_FOLDERS] if may_open else [])]
+    conditions = dict(_conditions(may_open=may_open))
+    if kind == "python":
+        del conditions["execveat"]
+    if kind == "binary":
+        tables.append(_OF_BINARIES)
+    if kind == "compiler":
+        tables.append(_OF_COMPILERS)
+        conditions = {name: conditions[name] for name in ("prlimit64", "prctl", "ioctl", "fcntl")}
+        conditions.update(dict.fromkeys(("open", "openat", "clone", "kill", "tgkill"), [_ret(_ALLOW)]))
+    actions: dict[int, Code] = {number: [_ret(_ALLOW)] for table in tables for number in numbers(table, machine).values()}
     actions.update({number: [_ret(_ENOSYS)] for number in numbers(_NOT_IMPLEMENTED, machine).values()})
-    conditions = _conditions(may_open=may_open)
-    actions.update({number: conditions[name] for name, number in numbers(_CONDITIONAL, machine).items()})
+    known = numbers(_CONDITIONAL, machine)
+    actions.update({known[name]: code for name, code in conditions.items() if name in known})
     head = [_load(4), _equal(_ARCHITECTURE[machine], 1, 0), _ret(_KILL), _load(0)]
     if machine == "x86_64":
         head += [_at_least(_X32_NUMBERS, 0, 1), _ret(_KILL)]
@@ -79,15 +104,13 @@ def with_pid(code: bytes, pid: int) -> bytes:
 
 
 def _conditions(*, may_open: bool) -> Mapping[str, Code]:
-    def opening(argument: int) -> Code:
-        return [_load_argument(argument), _any_bit(_WRITING_FLAGS, 0, 1), _ret(_EPERM), _ret(_ALLOW)]
-
-    refused = [_ret(_EPERM)]
+    opening = [_ret(_ALLOW if may_open else _EPERM)]
     is_unix = [_load_argument(0), _equal(_AF_UNIX, 1, 0), _ret(_EPERM)]
     type_alone: Code = [_load_argument(1), (0x54, 0, 0, ~_SOCK_FLAGS & 0xFFFFFFFF)]
     return {
-        "open": opening(1) if may_open else refused,
-        "openat": opening(2) if may_open else refused,
+        "open": opening,
+        "openat": opening,
+        "execveat": [_load_argument(0), _equal(BINARY_FD, 1, 0), _ret(_EPERM), *_one_of(4, (_AT_EMPTY_PATH,))],
         "clone": [_load_argument(0), _any_bit(_CLONE_THREAD, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
         "tgkill": _one_of(0, (OWN_PID,)),
         "kill": _one_of(0, (OWN_PID,)),

@@ -11,7 +11,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 from . import plain
 
@@ -22,18 +22,34 @@ _FILE_NAME = "main.py"
 _THREAD_STACK_BYTES = 16 << 20
 
 
-def run(payload: bytes) -> NoReturn:
+class Main(NamedTuple):
+    """The module that a program is run in, with what it may rely on. Made once, and used by many processes."""
+
+    module: types.ModuleType
+    recursion_limit: int
+
+
+def prepared(prelude: str) -> Main:
+    """Raises whatever the prelude raises."""
+    module, usual_limit = types.ModuleType("main"), sys.getrecursionlimit()
+    module.__dict__.update({"__builtins__": builtins, "__file__": _FILE_NAME})
+    try:
+        exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), module.__dict__)
+        return Main(module, sys.getrecursionlimit())
+    finally:
+        sys.setrecursionlimit(usual_limit)
+
+
+def run(payload: bytes, main: Main) -> NoReturn:
     job = json.loads(payload)
-    _set_up_interpreter()
+    sys.setrecursionlimit(main.recursion_limit)
     if job["function"] is None:
-        status = _ending_of(lambda: _run_main(job["source"], job["prelude"]))
-        _leave(status)
-    _leave(_ending_of(lambda: _call_function(job)))
+        _leave(_ending_of(lambda: _run_main(job["source"], main.module)))
+    _leave(_ending_of(lambda: _call_function(job, main.module)))
 
 
-def _set_up_interpreter() -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
-        del sys.modules[name]
+def set_up_interpreter() -> None:
+    """Once for all programs: 0, 1 and 2 have to be such files as they will be, empty ones."""
     for name, file in (
         ("stdin", _text_file(0, "r")),
         ("stdout", _text_file(1, "w")),
@@ -52,13 +68,10 @@ def _text_file(fd: int, mode: str, buffering: int = -1) -> IO[Any]:
     return open(fd, mode, buffering, encoding="utf-8", errors="surrogateescape", closefd=False)
 
 
-def _module(name: str, prelude: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__dict__.update({"__builtins__": builtins, "__file__": _FILE_NAME})
+def _namespace(module: types.ModuleType, name: str) -> dict[str, Any]:
+    module.__name__ = name
     sys.modules[name] = module
-    if prelude:
-        exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), module.__dict__)
-    return module
+    return module.__dict__
 
 
 def _compiled(source: str) -> types.CodeType:
@@ -70,9 +83,9 @@ def _compiled(source: str) -> types.CodeType:
         os._exit(DID_NOT_COMPILE)
 
 
-def _run_main(source: str, prelude: str) -> None:
+def _run_main(source: str, module: types.ModuleType) -> None:
     code = _compiled(source)
-    exec(code, _module("__main__", prelude).__dict__)
+    exec(code, _namespace(module, "__main__"))
 
 
 def _ending_of(work: Callable[[], None]) -> int:
@@ -113,11 +126,10 @@ def _leave(status: int) -> NoReturn:
 # --- functions --------------------------------------------------------------------------------------------------
 
 
-def _call_function(job: dict[str, Any]) -> None:
+def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
     code = _compiled(job["source"])
     # Not __main__: a program's main guard would run, and read a stdin that has nothing.
-    module = _module("solution", job["prelude"])
-    exec(code, module.__dict__)
+    exec(code, _namespace(module, "solution"))
     function = _found(module, job["function"])
     _say(b"loaded", b"")
     for arguments in job["arguments"]:

@@ -4,56 +4,69 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, NoReturn
 
 from . import kernel, policy, programs
 
 MACHINE_STACK_BYTES = 1 << 30
 _ADDRESS_ROOM_BYTES = 512 << 20  # thread stacks and mappings that are never touched
-_OPEN_FILES = 32
+_OPEN_FILES, _OPEN_FILES_OF_COMPILERS = 32, 256
 READY = b"ready"
 _exit = os._exit  # the program may replace the one in os
-_HIGH_FD = 200
-LANDLOCK_FD, _HIGHEST_FD = 250, 260
+_HIGH_FD = 300
+LANDLOCK_FD, _HIGHEST_FD = 350, 360
 """Above all that a program's own descriptors may take the place of."""
 
+Kind = Literal["python", "binary", "compiler"]
 
-@dataclass(frozen=True, slots=True)
-class Walls:
+
+class Walls(NamedTuple):
     """What a worker prepared once for all its programs."""
 
-    filter_code: bytes | None
+    filters: Mapping[Kind, bytes]
+    """Without any, nothing is filtered."""
     landlock: int | None
     owns_namespace: bool
     """Each program is process 1 of a namespace of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One program to run: limits, and what else came with the descriptors."""
+class Request(NamedTuple):
+    """One program to run: limits, and how it is started. The rest comes with the descriptors."""
 
     cpu_s: float
     wall_s: float
     memory_bytes: int
     output_bytes: int
+    prelude: str = ""
+    """What it may rely on: the same for many programs, and without secrets, since the worker keeps it."""
+    kind: Kind = "python"
+    arguments: Sequence[str] = ()
+    """Of a compiler: the command."""
+    product: str = ""
+    """Of a compiler: the file in its folder that is written to stdout in the end."""
 
 
-def become_program(walls: Walls, request: Request, descriptors: Sequence[int], ready: int) -> NoReturn:
+def become_program(
+    walls: Walls, request: Request, main: programs.Main, descriptors: Sequence[int], ready: int
+) -> NoReturn:
     """`descriptors` are the payload, stdin, stdout, stderr and, for functions, where answers go.
 
     `READY` on the pipe `ready` says that every wall stands, and is the last that is ever written there. Anything else
     is our failure, never the program's.
     """
     try:
-        payload = _read_all(descriptors[0])
-        _seal(walls, request, descriptors[1:], ready)
+        payload = _read_all(descriptors[0]) if request.kind == "python" else b""
+        _seal(walls, request, descriptors, ready)
     except BaseException as error:
         os.write(ready, str(error).encode()[:500])
         _exit(255)
     try:
-        programs.run(payload)
+        if request.kind == "binary":
+            os.execve(policy.BINARY_FD, ["main"], {})
+        if request.kind == "compiler":
+            os.execve(request.arguments[0], list(request.arguments), {"PATH": "/usr/bin:/bin", "TMPDIR": os.getcwd()})
+        programs.run(payload, main)
     finally:
         _exit(255)
 
@@ -62,17 +75,21 @@ def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int
     os.setsid()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     # First out of the way of one another, then to 0, 1, 2 ...
-    moved = [os.dup2(fd, _HIGH_FD + place) for place, fd in enumerate([*descriptors, ready])]
+    moved = [os.dup2(fd, _HIGH_FD + place) for place, fd in enumerate([*descriptors[1:], ready])]
     for place, fd in enumerate(moved[:-1]):
         os.dup2(fd, place)
+    if request.kind == "binary":
+        os.dup2(descriptors[0], policy.BINARY_FD, inheritable=False)
     _limit(request)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if walls.landlock is not None:
         kernel.landlock_restrict(walls.landlock)
     kernel.drop_capabilities()
-    os.closerange(len(descriptors), moved[-1])
-    if walls.filter_code is not None:
-        kernel.load_filter(policy.with_pid(walls.filter_code, os.getpid()))
+    os.closerange(len(moved) - 1, policy.BINARY_FD)
+    os.closerange(policy.BINARY_FD + (request.kind == "binary"), moved[-1])
+    if walls.filters:
+        code = walls.filters[request.kind]
+        kernel.load_filter(code if walls.owns_namespace else policy.with_pid(code, os.getpid()))
     os.write(moved[-1], READY)
     os.closerange(moved[-1], _HIGHEST_FD)
 
@@ -81,19 +98,22 @@ def _read_all(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
+def limit_worker() -> None:
+    """What is no different for any program, and does not hinder the worker itself."""
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        resource.setrlimit(kind, (0, 0))
+
+
 def _limit(request: Request) -> None:
+    set_limit = resource.setrlimit
     cpu_s = int(request.cpu_s) + 2  # the worker watches the clock; this is the second line
-    limits = {
-        resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
-        resource.RLIMIT_AS: _both(request.memory_bytes + _ADDRESS_ROOM_BYTES),
-        resource.RLIMIT_FSIZE: _both(request.output_bytes),
-        resource.RLIMIT_NOFILE: _both(_OPEN_FILES),
-        resource.RLIMIT_CORE: _both(0),
-        resource.RLIMIT_MEMLOCK: _both(0),
-        resource.RLIMIT_MSGQUEUE: _both(0),
-    }
-    for kind, limit in limits.items():
-        resource.setrlimit(kind, limit)
+    set_limit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    set_limit(resource.RLIMIT_AS, _both(request.memory_bytes + _ADDRESS_ROOM_BYTES))
+    set_limit(resource.RLIMIT_FSIZE, _both(request.output_bytes))
+    set_limit(resource.RLIMIT_NOFILE, _both(_OPEN_FILES if request.kind != "compiler" else _OPEN_FILES_OF_COMPILERS))
+    if request.kind != "python":
+        # Without a limit threads get their usual 2 MiB, and the main one as much as there is memory.
+        set_limit(resource.RLIMIT_STACK, _both(resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 
 def _both(value: int) -> tuple[int, int]:

@@ -6,12 +6,14 @@ can find an earlier one in what it inherits. It judges nothing: it says how a pr
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import importlib.machinery
 import importlib.util
 import json
 import os
+import random
 import resource
 import select
 import signal
@@ -22,7 +24,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import files, jail, kernel, policy, sealing
+from . import files, jail, kernel, policy, programs, scratch, sealing
 
 LOOK_EVERY_S = 0.1
 _MOST_DESCRIPTORS = 5
@@ -56,8 +58,12 @@ def main(control_fd: int, first_run: bool) -> None:
     except OSError as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         return
-    control.send(json.dumps({"landlock": kernel.landlock_version(), "user": os.geteuid()}).encode())
-    worker.serve()
+    try:
+        control.send(json.dumps({"scratch": worker.scratch.on_disk if worker.scratch is not None else None}).encode())
+        worker.serve()
+    finally:
+        if worker.scratch is not None:
+            worker.scratch.remove()
 
 
 def _start_again_with_a_large_stack(control_fd: int) -> None:
@@ -77,23 +83,31 @@ class _Worker:
         sys.meta_path.append(_AllowedPackages(settings["packages"]))
         for name in settings["preload"]:
             importlib.import_module(name)
-        folders = settings["folders"]
-        self._own_namespace = jail.enter(files.mounted(folders)) if level == "namespaces" else None
-        opens = level in ("landlock", "namespaces")
+        folders, executable = settings["folders"], settings["executable"]
+        self._own_namespace = jail.enter(files.mounted([*folders, *executable])) if level == "namespaces" else None
         if os.geteuid() == 0 and (level == "sealed" or not settings["runtime_is_private"]):
             jail.become_nobody()
+        self.scratch = _scratch(level, settings["scratch_parent"])
         self._walls = sealing.Walls(
-            filter_code=policy.compile_filter(kernel.MACHINE, may_open=opens) if level != "limits" else None,
-            landlock=os.dup2(files.ruleset(files.readable(folders)), sealing.LANDLOCK_FD) if opens else None,
+            filters=_filters(level, for_compiler=bool(executable)),
+            landlock=_ruleset(level, folders, self.scratch, executable),
             owns_namespace=self._own_namespace is not None,
         )
         # Python ignores these two, and programs would swallow the exceptions they become.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.chdir("/")
         self._ready = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        sealing.limit_worker()
+        _prepare_interpreter()
+        self._mains: dict[str, programs.Main] = {}
+        self._main_for("")
         gc.collect()
         gc.freeze()
+
+    def _main_for(self, prelude: str) -> programs.Main:
+        if prelude not in self._mains:
+            self._mains[prelude] = programs.prepared(prelude)
+        return self._mains[prelude]
 
     def serve(self) -> None:
         """One reply for each request, until the other side is gone."""
@@ -105,6 +119,8 @@ class _Worker:
                 continue
             request = sealing.Request(*json.loads(message))
             reply = self._run(request, descriptors)
+            if self.scratch is not None:
+                self.scratch.tidy()
             self._control.send(json.dumps(reply).encode())
 
     def _run(self, request: sealing.Request, descriptors: list[int]) -> dict[str, Any]:
@@ -113,6 +129,10 @@ class _Worker:
             pid = self._fork(request, descriptors)
             killed_for = self._watch(pid, began, request, descriptors[2])
             _, status, used = os.wait4(pid, 0)
+            if request.kind == "compiler":
+                _end_group(pid)
+                if status == 0:
+                    _copy_product(request, descriptors[2])
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -132,9 +152,10 @@ class _Worker:
     def _fork(self, request: sealing.Request, descriptors: Sequence[int]) -> int:
         if self._own_namespace is not None:
             kernel.unshare(kernel.CLONE_NEWPID)
-        pid = os.fork()
+        main = self._main_for(request.prelude)
+        pid = kernel.fork()
         if pid == 0:
-            sealing.become_program(self._walls, request, descriptors, self._ready[1])
+            sealing.become_program(self._walls, request, main, descriptors, self._ready[1])
         if self._own_namespace is not None:
             kernel.setns(self._own_namespace, kernel.CLONE_NEWPID)
         return pid
@@ -151,6 +172,8 @@ class _Worker:
             while killed_for is None:
                 cpu_s, wall_s = time.clock_gettime(clock), time.monotonic() - began
                 killed_for = _limit_reached(request, cpu_s, wall_s, os.fstat(stdout).st_size)
+                if self.scratch is not None and killed_for is None and wall_s >= LOOK_EVERY_S and self.scratch.is_over():
+                    killed_for = "output"
                 if killed_for is not None:
                     break
                 left = min(request.cpu_s - cpu_s, request.wall_s - wall_s, LOOK_EVERY_S)
@@ -179,3 +202,67 @@ def _limit_reached(request: sealing.Request, cpu_s: float, wall_s: float, output
     if wall_s >= request.wall_s:
         return "wall"
     return "output" if output_bytes >= request.output_bytes else None
+
+
+def _scratch(level: str, parent: str) -> scratch.Scratch | None:
+    """Where programs may write. Nowhere, where that can't be held."""
+    if level == "namespaces" and files.can_hold_writing():
+        return scratch.MountedScratch()
+    if level == "limits" or (level == "landlock" and files.can_hold_writing()):
+        return scratch.FolderScratch(parent)
+    os.chdir("/")
+    return None
+
+
+def _filters(level: str, *, for_compiler: bool) -> dict[sealing.Kind, bytes]:
+    kinds: tuple[sealing.Kind, ...] = ("compiler",) if for_compiler else ("python", "binary")
+    opens = level in ("landlock", "namespaces")
+    if level == "limits":
+        return {}
+    codes = {kind: policy.compile_filter(kernel.MACHINE, may_open=opens, kind=kind) for kind in kinds}
+    # Each program is process 1 of its own namespace there.
+    return {kind: policy.with_pid(code, 1) for kind, code in codes.items()} if level == "namespaces" else codes
+
+
+def _ruleset(level: str, folders: Sequence[str], room: scratch.Scratch | None, executable: Sequence[str]) -> int | None:
+    if level not in ("landlock", "namespaces"):
+        return None
+    # In a jail the folder around it: what is mounted there changes, and the folder itself is read-only.
+    writable = None if room is None else scratch.HOLDER if level == "namespaces" else room.path
+    return os.dup2(files.ruleset(files.readable(folders), writable, executable), sealing.LANDLOCK_FD)
+
+
+def _prepare_interpreter() -> None:
+    """All that a program's process would otherwise do on its own, at a cost for each."""
+    kept = [os.dup(fd) for fd in range(3)]
+    for fd in range(3):
+        file = os.memfd_create("stand-in")
+        os.dup2(file, fd)
+        os.close(file)
+    programs.set_up_interpreter()
+    for fd, old in enumerate(kept):
+        os.dup2(old, fd)
+        os.close(old)
+    random.seed(0)  # the same for all programs, so that a verdict is no matter of luck
+    for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
+        del sys.modules[name]  # programs should not find these
+
+
+def _end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _copy_product(request: sealing.Request, stdout: int) -> None:
+    """What a compiler made, into the file that its caller reads."""
+    try:
+        fd = os.open(request.product, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.ftruncate(stdout, 0)
+        os.lseek(stdout, 0, os.SEEK_SET)
+        while os.sendfile(stdout, fd, None, 1 << 20):
+            pass
+    finally:
+        os.close(fd)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from harness.core.types import Language
 
 _END_OF_REASONING = "</think>"
 _START_OF_REASONING = "<think>"
 _FENCES = ("```", "~~~")
-_PYTHON = ("", "python", "python3", "py", "py3", "python 3")
+_TAGS: Mapping[Language, tuple[str, ...]] = {
+    "python": ("", "python", "python3", "py", "py3", "python 3"),
+    "cpp": ("", "cpp", "c++", "cc", "cxx", "c", "cpp17", "c++17", "cpp20", "c++20"),
+}
 
 
 def without_reasoning(reply: str) -> str:
@@ -18,8 +23,8 @@ def without_reasoning(reply: str) -> str:
     return "" if reply.lstrip().startswith(_START_OF_REASONING) else reply
 
 
-def program_in(reply: str) -> str | None:
-    """The last fenced block that is Python or says nothing of a language, else the last block at all.
+def program_in(reply: str, language: Language = "python") -> str | None:
+    """The last fenced block that is in the language or says nothing of one, else the last block at all.
 
     Without any fence the whole answer is taken for a program. A block that was never closed is none, nor is a reply
     that never came to its answer.
@@ -28,8 +33,8 @@ def program_in(reply: str) -> str | None:
     blocks = list(_blocks(answer))
     if not blocks:
         return answer if answer.strip() and not any(fence in answer for fence in _FENCES) else None
-    python = [text for language, text in blocks if language in _PYTHON]
-    return python[-1] if python else blocks[-1][1]
+    fitting = [text for tag, text in blocks if tag in _TAGS[language]]
+    return fitting[-1] if fitting else blocks[-1][1]
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:

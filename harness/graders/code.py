@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
-from harness.core.types import Completion, Execution, Limits, Problem, Program, Verdict
+from harness.core.types import Completion, Execution, Language, Limits, Problem, Program, Verdict
 from harness.graders._code_prelude import PRELUDE, with_files
 from harness.graders._evalplus_judge import judge_evalplus
 from harness.graders._judging import (
@@ -62,6 +62,8 @@ class CodeGrader:
         """For floats, of functions too."""
         prelude: bool = True
         """Whether programs may use names of the standard library that they did not import, as accepted ones do."""
+        language: Language = "python"
+        """Of programs that read stdin. C++ is compiled by the machine's compiler, with -O2 -std=c++17."""
         inputs: Literal["base", "plus"] = "plus"
         """HumanEval+ and MBPP+: the original tests alone, or those and the added ones."""
         tests: Literal["all", "longest"] = "all"
@@ -97,10 +99,11 @@ class CodeGrader:
 
     def facts(self) -> Mapping[str, str]:
         """What the judging depended on. Raises UsageError where programs must not be run."""
+        self._pool.check(self.config.language)
         return {"sandbox": self._pool.level.title}
 
     def grade(self, problem: Problem[ProgramReference | EvalPlusReference], completion: Completion) -> Verdict:
-        program = program_in(completion.text)
+        program = program_in(completion.text, self.config.language)
         if program is None:
             cut = completion.finish_reason == "length"
             return Verdict("incorrect", 0.0, reason="truncated" if cut else "no program in the reply")
@@ -111,6 +114,8 @@ class CodeGrader:
             return Verdict("incorrect", 0.0, reason="CE: more than 256 KiB of source", details={"verdict": "CE"})
         try:
             if isinstance(reference, EvalPlusReference):
+                if self.config.language != "python":
+                    return Verdict("ungraded", None, program, "HumanEval+ and MBPP+ are judged in Python alone")
                 return self._evalplus(problem.id, reference, program)
             return self._program(reference, program)
         except (SandboxError, DataError) as error:
@@ -129,7 +134,10 @@ class CodeGrader:
         tests = self._chosen(reference.tests.read())
         if not tests:
             return Verdict("ungraded", None, source, "the problem has no tests")
-        program = Program(source, PRELUDE if self.config.prelude else "")
+        language = self.config.language
+        if language != "python" and reference.function_name is not None:
+            return Verdict("ungraded", None, source, "functions are judged in Python alone")
+        program = Program(source, PRELUDE if self.config.prelude and language == "python" else "", language)
         allowed = self._allowance(reference.time_limit_s, reference.memory_limit_bytes, 1 << 30, None)
         if reference.function_name is None:
             scripts = [self._script_test(reference, test) for test in tests]

@@ -10,43 +10,65 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from harness.core.errors import SandboxError, UsageError
-from harness.core.types import Call, Execution, Limits, Program
-from harness.sandbox import levels, worker
+from harness.core.types import Call, Execution, Language, Limits, Program
+from harness.sandbox import compiler, levels, worker
 from harness.sandbox.levels import MEANING, Level
 from harness.sandbox.worker import Job, Worker
 
 _ATTEMPTS = 3
+_TRIAL = Limits(cpu_s=2.0, wall_s=10.0, memory_bytes=256 << 20)
 
 
 class Pool:
     """A sandbox of several workers, for any number of threads. Verdicts don't depend on how many there are."""
 
-    def __init__(self, level: Level, n_workers: int) -> None:
+    def __init__(self, level: Level, n_workers: int, executable: Sequence[str] = ()) -> None:
+        """With paths of executables it is a pool of compilers, see `Worker`."""
         self.level = level
+        self._executable = executable
         self.n_workers = n_workers
         self._idle: list[Worker] = []
         self._places = threading.BoundedSemaphore(n_workers)
         self._lock, self._only_one_alone = threading.Lock(), threading.Lock()
         self._n_running = 0
         self._owner = os.getpid()
+        self._compilers: Pool | None = None
         atexit.register(self.close)
 
     def run(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
-        return self._run(worker.script(program, stdin), limits)
+        job = self._job(program, stdin)
+        return job if isinstance(job, Execution) else self.run_job(job, limits)
+
+    def run_job(self, job: Job, limits: Limits) -> Execution:
+        with self._places, self._lent() as lent:
+            return self._attempt(lent, job, limits)
 
     def call(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
         if not calls:
             raise ValueError("a function is called at least once")
-        return self._run(worker.function(program, function, calls), limits)
+        return self.run_job(_function(program, function, calls), limits)
 
     def run_alone(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
         """`run` while no other program runs in this pool."""
+        job = self._job(program, stdin)
+        if isinstance(job, Execution):
+            return job
         with self._alone() as lent:
-            return self._attempt(lent, worker.script(program, stdin), limits)
+            return self._attempt(lent, job, limits)
 
     def call_alone(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
         with self._alone() as lent:
-            return self._attempt(lent, worker.function(program, function, calls), limits)
+            return self._attempt(lent, _function(program, function, calls), limits)
+
+    def check(self, language: Language) -> None:
+        """Raises UsageError where programs in a language can't be run here."""
+        if language == "cpp":
+            ended = self.run(Program(compiler.HELLO, language="cpp"), b"41", _TRIAL)
+            if ended.stdout != b"42":
+                raise UsageError(
+                    f"C++ can't be run here: a first program ended as {ended.status}, "
+                    f"{ended.stderr.decode(errors='replace').strip() or 'without a message'}; is a static C++ library there?"
+                )
 
     @property
     def is_crowded(self) -> bool:
@@ -59,10 +81,22 @@ class Pool:
             idle, self._idle = self._idle, []
         for each in idle:
             each.close()
+        if self._compilers is not None:
+            self._compilers.close()
 
-    def _run(self, job: Job, limits: Limits) -> Execution:
-        with self._places, self._lent() as lent:
-            return self._attempt(lent, job, limits)
+    def _job(self, program: Program, stdin: bytes) -> Job | Execution:
+        """What is to be run, or how its compiler ended without it."""
+        if program.language == "python":
+            return worker.script(program, stdin)
+        built = self._builder.build(program.source)
+        return Job(built, stdin, kind="binary") if isinstance(built, bytes) else built
+
+    @functools.cached_property
+    def _builder(self) -> compiler.Builder:
+        level = strongest()[0]
+        compiler.refuse_weak_level(level)
+        self._compilers = Pool(level, self.n_workers, compiler.executable_paths())
+        return compiler.Builder(self._compilers.run_job)
 
     def _attempt(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
         """A failure here is never the program's: it had not begun. So another worker may try."""
@@ -73,7 +107,7 @@ class Pool:
 
     def _on_a_worker(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
         if not lent:
-            lent.append(Worker(self.level))
+            lent.append(Worker(self.level, self._executable))
         try:
             return lent[0].run(job, limits)
         except BaseException:
@@ -100,6 +134,12 @@ class Pool:
             for _ in range(self.n_workers):
                 stack.enter_context(self._places)
             yield stack.enter_context(self._lent())
+
+
+def _function(program: Program, function: str, calls: Sequence[Call]) -> Job:
+    if program.language != "python":
+        raise UsageError("functions are called in Python alone; a program in another language reads stdin")
+    return worker.function(program, function, calls)
 
 
 @functools.cache

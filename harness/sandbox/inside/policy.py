@@ -43,8 +43,8 @@ _OF_FOLDERS = """
 mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276,
 chdir 80 49, fchdir 81 50, sendfile 40 71, copy_file_range 326 285, fallocate 285 47
 """
-# What a program that was compiled needs before its first statement.
-_OF_BINARIES = "arch_prctl 158 -"
+# What an executable needs before its first statement.
+_OF_EXECUTABLES = "arch_prctl 158 -"
 # A compiler is several processes, and changes the mode of what it made.
 _OF_COMPILERS = """
 fork 57 -, vfork 58 -, execve 59 221, wait4 61 260, waitid 247 95, chmod 90 -, fchmod 91 52, fchmodat 268 53,
@@ -82,8 +82,8 @@ def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> byt
     conditions = dict(_conditions(may_open=may_open))
     if kind == "python":
         del conditions["execveat"]
-    if kind == "binary":
-        tables.append(_OF_BINARIES)
+    else:
+        tables.append(_OF_EXECUTABLES)
     if kind == "compiler":
         tables.append(_OF_COMPILERS)
         conditions = {name: conditions[name] for name in ("prlimit64", "prctl", "ioctl", "fcntl")}

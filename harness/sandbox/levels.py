@@ -38,8 +38,8 @@ PACKAGES = ("numpy", "sympy", "mpmath", "sortedcontainers", "networkx")
 """What programs may import beside the standard library, where it is installed."""
 
 _PRELOADED = """
-bisect collections copy datetime decimal fractions functools heapq io itertools json math operator random re statistics string
-threading traceback types typing
+bisect collections copy datetime decimal fractions functools heapq io itertools json math operator random re statistics
+string threading traceback types typing
 """
 # When files can't be opened these are all there is.
 _PRELOADED_WHEN_SEALED = """

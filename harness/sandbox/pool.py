@@ -32,7 +32,6 @@ class Pool:
         self._lock, self._only_one_alone = threading.Lock(), threading.Lock()
         self._n_running = 0
         self._owner = os.getpid()
-        self._compilers: Pool | None = None
         atexit.register(self.close)
 
     def run(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
@@ -65,9 +64,10 @@ class Pool:
         if language == "cpp":
             ended = self.run(Program(compiler.HELLO, language="cpp"), b"41", _TRIAL)
             if ended.stdout != b"42":
+                message = ended.stderr.decode(errors="replace").strip()
                 raise UsageError(
-                    f"C++ can't be run here: a first program ended as {ended.status}, "
-                    f"{ended.stderr.decode(errors='replace').strip() or 'without a message'}; is a static C++ library there?"
+                    f"C++ can't be run here: a first program ended as {ended.status} ({message}); programs are linked "
+                    f"statically, so the static C++ library has to be installed too"
                 )
 
     @property
@@ -81,22 +81,13 @@ class Pool:
             idle, self._idle = self._idle, []
         for each in idle:
             each.close()
-        if self._compilers is not None:
-            self._compilers.close()
 
     def _job(self, program: Program, stdin: bytes) -> Job | Execution:
         """What is to be run, or how its compiler ended without it."""
         if program.language == "python":
             return worker.script(program, stdin)
-        built = self._builder.build(program.source)
+        built = _builder(os.getpid()).build(program.source)
         return Job(built, stdin, kind="binary") if isinstance(built, bytes) else built
-
-    @functools.cached_property
-    def _builder(self) -> compiler.Builder:
-        level = strongest()[0]
-        compiler.refuse_weak_level(level)
-        self._compilers = Pool(level, self.n_workers, compiler.executable_paths())
-        return compiler.Builder(self._compilers.run_job)
 
     def _attempt(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
         """A failure here is never the program's: it had not begun. So another worker may try."""
@@ -173,6 +164,14 @@ def open_pool(least: Level = Level.SEALED, n_workers: int | None = None) -> Pool
 def shared(level: Level, n_workers: int, _process: int) -> Pool:
     """One pool for all graders of a process."""
     return Pool(level, n_workers)
+
+
+@functools.cache
+def _builder(_process: int) -> compiler.Builder:
+    """One for all pools of a process. Raises UsageError where nothing can be compiled."""
+    level = strongest()[0]
+    compiler.refuse_weak_level(level)
+    return compiler.Builder(Pool(level, _n_cores(), compiler.executable_paths()).run_job)
 
 
 def _n_cores() -> int:

@@ -13,7 +13,7 @@ from harness.core.types import Execution, Limits, Program
 from harness.sandbox.levels import MEANING
 from harness.sandbox.pool import Pool, shared, strongest
 
-_LIMITS = Limits(cpu_s=1.0, wall_s=3.0, memory_bytes=256 << 20, output_bytes=1 << 20)
+_LIMITS = Limits(cpu_s=0.3, wall_s=3.0, memory_bytes=256 << 20, output_bytes=1 << 20)
 _ESCAPED = b"escaped"
 
 

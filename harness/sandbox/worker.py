@@ -159,7 +159,7 @@ class Worker:
 
 
 def _settings(level: Level, executable: Sequence[str]) -> bytes:
-    places = levels.package_places() if level >= Level.LANDLOCK else {}
+    places = levels.package_places() if level != Level.SEALED else {}
     folders = levels.package_folders(places)
     told = {
         "level": level.title,

@@ -24,11 +24,16 @@ from harness.sandbox import Level, Pool
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 ALLOWED = Allowance(cpu_s=0.3, memory_bytes=256 << 20, retries_timeouts=False)
+SMALL = Allowance(cpu_s=0.3, memory_bytes=64 << 20, retries_timeouts=False)
 USUAL = ("WA", "RE")
 
 
 def attacks():
     return tomllib.loads((PROGRAMS / "attacks.toml").read_text())
+
+
+def native():
+    return tomllib.loads((PROGRAMS / "native.toml").read_text())
 
 
 def benign():
@@ -97,13 +102,14 @@ class Surroundings:
 
     def _state(self):
         stat = Path(f"/proc/{self.dummy.pid}/stat").read_text().split()
-        files = {path.name: path.stat().st_mode for path in self.folder.iterdir()}
+        files = {path.name: (path.stat().st_mode, path.stat().st_size) for path in self.folder.iterdir()}
         return files, stat[2] in "SDR", stat[18], os.sched_getaffinity(self.dummy.pid)
 
     def _tidy(self):
         """Where nothing holds them, attacks leave files."""
         for folder in ("/dev/shm", "/tmp", "/"):
             Path(folder, self.name).unlink(missing_ok=True)
+        Path("/tmp/left").unlink(missing_ok=True)
 
     def fill(self, source):
         for name, value in self.filled.items():
@@ -132,22 +138,28 @@ def source_of(attack, group, around):
     return attacks()["prelude"] + source if group == "peek" else source
 
 
-def breaches_of(pool, group, name, attack, around):
+def breaches_of(pool, group, attack, around):
     """What is wrong with how one attack ended."""
-    recording, program = Recording(pool), Program(source_of(attack, group, around))
+    yield from breaches_of_program(pool, group, attack, around, Program(source_of(attack, group, around)), b"3 4\n")
+
+
+def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALLOWED):
+    recording = Recording(pool)
     if group == "functions":
         expected = str(int(around.secret[7:])).encode()
         test = FunctionTest((3, 4), ALLOWED.cpu_s, 4 * len(expected) + 4096, lambda body: body == expected)
-        report = judge_function(recording, program, "f", [test], ALLOWED)
+        report = judge_function(recording, program, "f", [test], allowed)
         written = b"".join(answer.body for answer in recording.execution.answers)
     else:
         expected = around.secret.encode()
-        test = ScriptTest(b"3 4\n", expected, lambda output: output.strip() == expected)
-        report = judge_script(recording, program, [test], ALLOWED)
+        test = ScriptTest(stdin, expected, lambda output: output.strip() == expected)
+        report = judge_script(recording, program, [test], allowed)
         written = recording.execution.stdout
     code = report.findings[0].code
     if code not in attack.get("why", USUAL):
         yield f"{code} ({report.findings[0].cause})"
+    if around.secret in report.findings[0].cause:
+        yield f"it was told {report.findings[0].cause}"
     if b"escaped" in written or expected in written:
         yield f"it wrote {written[:100]!r}"
     yield from around.damage()
@@ -162,9 +174,61 @@ def failures_of_attacks(level, groups, *, prime=True):
         stack.callback(pool.close)
         for group in groups:
             for name, attack in attacks()[group].items():
-                if prime:  # what a later program might find of an earlier one
-                    pool.run(Program(f"x = [{around.secret!r}] * 3\nprint(x[0])"), b"", Limits(1, 3, 1 << 28))
-                found[f"{group}.{name}"] = list(breaches_of(pool, group, name, attack, around))
+                if prime:
+                    leave_a_secret(pool, around)
+                for _ in range(attack.get("runs", 1)):
+                    found.setdefault(f"{group}.{name}", []).extend(breaches_of(pool, group, attack, around))
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def leave_a_secret(pool, around):
+    """What a later program might find of an earlier one: in memory, and in files."""
+    secret = repr(around.secret)
+    leave = f"for name in 'left', '/tmp/left':\n    try: open(name, 'w').write({secret})\n    except OSError: pass"
+    pool.run(Program(f"x = [{secret}] * 3\nprint(x[0])\n{leave}"), b"", Limits(1, 3, 1 << 28))
+
+
+def failures_of_native(level):
+    """As `failures_of_attacks` and `failures_of_benign`, of programs in C++."""
+    found, cases = {}, native()
+    allowed = Allowance(cpu_s=5.0, memory_bytes=128 << 20, retries_timeouts=False)
+    with contextlib.ExitStack() as stack:
+        around = Surroundings(stack)
+        pool = Pool(level, 1)
+        stack.callback(pool.close)
+        for name, case in cases["benign"].items():
+            if case.get("needs") == "files" and level == Level.SEALED:
+                continue
+            test = ScriptTest(b"3 4\n", b"7\n", lambda output: output == b"7\n")
+            report = judge_script(pool, Program(case["source"], language="cpp"), [test], allowed)
+            found[f"benign.{name}"] = [] if report.n_passed else [str(report.findings)]
+        every = Program(around.fill(all_in_one(cases)), language="cpp")
+        for place, (name, attack) in enumerate(cases["attacks"].items()):
+            if level > Level.LIMITS or name == "read_a_file":
+                leave_a_secret(pool, around)
+                stdin = b"%d\n3 4\n" % place
+                found[name] = list(breaches_of_program(pool, "", attack, around, every, stdin, SMALL))
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def all_in_one(cases):
+    """Every attack, chosen by the first number of stdin: it is compiling that takes time."""
+    bodies = [attack["body"] for attack in cases["attacks"].values()]
+    functions = "".join(f"static void attack_{place}() {{ {body} }}\n" for place, body in enumerate(bodies))
+    switch = "".join(f"case {place}: attack_{place}(); break; " for place in range(len(bodies)))
+    return f'{cases["prelude"]}{functions}int main() {{ int n; scanf("%d", &n); switch (n) {{ {switch} }} }}'
+
+
+def failures_of_compiling():
+    """Source -> what went wrong, for what a compiler should refuse."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        around = Surroundings(stack)
+        pool = Pool(Level.SEALED, 1)
+        stack.callback(pool.close)
+        for name, attack in native()["sources"].items():
+            program = Program(around.fill(attack["source"]), language="cpp")
+            found[name] = list(breaches_of_program(pool, "", attack, around, program, b"3 4\n"))
     return {name: problems for name, problems in found.items() if problems}
 
 
@@ -174,7 +238,7 @@ def failures_of_benign(level):
     pool = Pool(level, 1)
     allowed = Allowance(cpu_s=10.0, memory_bytes=1 << 30, retries_timeouts=False)
     for name, case in benign()["scripts"].items():
-        if case.get("needs") and (level < Level.LANDLOCK or not _is_there(case["needs"])):
+        if case.get("needs") and (level == Level.SEALED or not _is_there(case["needs"])):
             continue
         text = "3 4\n" * case.get("stdin_repeated", 1)
         expected = "\n".join(text.split()) if case.get("copies") else "7"
@@ -190,7 +254,7 @@ def failures_of_benign(level):
 def _is_there(need):
     import importlib.util
 
-    return need == "files" or importlib.util.find_spec(need) is not None
+    return need in ("files", "folder") or importlib.util.find_spec(need) is not None
 
 
 def everything(level, groups):

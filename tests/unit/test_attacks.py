@@ -17,7 +17,8 @@ import attacks
 import pytest
 
 import harness
-from harness.sandbox import Level, strongest
+from harness.core.errors import UsageError
+from harness.sandbox import Level, open_pool, strongest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
 
@@ -59,6 +60,36 @@ def test_the_suite_sees_what_is_not_held():
     """With limits alone the attacks succeed, so they do try what they say."""
     failures = attacks.failures_of_attacks(Level.LIMITS, ("peek",))
     assert {"peek.file", "peek.file_through_libc", "peek.file_through_import", "peek.passwords"} <= set(failures)
+
+
+@pytest.fixture(scope="module")
+def _a_compiler():
+    try:
+        open_pool(n_workers=1).check("cpp")
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
+NATIVE_LEVELS = [
+    pytest.param(level, id=level.title, marks=[] if level == Level.NAMESPACES else pytest.mark.slow) for level in LEVELS
+]
+
+
+@pytest.mark.parametrize("level", NATIVE_LEVELS)
+@pytest.mark.usefixtures("_a_compiler")
+def test_programs_in_cpp_are_held_and_accepted_alike(level):
+    assert attacks.failures_of_native(here(level)) == {}
+
+
+@pytest.mark.usefixtures("_a_compiler")
+def test_the_compiler_gives_nothing_away():
+    assert attacks.failures_of_compiling() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_a_compiler")
+def test_where_nothing_is_held_programs_in_cpp_see_it():
+    assert set(attacks.failures_of_native(Level.LIMITS)) == {"read_a_file"}
 
 
 @pytest.mark.slow

@@ -87,8 +87,10 @@ def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> byt
     if kind == "compiler":
         tables.append(_OF_COMPILERS)
         conditions = {name: conditions[name] for name in ("prlimit64", "prctl", "ioctl", "fcntl")}
-        conditions.update(dict.fromkeys(("open", "openat", "clone", "kill", "tgkill"), [_ret(_ALLOW)]))
-    actions: dict[int, Code] = {number: [_ret(_ALLOW)] for table in tables for number in numbers(table, machine).values()}
+        conditions.update({name: [_ret(_ALLOW)] for name in ("open", "openat", "clone", "kill", "tgkill")})
+    actions: dict[int, Code] = {
+        number: [_ret(_ALLOW)] for table in tables for number in numbers(table, machine).values()
+    }
     actions.update({number: [_ret(_ENOSYS)] for number in numbers(_NOT_IMPLEMENTED, machine).values()})
     known = numbers(_CONDITIONAL, machine)
     actions.update({known[name]: code for name, code in conditions.items() if name in known})

@@ -42,8 +42,8 @@ class Scratch(Protocol):
 class MountedScratch:
     """A small file system in memory. The kernel holds its bounds; a new one takes the place of one that was used."""
 
-    path = _PLACE
-    on_disk = None
+    path: str = _PLACE
+    on_disk: str | None = None
 
     def __init__(self) -> None:
         self._mount()
@@ -78,8 +78,8 @@ class FolderScratch:
         for name in os.listdir(parent):
             if name.startswith(_PREFIX):
                 remove_if_left(f"{parent}/{name}", _OLD_S)
-        self.path = f"{parent}/{_PREFIX}{os.urandom(8).hex()}"
-        self.on_disk = self.path
+        self.path: str = f"{parent}/{_PREFIX}{os.urandom(8).hex()}"
+        self.on_disk: str | None = self.path
         os.mkdir(self.path, 0o700)
         self._lock = _locked(self.path)
         os.chdir(self.path)

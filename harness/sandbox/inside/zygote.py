@@ -172,7 +172,12 @@ class _Worker:
             while killed_for is None:
                 cpu_s, wall_s = time.clock_gettime(clock), time.monotonic() - began
                 killed_for = _limit_reached(request, cpu_s, wall_s, os.fstat(stdout).st_size)
-                if self.scratch is not None and killed_for is None and wall_s >= LOOK_EVERY_S and self.scratch.is_over():
+                if (
+                    self.scratch is not None
+                    and killed_for is None
+                    and wall_s >= LOOK_EVERY_S
+                    and self.scratch.is_over()
+                ):
                     killed_for = "output"
                 if killed_for is not None:
                     break

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import socket
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from harness.core.types import Answer, Call
-from harness.sandbox.inside.zygote import CLOCK, KILL
+from harness.sandbox.inside.zygote import CLOCK, KILL, read_reply
 
 _HEAD = struct.Struct("<6sI")
 _KINDS: dict[bytes, Literal["value", "raised", "opaque"]] = {
@@ -79,7 +78,7 @@ class AnswerWatch:
                 if not self._read():
                     poll.unregister(self._our_end)
             elif control.fileno() in ready:
-                reply: dict[str, Any] = json.loads(control.recv(_CHUNK_BYTES))
+                reply = read_reply(control.recv(_CHUNK_BYTES))
                 if "clock" not in reply:
                     return reply
                 self._note_clock(reply["clock"])

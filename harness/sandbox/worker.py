@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import marshal
 import os
 import signal
 import socket
@@ -19,8 +20,9 @@ from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
 from harness.sandbox import levels
 from harness.sandbox.answers import AnswerWatch
-from harness.sandbox.inside import plain, scratch, sealing
+from harness.sandbox.inside import plain, programs, scratch, sealing
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
+from harness.sandbox.inside.zygote import read_reply
 from harness.sandbox.levels import Level
 
 _START = (
@@ -59,16 +61,13 @@ class Job:
 
 
 def script(program: Program, stdin: bytes) -> Job:
-    return Job(_payload(program, None, ()), stdin, (), program.prelude)
+    return Job(programs.script_payload(program.source), stdin, (), program.prelude)
 
 
 def function(program: Program, name: str, calls: Sequence[Call]) -> Job:
     arguments = [plain.encode(list(call.arguments)) for call in calls]
-    return Job(_payload(program, name, arguments), b"", calls, program.prelude)
-
-
-def _payload(program: Program, name: str | None, arguments: Sequence[str]) -> bytes:
-    return json.dumps({"source": program.source, "function": name, "arguments": arguments}).encode()
+    payload = programs.function_payload(program.source, name, arguments)
+    return Job(payload, b"", calls, program.prelude)
 
 
 class Worker:
@@ -111,9 +110,9 @@ class Worker:
             watch = stack.enter_context(AnswerWatch(job.calls)) if job.calls else None
             fds = [*given, stdout, stderr, *([watch.their_end] if watch is not None else [])]
             asked = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
-            request = [*asked, job.prelude, job.kind, job.arguments, job.product]
+            request = (*asked, job.prelude, job.kind, tuple(job.arguments), job.product)
             self._socket.settimeout(limits.wall_s + _GRACE_S)
-            ended = self._exchange(json.dumps(request).encode(), fds, watch)
+            ended = self._exchange(marshal.dumps(request), fds, watch)
             if ended["trouble"] is not None:
                 raise SandboxError(f"a worker could not seal a program's process: {ended['trouble']}")
             return _execution(ended, limits, stdout, stderr, watch)
@@ -138,7 +137,7 @@ class Worker:
             raise SandboxError(f"a worker does not answer: {error}; {self._complaint()}") from None
         if not message:
             raise SandboxError(f"a worker ended: {self._complaint()}")
-        reply: dict[str, Any] = json.loads(message)
+        reply = read_reply(message)
         if "failed" in reply:
             raise SandboxError(reply["failed"])
         return reply
@@ -177,10 +176,9 @@ def _settings(level: Level, executable: Sequence[str]) -> bytes:
 def _memory_file(content: bytes, *, sealed: bool) -> Iterator[int]:
     fd = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
+        written = 0
+        while written < len(content):  # which does not move where reading begins
+            written += os.pwrite(fd, memoryview(content)[written:], written)
         if sealed:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         yield fd

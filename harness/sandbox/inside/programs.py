@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple, NoReturn
 
 from . import plain
@@ -19,6 +19,7 @@ DID_NOT_COMPILE = 120
 """The exit code that says so. A program that uses it is called what it says."""
 ANSWERS_FD = 3
 _FILE_NAME = "main.py"
+_SCRIPT, _FUNCTION = b"s", b"f"
 _THREAD_STACK_BYTES = 16 << 20
 
 
@@ -40,12 +41,20 @@ def prepared(prelude: str) -> Main:
         sys.setrecursionlimit(usual_limit)
 
 
+def script_payload(source: str) -> bytes:
+    """A program as text; a lone surrogate can't be encoded, and is a syntax error this way."""
+    return _SCRIPT + source.encode("utf-8", "surrogatepass")
+
+
+def function_payload(source: str, name: str, arguments: Sequence[str]) -> bytes:
+    return _FUNCTION + json.dumps({"source": source, "function": name, "arguments": arguments}).encode()
+
+
 def run(payload: bytes, main: Main) -> NoReturn:
-    job = json.loads(payload)
     sys.setrecursionlimit(main.recursion_limit)
-    if job["function"] is None:
-        _leave(_ending_of(lambda: _run_main(job["source"], main.module)))
-    _leave(_ending_of(lambda: _call_function(job, main.module)))
+    if payload.startswith(_SCRIPT):
+        _leave(_ending_of(lambda: _run_main(payload[1:], main.module)))
+    _leave(_ending_of(lambda: _call_function(json.loads(payload[1:]), main.module)))
 
 
 def set_up_interpreter() -> None:
@@ -74,16 +83,15 @@ def _namespace(module: types.ModuleType, name: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _compiled(source: str) -> types.CodeType:
+def _compiled(source: bytes) -> types.CodeType:
     try:
-        # A lone surrogate can't be encoded, and is a syntax error this way.
-        return compile(source.encode("utf-8", "surrogatepass"), _FILE_NAME, "exec", dont_inherit=True)
+        return compile(source, _FILE_NAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         os._exit(DID_NOT_COMPILE)
 
 
-def _run_main(source: str, module: types.ModuleType) -> None:
+def _run_main(source: bytes, module: types.ModuleType) -> None:
     code = _compiled(source)
     exec(code, _namespace(module, "__main__"))
 
@@ -115,7 +123,8 @@ def _own_frames(frames: types.TracebackType | None) -> types.TracebackType | Non
 def _leave(status: int) -> NoReturn:
     """What Python does at its end: threads are waited for, exit functions run, files flushed."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if threading._shutdown_locks or threading._threading_atexits:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except BaseException:
@@ -127,7 +136,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
-    code = _compiled(job["source"])
+    code = _compiled(job["source"].encode("utf-8", "surrogatepass"))
     # Not __main__: a program's main guard would run, and read a stdin that has nothing.
     exec(code, _namespace(module, "solution"))
     function = _found(module, job["function"])

@@ -12,12 +12,14 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import marshal
 import os
 import random
 import resource
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 import types
@@ -30,6 +32,7 @@ LOOK_EVERY_S = 0.1
 _MOST_DESCRIPTORS = 5
 _MESSAGE_BYTES = 1 << 16
 KILL, CLOCK = b"k", b"c"
+_ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then what went wrong
 
 
 class _AllowedPackages:
@@ -46,6 +49,18 @@ class _AllowedPackages:
             return None
         inner = [os.path.dirname(place)] if place.endswith("__init__.py") else None
         return importlib.util.spec_from_file_location(name, place, submodule_search_locations=inner)
+
+
+def read_reply(message: bytes) -> dict[str, Any]:
+    """For the other side."""
+    if not message.startswith(b"E"):
+        reply: dict[str, Any] = json.loads(message)
+        return reply
+    _, cause, *values = _ENDED.unpack_from(message)
+    names = ("status", "cpu_s", "memory_bytes", "wall_s")
+    ended: dict[str, Any] = dict(zip(names, values, strict=True))
+    trouble = message[_ENDED.size :].decode(errors="replace")
+    return {**ended, "killed_for": cause.rstrip(b"\0").decode() or None, "trouble": trouble or None}
 
 
 def main(control_fd: int, first_run: bool) -> None:
@@ -117,13 +132,13 @@ class _Worker:
                 return
             if message in (KILL, CLOCK):  # came too late for the run it was meant for
                 continue
-            request = sealing.Request(*json.loads(message))
+            request = sealing.Request(*marshal.loads(message))  # only ever from the judge
             reply = self._run(request, descriptors)
             if self.scratch is not None:
                 self.scratch.tidy()
-            self._control.send(json.dumps(reply).encode())
+            self._control.send(reply)
 
-    def _run(self, request: sealing.Request, descriptors: list[int]) -> dict[str, Any]:
+    def _run(self, request: sealing.Request, descriptors: list[int]) -> bytes:
         began = time.monotonic()
         try:
             pid = self._fork(request, descriptors)
@@ -140,14 +155,10 @@ class _Worker:
             said = os.read(self._ready[0], 1000)
         except BlockingIOError:
             said = b"nothing"
-        return {
-            "trouble": None if said == sealing.READY else said.decode(errors="replace"),
-            "status": status,
-            "killed_for": killed_for,
-            "cpu_s": used.ru_utime + used.ru_stime,
-            "memory_bytes": used.ru_maxrss << 10,
-            "wall_s": time.monotonic() - began,
-        }
+        cause = killed_for.encode() if killed_for is not None else b""
+        cpu_s, memory_bytes, wall_s = used.ru_utime + used.ru_stime, used.ru_maxrss << 10, time.monotonic() - began
+        trouble = b"" if said == sealing.READY else said
+        return _ENDED.pack(b"E", cause, status, cpu_s, memory_bytes, wall_s) + trouble
 
     def _fork(self, request: sealing.Request, descriptors: Sequence[int]) -> int:
         if self._own_namespace is not None:

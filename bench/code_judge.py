@@ -2,6 +2,7 @@
 
     python bench/code_judge.py --rounds 3 --lcb CHECKOUT
     python bench/code_judge.py --canonical DATA_DIR      all reference solutions of HumanEval+ and MBPP+
+    python bench/code_judge.py --one-core 5000           programs a second and core, median, 99th percentile
     python bench/code_judge.py --many 100000             what is left behind
 
 T1 reads two numbers from stdin and prints their sum; T3 is a function on 100 inputs of 20 numbers. The peer of T1 is
@@ -14,13 +15,17 @@ machine where wall times do not.
 from __future__ import annotations
 
 import argparse
+import array
 import collections
+import concurrent.futures
 import gzip
+import itertools
 import json
 import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -140,32 +145,74 @@ def all_canonical(data: Path) -> None:
 
 
 def many(n: int) -> None:
+    """Through two workers at once, every twentieth program writing a file; then what is left, and how much it grew."""
+    temporary, before_any = tempfile.gettempdir(), _things_on_the_machine()
     pool = Pool(strongest()[0], 2)
-    ours_on_t1(pool)
-    before = _belongings(pool)
-    began = time.perf_counter()
-    times = []
-    for _ in range(n):
-        start = time.perf_counter()
-        assert pool.run(Program(T1), b"3 4\n", Limits(6.0, 12.0, 1 << 30)).stdout == b"7\n"
-        times.append(time.perf_counter() - start)
-    times.sort()
-    after = _belongings(pool)
-    print(f"{n} programs: {n / (time.perf_counter() - began):.0f} a second, median {times[n // 2] * 1e3:.2f} ms,")
-    print(f"  99th percentile {times[int(n * 0.99)] * 1e3:.2f} ms; descriptors, processes, KiB here and in the worker:")
-    print(f"  before {before}, after {after}")
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        halves = [n // 2, n - n // 2]
+        list(threads.map(lambda _: _times(pool, 100), halves))
+        before, began = _belongings(pool), time.perf_counter()
+        times = sorted(itertools.chain(*threads.map(lambda half: _times(pool, half), halves)))
+        took = time.perf_counter() - began
+        after = _belongings(pool)
+    per_core = n / took / min(2, len(os.sched_getaffinity(0)))
+    print(f"{n} programs at level {pool.level.title}: {n / took:.0f} a second, {per_core:.0f} a second and core,")
+    print(f"  median {times[n // 2] * 1e3:.2f} ms, 99th percentile {times[int(n * 0.99)] * 1e3:.2f} ms (two at a time)")
+    for name, first, last in zip(
+        ("descriptors", "processes", "KiB here", "KiB in workers"), before, after, strict=True
+    ):
+        print(f"  {name}: {first} before, {last} after, {last - first:+d}")
     pool.close()
+    left = _things_on_the_machine() - before_any
+    print(f"  left in {temporary}, /dev/shm and System V memory after the end: {sorted(left) if left else 'nothing'}")
+
+
+def _times(pool: Pool, n: int) -> array.array[float]:
+    return array.array("d", (_timed(pool, place) for place in range(n)))
+
+
+def _timed(pool: Pool, place: int) -> float:
+    start = time.perf_counter()
+    source = T1 if place % 20 else f"open('note', 'w').write('x' * 5000)\n{T1}"
+    assert pool.run(Program(source), b"3 4\n", Limits(6.0, 12.0, 1 << 30)).stdout == b"7\n"
+    return time.perf_counter() - start
+
+
+def one_core(n: int) -> None:
+    """Programs a second where judge, worker and programs share one core."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pool = Pool(strongest()[0], 1)
+    times = sorted([_timed(pool, 1) for _ in range(n + 50)][50:])
+    print(
+        f"one core, {n} programs: {n / sum(times):.0f} a second, median {times[n // 2] * 1e3:.2f} ms, "
+        f"99th percentile {times[int(n * 0.99)] * 1e3:.2f} ms"
+    )
+    _print_worker(pool)
+    pool.close()
+
+
+def _print_worker(pool: Pool) -> None:
+    """Of the process that programs are forked from, and of the one that waits outside of its jail."""
+    sizes = [(_kib(pid, "Pss:"), _kib(pid, "Private_Clean:") + _kib(pid, "Private_Dirty:")) for pid in _workers(pool)]
+    own = ", ".join(f"{pss / 1024:.1f} MiB ({private / 1024:.1f} MiB)" for pss, private in sizes)
+    print(f"processes of the workers, proportional and (private): {own}")
+
+
+def _things_on_the_machine() -> set[str]:
+    folders = [Path(tempfile.gettempdir()), Path("/dev/shm")]
+    files = {str(path) for folder in folders for path in folder.iterdir() if path.name.startswith("harness-")}
+    return files | set(Path("/proc/sysvipc/shm").read_text().splitlines()[1:])
 
 
 def _belongings(pool: Pool) -> tuple[int, int, int, int]:
     pids = [os.getpid(), *_workers(pool)]
     descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
-    return descriptors, len(pids), *(sum(map(_pss_kib, group)) for group in (pids[:1], pids[1:]))
+    return descriptors, len(pids), *(sum(_kib(pid, "Pss:") for pid in group) for group in (pids[:1], pids[1:]))
 
 
-def _pss_kib(pid: int) -> int:
+def _kib(pid: int, kind: str) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 def main() -> None:
@@ -174,11 +221,14 @@ def main() -> None:
     parser.add_argument("--lcb", type=Path)
     parser.add_argument("--canonical", type=Path)
     parser.add_argument("--many", type=int)
+    parser.add_argument("--one-core", type=int)
     options = parser.parse_args()
     if options.canonical is not None:
         return all_canonical(options.canonical)
     if options.many is not None:
         return many(options.many)
+    if options.one_core is not None:
+        return one_core(options.one_core)
     pool = Pool(strongest()[0], 2)
     print(f"level {pool.level.title}")
     if options.lcb is not None:
@@ -193,7 +243,7 @@ def main() -> None:
         ballast = bytearray(os.urandom(1 << 20)) * 2048
         compare("T3 from 2 GiB beside evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
         del ballast
-    print(f"worker: {sum(map(_pss_kib, _workers(pool))) / 1024:.1f} MiB (proportional)")
+    _print_worker(pool)
     pool.close()
     return None
 

@@ -43,12 +43,12 @@ def benign():
 class Recording:
     """A pool that keeps what its last program wrote."""
 
-    def __init__(self, pool):
-        self.pool, self.execution = pool, None
+    def __init__(self, pool, wall_s=1.0):
+        self.pool, self.execution, self.wall_s = pool, None, wall_s
         self.is_crowded = False
 
     def run(self, program, stdin, limits):
-        short = Limits(limits.cpu_s, 1.0, limits.memory_bytes, 2 << 20, 1 << 20)
+        short = Limits(limits.cpu_s, self.wall_s, limits.memory_bytes, 2 << 20, 1 << 20)
         self.execution = self.pool.run(program, stdin, short)
         return self.execution
 
@@ -143,8 +143,8 @@ def breaches_of(pool, group, attack, around):
     yield from breaches_of_program(pool, group, attack, around, Program(source_of(attack, group, around)), b"3 4\n")
 
 
-def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALLOWED):
-    recording = Recording(pool)
+def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALLOWED, wall_s=1.0):
+    recording = Recording(pool, wall_s)
     if group == "functions":
         expected = str(int(around.secret[7:])).encode()
         test = FunctionTest((3, 4), ALLOWED.cpu_s, 4 * len(expected) + 4096, lambda body: body == expected)
@@ -207,7 +207,7 @@ def failures_of_native(level):
             if level > Level.LIMITS or name == "read_a_file":
                 leave_a_secret(pool, around)
                 stdin = b"%d\n3 4\n" % place
-                found[name] = list(breaches_of_program(pool, "", attack, around, every, stdin, SMALL))
+                found[name] = list(breaches_of_program(pool, "", attack, around, every, stdin, SMALL, 3.0))
     return {name: problems for name, problems in found.items() if problems}
 
 

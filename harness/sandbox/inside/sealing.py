@@ -9,16 +9,17 @@ from typing import Literal, NamedTuple, NoReturn
 
 from . import kernel, policy, programs
 
+Kind = Literal["python", "binary", "compiler"]
+
 MACHINE_STACK_BYTES = 1 << 30
-_ADDRESS_ROOM_BYTES = 512 << 20  # thread stacks and mappings that are never touched
+# Thread stacks and mappings that are never touched. Executables are small, and their threads have 2 MiB each.
+_ADDRESS_ROOM_BYTES: Mapping[Kind, int] = {"python": 512 << 20, "binary": 128 << 20, "compiler": 512 << 20}
 _OPEN_FILES, _OPEN_FILES_OF_COMPILERS = 32, 256
 READY = b"ready"
 _exit = os._exit  # the program may replace the one in os
 _HIGH_FD = 300
 LANDLOCK_FD, _HIGHEST_FD = 350, 360
 """Above all that a program's own descriptors may take the place of."""
-
-Kind = Literal["python", "binary", "compiler"]
 
 
 class Walls(NamedTuple):
@@ -108,7 +109,7 @@ def _limit(request: Request) -> None:
     set_limit = resource.setrlimit
     cpu_s = int(request.cpu_s) + 2  # the worker watches the clock; this is the second line
     set_limit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    set_limit(resource.RLIMIT_AS, _both(request.memory_bytes + _ADDRESS_ROOM_BYTES))
+    set_limit(resource.RLIMIT_AS, _both(request.memory_bytes + _ADDRESS_ROOM_BYTES[request.kind]))
     set_limit(resource.RLIMIT_FSIZE, _both(request.output_bytes))
     set_limit(resource.RLIMIT_NOFILE, _both(_OPEN_FILES if request.kind != "compiler" else _OPEN_FILES_OF_COMPILERS))
     if request.kind != "python":

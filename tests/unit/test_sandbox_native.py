@@ -140,3 +140,10 @@ def test_it_runs_at_every_level(level):
     made = Pool(level, 1)
     assert made.run(Program(SUM, language="cpp"), b"3 4\n", LIMITS).stdout == b"7\n"
     made.close()
+
+
+@pytest.mark.parametrize("source", ["", "x = '\udcff'", "//" + "x" * (8 << 20), "int x[] = {" + "1," * 500_000 + "};"])
+def test_odd_sources_do_not_compile(sandbox, source):
+    ended = sandbox.run(Program(source, language="cpp"), b"", LIMITS)
+    assert ended.status == "not_compiled"
+    assert len(ended.stderr) < 6000

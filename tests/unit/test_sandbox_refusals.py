@@ -1,0 +1,111 @@
+"""Bad input and machines that lack what the sandbox is made of: a verdict or a clear error."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from harness.core.errors import SandboxError, UsageError
+from harness.core.types import Limits, Program
+from harness.sandbox import Level, open_pool, pool, strongest
+from harness.sandbox.inside import files, kernel
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
+
+LIMITS = Limits(cpu_s=2.0, wall_s=10.0, memory_bytes=512 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_probe():
+    strongest.cache_clear()
+    yield
+    strongest.cache_clear()
+
+
+class Machine:
+    """Starts workers up to a level alone, as a kernel without the rest would."""
+
+    def __init__(self, has):
+        self.has = has
+
+    def __call__(self, level):
+        if level > self.has:
+            raise SandboxError(f"the kernel has no {level.title}")
+        return self
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("has", list(Level), ids=lambda level: level.title)
+def test_the_strongest_that_works_is_taken_and_the_rest_explained(monkeypatch, has):
+    monkeypatch.setattr(pool, "Worker", Machine(has))
+    level, failures = strongest()
+    assert level == has
+    assert failures == tuple(
+        (more, f"the kernel has no {more.title}") for more in sorted(Level, reverse=True) if more > has
+    )
+
+
+def test_a_machine_without_seccomp_is_refused_unless_asked(monkeypatch):
+    monkeypatch.setattr(pool, "Worker", Machine(Level.LIMITS))
+    with pytest.raises(UsageError, match=r"(?s)the kernel has no sealed.*least_level"):
+        open_pool()
+    assert open_pool(Level.LIMITS).level is Level.LIMITS
+
+
+def test_a_machine_where_nothing_works_is_refused(monkeypatch):
+    monkeypatch.setattr(pool, "Worker", Machine(-1))
+    with pytest.raises(UsageError, match=r"not even with limits alone: the kernel has no limits"):
+        strongest()
+
+
+def test_a_kernel_without_landlock_or_with_an_old_one(monkeypatch):
+    monkeypatch.setattr(kernel, "landlock_version", lambda: 0)
+    with pytest.raises(OSError, match="no Landlock"):
+        files.ruleset([], None, [])
+    for version, can in ((0, False), (2, False), (3, True), (7, True)):
+        monkeypatch.setattr(kernel, "landlock_version", lambda version=version: version)
+        assert files.can_hold_writing() is can
+
+
+SOURCES = {
+    "empty": ("", "exited"),
+    "not unicode": ("x = '\udcff\ud800'", "not_compiled"),
+    "a null byte": ("x = 1\0", "not_compiled"),
+    "megabytes of comment": ("#" * (8 << 20), "exited"),
+    "one long line": ("x = [" + "1," * (1 << 17) + "]", "exited"),
+    "another encoding": ("# -*- coding: no-such -*-\nx = 1", "not_compiled"),
+}
+
+
+@pytest.mark.parametrize(("source", "status"), SOURCES.values(), ids=SOURCES)
+def test_odd_sources_end_as_they_should(source, status):
+    ended = open_pool().run(Program(source), b"", LIMITS)
+    assert ended.status == status
+
+
+def test_a_long_prelude_and_a_long_stdin_arrive_whole():
+    prelude = f"X = {'x' * 40_000!r}"
+    ended = open_pool().run(
+        Program("import sys\nprint(len(X), len(sys.stdin.read()))", prelude), b"y" * (4 << 20), LIMITS
+    )
+    assert ended.stdout == b"40000 4194304\n"
+
+
+def test_a_prelude_is_each_program_s_own():
+    """What one program does to the names it was given, the next does not see."""
+    change = Program("f = None\nimport math\nmath.pi = 3\nsys.setrecursionlimit(77)", "import sys\nf = len")
+    look = Program("import math\nprint(f('ab'), math.pi > 3.1, sys.getrecursionlimit() > 900)", "import sys\nf = len")
+    for program in (change, change):
+        assert open_pool(n_workers=1).run(program, b"", LIMITS).status == "exited"
+    assert open_pool(n_workers=1).run(look, b"", LIMITS).stdout == b"2 True True\n"
+
+
+def test_a_recursion_limit_is_that_of_the_prelude_alone():
+    ask = "import sys\nprint(sys.getrecursionlimit())"
+    sandbox = open_pool(n_workers=1)
+    raised = Program(ask, "import sys\nsys.setrecursionlimit(50000)")
+    assert sandbox.run(raised, b"", LIMITS).stdout == b"50000\n"
+    assert sandbox.run(Program(ask), b"", LIMITS).stdout == b"1000\n"

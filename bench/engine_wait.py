@@ -25,7 +25,8 @@ from harness.core import config as configs
 from harness.core.models import BUNDLED
 from harness.core.progress import Progress
 from harness.core.types import Completion, Request, Tokens
-from harness.evaluate import EvalConfig, evaluate, evaluate_open_engine
+from harness.eval_config import EvalConfig
+from harness.evaluate import evaluate, evaluate_open_engine
 
 
 class Paced:

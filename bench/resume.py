@@ -24,7 +24,8 @@ from harness.core.models import fingerprint
 from harness.core.progress import Progress
 from harness.core.seeds import derive
 from harness.core.store import RunStore
-from harness.evaluate import EvalConfig, data_facts, problems_of
+from harness.eval_config import EvalConfig
+from harness.evaluate import data_facts, problems_of
 
 WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
 TASKS = '--set=tasks=[{id="countdown", min_solutions=1}]'

@@ -16,7 +16,8 @@ from harness.core.config import Tree
 from harness.core.errors import ConfigError, RunFolderError
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, Prepared, evaluate_prepared, prepare
+from harness.eval_config import EvalConfig
+from harness.evaluate import Prepared, evaluate_prepared, prepare
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_audit(verbs)
     _add_compare(verbs)
     _add_report(verbs)
+    _add_export(verbs)
     _add_demo(verbs)
     _add_list(verbs)
     _add_show(verbs)
@@ -155,6 +156,28 @@ def _add_report(verbs: Any) -> None:
     verb.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
     verb.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
     verb.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_export(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "export",
+        call.export,
+        "tasks for another evaluator, or a run as its log",
+        "harness export lm-eval exported --tasks aime24,math500",
+    )
+    verb.add_argument("form", choices=("lm-eval", "inspect", "inspect-log"), help="for whom")
+    verb.add_argument("out", type=Path, help="a new folder")
+    verb.add_argument("--tasks", help="ids, separated by commas")
+    verb.add_argument("--run", type=Path, help="of inspect-log: a run folder of `harness eval`")
+    verb.add_argument("--model", help="of lm-eval: write the prompts as this model's chat template does")
+    verb.add_argument("--split", choices=SPLITS, help="default: test")
+    verb.add_argument("--n", type=_positive, help="replies to a problem (default: 1)")
+    verb.add_argument("--limit", type=_positive, help="only the first problems")
+    verb.add_argument("--temperature", type=float, help="instead of the task's own; 0 is greedy")
+    verb.add_argument("--max-tokens", type=_positive, help="instead of the task's own")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value, a TOML value")
+    _add_output_options(verb)
 
 
 def _add_demo(verbs: Any) -> None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.core.choosing import only
-from harness.core.config import Chosen, incidental, plugin, sections
 from harness.core.errors import ConfigError, EngineError, RunFolderError
-from harness.core.models import fingerprint, resolve
+from harness.core.models import fingerprint
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, Grader, ModelSource, Served, Split, Task, Vetting
+from harness.core.protocols import Engine, ForeignTask, Grader, ModelSource, Scorer, Served, Split, Task, Vetting
 from harness.core.records import Records
-from harness.core.seeds import derive, derive_each
+from harness.core.seeds import derive
 from harness.core.stopwatch import Stopwatch, timed
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import grader_name, judged_by, task_facts
@@ -31,29 +30,13 @@ from harness.core.types import (
     Graded,
     Problem,
     Request,
-    Sampling,
     Tokens,
     Verdict,
 )
+from harness.eval_config import EvalConfig, Plan
 from harness.grading import Ungraded, in_order
 from harness.ledger import LOST, Ledger
 from harness.watching import watched
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How many completions of each problem, drawn how. `stream` names the randomness apart from other uses."""
-
-    n: int
-    sampling: Sampling
-    seed: int
-    stream: tuple[str | int, ...]
-
-    def seeds(self, problem: Problem[Any]) -> Iterator[int]:
-        return derive_each(self.seed, *self.stream, problem.task, problem.id, n=self.n)
-
-    def request(self, problem: Problem[Any], index: int, seed: int) -> Request:
-        return Request(problem.id, index, problem.messages, seed, self.sampling)
 
 
 def run(
@@ -96,7 +79,7 @@ def _answers(
 def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
     """The engine's answers, held to its promise: exactly one for each request."""
     awaited = {(request.problem_id, request.index): request.seed for request in requests}
-    for completion in timed(engine.generate(requests), stopwatch):
+    for completion in timed(_answered(engine, requests), stopwatch):
         key = (completion.problem_id, completion.index)
         if key not in awaited:
             raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
@@ -105,6 +88,24 @@ def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch)
         yield completion
     if awaited:
         raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
+
+
+def _answered(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
+    to_score = [request for request in requests if request.passages]
+    if to_score:
+        yield from scorer(engine).score(to_score)
+    if len(to_score) < len(requests):
+        yield from engine.generate([request for request in requests if not request.passages])
+
+
+def scorer(engine: Engine) -> Scorer:
+    """The engine as one that scores passages, where it is one."""
+    if not isinstance(engine, Scorer):
+        raise ConfigError(
+            f"the engine {type(engine).__module__.rpartition('.')[2]!r} gives no log-likelihoods, which this task asks "
+            "for; use --engine hf or vllm"
+        )
+    return engine
 
 
 def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Graded[Any]:
@@ -117,126 +118,6 @@ def _lose(problem: Problem[Any], failure: Failure, ledger: Ledger | None) -> Gra
 
 
 # --- harness eval -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Which model: a directory, a train run, a bundled model or a hub id."""
-
-    path: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    weights: Literal["pretrained", "random"] = "pretrained"
-    """`random` takes the model's shape and tokenizer, and weights drawn from the run's seed."""
-
-    def source(self, random_seed: int, *, is_served: bool = False) -> ModelSource:
-        """What an engine opens; of a model that is served elsewhere, the name as it is."""
-        if is_served and (self.weights == "random" or self.revision is not None):
-            raise ConfigError("model.weights and model.revision are about files; whoever serves a model decides them")
-        seed = random_seed if self.weights == "random" else None
-        path = self.path if is_served else resolve(self.path)
-        return ModelSource(path, self.revision, self.dtype, self.device, seed)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingConfig:
-    """What is set here replaces the task's own default."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError("temperature must not be negative (0 is greedy)")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError("top_p must lie in (0, 1]; 1 is off")
-        if self.top_k is not None and self.top_k < 0:
-            raise ValueError("top_k must not be negative (0 is off)")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
-
-    def over(self, default: Sampling) -> Sampling:
-        names = ("temperature", "top_p", "top_k", "max_tokens", "stop")
-        return replace(default, **{name: v for name in names if (v := getattr(self, name)) is not None})
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSettings(SamplingConfig):
-    """What holds for one task alone, and replaces what holds for all."""
-
-    grader: Chosen | None = plugin("graders", is_incidental=True, otherwise=None)
-    """Instead of the task's own. Another one grades what is on record again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig:
-    """Everything an evaluation depends on. `n` and `limit` may grow on resuming."""
-
-    model: ModelConfig
-    tasks: tuple[Chosen, ...] = plugin("tasks")
-    grader: Chosen | None = plugin("graders", otherwise=None)
-    """Of every task, instead of its own."""
-    engine: Chosen = plugin("engines", default="hf")
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    per_task: Mapping[str, TaskSettings] = sections()
-    preset: str | None = incidental(default=None)
-    """The protocol that the settings were taken from (`harness show preset NAME`)."""
-    deviations: tuple[str, ...] = incidental(default=())
-    """What is not as that protocol says."""
-    split: Literal["train", "validation", "test"] = "test"
-    n: int = incidental(default=16)
-    limit: int | None = incidental(default=None)
-    problems: tuple[str, ...] | None = incidental(default=None)
-    """Only these: ids, or numbers counted from 0. Every task must have some of them."""
-    seed: int = 0
-    problem_seed: int = 0
-    max_ungraded: float = incidental(default=0.01)
-    """The share of ungraded completions above which the command ends with exit code 3."""
-    strict_data: bool = incidental(default=False)
-    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
-    store_ids: bool = incidental(default=False)
-    """Keep token ids and log-probabilities with the texts."""
-    metrics: tuple[Chosen, ...] = plugin(
-        "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
-    )
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("n must be at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("limit must be at least 1")
-        if not 0 <= self.max_ungraded <= 1:
-            raise ValueError("max_ungraded is a share, from 0 to 1")
-        if not self.tasks:
-            raise ValueError("tasks must name at least one task")
-        for chosen in self.metrics:
-            largest = max(getattr(chosen.options, "ks", ()), default=0)
-            if largest > self.n:
-                raise ValueError(
-                    f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}; raise n, or ask "
-                    "for other metrics"
-                )
-        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
-            raise ValueError("tasks names a task twice; give each setting of it a run of its own")
-        if unknown := self.per_task.keys() - {chosen.id for chosen in self.tasks}:
-            raise ValueError(f"per_task has settings for {min(unknown)!r}, which is none of the tasks")
-        if self.problems is not None and self.limit is not None:
-            raise ValueError("limit and problems exclude each other: say how many, or which")
-
-    def judge(self, task: str) -> Chosen | None:
-        """Who grades a task in place of its own grader."""
-        special = self.per_task[task].grader if task in self.per_task else None
-        return special if special is not None else self.grader
-
-    def plan(self, name: str, task: Task[Any]) -> Plan:
-        """Sampling as it is set for the task, else for all, else as the task would have it."""
-        every = self.sampling.over(task.sampling)
-        sampling = self.per_task[name].over(every) if name in self.per_task else every
-        return Plan(self.n, sampling, self.seed, ("eval",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +144,7 @@ def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
     data = data_facts(config, tasks, progress)
     model = {} if isinstance(engine, Served) else {"model": fingerprint(source.path)}
     RunStore.refuse(folder, "eval", config, {**data, **model})
+    _refuse_passages_without_scorer(engine, problems)
     if isinstance(engine, Vetting):
         engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in problems[n]])
     return Prepared(config, folder, engine, source, tasks, problems, data)
@@ -300,7 +182,13 @@ def evaluate_open_engine(
 ) -> RunView:
     """The same with an engine that holds the model already."""
     problems, data = problems_for(config, tasks), data_facts(config, tasks, progress)
+    _refuse_passages_without_scorer(engine, problems)
     return _fill(Prepared(config, folder, engine, ModelSource(model_path), tasks, problems, data), progress)
+
+
+def _refuse_passages_without_scorer(engine: Engine, problems: Mapping[str, Sequence[Problem[Any]]]) -> None:
+    if any(problem.passages for of_task in problems.values() for problem in of_task):
+        scorer(engine)
 
 
 def _fill(one: Prepared, progress: Progress) -> RunView:
@@ -336,12 +224,11 @@ def evaluate_into(
     progress: Progress,
 ) -> dict[str, list[Estimate]]:
     """Complete an open run folder and estimate every metric of every task."""
-    metrics = [chosen.build("metrics") for chosen in config.metrics]
     clusters = {name: _clusters(problems[name]) for name in tasks}
     if any(clusters.values()):
         store.write_clusters(clusters)
     records = Records(store.view(), {name: grader_name(task, config.judge(name)) for name, task in tasks.items()})
-    estimates = {}
+    estimates: dict[str, list[Estimate]] = {}
     for name, task in tasks.items():
         plan = config.plan(name, task)
         ledger = Ledger(store, name, grader_name(task, config.judge(name)), with_ids=config.store_ids, records=records)
@@ -351,7 +238,7 @@ def evaluate_into(
         graded = list(watched(stream, name, len(ids) * plan.n, on_record, progress))
         if ledger.stopwatch.n_completions:
             store.log(f"{name}: {ledger.stopwatch}")
-        estimates[name] = [estimate for metric in metrics for estimate in metric.estimate(graded)]
+        estimates |= estimates_of(config, name, task, graded)
     return estimates
 
 
@@ -359,26 +246,17 @@ def _clusters(problems: Sequence[Problem[Any]]) -> dict[str, str]:
     return {problem.id: problem.tags[CLUSTER_TAG] for problem in problems if CLUSTER_TAG in problem.tags}
 
 
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """What a run asked for and has no verdict of right or wrong on."""
-
-    n_asked: int
-    n_ungraded: int
-    n_lost: int
-    """Of the ungraded those that the engine could not have; the same command asks for them again."""
-
-    def is_above(self, share: float) -> bool:
-        return self.n_ungraded > share * self.n_asked
-
-
-def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
-    """Of the samples below n under each task's own grader."""
-    graders = {chosen.id: grader_name(chosen.build("tasks"), config.judge(chosen.id)) for chosen in config.tasks}
-    records = Records(view, graders, with_completions=False)
-    found = [v for verdicts in records.verdicts.values() for (_, index), v in verdicts.items() if index < config.n]
-    ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
-    return Shortfall(len(found), len(ungraded), sum(LOST in verdict.details for verdict in ungraded))
+def estimates_of(
+    config: EvalConfig, name: str, task: Task[Any], graded: Sequence[Graded[Any]]
+) -> dict[str, list[Estimate]]:
+    """The config's metrics of a task; another evaluator's task has its own numbers as well, and those of its parts."""
+    own = dict(task.own_estimates(graded)) if isinstance(task, ForeignTask) else {}
+    has_verdicts = not isinstance(task, ForeignTask) or task.has_right_and_wrong()
+    metrics = [chosen.build("metrics") for chosen in config.metrics] if has_verdicts else []
+    ours = [estimate for metric in metrics for estimate in metric.estimate(graded)]
+    configured = {chosen.id for chosen in config.tasks}
+    parts = {part: list(group) for part, group in own.items() if part not in configured}
+    return {name: [*own.get(name, ()), *ours], **parts}
 
 
 def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str, list[Problem[Any]]]:

@@ -21,7 +21,8 @@ from harness.core.records import Records
 from harness.core.store import RunStore, RunView
 from harness.core.task_facts import grader_name
 from harness.core.types import Estimate, Graded, Problem
-from harness.evaluate import EvalConfig, data_facts, problems_for, tasks_of
+from harness.eval_config import EvalConfig
+from harness.evaluate import data_facts, estimates_of, problems_for, tasks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,16 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int | None, progress
     problems = problems_for(config, tasks)
     store = RunStore.open(folder, "eval", config, seeds=view.record.seeds, data=data)
     try:
-        estimates, graded, is_own = {}, [], True
+        estimates: dict[str, list[Estimate]] = {}
+        graded: list[Graded[Any]] = []
+        is_own = True
         for name, task in tasks.items():
             own = grader_name(task, config.judge(name))
             label, judge = _named(grader, own, task)
             is_own = is_own and label == own
-            mine = list(_graded(store, name, label, judge, problems[name], config.n, n_threads, progress))
-            estimates[name] = [e for metric in config.metrics for e in metric.build("metrics").estimate(mine)]
+            n = config.plan(name, task).n
+            mine = list(_graded(store, name, label, judge, problems[name], n, n_threads, progress))
+            estimates |= estimates_of(config, name, task, mine)
             graded += mine
         if is_own:
             store.write_metrics(estimates)

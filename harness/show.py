@@ -65,6 +65,8 @@ def _find(name: str) -> tuple[str, str]:
     kind, slash, plugin_id = name.partition("/")
     if slash and kind in discovery.KINDS:
         return kind, plugin_id
+    if ":" in name:  # one of a family, and families are of tasks
+        return "tasks", name
     owners = [kind for kind in discovery.KINDS if name in discovery.entries(kind)]
     if len(owners) > 1:
         raise ConfigError(f"{name!r} is a name of several: " + " or ".join(f"{kind}/{name}" for kind in owners))

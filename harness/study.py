@@ -21,7 +21,8 @@ from harness.core import config as configs
 from harness.core.errors import HarnessError, RunError
 from harness.core.journal import read_lines
 from harness.core.progress import Progress
-from harness.evaluate import EvalConfig, evaluate
+from harness.eval_config import EvalConfig
+from harness.evaluate import evaluate
 
 WATCH_EVERY_S = 0.5
 

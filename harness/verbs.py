@@ -72,7 +72,7 @@ def _report_of(every: Sequence[Any], out: Path | None) -> Path:
 
 def _ended(config: Any, view: Any, options: argparse.Namespace) -> int:
     """Where the run is and what it lacks; the exit code of that."""
-    from harness.evaluate import shortfall
+    from harness.shortfall import shortfall
 
     _print_path("run", view.folder, options)
     short = shortfall(config, view)
@@ -141,6 +141,32 @@ def report(options: argparse.Namespace) -> int:
     files = write_report(options.runs, options.out, options.table if options.table else None)
     _print({"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, options, files.markdown)
     return DONE
+
+
+def export(options: argparse.Namespace) -> int:
+    from harness.core.errors import UsageError
+
+    wanted, other = ("run", "tasks") if options.form == "inspect-log" else ("tasks", "run")
+    if getattr(options, wanted) is None or getattr(options, other) is not None:
+        raise UsageError(f"harness export {options.form} takes --{wanted}, and no --{other}")
+    if options.model is not None and options.form != "lm-eval":
+        raise UsageError("--model is for lm-eval; inspect asks with messages")
+    made = _exported(options)
+    _print({"folder": str(options.out), "made": made}, options, "\n".join([f"written to {options.out}:", *made]))
+    return DONE
+
+
+def _exported(options: argparse.Namespace) -> list[str]:
+    from harness.bridges import inspect_export, inspect_log, lm_eval_export
+    from harness.bridges.exported import ExportConfig
+    from harness.core import config as configs
+
+    if options.form == "inspect-log":
+        return [path.name for path in inspect_log.export(options.run, options.out)]
+    config = configs.parse(ExportConfig, configs.merge(_export_flags(options), _overrides(options)))
+    if options.form == "inspect":
+        return inspect_export.export(config, options.out)
+    return lm_eval_export.export(config, options.out, options.model)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -263,6 +289,17 @@ def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
     only = {"only": True} if options.rollouts_only else {}
     source = {"source": str(options.from_rollouts)} if options.from_rollouts is not None else {}
     return {"rollouts": only | source} if only or source else {}
+
+
+def _export_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, as a config tree."""
+    sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    flags = {
+        "tasks": _listed(options.tasks),
+        "sampling": {key: value for key, value in sampling.items() if value is not None},
+        **{key: getattr(options, key) for key in ("split", "n", "limit")},
+    }
+    return {key: value for key, value in flags.items() if value is not None}
 
 
 def _eval_flags(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from harness.core.errors import RunError
 from harness.core.protocols import Engine, Objective, Task
 from harness.core.seeds import derive
 from harness.core.types import Graded, Problem
+from harness.eval_config import Plan
 from harness.trainers.demonstrations import DemonstrationEngine
 from harness.trainers.settings import TrainConfig
 
@@ -89,7 +90,7 @@ class Sampler:
         sampling = self.config.sampling.over(self.task.sampling)
         if greedy:
             sampling = dataclasses.replace(sampling, temperature=0.0)
-        plan = evaluate.Plan(n, sampling, self.config.seed, ("greedy" if greedy else "train", step))
+        plan = Plan(n, sampling, self.config.seed, ("greedy" if greedy else "train", step))
         order = {problem.id: i for i, problem in enumerate(problems)}
         graded = evaluate.run(problems, engine, self.task.grader, plan)
         return sorted(graded, key=lambda item: (order[item.problem.id], item.completion.index))

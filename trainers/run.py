@@ -17,6 +17,7 @@ from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine
 from harness.core.seeds import derive
 from harness.core.store import RunStore, RunView, ending
 from harness.core.task_facts import judged_by
+from harness.eval_config import EvalConfig
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.collect import collect
 from harness.trainers.loop import Trainer
@@ -173,7 +174,7 @@ def _hold_out(
         max_tokens=held.max_tokens if held.max_tokens is not None else config.sampling.max_tokens,
     )
     settings = configs.parse(
-        evaluate.EvalConfig,
+        EvalConfig,
         {
             "model": {**configs.to_tree(config.model), "path": str(checkpoint), "weights": "pretrained"},
             "tasks": [configs.to_tree(chosen) for chosen in _held_out_tasks(config)],

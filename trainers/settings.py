@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.core.config import Chosen, incidental, plugin
-from harness.evaluate import ModelConfig, SamplingConfig
+from harness.eval_config import ModelConfig, SamplingConfig
 from harness.trainers.functional import KlEstimator, Reduction
 
 

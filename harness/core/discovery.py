@@ -67,8 +67,14 @@ def entries(kind_name: str) -> dict[str, Entry]:
 
 
 def load(kind_name: str, plugin_id: str) -> Any:
-    """The class of one plug-in, checked against its protocol."""
+    """The class of one plug-in, checked against its protocol. `family:member` asks the plug-in `family` for it."""
     kind = KINDS[kind_name]
+    family, is_member, member = plugin_id.partition(":")
+    if is_member and family in entries(kind_name):
+        plugin = load(kind_name, family)
+        if not hasattr(plugin, "member"):
+            raise PluginError(f"the {kind.noun} {family!r} is one and no family, so there is no {plugin_id!r}")
+        return plugin.member(member)
     known = entries(kind_name)
     if plugin_id not in known:
         raise UnknownNameError(kind.noun, plugin_id, known)

@@ -33,6 +33,7 @@ EXTRAS = {
     "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
     "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
+    "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
     "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines"),
     "trl": Extra("trl", "trl", "training through TRL with our tasks and objectives"),
     "verl": Extra("verl", "verl", "training through verl on Ray; install it alone, it pins an older transformers"),

@@ -111,6 +111,23 @@ class SpecimenTask(Protocol[R]):
     def specimens(self, problem: Problem[R]) -> Sequence[Specimen]: ...
 
 
+@runtime_checkable
+class ForeignTask(Protocol):
+    """A task of another evaluator, which has numbers of its own."""
+
+    def has_right_and_wrong(self) -> bool:
+        """Whether its verdicts are of right or wrong; if not, only its own numbers say anything."""
+        ...
+
+    def n_samples(self, n: int, sampling: Sampling) -> int:
+        """How many completions of each problem there are to be, when n are asked for."""
+        ...
+
+    def own_estimates(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Sequence[Estimate]]:
+        """That evaluator's numbers, by task id: this one's, and those of its parts."""
+        ...
+
+
 class Grader(Protocol[R]):
     """Judges completions. One that can judge several side by side, from threads, says so by `n_at_once: int`."""
 
@@ -164,6 +181,15 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What an engine is too that can say how probable given texts are."""
+
+    def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """For each request a completion without text: the likelihood of each of its passages."""
+        ...
 
 
 @runtime_checkable

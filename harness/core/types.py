@@ -35,14 +35,20 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem(Generic[R]):
-    """One exercise. The reference belongs to the grader; nobody else looks into it."""
+class Passage:
+    """A text whose log-probability is asked for, after a prompt; without one, as a document on its own."""
 
-    id: str
-    task: str
     messages: tuple[Message, ...]
-    reference: R
-    tags: Mapping[str, str] = field(default_factory=dict)
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of one passage: the sum over its tokens, and whether greedy decoding would have written it."""
+
+    logp: float
+    is_greedy: bool
+    n_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem(Generic[R]):
+    """One exercise. The reference belongs to the grader; nobody else looks into it."""
+
+    id: str
+    task: str
+    messages: tuple[Message, ...]
+    reference: R
+    tags: Mapping[str, str] = field(default_factory=dict)
+    passages: tuple[Passage, ...] = ()
+    """With any, these are scored, and no text is generated."""
+    sampling: Sampling | None = None
+    """Where it is drawn otherwise than the task's other problems."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One completion asked of an engine. The seed alone decides its randomness, whatever the batch."""
 
@@ -65,6 +86,7 @@ class Request:
     messages: tuple[Message, ...]
     seed: int
     sampling: Sampling
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,8 @@ class Completion:
     text: str
     finish_reason: FinishReason
     tokens: Tokens
+    likelihoods: Sequence[Likelihood] = ()
+    """One for each passage, where passages were scored; the text is empty then."""
     engine_s: float | None = field(default=None, compare=False)
     """Wall time that was waited for the engine since the completion before. Their sum over completions is the time
     that generating them took, over all sessions of a run. None where nobody measured it."""

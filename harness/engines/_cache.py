@@ -41,9 +41,13 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no t
         return self.keys, self.values
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Rows by index, repeats allowed; the room ahead is dropped and comes back with the next token."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-        self._key_room = self._value_room = None
+        """Rows by index, repeats allowed; what room there is ahead is kept, as a copy is made anyway."""
+        if self._key_room is None or self._value_room is None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+            return
+        held = self.keys.shape[-2]
+        self._key_room, self._value_room = self._key_room[rows], self._value_room[rows]
+        self.keys, self.values = self._key_room[..., :held, :], self._value_room[..., :held, :]
 
 
 def _enlarged(held_states: torch.Tensor, like: torch.Tensor, held: int, room: int) -> torch.Tensor:

@@ -9,6 +9,10 @@ from harness.core.errors import ModelError
 from harness.core.prompts import prompt_ids
 from harness.core.types import Message, Request
 
+# What transformers writes where a tokenizer has no limit is far above it.
+_NO_LIMIT = 10**9
+_USUAL_CONTEXT = 2048
+
 
 def read_prompts(
     tokenizer: Any, requests: Sequence[Request], context: int | None
@@ -37,6 +41,14 @@ def _refuse_long(asked: Sequence[tuple[int, Request]], context: int) -> None:
         f"the prompt of {longest.problem_id!r} has {n_prompt} tokens; with {longest.sampling.max_tokens} new ones it "
         f"exceeds the model's context of {context}{others}; {remedy}"
     )
+
+
+def scored_context(config: Any, tokenizer: Any) -> int:
+    """How many tokens a model reads: as its config says, or its tokenizer; 2,048 where neither does."""
+    own = config.get_text_config()
+    told = (getattr(own, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+    length = next((length for length in told if length is not None), tokenizer.model_max_length)
+    return int(length) if length < _NO_LIMIT else _USUAL_CONTEXT
 
 
 def stop_ids(declared: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:

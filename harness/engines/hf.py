@@ -18,7 +18,7 @@ from harness.core.config import incidental
 from harness.core.models import context_of, load_module, load_tokenizer
 from harness.core.protocols import ModelSource, Onlooker, PolicyEngine
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
-from harness.engines._text import read_prompts, stop_ids, text_of
+from harness.engines._text import read_prompts, scored_context, stop_ids, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,27 @@ class HuggingFaceEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         asked = list(requests)
         prompts = read_prompts(self.tokenizer, asked, getattr(self.module.config, "max_position_embeddings", None))
-        for sampling, group in itertools.groupby(asked, key=lambda request: request.sampling):
+        for sampling in dict.fromkeys(request.sampling for request in asked):
+            mine = [request for request in asked if request.sampling == sampling]
+            # Prompts of like length side by side, so that little is padded; the largest window comes first.
+            group = iter(sorted(mine, key=lambda request: -len(prompts[request.messages])))
             while window := list(itertools.islice(group, self.config.batch_rows)):
                 yield from self._decode_window(window, prompts, sampling)
+
+    def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        from harness.engines._scoring import logps_of, scored, windows
+
+        asked, context = list(requests), scored_context(self.module.config, self.tokenizer)
+        every = [  # all of them first, so that one that does not fit is refused before anything is computed
+            [windows(self.tokenizer, passage, context, repr(request.problem_id)) for passage in request.passages]
+            for request in asked
+        ]
+        for start in range(0, len(asked), self.config.batch_rows):
+            mine = every[start : start + self.config.batch_rows]
+            flat = (window for of_request in mine for of_passage in of_request for window in of_passage)
+            found = logps_of(self.module, dict.fromkeys(flat))
+            for request, of_request in zip(asked[start:], mine, strict=False):
+                yield scored(request, of_request, found)
 
     def _decode_window(
         self, window: Sequence[Request], prompts: Mapping[tuple[Message, ...], list[int]], sampling: Sampling

@@ -24,7 +24,7 @@ from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, ModelError, nearest
 from harness.core.models import load_tokenizer, resolve
-from harness.core.prompts import prompt_ids
+from harness.core.prompts import PLAIN, prompt_ids
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Failure, Request, Tokens
 from harness.engines._answers import (
@@ -135,11 +135,17 @@ class OpenAIEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         """In a thread of its own, so that grading holds no request up."""
+        requests = list(requests)
+        if self.config.endpoint == "chat" and any(r.messages[0].role == PLAIN for r in requests):
+            raise EngineError(
+                "these prompts are plain text, and the server would write them as a message; set engine.endpoint to "
+                "completions, or apply_chat_template in the task's table"
+            )
         answers: queue.SimpleQueue[Completion | Failure | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
-        asking = asyncio.run_coroutine_threadsafe(self._ask_all(list(requests), answers.put), loop)
+        asking = asyncio.run_coroutine_threadsafe(self._ask_all(requests, answers.put), loop)
         asking.add_done_callback(lambda _: answers.put(None))
         try:
             while (answer := answers.get()) is not None:

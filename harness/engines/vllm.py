@@ -8,8 +8,9 @@ on a CPU and vLLM's choice on a GPU, which is half precision for a float32 check
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +26,8 @@ from harness.engines._text import read_prompts, stop_ids, text_of
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.engines._scoring import Window
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -142,6 +145,34 @@ class VllmEngine:
         finally:
             self._engine.abort_request(list(waiting))
 
+    def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        from harness.engines._scoring import scored, windows
+
+        if self._replicas is not None:
+            raise EngineError("copies of a model give no log-likelihoods; set data_parallel = 1")
+        asked, context = list(requests), self._context - 2  # a token is generated behind what is read
+        every = [
+            [windows(self.tokenizer, passage, context, repr(request.problem_id)) for passage in request.passages]
+            for request in asked
+        ]
+        for request, of_request in zip(asked, every, strict=True):
+            flat = [window for of_passage in of_request for window in of_passage]
+            found = dict(zip(flat, self._logps_of(flat), strict=True))
+            yield scored(request, of_request, found)
+
+    def _logps_of(self, several: Sequence[Window]) -> list[tuple[float, bool]]:
+        """The log-probability of what counts of each, and whether every token was the likeliest."""
+        from vllm import SamplingParams
+
+        for number, window in enumerate(several):
+            parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
+            prompt = {"type": "token", "prompt_token_ids": list(window.ids)}
+            self._engine.add_request(str(number), prompt, parameters, lora_request=self._lora)
+        outputs: dict[str, Any] = {}
+        while len(outputs) < len(several):
+            outputs |= {output.request_id: output for output in self._engine.step() if output.finished}
+        return [_of_prompt(outputs[str(number)].prompt_logprobs, window) for number, window in enumerate(several)]
+
     def _submit(self, name: str, request: Request, ids: list[int]) -> None:
         parameters = _parameters(request.sampling, request.seed, self._stop_ids, with_logp=self.config.logp)
         prompt = {"type": "token", "prompt_token_ids": ids}
@@ -224,6 +255,12 @@ def _parameters(sampling: Sampling, seed: int, ends: frozenset[int], *, with_log
         detokenize=bool(sampling.stop),  # only to look for stop strings
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _of_prompt(steps: Any, window: Window) -> tuple[float, bool]:
+    last = zip(steps[-window.n_scored :], window.ids[-window.n_scored :], strict=True)
+    told = [step[token] for step, token in last]
+    return math.fsum(one.logprob for one in told), all(one.rank == 1 for one in told)
 
 
 def _logp(sampling: Sampling, ids: tuple[int, ...], steps: Any) -> tuple[float, ...] | None:

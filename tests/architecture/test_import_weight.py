@@ -9,7 +9,9 @@ import pytest
 
 KINDS = ("tasks", "engines", "graders", "metrics", "objectives", "tables")
 # Made of torch, and imported only when chosen.
-TENSOR_MODULES = {f"harness.engines.{name}" for name in ("hf", "_attention", "_cache", "_decode", "_sampling")}
+TENSOR_MODULES = {
+    f"harness.engines.{name}" for name in ("hf", "_attention", "_cache", "_decode", "_sampling", "_scoring")
+}
 
 CALL_THEN_TELL = """
 import json, sys

@@ -14,6 +14,7 @@ from loopback_server import MODEL, LoopbackServer, reply_to
 from harness.cli import main
 from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError, EngineError, ModelError
+from harness.core.prompts import PLAIN
 from harness.core.protocols import ModelSource
 from harness.core.store import RunView
 from harness.core.types import Completion, Failure, Message, Request, Sampling
@@ -180,6 +181,15 @@ def test_completions_are_asked_for_by_token_ids() -> None:
         (completion,) = opened(server, endpoint="completions", tokenizer="countdown-tiny").generate([asked])
     assert completion.text == reply_to(5, 9)[0]
     assert server.bodies[0]["prompt"] == tokenizer("3 4 = 7 :", add_special_tokens=False)["input_ids"]
+
+
+def test_plain_prompts_are_no_messages() -> None:
+    asked = Request("p", 0, (Message(PLAIN, "3 4 = 7 :"),), 5, Sampling(max_tokens=9))
+    with LoopbackServer() as server:
+        with pytest.raises(EngineError, match=r"plain text.*engine\.endpoint"):
+            next(opened(server).generate([asked]))
+        (completion,) = opened(server, endpoint="completions", tokenizer="countdown-tiny").generate([asked])
+    assert completion.text == reply_to(5, 9)[0]
 
 
 # --- before the money is spent -----------------------------------------------------------------------------------

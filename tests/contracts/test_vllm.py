@@ -16,7 +16,7 @@ from harness.core.errors import ModelError
 from harness.core.models import load_module
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource
-from harness.core.types import Message, Request, Sampling
+from harness.core.types import Message, Passage, Request, Sampling
 
 pytest.importorskip("vllm", reason="vllm is not installed; `tox -e vllm-cpu` runs this")
 
@@ -57,6 +57,26 @@ def test_greedy_is_that_of_the_hf_engine(engine: Any, wide: ModelSource) -> None
     hf.open(wide)
     asked = requests(1, temperature=0.0)
     assert {c.problem_id: c for c in engine.generate(asked)} == {c.problem_id: c for c in hf.generate(asked)}
+
+
+def test_likelihoods_are_those_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
+    hf = parse_plugin("engines", "hf").build("engines")
+    hf.open(wide)
+    prompts = [(Message("user", prompt),) for prompt in PROMPTS]
+    greedy = [c.text for c in hf.generate(requests(1, temperature=0.0))]
+    passages = [Passage(p, text) for p in prompts for text in (*greedy, "1+2=3", "4")] + [
+        Passage((), "3 4 = 7 : 3+4=7")
+    ]
+    asked = [
+        Request("a", 0, (), 0, Sampling(1), tuple(passages[:5])),
+        Request("b", 0, (), 0, Sampling(1), tuple(passages[5:])),
+    ]
+    for mine, other in zip(engine.score(asked), hf.score(asked), strict=True):
+        assert [found.is_greedy for found in mine.likelihoods] == [found.is_greedy for found in other.likelihoods]
+        assert [found.n_tokens for found in mine.likelihoods] == [found.n_tokens for found in other.likelihoods]
+        for one, two in zip(mine.likelihoods, other.likelihoods, strict=True):
+            assert abs(one.logp - two.logp) < TOLERANCE * two.n_tokens
+    assert any(found.is_greedy for found in mine.likelihoods)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely(engine: Any, wide: ModelSource) -> None:

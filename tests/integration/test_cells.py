@@ -14,7 +14,8 @@ from harness.core import config as configs
 from harness.core.models import BUNDLED
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, evaluate_prepared, prepare
+from harness.eval_config import EvalConfig
+from harness.evaluate import evaluate_prepared, prepare
 
 SCRIPTED = ["--tasks", "countdown", "--engine", "scripted", "--set", "engine.replies=['no', 'yes']"]
 SMALL = [*SCRIPTED, "--n", "2", "--limit", "3"]

@@ -19,7 +19,8 @@ from harness.core import config as configs
 from harness.core.errors import DiskError
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, evaluate
+from harness.eval_config import EvalConfig
+from harness.evaluate import evaluate
 from harness.trainers.run import train
 
 KILLS = 20

@@ -9,7 +9,8 @@ from typing import Any
 from harness.core.config import parse
 from harness.core.store import RunStore
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
-from harness.evaluate import EvalConfig, Plan, run
+from harness.eval_config import EvalConfig, Plan
+from harness.evaluate import run
 from harness.graders.exact import ExactGrader
 from harness.ledger import Ledger
 

@@ -22,7 +22,8 @@ from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.models import checkpoint_folders, resolve
 from harness.core.progress import Progress
 from harness.core.store import RunView
-from harness.evaluate import EvalConfig, evaluate, problems_of
+from harness.eval_config import EvalConfig
+from harness.evaluate import evaluate, problems_of
 from harness.reports.build import tables_of
 from harness.show import find_config
 from harness.trainers.run import train

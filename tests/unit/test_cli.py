@@ -17,7 +17,7 @@ from harness.cli import main
 from harness.core import discovery, extras
 from harness.core.errors import MissingExtraError
 
-VERBS = ("train", "eval", "grade", "audit", "compare", "report", "demo", "list", "show", "doctor")
+VERBS = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "doctor")
 EVAL = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", "scripted", "--n", "2", "--limit", "2"]
 EVAL += ["--set", "engine.replies=['no']"]
 ROOT = Path(__file__).resolve().parents[2]

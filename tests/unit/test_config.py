@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.core import config as configs
 from harness.core.config import Chosen, incidental, plugin
 from harness.core.errors import ConfigError, UnknownNameError, UsageError
-from harness.evaluate import EvalConfig
+from harness.eval_config import EvalConfig
 from harness.trainers.settings import TrainConfig
 
 MINIMAL = {"model": {"path": "countdown-tiny"}, "tasks": ["countdown"], "engine": "scripted", "metrics": []}

@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError, PluginError, UsageError
 from harness.core.protocols import PerProblem
 from harness.core.stats import hierarchical_interval, mean_interval
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
-from harness.evaluate import EvalConfig
+from harness.eval_config import EvalConfig
 
 METRICS = (
     "avg_at_k",

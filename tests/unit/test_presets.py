@@ -10,7 +10,7 @@ from harness.cells import resolve
 from harness.core import config as configs
 from harness.core import discovery, presets
 from harness.core.errors import ConfigError, UnknownNameError
-from harness.evaluate import EvalConfig
+from harness.eval_config import EvalConfig
 
 NAMES = ("deepseek-r1", "flowrl", "lcb-official", "lm-eval", "qwen-math")
 EVERY = [

@@ -1,0 +1,1 @@
+"""Other evaluators: our tasks as theirs, and runs as their logs."""

@@ -1,0 +1,111 @@
+"""What of a task another evaluator is given: its problems as rows of a file, and how they are drawn and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core import config as configs
+from harness.core.config import Chosen, plugin
+from harness.core.errors import ConfigError, RunFolderError
+from harness.core.journal import write_whole
+from harness.core.models import load_tokenizer, resolve
+from harness.core.prompts import prompt_text
+from harness.core.protocols import ForeignTask, ModelSource, Split, Task
+from harness.core.types import Card, Problem, Sampling
+from harness.eval_config import SamplingConfig
+from harness.evaluate import problems_of
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """Which problems, asked how; as in an evaluation, but for one reply a problem."""
+
+    tasks: tuple[Chosen, ...] = plugin("tasks")
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    split: Literal["train", "validation", "test"] = "test"
+    n: int = 1
+    limit: int | None = None
+    problem_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One task as another evaluator is to see it."""
+
+    id: str
+    card: Card
+    sampling: Sampling
+    n: int
+    rows: Sequence[Row]
+
+
+def exported(config: ExportConfig, model: str | None) -> list[Exported]:
+    """Every task, with its prompts as this model's chat template writes them, where a model is named."""
+    tokenizer = load_tokenizer(ModelSource(resolve(model))) if model is not None else None
+    return [_exported(chosen, config, tokenizer) for chosen in config.tasks]
+
+
+def _exported(chosen: Chosen, config: ExportConfig, tokenizer: Any) -> Exported:
+    task: Task[Any] = chosen.build("tasks")
+    if isinstance(task, ForeignTask):
+        raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
+    problems = problems_of(task, config.split, config.problem_seed, config.limit)
+    table = json.dumps(configs.to_tree(chosen))
+    rows = [_row(problem, table, config, tokenizer) for problem in problems]
+    return Exported(chosen.id, task.card, config.sampling.over(task.sampling), config.n, rows)
+
+
+def _row(problem: Problem[Any], table: str, config: ExportConfig, tokenizer: Any) -> Row:
+    *before, last = problem.messages
+    if tokenizer is not None:
+        system, prompt = "", prompt_text(tokenizer, problem.messages)[0]
+    elif last.role == "user" and [message.role for message in before] in ([], ["system"]):
+        system, prompt = "".join(message.content for message in before), last.content
+    else:
+        raise ConfigError(f"the problems of {problem.task} are conversations; --model writes them as one text")
+    return {
+        "id": problem.id,
+        "system": system,
+        "prompt": prompt,
+        "target": _target(problem.reference),
+        "messages": [{"role": message.role, "content": message.content} for message in problem.messages],
+        "tags": dict(problem.tags),
+        "harness": {"task": table, "split": config.split, "seed": config.problem_seed, "limit": config.limit},
+    }
+
+
+def _target(reference: Any) -> str:
+    """For the reader of a log: the answer, where the reference is as simple as that."""
+    answer = getattr(reference, "text", reference)
+    return str(answer)
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder to write an export into: none is written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} is there already and not empty; name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def split_of(row: Mapping[str, Any]) -> Split:
+    split: Split = row["harness"]["split"]
+    return split

@@ -42,6 +42,8 @@ class Study:
     folder: Path
     steps: int
     seed: int
+    limit: int
+    """Problems in an evaluation."""
 
     def train_folder(self, arm: Arm) -> Path:
         return self.folder / f"train-{arm.name}"
@@ -62,12 +64,12 @@ DEMO_LANES = (("grpo", "base"), ("flowrl",))
 DEMO_CHECKPOINT_EVERY_STEPS = 10
 
 
-def demo(folder: Path, steps: int, seed: int, progress: Progress) -> Sequence[Path]:
+def demo(folder: Path, steps: int, seed: int, progress: Progress, *, limit: int = DEMO_LIMIT) -> Sequence[Path]:
     """Train GRPO and FlowRL from the bundled base on countdown and evaluate all three on held-out problems.
 
     Returns the folders of the evaluations, arm by arm.
     """
-    study = Study(folder, steps, seed)
+    study = Study(folder, steps, seed, limit)
     progress.say(f"training grpo and flowrl side by side, {steps} steps each, and evaluating them and the base")
     folder.mkdir(parents=True, exist_ok=True)
     lanes = [[arm for name in names for arm in DEMO_ARMS if arm.name == name] for names in DEMO_LANES]
@@ -111,7 +113,7 @@ def _run_lane(study: Study, arms: Sequence[Arm], threads: int, failures: Any) ->
                 _train(study, arm, quiet)
             for temperature, cell in study.cells(arm).items():
                 model = DEMO_MODEL if arm.recipe is None else str(study.train_folder(arm))
-                evaluate(configs.parse(EvalConfig, _demo_evaluation(model, temperature)), cell, quiet)
+                evaluate(configs.parse(EvalConfig, _demo_evaluation(model, temperature, study.limit)), cell, quiet)
         except HarnessError as error:
             failures.put(f"the arm {arm.name!r} failed: {error}")
             raise SystemExit(1) from None
@@ -156,7 +158,7 @@ def _watch(processes: Sequence[Any], study: Study, progress: Progress) -> None:
         return sum(_n_lines(cell / "completions.jsonl") for cell in cells), {}
 
     _follow(processes, progress, "train", study.steps * len(trained), steps)
-    _follow(processes, progress, "evaluate", DEMO_N * DEMO_LIMIT * len(cells), completions)
+    _follow(processes, progress, "evaluate", DEMO_N * study.limit * len(cells), completions)
 
 
 def _follow(
@@ -183,12 +185,12 @@ def _n_lines(path: Path) -> int:
         return 0
 
 
-def _demo_evaluation(model: str, temperature: float) -> Mapping[str, Any]:
+def _demo_evaluation(model: str, temperature: float, limit: int) -> Mapping[str, Any]:
     return {
         "model": {"path": model},
         "tasks": ["countdown"],
         "sampling": {"temperature": temperature},
         "n": DEMO_N,
-        "limit": DEMO_LIMIT,
+        "limit": limit,
         "metrics": [{"id": "pass_at_k", "ks": [1, 4, 16, 64]}, {"id": "distinct_at_k", "ks": [16, 64]}],
     }

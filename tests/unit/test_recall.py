@@ -191,3 +191,4 @@ def test_where_it_is_off_everything_is_multiplied(policy: Callable[[], Policy]) 
     off = policy()
     batch = sampled(off, SIX)
     assert products(off, batch) == products(Policy(off.module, 1.0), batch) > 0
+    assert off.recall._room == 0

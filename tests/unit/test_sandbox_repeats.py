@@ -30,7 +30,7 @@ SHARES = {
     "import sys\nsys.exit(1 + @ % 9)": ("RE", 5),
     "def f(:  # @": ("CE", 15),
     "while True: pass  # @": ("TLE", 6),
-    "x = bytearray(500 << 20)  # @": ("MLE", 4),
+    "x = bytearray(1 << 30)  # @": ("MLE", 4),
     "print('x' * (20 << 20))  # @": ("OLE", 4),
 }
 

@@ -133,9 +133,9 @@ def test_a_plan_asks_each_problem_as_it_wants_to_be_asked():
     from harness.eval_config import Plan, SamplingConfig
 
     own, usual = Sampling(5, stop=("x",)), Sampling(9)
-    plan = Plan(1, usual, 0, ("eval",), SamplingConfig(temperature=0.5))
+    plan = Plan(1, usual, 0, ("eval",), (SamplingConfig(temperature=0.7), SamplingConfig(temperature=0.5)))
     passages = (Passage((), "text"),)
     problems = Problem("a", "t", (), None), Problem("b", "t", (), None, {}, passages, own)
-    first, second = (plan.request(problem, 0) for problem in problems)
+    first, second = (plan.request(problem, 0, 0) for problem in problems)
     assert (first.sampling, first.passages) == (usual, ())
     assert (second.sampling, second.passages) == (Sampling(5, temperature=0.5, stop=("x",)), passages)

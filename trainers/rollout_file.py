@@ -22,6 +22,8 @@ from harness.trainers.rollouts import Rollouts
 
 FILE = "rollouts.jsonl"
 FORMAT = 1
+_SAMPLED = ("problem_id", "index", "seed", "text", "finish_reason", "tokens")
+"""Of a completion: what the same seed gives again, which the time it took is not."""
 _BEGIN, _END = b'{"begin":', b'{"end":'
 
 
@@ -113,7 +115,8 @@ class RolloutFile:
 
 def _row(item: Graded[Any], part: str) -> dict[str, Any]:
     completion, verdict = dataclasses.asdict(item.completion), dataclasses.asdict(item.verdict)
-    return {"part": part, "task": item.problem.task, "completion": completion, "verdict": verdict}
+    sampled = {key: completion[key] for key in _SAMPLED}
+    return {"part": part, "task": item.problem.task, "completion": sampled, "verdict": verdict}
 
 
 def _item(row: Mapping[str, Any]) -> Graded[Any]:

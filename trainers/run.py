@@ -120,7 +120,8 @@ def _policies(config: TrainConfig, parts: Parts) -> tuple[Policy, Policy | None]
     """What is trained, from its newest checkpoint if it has one, and the reference if anything reads it."""
     base, newest, loop = parts.base, parts.newest, config.loop
     begun = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    recomputed, recalled = loop.gradient_checkpointing, loop.recall_bytes
+    # What is kept to be trained on again is trained on as it will be then, to the bit.
+    recomputed, recalled = loop.gradient_checkpointing, 0 if config.rollouts.save else loop.recall_bytes
     policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recomputed, recall_bytes=recalled)
     has_reference = reads_reference(config, parts.objective)
     return policy, Policy(load_module(base), parts.temperature) if has_reference else None

@@ -248,6 +248,9 @@ def few_problems(monkeypatch):
 
     few = {split: numbers[50:59] for split, numbers in countdown._multisets().items()}
     monkeypatch.setattr(countdown, "_multisets", lambda: few)
+    countdown._pool.cache_clear()
+    yield
+    countdown._pool.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def _add_train(verbs: Any) -> None:
         verbs, "train", call.train, "train a model", "harness train countdown-flowrl --set loop.steps=40 --out runs/a"
     )
     verb.add_argument("config", help="a TOML file, or the name of a recipe (`harness show NAME` prints it)")
+    verb.add_argument("--engine", help="what samples (default: the recipe's, else hf)")
     rollouts = verb.add_mutually_exclusive_group()
     rollouts.add_argument("--rollouts-only", action="store_true", help="sample and save every step, train nothing")
     rollouts.add_argument("--from-rollouts", type=Path, metavar="RUN", help="train on what another run saved")

@@ -19,7 +19,8 @@ def train(options: argparse.Namespace) -> int:
     from harness.trainers.settings import TrainConfig
 
     path = find_config(options.config)
-    settings = configs.merge(configs.read_toml(path), _strictness(options), _rollouts(options), _overrides(options))
+    chosen = (_strictness(options), _engine(options), _rollouts(options), _overrides(options))
+    settings = configs.merge(configs.read_toml(path), *chosen)
     config = configs.parse(TrainConfig, settings)
     folder = options.out if options.out is not None else _default_folder(f"train-{path.stem}", config)
     from harness.trainers.run import parts_of, train
@@ -282,6 +283,10 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 def _strictness(options: argparse.Namespace) -> dict[str, Any]:
     return {"strict_data": True} if options.strict_data else {}
+
+
+def _engine(options: argparse.Namespace) -> dict[str, Any]:
+    return {"engine": {"id": options.engine}} if options.engine is not None else {}
 
 
 def _rollouts(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from harness.core.errors import RunError
 from harness.trainers.settings import WarningsConfig
 
 Row = Mapping[str, float]
@@ -95,17 +94,6 @@ ENGINE_CLIPPED = (
     "in the last {window} steps {now:.0%} of the weights between engine and trainer were at engine_correction.cap: the "
     "two disagree on what was sampled; look at logp_gap in steps.jsonl"
 )
-
-
-def refuse_gap(row: Row, config: WarningsConfig) -> None:
-    """Sampler and trainer that hardly agree are two policies, and training one on the other's samples teaches noise."""
-    gap = row.get("logp_gap", 0.0)
-    if config.logp_gap > 0 and not gap <= config.logp_gap:  # nan is not
-        raise RunError(
-            f"step {int(row['step'])}: the engine's log-probabilities are {gap:.3g} from the trainer's own at the mean "
-            f"token, more than warnings.logp_gap = {config.logp_gap:g}: they do not run the same model at the same "
-            "temperature and precision. The newest checkpoint is from before this step"
-        )
 
 
 def _mean(rows: Iterable[Row], key: str) -> float | None:

@@ -4,6 +4,7 @@
                                training_state.pt: optimiser, the objective's own parameters, position in the data,
                                what the loop steers by
                                reference.pt: the reference's weights, once it is no longer the base model
+                               adapter/: what LoRA has trained; the model beside it has it merged
 
 A checkpoint is written under another name and renamed when it is whole, so a kill never leaves half of one. The
 objective's parameters are keyed apart: they were never in the policy, so exports and weight sync need no filter.
@@ -54,7 +55,7 @@ class Checkpoints:
     def save(
         self,
         position: Position,
-        module: Any,
+        policy: Any,
         tokenizer: Any,
         optimizer: Any,
         objective: Any,
@@ -74,7 +75,7 @@ class Checkpoints:
         try:
             self._clear_unfinished()
             temporary.mkdir(parents=True)
-            module.save_pretrained(temporary)
+            policy.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             torch.save(state, temporary / _STATE)
             if reference is not None:
@@ -122,7 +123,7 @@ def _load(path: Path) -> Any:
 
 def _sync(folder: Path) -> None:
     """To the disk before the rename, so that not even a power cut leaves a named checkpoint with empty files."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

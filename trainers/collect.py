@@ -11,6 +11,7 @@ from harness.core.models import fingerprint, load_module, load_tokenizer
 from harness.core.progress import Progress
 from harness.core.store import RunStore, RunView, ending
 from harness.trainers.batch import collate
+from harness.trainers.policies import sampling_source
 from harness.trainers.record import StepRecord
 from harness.trainers.replay import data_facts, rollout_facts
 from harness.trainers.rollout_file import RolloutWriter
@@ -25,8 +26,9 @@ def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress)
     """Open or resume the run folder, and sample to the last step."""
     tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
     data = data_facts(config, parts.task, progress)
-    facts = rollout_facts(config, parts.task, data, tokenizer, module)
-    parts.engine.open(dataclasses.replace(parts.base, module=module, tokenizer=tokenizer))
+    facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
+    parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))
+    parts.engine.load_weights(module.state_dict().items(), version=0)
     about = {config.task.id: data, "model": fingerprint(parts.base.path)}
     store = RunStore.open(folder, "rollouts", config, seeds={"run": config.seed}, data=about)
     with ending(store):

@@ -9,6 +9,7 @@ to a factor of 1.6 of what a run took on a processor.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import os
@@ -25,8 +26,9 @@ from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelShape, ModelSource
 from harness.trainers.learner import FROZEN_FACTOR
 from harness.trainers.logprob import CHUNK_ELEMENTS
+from harness.trainers.lora import n_parameters
 from harness.trainers.refusals import reads_reference
-from harness.trainers.settings import TrainConfig
+from harness.trainers.settings import LoraConfig, TrainConfig
 
 if TYPE_CHECKING:
     from harness.trainers.run import Parts
@@ -50,6 +52,8 @@ class Shape:
     bytes_each: int
     longest: int | None = None
     """The sequence it was made for."""
+    n_adapters: int | None = None
+    """Parameters of the adapters, if those are trained and the rest is not."""
 
     @property
     def kept_by_layer(self) -> int:
@@ -109,7 +113,7 @@ def counts(config: TrainConfig, *, with_greedy: bool) -> dict[str, int]:
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
-def shape_of(source: ModelSource) -> Shape:
+def shape_of(source: ModelSource, lora: LoraConfig | None = None) -> Shape:
     """From the model's config alone: its parameters are laid out and never filled."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -117,7 +121,10 @@ def shape_of(source: ModelSource) -> Shape:
     config = AutoConfig.from_pretrained(source.path, revision=source.revision, local_files_only=True)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
-    return shape_from(config, sum(p.numel() for p in module.parameters()), getattr(torch, source.dtype).itemsize)
+    shape = shape_from(config, sum(p.numel() for p in module.parameters()), getattr(torch, source.dtype).itemsize)
+    if lora is None or lora.rank == 0:
+        return shape
+    return dataclasses.replace(shape, n_adapters=n_parameters(module, lora))
 
 
 def shape_from(config: Any, n_parameters: int, bytes_each: int) -> Shape:
@@ -150,12 +157,15 @@ def memory(
     """Bytes by part, and at the peak. `n_own`: parameters of the objective; `batch_rows`: decoded at once here."""
     loop, longest = config.loop, longest_prompt + max_tokens
     n_sequences = loop.prompts_per_step * loop.samples_per_prompt
-    weights = shape.n_parameters * shape.bytes_each
+    weights, adapters = shape.n_parameters * shape.bytes_each, shape.n_adapters
+    trained = weights + 4 * n_own if adapters is None else 4 * (adapters + n_own)
+    # A reference is the model under the adapters; once it is reset, it is other adapters.
+    remembered = weights if adapters is None else 4 * adapters * config.reference.is_ever_reset
     stays = {
-        "weights": weights + 4 * n_own,
-        "gradients": weights + 4 * n_own,
-        "optimiser states": 2 * (weights + 4 * n_own),
-        "reference": weights if has_reference else 0,
+        "weights": trained if adapters is None else weights + trained,
+        "gradients": trained,
+        "optimiser states": 2 * trained,
+        "reference": remembered if has_reference else 0,
     }
     n_trained = counts(config, with_greedy=False)["sequences a minibatch, at most"]
     tokens = min(max(loop.tokens_per_microbatch, longest), n_trained * longest)
@@ -195,7 +205,7 @@ def forecast(config: TrainConfig, parts: Parts) -> Forecast:
     """Everything that can be told of a run before it begins."""
     told = counts(config, with_greedy="greedy_reward" in parts.objective.needs)
     try:
-        shape = shape_of(parts.base)
+        shape = shape_of(parts.base, config.lora)
         longest = longest_prompt(parts)
     except (UsageError, OSError, ValueError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0]
@@ -240,6 +250,10 @@ def _remarks(
             f"A sequence may have {longest} tokens, more than loop.tokens_per_microbatch = "
             f"{config.loop.tokens_per_microbatch}: such a one is a micro-batch of its own."
         )
+    if config.loop.precision == "bfloat16":
+        said.append("The sum is that of float32: less is kept in bfloat16, beside half as much again for the weights.")
+    if config.loop.compile:
+        said.append("What compiled layers keep is not known beforehand; the sum is that without loop.compile.")
     if batch_rows is None:
         said.append("The memory of the engine is not in this sum.")
     room = available_bytes(pick_device(device))

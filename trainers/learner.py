@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from harness.core.protocols import Batch, Credit, Critic, LossResult, Need, Obje
 from harness.core.seeds import derive
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 from harness.trainers.functional import sequence_mean, total
+from harness.trainers.lora import AdapterReference
 from harness.trainers.optimizer import clip_gradients, set_learning_rates
 from harness.trainers.policy import Policy
 from harness.trainers.record import StepRecord
@@ -43,11 +46,13 @@ class Learner:
     config: TrainConfig
     objective: Objective
     policy: Policy
-    reference: Policy | None
+    reference: Policy | AdapterReference | None
     optimizer: torch.optim.Optimizer
     max_tokens: int
     """The longest completion that is sampled."""
     engine_logp_is_exact: bool
+    largest_gap: float
+    """The mean distance of the engine's log-probabilities from the policy's above which a step is refused."""
     steering: Steering
 
     # --- before the updates
@@ -55,7 +60,7 @@ class Learner:
     def credited(self, step: int, batch: Batch, record: StepRecord) -> Credited:
         """The frozen pass, the shaped rewards and the objective's credit. Its randomness is the step's own."""
         config = self.config
-        frozen = self._frozen(batch)
+        frozen = self._frozen(batch, record)
         if frozen.logp_reference is not None:
             drift = sequence_mean(frozen.logp - frozen.logp_reference, batch.completion_mask)
             record.note(kl_to_reference=float(drift.mean()))
@@ -70,33 +75,52 @@ class Learner:
             return Credited(batch, frozen, self.objective.credit(batch, frozen), weights)
 
     @torch.no_grad()
-    def _frozen(self, batch: Batch) -> PolicyOutputs:
+    def _frozen(self, batch: Batch, record: StepRecord) -> PolicyOutputs:
         """Once a batch, before its updates: what the policy was, and the reference where it is needed."""
         needs = self.objective.needs
         behaviour = batch.logp_behaviour if self._engine_knows_logp() else None
         if behaviour is None and self.config.loop.logp_old == "engine":
             raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
         if behaviour is None or "completion_hidden" in needs:
-            outputs = self._forward_all(self.policy, batch, needs)
+            # What is computed again takes no product from the sampler.
+            with self.policy.recall.aside() if behaviour is None else contextlib.nullcontext():
+                outputs = self._forward_all(lambda part: self._compared(part, needs, record), batch)
+            self._close_gap(batch, record)
         else:
             outputs = PolicyOutputs(logp=behaviour)
         if behaviour is not None:
             outputs = dataclasses.replace(outputs, logp=behaviour)
-        if self.reference is None:
+        if (reads := self.reference) is None:
             return outputs
-        return dataclasses.replace(outputs, logp_reference=self._forward_all(self.reference, batch, frozenset()).logp)
+        reference = self._forward_all(lambda part: reads.forward(part, frozenset()), batch)
+        return dataclasses.replace(outputs, logp_reference=reference.logp)
 
     def _engine_knows_logp(self) -> bool:
         choice = self.config.loop.logp_old
         return choice == "engine" or (choice == "auto" and self.engine_logp_is_exact)
 
-    def _forward_all(self, policy: Policy, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
+    def _compared(self, part: Batch, needs: frozenset[Need], record: StepRecord) -> PolicyOutputs:
+        """A pass of the policy, compared with the engine unless it was given the engine's own products."""
+        n_given = self.policy.recall.n_given
+        outputs = self.policy.forward(part, needs)
+        if self.policy.recall.n_given == n_given:
+            record.gap.add(part, outputs)
+        return outputs
+
+    @torch.no_grad()
+    def _close_gap(self, batch: Batch, record: StepRecord) -> None:
+        """Before the policy changes. Where all was made of the engine's products, one completion is read without."""
+        if record.gap.is_wanting and batch.logp_behaviour is not None:
+            with self.policy.recall.aside():
+                one = torch.zeros(1, dtype=torch.long, device=batch.rewards.device)
+                self._compared(microbatch(batch, one, batch.totals), frozenset(), record)
+        record.gap.close(self.largest_gap)
+
+    def _forward_all(self, forward: Callable[[Batch], PolicyOutputs], batch: Batch) -> PolicyOutputs:
         """A pass over the whole batch in micro-batches, put together again in its order."""
         everything = torch.arange(len(batch.rewards), device=batch.rewards.device)
         pieces = list(microbatches(batch, everything, FROZEN_FACTOR * self.config.loop.tokens_per_microbatch))
-        outputs = [
-            self._without_states(policy.forward(microbatch(batch, rows, batch.totals), needs)) for rows in pieces
-        ]
+        outputs = [self._without_states(forward(microbatch(batch, rows, batch.totals))) for rows in pieces]
         order = torch.cat(pieces).argsort()
         joined = {
             field.name: torch.cat([getattr(output, field.name) for output in outputs])[order]
@@ -135,6 +159,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = microbatches(credited.batch, rows, self.config.loop.tokens_per_microbatch)
         results = [self._backward(credited, some, totals, record) for some in pieces]
+        self._close_gap(credited.batch, record)
         norm = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
         record.add({"updates_skipped": (float(not math.isfinite(norm)), 1.0)})
         if not math.isfinite(norm):
@@ -157,7 +182,7 @@ class Learner:
         config = self.config
         part = microbatch(credited.batch, rows, totals)
         frozen: PolicyOutputs = select(credited.frozen, rows)
-        live = self.policy.forward(part, self._live_needs())
+        live = self._compared(part, self._live_needs(), record)
         weighed = live
         if credited.engine_weights is not None:
             logp = weigh_gradient(live.logp, credited.engine_weights[rows])

@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.core.progress import Progress
-from harness.core.protocols import Objective, PolicyEngine, Task
+from harness.core.protocols import Objective, PolicyEngine, RestingEngine, Task
 from harness.core.store import RunStore
 from harness.core.types import Problem
-from harness.trainers.alarms import Watch, refuse_gap
+from harness.trainers.alarms import Watch
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
+from harness.trainers.gap import largest_gap
 from harness.trainers.learner import Learner
+from harness.trainers.lora import AdapterReference
 from harness.trainers.optimizer import make_optimizer
 from harness.trainers.policy import Policy
 from harness.trainers.record import StepRecord
@@ -42,7 +44,7 @@ class Trainer:
     objective: Objective
     engine: PolicyEngine
     policy: Policy
-    reference: Policy | None
+    reference: Policy | AdapterReference | None
     tokenizer: Any
     store: RunStore
     trackers: Sequence[Tracker]
@@ -68,7 +70,7 @@ class Trainer:
             position = Position(step, position.n_problems_drawn + n_drawn)
             self._record(row, watch)
             if self._is_due(step):
-                parts = (self.policy.module, self.tokenizer, learner.optimizer, self.objective, learner.steering)
+                parts = (self.policy, self.tokenizer, learner.optimizer, self.objective, learner.steering)
                 checkpoints.save(position, *parts, learner.changed_reference())
             if self._is_held_out(step):
                 self.hold_out()
@@ -82,10 +84,14 @@ class Trainer:
         record = StepRecord(step)
         with record.phase("sample"), self.policy.recall.recording():
             rollouts = sampler.draw(step, stream)
+            if isinstance(self.engine, RestingEngine):
+                self.engine.rest()
         if self.writer is not None:
-            self.writer.append(step, rollouts, weights_digest(self.policy.module))
+            self.writer.append(step, rollouts, weights_digest(self.policy.tensors()))
         batch = collate(rollouts.chosen, str(self.policy.module.device), rollouts.greedy_rewards())
         record.note_samples(rollouts, batch)
+        if self.objective.source == "policy" and self.replay is None:
+            record.note(weights_version=self.engine.version)
         with record.phase("score"):
             credited = learner.credited(step, batch, record)
         with record.phase("update"):
@@ -98,10 +104,12 @@ class Trainer:
     def _learner(self) -> Learner:
         optimizer = make_optimizer(self.policy.module, self.objective, self.config.optimizer)
         max_tokens = self.config.sampling.over(self.task.sampling).max_tokens
-        is_exact = self.engine.logp_is_exact or self.replay is not None
+        # Log-probabilities are the trainer's own only where both compute alike; those of a file are taken as they are.
+        computes_alike = self.engine.logp_is_exact and self.config.loop.precision == "float32" and self.replay is None
         steering = Steering(self.config.kl, self.config.reference)
-        parts = (self.objective, self.policy, self.reference, optimizer)
-        return Learner(self.config, *parts, max_tokens, is_exact, steering)
+        parts = (self.objective, self.policy, self.reference, optimizer, max_tokens)
+        largest = largest_gap(self.config, computes_alike=computes_alike)
+        return Learner(self.config, *parts, computes_alike or self.replay is not None, largest, steering)
 
     def _sampler(self) -> Sampler | Replay:
         if self.replay is not None:
@@ -130,7 +138,6 @@ class Trainer:
         for alarm in watch.see(row):
             self.store.warnings.append(asdict(alarm))
             self.progress.warn(f"step {alarm.step}: {alarm.text}")
-        refuse_gap(row, self.config.warnings)
         for tracker in self.trackers:
             tracker.log(row)
         self.progress.advance(figures={name: row[name] for name in SHOWN})

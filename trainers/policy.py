@@ -8,6 +8,8 @@ that samples.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +17,13 @@ from torch import Tensor
 
 from harness.core.errors import ModelError
 from harness.core.protocols import Batch, ModelShape, Need, PolicyOutputs
+from harness.trainers.compiled import CompiledBody
 from harness.trainers.logprob import head_of, token_logp
+from harness.trainers.lora import Adapters
 from harness.trainers.reading import Reading, attends_to_everything, read_once, read_whole
 from harness.trainers.recall import Recall
 from harness.trainers.recompute import in_training, recomputed_layers
+from harness.trainers.settings import Precision
 
 _PROBE_TOLERANCE = 1e-3
 
@@ -27,13 +32,26 @@ class Policy:
     """A causal language model, and the temperature its tokens are sampled at."""
 
     def __init__(
-        self, module: Any, temperature: float, *, checkpoint_activations: bool = False, recall_bytes: int = 0
+        self,
+        module: Any,
+        temperature: float,
+        *,
+        checkpoint_activations: bool = False,
+        recall_bytes: int = 0,
+        precision: Precision = "float32",
+        is_compiled: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         self.module = module.eval()
         self.temperature = temperature
+        self._adapters = adapters
+        self._autocasts = precision == "bfloat16"
+        self._compiled = CompiledBody(module) if is_compiled else None
         self._recomputed = recomputed_layers(module) if checkpoint_activations else []
-        # Layers that are computed again would multiply all the same.
-        self.recall = Recall(module, 0 if checkpoint_activations else recall_bytes)
+        # Layers that are computed again would multiply all the same, in bfloat16 their products are others, a compiled
+        # body does not call them, and those under adapters are not the whole product.
+        can_recall = not (checkpoint_activations or self._autocasts or is_compiled or adapters is not None)
+        self.recall = Recall(module, recall_bytes if can_recall else 0)
         self._attends_to_everything = attends_to_everything(module.config)
         self._refuse_unknown_head()
 
@@ -42,13 +60,19 @@ class Policy:
         return ModelShape(hidden_size=self.module.config.hidden_size, device=str(self.module.device))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.module.state_dict().items()
+        """The weights under the model's own names."""
+        yield from self.module.state_dict().items() if self._adapters is None else self._adapters.merged_tensors()
+
+    def save_pretrained(self, folder: Path) -> None:
+        (self.module if self._adapters is None else self._adapters).save_pretrained(folder)
 
     def forward(self, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
         """Log-probabilities at the sampling temperature, and the needs other than `reference_logp`."""
         mask = batch.completion_mask
-        with in_training(self._recomputed):
-            read = (read_once if self._may_share(batch) else read_whole)(self.module, batch, self.recall)
+        with in_training(self._recomputed), self._autocast():
+            read = self._read(batch)
+        if self._autocasts:
+            read = replace(read, predicting=read.predicting.float(), prompt_hidden=read.prompt_hidden.float())
         flat_logp, flat_entropy = token_logp(
             head_of(self.module, self.temperature), read.predicting, read.ids, with_entropy="entropy" in needs
         )
@@ -60,10 +84,20 @@ class Policy:
             completion_hidden=_spread(read.predicting, mask) if "completion_hidden" in needs else None,
         )
 
+    def _autocast(self) -> torch.autocast:
+        """Around the layers alone: what comes after them, the logits and the heads of objectives, is float32."""
+        return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self._autocasts)
+
+    def _read(self, batch: Batch) -> Reading:
+        if self._may_share(batch):
+            return read_once(self.module, batch, self.recall)
+        return read_whole(self.module if self._compiled is None else self._compiled, batch, self.recall)
+
     def _may_share(self, batch: Batch) -> bool:
         """Whether reading each prompt once saves at least a twentieth of the tokens."""
         # A layer that is computed again leaves no keys and values behind for the completions to share.
-        if not self._attends_to_everything or (self._recomputed and torch.is_grad_enabled()):
+        recomputes = bool(self._recomputed) and torch.is_grad_enabled()
+        if not self._attends_to_everything or recomputes or self._compiled is not None:
             return False
         repeats = len(batch.group_ids) - len(torch.unique(batch.group_ids))
         return repeats * int(batch.prompt_lengths.max()) > 0.05 * batch.sequence_ids.numel()

@@ -77,6 +77,8 @@ class Recall:
         kept = [torch.empty(self._room, n_out) for _, _, n_out in layers if self._room]
         self._layers = [_Layer(*layer[:2], rows) for layer, rows in zip(layers, kept, strict=False)]
         self._kept = _Kept([])
+        self.n_given = 0
+        """Passes that products were given to."""
 
     # --- while the sampler runs
 
@@ -155,8 +157,18 @@ class Recall:
         """Inside, a pass over these tokens takes its products from where they are, if all are known. (B, L)"""
         in_step = [layer for layer in self._layers if layer.n_passes == self._kept.n_passes > 0]
         is_known = bool(in_step) and not bool((places == _UNKNOWN).any())
+        self.n_given += is_known
         with _instead(in_step if is_known else [], lambda layer, inputs: layer.give(places, inputs)):
             yield
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, every pass multiplies for itself."""
+        kept, self._kept = self._kept, _Kept([])
+        try:
+            yield
+        finally:
+            self._kept = kept
 
 
 class _Given(torch.autograd.Function):

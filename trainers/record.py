@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harness.core.protocols import Batch, LossResult, PolicyOutputs
 from harness.core.types import Graded
-from harness.trainers.gauges import logp_gap, quantiles, ratios_of
+from harness.trainers.gap import EngineGap
+from harness.trainers.gauges import quantiles, ratios_of
 from harness.trainers.rollouts import Rollouts
 
 
@@ -23,6 +24,7 @@ class StepRecord:
         self._row: dict[str, float] = {"step": step}
         self._sums: dict[str, tuple[float, float]] = {}
         self._ratios: list[Tensor] = []
+        self.gap = EngineGap(step)
         self._began_s = time.perf_counter()
 
     @contextlib.contextmanager
@@ -43,14 +45,8 @@ class StepRecord:
             self._sums[name] = (old_total + total, old_weight + weight)
 
     def compare(self, part: Batch, live: PolicyOutputs, frozen: PolicyOutputs, result: LossResult) -> None:
-        """A micro-batch with what was before the step, and before the first update with what the engine gave."""
+        """A micro-batch with what was before the step."""
         self._ratios.append(ratios_of(part, live, frozen, result))
-        if "grad_norm" in self._sums or self._row.get("on_policy") == 0:
-            return  # the policy is not the one that sampled any more
-        for name, gap in logp_gap(part, live).items():
-            self.add({name: (float(gap.sum()), float(len(gap)))})
-            if name == "logp_gap":
-                self.note(logp_gap_max=max(self._row.get("logp_gap_max", 0.0), float(gap.max())))
 
     def note_samples(self, rollouts: Rollouts, batch: Batch) -> None:
         """All that was sampled, and how it was judged, before any shaping. Ungraded completions are in no mean."""
@@ -72,6 +68,8 @@ class StepRecord:
             self.note(distinct_solutions=distinct)
         if rollouts.is_on_policy is not None:
             self.note(on_policy=float(rollouts.is_on_policy))
+        if rollouts.is_on_policy is False:
+            self.gap.leave_out()
         if batch.logp_behaviour is not None:
             # Minus the mean log-probability of what was sampled is an unbiased estimate of the entropy.
             self.note(entropy=-float(batch.logp_behaviour.sum()) / batch.totals.n_tokens)
@@ -83,7 +81,8 @@ class StepRecord:
         speeds = {"tokens_per_s": n_tokens / wall_s}
         if "sample_s" in self._row:
             speeds["sampled_tokens_per_s"] = n_tokens / max(self._row["sample_s"], 1e-9)
-        return {**self._row, **means, **quantiles(self._ratios), **speeds, "wall_s": wall_s}
+        gauged = {**self.gap.figures(), **quantiles(self._ratios)}
+        return {**self._row, **means, **gauged, **speeds, "wall_s": wall_s}
 
 
 def _distinct_solutions(items: Sequence[Graded[Any]]) -> float | None:

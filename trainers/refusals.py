@@ -50,6 +50,7 @@ def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Tas
         "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
         "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
         "engine_correction": config.engine_correction.level != "off",
+        "engine_correction.max_gap": config.engine_correction.max_gap is not None,
         "loop.logp_old = 'engine'": config.loop.logp_old == "engine",
         "rollouts": config.rollouts.only or config.rollouts.save or config.rollouts.source is not None,
     }

@@ -21,18 +21,19 @@ from harness.core.progress import Progress
 from harness.core.protocols import ModelSource, Objective, Task
 from harness.core.task_facts import grader_name, task_facts
 from harness.core.types import Completion, Problem, Request
+from harness.trainers.policy import Policy
 from harness.trainers.rollout_file import RolloutFile
 from harness.trainers.rollouts import Rollouts
 from harness.trainers.settings import TrainConfig
 
 
-def weights_digest(module: Any) -> str:
-    """A digest of a module's weights: of the sums, by rows and by columns, of the integers that their bits are.
+def weights_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """A digest of weights with their names: of the sums, by rows and by columns, of the integers that their bits are.
 
-    Two passes on the module's own device, where a hash of all bytes would have to fetch them.
+    Two passes on their own device, where a hash of all bytes would have to fetch them.
     """
     whole = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors:
         integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
         bits = tensor.detach().contiguous().view(-1, tensor.shape[-1] if tensor.dim() > 1 else 1).view(integers)
         sums = torch.cat([bits.sum(axis, dtype=torch.int64) for axis in (0, 1)])
@@ -58,7 +59,13 @@ def data_facts(config: TrainConfig, task: Task[Any], progress: Progress) -> dict
     return task_facts(task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
 
 
-def rollout_facts(config: TrainConfig, task: Task[Any], data: Mapping[str, Any], tokenizer: Any, module: Any) -> Any:
+def rollout_facts(
+    config: TrainConfig,
+    task: Task[Any],
+    data: Mapping[str, Any],
+    tokenizer: Any,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+) -> Any:
     """What rollouts depend on, for the head of their file."""
     sampling = asdict(config.sampling.over(task.sampling))
     must_agree = {
@@ -68,7 +75,7 @@ def rollout_facts(config: TrainConfig, task: Task[Any], data: Mapping[str, Any],
         "loop": {name: getattr(config.loop, name) for name in ("prompts_per_step", "samples_per_prompt")},
         "dynamic_sampling": configs.to_tree(config.dynamic_sampling),
         "tokenizer": tokenizer_digest(tokenizer),
-        "weights": weights_digest(module),
+        "weights": weights_digest(tensors),
     }
     told = {
         "model": configs.to_tree(config.model),
@@ -84,6 +91,7 @@ class NoEngine:
     """Stands where an engine would where nothing is sampled: there are no weights to sync."""
 
     logp_is_exact = True
+    version = 0
 
     def open(self, source: ModelSource) -> None:
         pass
@@ -104,7 +112,7 @@ class Replay:
 
     file: RolloutFile
     objective: Objective
-    module: Any
+    policy: Policy
     progress: Progress
     is_recomputed: bool
     """Whether the log-probabilities before a step are a pass of the policy, and not the stored ones."""
@@ -115,7 +123,7 @@ class Replay:
 
     def draw(self, step: int, stream: Iterator[Problem[Any]]) -> Rollouts:  # noqa: ARG002
         rollouts, weights = self.file.read(step)
-        is_on_policy = weights == weights_digest(self.module)
+        is_on_policy = weights == weights_digest(self.policy.tensors())
         if not is_on_policy:
             self._tell(step)
         greedy = rollouts.greedy if "greedy_reward" in self.objective.needs else ()

@@ -11,7 +11,7 @@ from typing import Any
 from harness import evaluate
 from harness.core import config as configs
 from harness.core.errors import ConfigError, RunError, RunFolderError, UsageError
-from harness.core.models import fingerprint, load_module, load_tokenizer, step_of
+from harness.core.models import fingerprint, load_tokenizer, step_of
 from harness.core.progress import Progress
 from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
@@ -21,7 +21,7 @@ from harness.eval_config import EvalConfig
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.collect import collect
 from harness.trainers.loop import Trainer
-from harness.trainers.policy import Policy
+from harness.trainers.policies import load_policies, sampling_source
 from harness.trainers.refusals import (
     reads_reference,
     refuse_what_the_objective_cannot_use,
@@ -86,14 +86,16 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     task, objective, base, file, newest = parts.task, parts.objective, parts.base, parts.saved, parts.newest
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
     tokenizer = load_tokenizer(base)
-    policy, reference = _policies(config, parts)
+    with_reference = reads_reference(config, objective)
+    policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
     data = data_facts(config, task, progress)
-    facts = rollout_facts(config, task, data, tokenizer, policy.module)
+    facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)
-    engine.open(dataclasses.replace(base, module=policy.module, tokenizer=tokenizer, onlooker=policy.recall))
+    source = sampling_source(config, base)
+    engine.open(dataclasses.replace(source, module=policy.module, tokenizer=tokenizer, onlooker=policy.recall))
     about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
     store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
@@ -110,21 +112,10 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         if writer is not None:
             closing.callback(writer.close)
         is_recomputed = config.loop.logp_old == "recompute"
-        replay = Replay(file, objective, policy.module, progress, is_recomputed) if file is not None else None
+        replay = Replay(file, objective, policy, progress, is_recomputed) if file is not None else None
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
-
-
-def _policies(config: TrainConfig, parts: Parts) -> tuple[Policy, Policy | None]:
-    """What is trained, from its newest checkpoint if it has one, and the reference if anything reads it."""
-    base, newest, loop = parts.base, parts.newest, config.loop
-    begun = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
-    # What is kept to be trained on again is trained on as it will be then, to the bit.
-    recomputed, recalled = loop.gradient_checkpointing, 0 if config.rollouts.save else loop.recall_bytes
-    policy = Policy(load_module(begun), parts.temperature, checkpoint_activations=recomputed, recall_bytes=recalled)
-    has_reference = reads_reference(config, parts.objective)
-    return policy, Policy(load_module(base), parts.temperature) if has_reference else None
 
 
 def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:

@@ -10,6 +10,8 @@ from harness.core.config import Chosen, incidental, plugin
 from harness.eval_config import ModelConfig, SamplingConfig
 from harness.trainers.functional import KlEstimator, Reduction
 
+Precision = Literal["float32", "bfloat16"]
+
 
 def _has_changes(settings: Any, but: str = "") -> bool:
     """Whether anything else than `but` is not as by default: what has no effect where a section is switched off."""
@@ -38,7 +40,12 @@ class LoopConfig:
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
     recall_bytes: int = incidental(default=2**30)
     """Memory for what the sampler's linear layers gave, so that a step's first update need not multiply it again; on a
-    processor in float32, up to so many bytes, 0 is off. Results do not depend on it beyond rounding."""
+    processor in float32, up to so many bytes, 0 is off. Without effect with adapters, in bfloat16, compiled, and with
+    gradient_checkpointing. Results do not depend on it beyond rounding."""
+    precision: Precision = "float32"
+    """Of the layers in the training forward, by autocast. Weights, gradients, logits and optimiser stay float32."""
+    compile: bool = incidental(default=False)
+    """torch.compile for the training forward. Sampling in this process is not compiled."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "prompts_per_step", "samples_per_prompt", "minibatches_per_step", "epochs")
@@ -196,12 +203,32 @@ class EngineCorrectionConfig:
 
     level: Literal["off", "token", "sequence"] = "off"
     cap: float = 2.0
+    max_gap: float | None = incidental(default=None)
+    """Above it a step stops the run: the mean, over sampled tokens, of |log-probability of the engine - of the policy|.
+    None is 1e-4 for an engine that computes as the trainer does, 1e-3 for others in float32, and 0.1 in bfloat16."""
 
     def __post_init__(self) -> None:
-        if self.cap <= 0:
-            raise ValueError("cap must be above 0")
-        if self.level == "off" and _has_changes(self):
+        if self.cap <= 0 or (self.max_gap is not None and self.max_gap <= 0):
+            raise ValueError("cap and max_gap must be above 0")
+        if self.level == "off" and _has_changes(self, but="max_gap"):
             raise ValueError("a cap needs a level other than 'off'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on a frozen model: the policy is W + alpha / rank * B A, the reference is W."""
+
+    rank: int = 0
+    """0 is off: all weights are trained."""
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] = ()
+    """Names of the layers that get one, such as ["q_proj", "v_proj"]; none is every linear layer but the output."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0:
+            raise ValueError("alpha must be above 0 and rank not negative")
+        if self.rank == 0 and _has_changes(self):
+            raise ValueError("the adapters have settings and rank = 0, which is off; set a rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,14 +282,12 @@ class WarningsConfig:
     """So many completions cut off at the limit, as a share; 2 is off."""
     clipped: float = 0.5
     """So many importance weights at their bound, as a share; 2 is off."""
-    logp_gap: float = 0.2
-    """An error, not a warning: the mean distance of the engine's log-probabilities from the trainer's; 0 is off."""
 
     def __post_init__(self) -> None:
         if self.window_steps < 1:
             raise ValueError("window_steps must be at least 1")
-        if min(self.entropy_share, self.distinct_share, self.logp_gap) < 0:
-            raise ValueError("entropy_share, distinct_share and logp_gap must not be negative (0 is off)")
+        if min(self.entropy_share, self.distinct_share) < 0:
+            raise ValueError("entropy_share and distinct_share must not be negative (0 is off)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +320,7 @@ class TrainConfig:
     kl: KlConfig = field(default_factory=KlConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     engine_correction: EngineCorrectionConfig = field(default_factory=EngineCorrectionConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     checkpoint: CheckpointConfig = incidental(default_factory=CheckpointConfig)
     held_out: HeldOutConfig = incidental(default_factory=HeldOutConfig)
     warnings: WarningsConfig = incidental(default_factory=WarningsConfig)
@@ -316,3 +342,10 @@ class TrainConfig:
                 "engine_correction compares the engine's log-probabilities with the policy's own: set loop.logp_old = "
                 "'recompute'"
             )
+        if self.model.dtype == "float16":
+            raise ValueError(
+                "float16 gradients underflow without loss scaling, which is not offered; train with model.dtype = "
+                "'float32' and loop.precision = 'bfloat16'"
+            )
+        if self.loop.precision == "bfloat16" and self.model.dtype not in ("auto", "float32"):
+            raise ValueError("loop.precision = 'bfloat16' keeps float32 weights: leave model.dtype at 'auto'")

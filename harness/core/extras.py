@@ -32,6 +32,7 @@ EXTRAS = {
     ),
     "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
     "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity"),
+    "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
     "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines"),

@@ -150,10 +150,10 @@ class Onlooker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Which model an engine opens: a folder or hub id, and, in training, the module already in memory.
+    """Which model an engine opens: a folder or hub id, and, in training, the policy's module already in memory.
 
-    With a `random_seed` the weights are drawn from it instead of read. An engine that runs the module itself tells
-    the onlooker, if there is one, what it reads.
+    With a `random_seed` the weights are drawn from it instead of read. An engine either samples from the module, and
+    tells the onlooker, if there is one, what it reads, or it is given weights of its own by `load_weights`.
     """
 
     path: str
@@ -218,12 +218,20 @@ class PolicyEngine(Engine, Protocol):
     """
 
     logp_is_exact: bool
+    version: int  # of the weights it samples from: the steps they were trained
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]: ...
 
     def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Sample from these weights from now on."""
         ...
+
+
+@runtime_checkable
+class RestingEngine(Protocol):
+    """A policy engine that can give its memory back until `load_weights`; nothing is generated before that."""
+
+    def rest(self) -> None: ...
 
 
 class Sandbox(Protocol):

@@ -49,6 +49,7 @@ class HuggingFaceEngine:
     def open(self, source: ModelSource) -> None:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self.module = source.module if source.module is not None else load_module(source)
+        self._is_the_policy = source.module is not None
         self.onlooker = source.onlooker
         self.logp_is_exact = str(self.module.dtype) == "torch.float32"
         generation = self.module.generation_config
@@ -63,12 +64,13 @@ class HuggingFaceEngine:
     def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         import torch
 
+        self.version = version
+        if self._is_the_policy:  # in training: what is sampled from and what is updated are one
+            return
         own = self.module.state_dict()
         with torch.no_grad():
             for name, tensor in tensors:
-                if own[name].data_ptr() != tensor.data_ptr():  # in training the module is usually the policy itself
-                    own[name].copy_(tensor)
-        self.version = version
+                own[name].copy_(tensor)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         asked = list(requests)

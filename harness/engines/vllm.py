@@ -65,12 +65,17 @@ class VllmEngine:
         enforce_eager: bool = incidental(default=False)
         """No CUDA graphs and no compilation: a faster start, slower tokens."""
         window: int = incidental(default=2048)
+        sleep_level: int = incidental(default=0)
+        """In training on a GPU, what is given back while the policy is updated. 0: nothing; 1: keys and values, and
+        the weights go to the processor's memory; 2: the weights too, which come new from the policy anyway."""
 
         def __post_init__(self) -> None:
             if min(self.tensor_parallel, self.data_parallel, self.window) < 1:
                 raise ValueError("tensor_parallel, data_parallel and window must be at least 1")
             if not 0 < self.gpu_memory_utilization <= 1:
                 raise ValueError("gpu_memory_utilization is a share, above 0 and at most 1")
+            if self.sleep_level not in (0, 1, 2):
+                raise ValueError("sleep_level is 0, 1 or 2")
 
     logp_is_exact: bool = False
     tokenizer: Any
@@ -79,6 +84,7 @@ class VllmEngine:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.version = 0
+        self._has_weights = self._is_asleep = False
         self._engine: Any = None
         self._replicas: Replicas | None = None
 
@@ -86,6 +92,8 @@ class VllmEngine:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         extras.require("vllm", "the engine vllm")
+        if source.module is not None:
+            _refuse_what_no_policy_can_have(self.config)
         if self.config.data_parallel > 1:
             self._replicas = Replicas(VllmEngine, self.config, source)
             return
@@ -93,14 +101,16 @@ class VllmEngine:
             raise EngineError("vLLM holds one model in a process at a time; close the other engine first")
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self._lora = _lora_request(self.config.lora) if self.config.lora is not None else None
-        module = load_module(source) if source.random_seed is not None and source.module is None else source.module
-        self._engine = _make_engine(self.config, source, load_format="auto" if module is None else "dummy")
+        # A policy's weights are given before the first step, with their version.
+        from_files = source.module is None and source.random_seed is None
+        self._engine = _make_engine(self.config, source, load_format="auto" if from_files else "dummy")
         VllmEngine._is_open = True
         settings = self._engine.model_config
         self._stop_ids = stop_ids(settings.try_get_generation_config().get("eos_token_id"), self.tokenizer)
         self._context: int = settings.max_model_len
-        if module is not None:
-            self.load_weights(module.state_dict().items(), version=0)
+        self._has_weights = from_files
+        if source.module is None and source.random_seed is not None:
+            self.load_weights(load_module(source).state_dict().items(), version=0)
 
     def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
         context = self.config.max_model_len if self.config.max_model_len is not None else context_of(source)
@@ -119,15 +129,31 @@ class VllmEngine:
             raise EngineError(
                 "copies of a model in processes of their own can't follow a policy; set data_parallel = 1"
             )
-        copies = [(name, tensor.detach()) for name, tensor in tensors]
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": copies})
+        import torch
+
+        given = ((name, tensor.detach()) for name, tensor in tensors)  # one at a time where one process computes
+        weights = given if self.config.tensor_parallel == 1 else list(given)
+        if self._is_asleep:
+            torch.cuda.empty_cache()  # what the trainer has set free and keeps is not there for vLLM
+            self._engine.wake_up(["weights"])
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if self._is_asleep:
+            self._engine.wake_up(["kv_cache"])
         self._engine.reset_prefix_cache()  # what it holds was computed by the former weights
-        self.version = version
+        self.version, self._has_weights, self._is_asleep = version, True, False
+
+    def rest(self) -> None:
+        """Give memory back, as `sleep_level` says, until the next weights come."""
+        if self.config.sleep_level > 0 and not self._is_asleep:
+            self._engine.sleep(self.config.sleep_level)
+            self._is_asleep = True
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         if self._replicas is not None:
             yield from self._replicas.generate(requests)
             return
+        if self._is_asleep or not self._has_weights:
+            raise EngineError("vLLM has no weights to sample from now; give it some by load_weights")
         asked, waiting = list(requests), dict[str, Request]()
         prompts = read_prompts(self.tokenizer, asked, self._context)
         coming = enumerate(asked)
@@ -189,6 +215,15 @@ class VllmEngine:
         return Completion(request.problem_id, request.index, request.seed, text, reason, tokens)
 
 
+def _refuse_what_no_policy_can_have(config: VllmEngine.Config) -> None:
+    if config.lora is not None:
+        raise ModelError(
+            "engine.lora adds an adapter to what is sampled and not to what is trained; leave it off. [lora] trains one"
+        )
+    if config.data_parallel > 1:
+        raise ModelError("copies in processes of their own can't follow a policy; set engine.data_parallel = 1")
+
+
 def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: str) -> Any:
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform
@@ -196,6 +231,8 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
     device = current_platform.device_type
     if source.device not in ("auto", device):
         raise ModelError(f"the vLLM that is installed computes on {device}, not on {source.device}")
+    if config.sleep_level > 0 and not current_platform.is_sleep_mode_available():
+        raise ModelError(f"vLLM can't sleep on this {device}; set engine.sleep_level = 0")
     room = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
     arguments = EngineArgs(
         model=source.path,
@@ -208,6 +245,7 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
         kv_cache_memory_bytes=int(room * 2**30) if room is not None else None,
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=True,
+        enable_sleep_mode=config.sleep_level > 0,
         logprobs_mode="processed_logprobs",
         enable_lora=config.lora is not None,
         max_lora_rank=_lora_rank(config.lora) if config.lora is not None else 16,

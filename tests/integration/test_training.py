@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.core import config as configs
 from harness.core.discovery import load
-from harness.core.errors import ConfigError, RunError, RunFolderError
+from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import checkpoint_folders, resolve
 from harness.core.progress import Progress
 from harness.core.store import RunView
@@ -223,7 +223,7 @@ def test_a_sampler_that_disagrees_stops_the_run_and_its_step_is_not_kept(
 
     opened = Policy.__init__
     monkeypatch.setattr(Policy, "__init__", lambda self, module, _, **options: opened(self, module, 3.0, **options))
-    with pytest.raises(RunError, match="at the same temperature and precision"):
+    with pytest.raises(EngineError, match="Compare its temperature, its precision"):
         run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
     assert checkpoint_folders(tmp_path / "run") == []
 

@@ -1,8 +1,7 @@
-"""What a run says of itself: ratios, gaps, different answers, and warnings from series made by hand."""
+"""What a run says of itself: ratios, different answers, and warnings from series made by hand."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -11,16 +10,15 @@ import pytest
 import torch
 from training_parts import detached, make_batch, make_outputs
 
-from harness.core.errors import RunError
 from harness.core.protocols import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
-from harness.trainers.alarms import Alarm, Watch, refuse_gap
-from harness.trainers.gauges import logp_gap, quantiles, ratios_of
+from harness.trainers.alarms import Alarm, Watch
+from harness.trainers.gauges import quantiles, ratios_of
 from harness.trainers.objectives.flowrl import FlowRL
 from harness.trainers.objectives.gflowrl import GFlowRL
 from harness.trainers.objectives.tb import TrajectoryBalance
 from harness.trainers.objectives.vargrad_tb import VarGradTrajectoryBalance
-from harness.trainers.record import StepRecord, _distinct_solutions
+from harness.trainers.record import _distinct_solutions
 from harness.trainers.settings import WarningsConfig
 
 LENGTHS = [3, 5, 1, 4, 2, 5]
@@ -85,15 +83,6 @@ def test_what_a_record_does_not_tell_warns_of_nothing() -> None:
     assert watched("reward", [0.0] * 9) == []
 
 
-@pytest.mark.parametrize("gap", [0.21, math.nan])
-def test_a_sampler_that_is_not_the_trainer_s_policy_is_an_error(gap: float) -> None:
-    with pytest.raises(RunError, match="do not run the same model"):
-        refuse_gap({"step": 3, "logp_gap": gap}, WarningsConfig())
-    refuse_gap({"step": 3, "logp_gap": gap}, WarningsConfig(logp_gap=0.0))
-    refuse_gap({"step": 3, "logp_gap": 0.19}, WarningsConfig())
-    refuse_gap({"step": 3}, WarningsConfig())
-
-
 # --- gauges -----------------------------------------------------------------------------------------------------
 
 
@@ -120,26 +109,6 @@ def test_ratios_are_of_tokens_unless_the_loss_says_otherwise() -> None:
     assert ratios_of(BATCH, live, frozen, result).tolist() == pytest.approx(means)
     bounded = sum(not 0.8 <= ratio <= 1.2 for ratio in means)
     assert 0 < bounded == result.metrics["clip_fraction"][0]
-
-
-def test_the_gap_is_measured_before_the_first_update_only() -> None:
-    behaviour = make_outputs(BATCH, seed=4).logp.detach()
-    live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
-    batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
-    gaps = [float((live.logp - behaviour)[row, t].detach()) for row, n in enumerate(LENGTHS) for t in range(n)]
-    assert logp_gap(BATCH, live) == {}
-    record = StepRecord(1)
-    record.compare(batch, live, frozen, LossResult(torch.zeros(()), {}))
-    record.add({"grad_norm": (1.0, 1.0)})
-    record.compare(batch, frozen, frozen, LossResult(torch.zeros(()), {}))
-    row = record.row()
-    assert row["logp_gap"] == pytest.approx(sum(map(abs, gaps)) / len(gaps))
-    assert row["logp_gap_max"] == pytest.approx(max(map(abs, gaps)))
-    assert row["logp_gap_kl"] == pytest.approx(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps))
-    off_policy = StepRecord(1)
-    off_policy.note(on_policy=0.0)
-    off_policy.compare(batch, live, frozen, LossResult(torch.zeros(()), {}))
-    assert "logp_gap" not in off_policy.row()
 
 
 def answer(problem_id: str, index: int, solution: str | None, *, is_right: bool = True) -> Graded[Any]:

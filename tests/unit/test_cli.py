@@ -311,6 +311,12 @@ def test_the_order_of_an_id_and_its_options_does_not_matter(capsys, turn):
     assert config["engine"] == {"id": "scripted", "replies": ["a", "b"], "pick": "index"}
 
 
+@pytest.mark.parametrize("command", [["train", "countdown-grpo"], ["eval", "countdown-tiny", "--tasks", "countdown"]])
+def test_the_engine_is_a_flag_whose_options_are_settings(capsys, command):
+    config = dry(capsys, *command, "--engine", "vllm", "--set", "engine.enforce_eager=true")["config"]
+    assert (config["engine"]["id"], config["engine"]["enforce_eager"]) == ("vllm", True)
+
+
 def test_tasks_may_be_separated_with_spaces(capsys):
     assert "no task is called 'x'" in refused(capsys, "eval", "countdown-tiny", "--tasks", "countdown, x")
 

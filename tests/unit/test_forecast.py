@@ -18,7 +18,7 @@ from harness.core.protocols import ModelSource
 from harness.show import find_config
 from harness.trainers.forecast import Shape, forecast, memory, shape_of
 from harness.trainers.run import parts_of
-from harness.trainers.settings import TrainConfig
+from harness.trainers.settings import LoraConfig, TrainConfig
 
 
 def recipe(name: str, **changes: Any) -> TrainConfig:
@@ -64,6 +64,32 @@ def test_what_stays_is_counted_by_hand() -> None:
     passes = [needed[name] for name in ("activations of a micro-batch", "logits of a chunk")]
     others = [needed[name] for name in ("pass before the updates", "keys and values while sampling")]
     assert needed["at the peak"] == stays + max(sum(passes), *others)
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "down_proj")])
+def test_adapters_alone_have_gradients_and_the_reference_is_no_copy(targets: tuple[str, ...]) -> None:
+    shape = shape_of(
+        ModelSource(resolve("countdown-tiny"), dtype="float32"), LoraConfig(rank=4, target_modules=targets)
+    )
+    # of each layer: q, k, v and o are 96 x 96; gate, up and down 96 x 256
+    adapters = 3 * 4 * (2 * 96 + 96 + 256 if targets else 4 * 2 * 96 + 3 * (96 + 256))
+    assert shape.n_adapters == adapters
+    for reset, copies in ((0, 0), (1, 1)):
+        config = recipe("countdown-flowrl", reference={"reset_every_steps": reset})
+        lengths = {"longest_prompt": 9, "max_tokens": 14, "batch_rows": 256}
+        needed = memory(config, shape, n_own=10, has_reference=True, **lengths)
+        assert needed["weights"] == 4 * (shape.n_parameters + adapters + 10)
+        assert needed["gradients"] == 4 * (adapters + 10)
+        assert needed["optimiser states"] == 8 * (adapters + 10)
+        assert needed["reference"] == 4 * adapters * copies
+
+
+def test_a_dry_run_knows_the_adapters_and_tells_what_it_does_not_count() -> None:
+    changes = {"lora": {"rank": 4}, "loop": {"precision": "bfloat16", "compile": True}}
+    adapted, plain = told("countdown-grpo", **changes), told("countdown-grpo")
+    assert adapted.memory["gradients"] < 0.2 * plain.memory["gradients"]
+    assert [remark.split()[0:2] for remark in adapted.remarks] == [["The", "sum"], ["What", "compiled"]]
+    assert plain.remarks == ()
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

@@ -266,13 +266,15 @@ def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
     )
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
     optimizer = torch.optim.AdamW(policy.module.parameters())
-    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False, steering())
+    # The log-probabilities are made up, and no policy's own.
+    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False, 100.0, steering())
     with pytest.raises(EngineError, match="logp_old = 'recompute'"):
-        learner._frozen(BATCH)
+        learner._frozen(BATCH, StepRecord(1))
     behaviour = make_outputs(BATCH, seed=4).logp.detach()
     batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
-    assert torch.equal(learner._frozen(batch).logp, behaviour)
-    assert torch.equal(dataclasses.replace(learner, objective=critic(policy))._frozen(batch).logp, behaviour)
+    assert torch.equal(learner._frozen(batch, StepRecord(1)).logp, behaviour)
+    with_critic = dataclasses.replace(learner, objective=critic(policy))
+    assert torch.equal(with_critic._frozen(batch, StepRecord(1)).logp, behaviour)
 
 
 def critic(policy: Policy) -> Ppo:
@@ -288,7 +290,8 @@ def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> No
     objective = critic(policy)
     loop = LoopConfig(steps=1, prompts_per_step=2, samples_per_prompt=3, tokens_per_microbatch=2)
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
-    frozen = Learner(config, objective, policy, None, None, 8, True, steering())._frozen(BATCH)  # type: ignore[arg-type]
+    learner = Learner(config, objective, policy, None, None, 8, True, 1e-4, steering())  # type: ignore[arg-type]
+    frozen = learner._frozen(BATCH, StepRecord(1))
     kept = {f.name: v for f in dataclasses.fields(frozen) if (v := getattr(frozen, f.name)) is not None}
     assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {"logp": (6, 5), "values": (6, 5)}
     for row, (p, c) in enumerate(zip([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], strict=True)):
@@ -472,7 +475,7 @@ def test_the_reference_is_reset_by_schedule_and_the_optimiser_when_asked(reset_o
         ReferenceConfig(reset_every_steps=2, reset_optimizer=reset_optimizer)
     )
     steering_ = steering(reference=settings.reference)
-    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True, steering_)
+    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True, 1e-4, steering_)
     record = StepRecord(1)
     record.note(reward=0.5)
 

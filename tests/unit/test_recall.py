@@ -178,14 +178,30 @@ def test_a_layer_that_is_not_called_once_for_every_token_is_multiplied() -> None
     assert products(recalling, batch) == 2 * 2 * n_read * SHAPE["hidden_size"] * SHAPE["intermediate_size"]
 
 
+def test_set_aside_everything_is_multiplied_and_then_given_again() -> None:
+    policy = Policy(tiny_module(None), 1.0, recall_bytes=ROOM)
+    batch = sampled(policy, SIX)
+    with policy.recall.aside():
+        assert products(policy, batch) == products(Policy(copy.deepcopy(policy.module), 1.0), batch) > 0
+        assert policy.recall.n_given == 0
+    assert products(policy, batch) == 0
+    assert policy.recall.n_given > 0
+
+
+ADAPTERS: Any = object()
+"""Whatever they are."""
+
+
 @pytest.mark.parametrize(
     "policy",
     [
         lambda: Policy(tiny_module(None), 1.0, recall_bytes=0),
         lambda: Policy(tiny_module(None), 1.0, recall_bytes=ROOM, checkpoint_activations=True),
         lambda: Policy(tiny_module(None).bfloat16(), 1.0, recall_bytes=ROOM),
+        lambda: Policy(tiny_module(None), 1.0, recall_bytes=ROOM, precision="bfloat16"),
+        lambda: Policy(tiny_module(None), 1.0, recall_bytes=ROOM, adapters=ADAPTERS),
     ],
-    ids=["no room", "gradient checkpointing", "bfloat16"],
+    ids=["no room", "gradient checkpointing", "bfloat16", "autocast", "adapters"],
 )
 def test_where_it_is_off_everything_is_multiplied(policy: Callable[[], Policy]) -> None:
     off = policy()

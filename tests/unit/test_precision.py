@@ -1,0 +1,136 @@
+"""bfloat16 in the layers of the training forward, and float32 everywhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import assert_same_run, figures, recipe, run, weights
+from training_parts import make_batch, tiny_module
+from transformers import AutoModelForCausalLM, OPTConfig
+
+from harness.core.errors import ConfigError
+from harness.core.models import checkpoint_folders
+from harness.core.protocols import Batch, Need, PolicyOutputs
+from harness.trainers.policy import Policy
+
+HALF = {"precision": "bfloat16"}
+# Prompts of their own, so that every sequence is read whole; and shared ones, which are read once.
+BATCHES = {
+    "whole": make_batch([9, 9, 4, 7], [12, 5, 1, 7], [0, 1, 2, 3]),
+    "once": make_batch([9, 9, 9, 9], [12, 5, 1, 7], [0, 0, 1, 1]),
+}
+HEADS: frozenset[Need] = frozenset({"prompt_hidden", "prompt_last_hidden", "completion_hidden", "entropy"})
+
+
+def logp(module: Any, batch: Batch, **settings: Any) -> torch.Tensor:
+    return Policy(module, 0.7, **settings).forward(batch, frozenset()).logp
+
+
+def gradients(module: Any, batch: Batch, **settings: Any) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    logp(module, batch, **settings).mul(direction(batch)).sum().backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def direction(batch: Batch) -> torch.Tensor:
+    return torch.randn(batch.completion_mask.shape, generator=torch.Generator().manual_seed(3))
+
+
+def in_float64(module: Any, batch: Batch) -> torch.Tensor:
+    """Every sequence by itself, through the model's own logits."""
+    rows = []
+    for row, (p, c) in enumerate(zip(batch.prompt_lengths.tolist(), batch.completion_lengths.tolist(), strict=True)):
+        ids = batch.sequence_ids[row : row + 1, : p + c]
+        found = torch.log_softmax(module(input_ids=ids).logits[0] / 0.7, -1)[p - 1 : -1].gather(-1, ids[0, p:, None])
+        rows.append(torch.nn.functional.pad(found[:, 0], (0, batch.completion_mask.shape[1] - c)))
+    return torch.stack(rows)
+
+
+def test_the_layers_are_bfloat16_and_the_logits_float32_to_the_last_bit() -> None:
+    module, batch = tiny_module(None), make_batch([9], [12], [0])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        hidden = module.model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state[0, 8:]
+    logits = hidden.double() @ module.lm_head.weight.detach().double().T / 0.7
+    expected = torch.log_softmax(logits, -1).gather(-1, batch.sequence_ids[0, 9:, None])[:, 0]
+    found = logp(module, batch, **HALF)[0]
+    assert found.dtype == torch.float32
+    # bfloat16 logits of size 16 would be off by 0.06
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
+    assert (found - logp(module, batch)[0]).abs().max() > 1e-3, "the layers themselves are not float32"
+
+
+@pytest.mark.parametrize("name", sorted(BATCHES))
+def test_values_and_gradients_are_near_those_of_float64(name: str) -> None:
+    batch, module = BATCHES[name], tiny_module(None)
+    exact = tiny_module(None).double()
+    expected = in_float64(exact, batch)
+    # a bfloat16 has 8 bits: relative 0.004 a product, through three layers, in logits of size 16
+    torch.testing.assert_close(logp(module, batch, **HALF).double(), expected.detach(), rtol=0.02, atol=0.15)
+    (expected * direction(batch)).sum().backward()
+    found = gradients(module, batch, **HALF)
+    for parameter, of_float64 in ((name, p.grad) for name, p in exact.named_parameters()):
+        apart = (found[parameter].double() - of_float64).norm() / of_float64.norm()
+        assert found[parameter].dtype == torch.float32
+        assert 1e-5 < apart < 0.05, (parameter, apart)
+
+
+def ends_in_a_linear_layer() -> Any:
+    """A body whose last hidden states are bfloat16 under autocast; those of most others are float32."""
+    torch.manual_seed(0)
+    shape = OPTConfig(
+        hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32, vocab_size=110
+    )
+    return AutoModelForCausalLM.from_config(shape)
+
+
+@pytest.mark.parametrize("make", [tiny_module, ends_in_a_linear_layer])
+def test_what_objectives_read_is_float32(make: Callable[[], Any]) -> None:
+    outputs: PolicyOutputs = Policy(make(), 1.0, precision="bfloat16").forward(BATCHES["whole"], HEADS)
+    of_others = {"logp_reference", "logp_unweighed", "values"}
+    found = [getattr(outputs, field.name) for field in dataclasses.fields(outputs) if field.name not in of_others]
+    assert all(tensor.dtype == torch.float32 for tensor in found)
+
+
+def test_recomputed_layers_are_bfloat16_as_well() -> None:
+    module = tiny_module()
+    kept = gradients(module, BATCHES["whole"], **HALF)
+    recomputed = gradients(module, BATCHES["whole"], **HALF, checkpoint_activations=True)
+    assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
+
+
+def test_two_and_two_steps_in_bfloat16_are_four_to_the_bit(tmp_path: Path) -> None:
+    run(recipe("countdown-flowrl", loop=HALF), tmp_path / "unbroken")
+    run(recipe("countdown-flowrl", loop={**HALF, "steps": 2}), tmp_path / "broken")
+    run(recipe("countdown-flowrl", loop=HALF), tmp_path / "broken")
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "broken").values())
+    newest = checkpoint_folders(tmp_path / "broken")[-1]
+    state = torch.load(newest / "training_state.pt", weights_only=True)["optimizer"]["state"]
+    assert all(value.dtype == torch.float32 for moments in state.values() for value in moments.values())
+
+
+def test_the_step_begins_from_its_own_log_probabilities_not_the_engines(tmp_path: Path) -> None:
+    rows = {}
+    for choice in ("auto", "recompute", "engine"):
+        loop = {**HALF, "steps": 1, "logp_old": choice}
+        rows[choice] = figures(run(recipe("countdown-flowrl", loop=loop), tmp_path / choice).folder)
+    assert 1e-4 < rows["auto"][0]["logp_gap"] < 0.01, "the engine samples in float32"
+    assert rows["auto"] == rows["recompute"] != rows["engine"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"loop": HALF, "model": {"dtype": "bfloat16"}}, r"leave model.dtype at 'auto'"),
+        ({"model": {"dtype": "float16"}}, "loss scaling, which is not offered"),
+        ({"loop": {"precision": "float16"}}, "loop.precision"),
+    ],
+)
+def test_what_would_lose_small_updates_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        recipe("countdown-grpo", **changes)

@@ -103,14 +103,16 @@ class RunStore:
         """Returns where its line is. Token ids and log-probabilities take most of the room; they must be asked for."""
         tokens = completion.tokens
         kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd)
-        row = dataclasses.asdict(dataclasses.replace(completion, tokens=kept))
-        if not completion.likelihoods:
+        row = {"task": task, **_fields(completion), "tokens": _fields(kept)}
+        if completion.likelihoods:
+            row["likelihoods"] = [_fields(one) for one in completion.likelihoods]
+        else:
             del row["likelihoods"]
-        return self._completions.path, self._completions.append({"task": task, **row})
+        return self._completions.path, self._completions.append(row)
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         key = {"task": task, "problem_id": problem_id, "index": index, "grader": grader}
-        self._verdicts.append({**key, **dataclasses.asdict(verdict)})
+        self._verdicts.append({**key, **_fields(verdict)})
 
     def view(self) -> RunView:
         return RunView(self.folder, self.record)
@@ -242,6 +244,11 @@ def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
 def misunderstood(path: Path, number: int, error: Exception) -> RunFolderError:
     """For a line that is JSON and no row of this file: one of BAD_ROW came of it."""
     return altered(path, number, f"can't be understood ({type(error).__name__}: {error})")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass as a row, without the copy of all that is in it that `dataclasses.asdict` makes."""
+    return {name: getattr(value, name) for name in type(value).__dataclass_fields__}
 
 
 def _completion(row: dict[str, Any]) -> tuple[str, Completion]:

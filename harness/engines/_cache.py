@@ -41,12 +41,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no t
         return self.keys, self.values
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Rows by index, repeats allowed; what room there is ahead is kept, as a copy is made anyway."""
+        """Rows by index, repeats allowed, with as much room ahead as there was."""
         if self._key_room is None or self._value_room is None:
             self.keys, self.values = self.keys[rows], self.values[rows]
             return
-        held = self.keys.shape[-2]
-        self._key_room, self._value_room = self._key_room[rows], self._value_room[rows]
+        held, room = self.keys.shape[-2], self._key_room.shape[-2]
+        chosen_keys, chosen_values = self.keys[rows], self.values[rows]  # the room has nothing to copy yet
+        self._key_room = _enlarged(chosen_keys, chosen_keys, held, room)
+        self._value_room = _enlarged(chosen_values, chosen_values, held, room)
         self.keys, self.values = self._key_room[..., :held, :], self._value_room[..., :held, :]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import UsageError
-from harness.core.store import Key, RunView
+from harness.core.rows import Key
+from harness.core.store import RunView
 from harness.core.types import Completion, Table, Verdict
 
 SHOWN_CHARACTERS = 400

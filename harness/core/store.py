@@ -36,11 +36,10 @@ from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
 from harness.core.journal import Journal, altered, disk_error, read_lines, write_whole
 from harness.core.provenance import code_version, environment
-from harness.core.types import Completion, Estimate, Likelihood, RunRecord, Status, Tokens, Verdict
+from harness.core.rows import Key, completion_of, completion_row, verdict_of, verdict_row
+from harness.core.types import Completion, Estimate, RunRecord, Status, Verdict
 
 T = TypeVar("T")
-Key = tuple[str, str, int]
-"""Task, problem, sample index."""
 Place = tuple[Path, int]
 """A file, and the byte at which a line of it begins."""
 
@@ -101,18 +100,10 @@ class RunStore:
 
     def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> Place:
         """Returns where its line is. Token ids and log-probabilities take most of the room; they must be asked for."""
-        tokens = completion.tokens
-        kept = tokens if with_ids else Tokens(tokens.n_prompt, tokens.n_completion, cost_usd=tokens.cost_usd)
-        row = {"task": task, **_fields(completion), "tokens": _fields(kept)}
-        if completion.likelihoods:
-            row["likelihoods"] = [_fields(one) for one in completion.likelihoods]
-        else:
-            del row["likelihoods"]
-        return self._completions.path, self._completions.append(row)
+        return self._completions.path, self._completions.append(completion_row(task, completion, with_ids=with_ids))
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
-        key = {"task": task, "problem_id": problem_id, "index": index, "grader": grader}
-        self._verdicts.append({**key, **_fields(verdict)})
+        self._verdicts.append(verdict_row(task, problem_id, index, grader, verdict))
 
     def view(self) -> RunView:
         return RunView(self.folder, self.record)
@@ -192,16 +183,16 @@ class RunView:
             raise RunFolderError(f"{path} can't be read: {error}") from None
 
     def completions(self) -> Iterator[tuple[str, Completion]]:
-        return _read_rows(self.folder / "completions.jsonl", _completion)
+        return _read_rows(self.folder / "completions.jsonl", completion_of)
 
     def verdicts(self, grader: str) -> dict[Key, Verdict]:
         """The last verdict of a grader for each key."""
-        rows = _read_rows(self.folder / "verdicts.jsonl", _verdict)
+        rows = _read_rows(self.folder / "verdicts.jsonl", verdict_of)
         return {key: verdict for key, owner, verdict in rows if owner == grader}
 
     def graders(self) -> list[str]:
         """The graders that have verdicts here, in the order in which they came."""
-        return list(dict.fromkeys(owner for _, owner, _ in _read_rows(self.folder / "verdicts.jsonl", _verdict)))
+        return list(dict.fromkeys(owner for _, owner, _ in _read_rows(self.folder / "verdicts.jsonl", verdict_of)))
 
     def steps(self) -> list[dict[str, Any]]:
         return list(read_lines(self.folder / "steps.jsonl"))
@@ -244,23 +235,6 @@ def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
 def misunderstood(path: Path, number: int, error: Exception) -> RunFolderError:
     """For a line that is JSON and no row of this file: one of BAD_ROW came of it."""
     return altered(path, number, f"can't be understood ({type(error).__name__}: {error})")
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """A dataclass as a row, without the copy of all that is in it that `dataclasses.asdict` makes."""
-    return {name: getattr(value, name) for name in type(value).__dataclass_fields__}
-
-
-def _completion(row: dict[str, Any]) -> tuple[str, Completion]:
-    task = row.pop("task")
-    if "likelihoods" in row:
-        row["likelihoods"] = tuple(Likelihood(**one) for one in row["likelihoods"])
-    return task, Completion(**{**row, "tokens": Tokens(**row["tokens"])})
-
-
-def _verdict(row: dict[str, Any]) -> tuple[Key, str, Verdict]:
-    key = (row.pop("task"), row.pop("problem_id"), row.pop("index"))
-    return key, row.pop("grader"), Verdict(**row)
 
 
 def _read_record(folder: Path) -> RunRecord | None:

@@ -17,6 +17,7 @@ from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import fingerprint
 from harness.core.progress import Progress
 from harness.core.protocols import Engine, ForeignTask, Grader, ModelSource, Scorer, Served, Split, Task, Vetting
+from harness.core.provenance import code_version
 from harness.core.records import Records
 from harness.core.seeds import derive
 from harness.core.stopwatch import Stopwatch, timed
@@ -227,11 +228,13 @@ def evaluate_into(
     clusters = {name: _clusters(problems[name]) for name in tasks}
     if any(clusters.values()):
         store.write_clusters(clusters)
-    records = Records(store.view(), {name: grader_name(task, config.judge(name)) for name, task in tasks.items()})
+    graders = {name: grader_name(task, config.judge(name)) for name, task in tasks.items()}
+    records = Records(store.view(), graders)
+    _warn_of_other_code(store, graders, records, progress)
     estimates: dict[str, list[Estimate]] = {}
     for name, task in tasks.items():
         plan = config.plan(name, task)
-        ledger = Ledger(store, name, grader_name(task, config.judge(name)), with_ids=config.store_ids, records=records)
+        ledger = Ledger(store, name, graders[name], with_ids=config.store_ids, records=records)
         ids = {problem.id for problem in problems[name]}
         on_record = {key for key in ledger.completions if key[0] in ids and key[1] < plan.n}
         stream = run(problems[name], engine, task.grader, plan, ledger)
@@ -240,6 +243,17 @@ def evaluate_into(
             store.log(f"{name}: {ledger.stopwatch}")
         estimates |= estimates_of(config, name, task, graded)
     return estimates
+
+
+def _warn_of_other_code(store: RunStore, graders: Mapping[str, str], records: Records, progress: Progress) -> None:
+    """Verdicts on record are taken as they are, and may be those of a grader that has changed since."""
+    for name, grader in graders.items():
+        version = store.record.graded_by.get(name, {}).get(grader, store.record.code)
+        if records.verdicts[name] and version != code_version():
+            progress.warn(
+                f"{name}: verdicts on record are those of version {version}, and this is {code_version()}; "
+                f"`harness grade {store.folder}` gives them anew"
+            )
 
 
 def _clusters(problems: Sequence[Problem[Any]]) -> dict[str, str]:

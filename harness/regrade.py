@@ -59,6 +59,7 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int | None, progress
             is_own = is_own and label == own
             n = config.plan(name, task).n
             mine = list(_graded(store, name, label, judge, problems[name], n, n_threads, progress))
+            store.note_regrading(name, label)
             estimates |= estimates_of(config, name, task, mine)
             graded += mine
         if is_own:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.errors import HarnessError, RunError
+from harness.core.errors import HarnessError, RunError, RunFolderError
 from harness.core.journal import read_lines
 from harness.core.progress import Progress
+from harness.core.store import RunStore
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
 
@@ -70,12 +71,28 @@ def demo(folder: Path, steps: int, seed: int, progress: Progress, *, limit: int 
     Returns the folders of the evaluations, arm by arm.
     """
     study = Study(folder, steps, seed, limit)
+    _refuse_what_is_there(study)
     progress.say(f"training grpo and flowrl side by side, {steps} steps each, and evaluating them and the base")
-    folder.mkdir(parents=True, exist_ok=True)
     lanes = [[arm for name in names for arm in DEMO_ARMS if arm.name == name] for names in DEMO_LANES]
     with _running(study, lanes) as processes:
         _watch(processes, study, progress)
     return [cell for arm in DEMO_ARMS for cell in study.cells(arm).values()]
+
+
+def _refuse_what_is_there(study: Study) -> None:
+    """What an arm would refuse about its folders, before any of them has begun; and make the folder of all."""
+    for arm in DEMO_ARMS:
+        if arm.recipe is not None and study.train_folder(arm).exists():  # not before, for it takes importing torch
+            from harness.trainers.refusals import refuse_fewer_steps
+
+            RunStore.refuse(study.train_folder(arm), "train", _training(study, arm), {})
+            refuse_fewer_steps(study.train_folder(arm), study.steps)
+        for temperature, cell in study.cells(arm).items():
+            RunStore.refuse(cell, "eval", _evaluation(study, arm, temperature), {})
+    try:
+        study.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{study.folder} can't be made: {error.strerror}; choose another --out") from None
 
 
 @contextlib.contextmanager
@@ -110,10 +127,11 @@ def _run_lane(study: Study, arms: Sequence[Arm], threads: int, failures: Any) ->
     for arm in arms:
         try:
             if arm.recipe is not None:
-                _train(study, arm, quiet)
+                from harness.trainers.run import train
+
+                train(_training(study, arm), study.train_folder(arm), quiet)
             for temperature, cell in study.cells(arm).items():
-                model = DEMO_MODEL if arm.recipe is None else str(study.train_folder(arm))
-                evaluate(configs.parse(EvalConfig, _demo_evaluation(model, temperature, study.limit)), cell, quiet)
+                evaluate(_evaluation(study, arm, temperature), cell, quiet)
         except HarnessError as error:
             failures.put(f"the arm {arm.name!r} failed: {error}")
             raise SystemExit(1) from None
@@ -129,9 +147,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _train(study: Study, arm: Arm, progress: Progress) -> None:
+def _training(study: Study, arm: Arm) -> Any:
     from harness.show import find_config
-    from harness.trainers.run import train
     from harness.trainers.settings import TrainConfig
 
     assert arm.recipe is not None
@@ -140,8 +157,7 @@ def _train(study: Study, arm: Arm, progress: Progress) -> None:
         "seed": study.seed,
         "checkpoint": {"every_steps": DEMO_CHECKPOINT_EVERY_STEPS},
     }
-    settings = configs.merge(configs.read_toml(find_config(arm.recipe)), ours)
-    train(configs.parse(TrainConfig, settings), study.train_folder(arm), progress)
+    return configs.parse(TrainConfig, configs.merge(configs.read_toml(find_config(arm.recipe)), ours))
 
 
 def _watch(processes: Sequence[Any], study: Study, progress: Progress) -> None:
@@ -185,12 +201,14 @@ def _n_lines(path: Path) -> int:
         return 0
 
 
-def _demo_evaluation(model: str, temperature: float, limit: int) -> Mapping[str, Any]:
-    return {
+def _evaluation(study: Study, arm: Arm, temperature: float) -> EvalConfig:
+    model = DEMO_MODEL if arm.recipe is None else str(study.train_folder(arm))
+    settings = {
         "model": {"path": model},
         "tasks": ["countdown"],
         "sampling": {"temperature": temperature},
         "n": DEMO_N,
-        "limit": limit,
+        "limit": study.limit,
         "metrics": [{"id": "pass_at_k", "ks": [1, 4, 16, 64]}, {"id": "distinct_at_k", "ks": [16, 64]}],
     }
+    return configs.parse(EvalConfig, settings)

@@ -82,6 +82,7 @@ class Checkpoints:
                 torch.save(reference.state_dict(), temporary / _REFERENCE)
             _sync(temporary)
             temporary.rename(final)
+            _sync_one(self._folder)
             self._prune()
         except (OSError, RuntimeError, SafetensorError) as error:
             # The writers of torch and safetensors report a full disk as errors of their own.
@@ -124,8 +125,12 @@ def _load(path: Path) -> Any:
 def _sync(folder: Path) -> None:
     """To the disk before the rename, so that not even a power cut leaves a named checkpoint with empty files."""
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress) -> RunView:
     """Open or resume the run folder, and sample to the last step."""
-    tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
     data = data_facts(config, parts.task, progress)
+    about = {config.task.id: data, "model": fingerprint(parts.base.path)}
+    RunStore.refuse(folder, "rollouts", config, about)  # before what takes minutes with a large model
+    tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
     facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
     parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))
     parts.engine.load_weights(module.state_dict().items(), version=0)
-    about = {config.task.id: data, "model": fingerprint(parts.base.path)}
     store = RunStore.open(folder, "rollouts", config, seeds={"run": config.seed}, data=about)
     with ending(store):
         writer = RolloutWriter(folder, facts)

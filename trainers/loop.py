@@ -71,6 +71,7 @@ class Trainer:
             self._record(row, watch)
             if self._is_due(step):
                 parts = (self.policy, self.tokenizer, learner.optimizer, self.objective, learner.steering)
+                self.store.sync()  # a checkpoint is never ahead of its records
                 checkpoints.save(position, *parts, learner.changed_reference())
             if self._is_held_out(step):
                 self.hold_out()
@@ -129,7 +130,7 @@ class Trainer:
         self.store.steps.rewrite(iter(kept))
         self.store.warnings.rewrite(asdict(alarm) for row in kept for alarm in watch.see(row))
         for tracker in self.trackers:
-            tracker.resume(position.step)
+            tracker.resume(self.store.record, position.step)
         self.engine.load_weights(self.policy.tensors(), position.step)
         return position
 

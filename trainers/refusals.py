@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFolderError
+from harness.core.models import checkpoint_folders, step_of
 from harness.core.protocols import Objective, Task
 from harness.trainers.settings import TrainConfig
 
 
 def reads_reference(config: TrainConfig, objective: Objective) -> bool:
     return "reference_logp" in objective.needs or config.kl.place != "off"
+
+
+def refuse_fewer_steps(folder: Path, steps: int) -> None:
+    done = max(map(step_of, checkpoint_folders(folder)), default=0)
+    if done > steps:
+        raise RunFolderError(
+            f"{folder} has {done} steps already, more than loop.steps = {steps}; ask for more, or choose another --out"
+        )
 
 
 def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:

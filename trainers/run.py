@@ -10,8 +10,8 @@ from typing import Any
 
 from harness import evaluate
 from harness.core import config as configs
-from harness.core.errors import ConfigError, RunError, RunFolderError, UsageError
-from harness.core.models import fingerprint, load_tokenizer, step_of
+from harness.core.errors import ConfigError, RunError, UsageError
+from harness.core.models import fingerprint, load_tokenizer
 from harness.core.progress import Progress
 from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
@@ -24,6 +24,7 @@ from harness.trainers.loop import Trainer
 from harness.trainers.policies import load_policies, sampling_source
 from harness.trainers.refusals import (
     reads_reference,
+    refuse_fewer_steps,
     refuse_what_the_objective_cannot_use,
     refuse_what_the_rollouts_leave_without_effect,
     temperature_of,
@@ -70,7 +71,7 @@ def parts_of(config: TrainConfig, folder: Path) -> Parts:
     _refuse_tasks_without_problems(config, others)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
     newest = Checkpoints(folder, config.checkpoint.keep).newest()
-    _refuse_fewer_steps(config, newest)
+    refuse_fewer_steps(folder, config.loop.steps)
     told = tuple(f"objective: {line}" for line in advice)
     rewarding = judged_by(task, config.grader)
     return Parts(rewarding, objective, engine, base, temperature, others, saved, newest, told)
@@ -85,18 +86,19 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         progress.warn(line)
     task, objective, base, file, newest = parts.task, parts.objective, parts.base, parts.saved, parts.newest
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
+    data = data_facts(config, task, progress)
+    about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
+    RunStore.refuse(folder, "train", config, about)  # before what takes minutes with a large model
     tokenizer = load_tokenizer(base)
     with_reference = reads_reference(config, objective)
     policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
-    data = data_facts(config, task, progress)
     facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)
     source = sampling_source(config, base)
     engine.open(dataclasses.replace(source, module=policy.module, tokenizer=tokenizer, onlooker=policy.recall))
-    about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
     store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
     def hold_out() -> None:
@@ -116,14 +118,6 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
-
-
-def _refuse_fewer_steps(config: TrainConfig, newest: Path | None) -> None:
-    if newest is not None and step_of(newest) > config.loop.steps:
-        raise RunFolderError(
-            f"{newest.parent.parent} has {step_of(newest)} steps already, more than loop.steps = {config.loop.steps}; "
-            "ask for more, or choose another --out"
-        )
 
 
 def _policy_engine(config: TrainConfig) -> PolicyEngine:

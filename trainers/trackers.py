@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.core.errors import MissingExtraError
+from harness.core.types import RunRecord
 from harness.trainers.settings import TrackConfig
 
 
 class Tracker(Protocol):
-    def resume(self, step: int) -> None:
-        """Forget what was logged after this step: it is done again."""
+    def resume(self, record: RunRecord, step: int) -> None:
+        """Forget what was logged of this run after this step: it is done again."""
         ...
 
     def log(self, row: Mapping[str, float]) -> None: ...
@@ -30,7 +32,7 @@ class TensorBoard:
         self._folder = folder
         self._writer: Any = None
 
-    def resume(self, step: int) -> None:
+    def resume(self, record: RunRecord, step: int) -> None:  # noqa: ARG002  # the folder is the run's own
         from tensorboardX import SummaryWriter
 
         # The suffix keeps two files of one second apart: their names are the time otherwise.
@@ -60,11 +62,12 @@ class Hosted:
         self._project, self._folder, self._config = project, folder, config
         self._run: Any = None
 
-    def resume(self, step: int) -> None:  # noqa: ARG002  # both ignore a step that they have already
-        options = {"id": self._folder.name, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
+    def resume(self, record: RunRecord, step: int) -> None:  # noqa: ARG002  # both ignore a step that they have already
+        unique = unique_name(record)
+        options = {"id": unique, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             self._run = self._package.init(
-                project=self._project, name=self._folder.name, config=dict(self._config), resume="allow", **options
+                project=self._project, name=unique, config=dict(self._config), resume="allow", **options
             )
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -74,6 +77,12 @@ class Hosted:
         if self._run is not None:
             with contextlib.redirect_stdout(sys.stderr):
                 self._run.finish()
+
+
+def unique_name(record: RunRecord) -> str:
+    """What tells a run from another of its name in one project, also after its folder was moved."""
+    begun = hashlib.sha256(f"{record.created} {record.config_digest}".encode()).hexdigest()
+    return f"{record.id}-{begun[:8]}"
 
 
 def make_trackers(config: TrackConfig, folder: Path, run_config: Mapping[str, Any]) -> Sequence[Tracker]:

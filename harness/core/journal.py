@@ -125,6 +125,15 @@ class Journal:
             file.truncate(_end_of_last_line(file))
         return self.path.open("ab", buffering=0)
 
+    def sync(self) -> None:
+        """To the disk, so that a power cut doesn't take it either."""
+        if self._file is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
     def rewrite(self, rows: Iterator[Mapping[str, Any]]) -> None:
         """Replace the whole journal, in one step."""
         self.close()

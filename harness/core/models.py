@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # its readers raise whatever a damaged file leads them to
         raise ModelError(f"the tokenizer of {source.path} can't be loaded: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {source.path} has no end-of-sequence token; set eos_token in it")
@@ -78,7 +79,7 @@ def context_of(source: ModelSource) -> int | None:
 
     try:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above
         raise ModelError(f"the config of {source.path} can't be loaded: {_first_line(error)}") from None
     told: int | None = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_parameters", None)
@@ -92,7 +93,6 @@ def context_of(source: ModelSource) -> int | None:
 def load_module(source: ModelSource) -> Any:
     """The model in evaluation mode, on its device."""
     import torch
-    from safetensors import SafetensorError
 
     dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype, None)
     if dtype is None or not (dtype == "auto" or isinstance(dtype, torch.dtype)):
@@ -102,7 +102,9 @@ def load_module(source: ModelSource) -> Any:
         dtype = torch.float32  # half precision is slower on most processors, and less exact
     try:
         return _read_or_draw(source, dtype).to(device).eval()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # as above
         raise ModelError(f"the model {source.path} can't be loaded: {_first_line(error)}") from None
 
 
@@ -112,12 +114,35 @@ def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bars for loading and saving would tear the live line
+    logging.get_logger("transformers.modeling_utils").addFilter(_is_not_of_gaps)
     if source.random_seed is None:
-        return AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=dtype)
+        module, found = AutoModelForCausalLM.from_pretrained(
+            source.path, revision=source.revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        _refuse_gaps(source.path, found)
+        return module
     shape = AutoConfig.from_pretrained(source.path, revision=source.revision)
     with torch.random.fork_rng():
         torch.manual_seed(source.random_seed)
         return AutoModelForCausalLM.from_config(shape, dtype=dtype)
+
+
+def _is_not_of_gaps(record: Any) -> bool:
+    """Its table of what is missing is not shown: it is refused in one line, by `_refuse_gaps`."""
+    return not any(word in record.getMessage() for word in ("| MISSING", "| MISMATCH"))
+
+
+def _refuse_gaps(path: str, found: Mapping[str, Any]) -> None:
+    """transformers draws weights at random where a file lacks them, or has them in another shape, and goes on."""
+    others = [(name, f"in the shape {tuple(has)}, not {tuple(needs)}") for name, has, needs in found["mismatched_keys"]]
+    gaps = sorted([*((name, "not there") for name in found["missing_keys"]), *others])
+    if gaps:
+        name, what = gaps[0]
+        more = f" (and {len(gaps) - 1} more weights do not fit)" if len(gaps) > 1 else ""
+        raise ModelError(
+            f"the model {path} can't be loaded: by its config.json it needs {name}, which is {what}{more}; "
+            "its files are damaged, or not of one model"
+        )
 
 
 def pick_device(wanted: str) -> str:
@@ -156,4 +181,8 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return kind
+    # The words of the others are for whoever wrote the code, such as a bare key.
+    return lines[0] if isinstance(error, (OSError, ValueError, RuntimeError, AssertionError)) else f"{kind}: {lines[0]}"

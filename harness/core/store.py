@@ -59,6 +59,7 @@ class RunStore:
         self._verdicts = Journal(folder / "verdicts.jsonl")
         self.steps = Journal(folder / "steps.jsonl")
         self.warnings = Journal(folder / "warnings.jsonl")
+        self._journals = (self._completions, self._verdicts, self.steps, self.warnings)
 
     @classmethod
     def open(
@@ -105,6 +106,16 @@ class RunStore:
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         self._verdicts.append(verdict_row(task, problem_id, index, grader, verdict))
 
+    def note_regrading(self, task: str, grader: str) -> None:
+        """All verdicts of this grader on this task are of this version of the code now."""
+        of_task = {**self.record.graded_by.get(task, {}), grader: code_version()}
+        self._set(graded_by={**self.record.graded_by, task: of_task})
+
+    def sync(self) -> None:
+        """Everything written so far outlasts a power cut, and not only a kill."""
+        for journal in self._journals:
+            journal.sync()
+
     def view(self) -> RunView:
         return RunView(self.folder, self.record)
 
@@ -120,9 +131,11 @@ class RunStore:
 
     def finish(self, status: Literal["done", "failed", "interrupted"], error: str | None = None) -> None:
         """Record how the run ended and let go of the folder."""
-        for journal in (self._completions, self._verdicts, self.steps, self.warnings):
-            journal.close()
         try:
+            if status == "done":
+                self.sync()
+            for journal in self._journals:
+                journal.close()
             self._set(status=status, error=error)
             self.log(status if error is None else f"{status}: {error}")
         finally:

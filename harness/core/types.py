@@ -271,6 +271,8 @@ class RunRecord:
     status: Status
     format: int = 1
     error: str | None = None
+    graded_by: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Task -> grader -> the version of the code that gave all its verdicts again, where that was done."""
 
 
 @dataclass(frozen=True, slots=True)

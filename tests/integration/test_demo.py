@@ -10,6 +10,7 @@ import torch
 from test_kill import assert_same_evaluation
 from test_training import assert_same_run, run
 
+from harness.cli import main
 from harness.core import config as configs
 from harness.core.errors import RunError
 from harness.core.progress import Progress
@@ -43,8 +44,34 @@ def test_the_demo_gives_what_its_parts_give_alone_and_once(tmp_path: Path) -> No
 
 
 def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) -> None:
-    (tmp_path / "train-flowrl").mkdir()
-    (tmp_path / "train-flowrl" / "mine.txt").write_text("no run folder")
-    with pytest.raises(RunError, match=r"the arm 'flowrl' failed: .* is not a run folder"):
-        demo(tmp_path, 1, 0, QUIET, limit=1)
-    assert RunView.read(tmp_path / "grpo-1-T0.6").record.status == "done"
+    ours = {"loop": {"steps": 1}, "checkpoint": {"every_steps": 10}}
+    recipe = configs.merge(configs.read_toml(find_config("countdown-flowrl")), ours)
+    run(configs.parse(TrainConfig, recipe), tmp_path / "train-flowrl")
+    (weights,) = (tmp_path / "train-flowrl" / "checkpoints").glob("*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(RunError, match=r"the arm 'flowrl' failed: the model .*step-000001 can't be loaded"):
+        demo(tmp_path, 2, 0, QUIET, limit=1)
+    assert RunView.read(tmp_path / "grpo-2-T0.6").record.status == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "1"], "train-flowrl has 2 steps already, more than loop.steps = 1; ask for more"),
+        (["--seed", "7"], "train-flowrl belongs to another config; choose another --out, or undo: 'seed'"),
+        (["--out", "mine"], "train-grpo exists and is not a run folder"),
+        (["--out", "mine/notes.txt"], "mine/notes.txt"),
+    ],
+)
+def test_what_an_arm_would_refuse_is_refused_before_any_is_begun(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "train-grpo").mkdir(parents=True)
+    for notes in ("mine/notes.txt", "mine/train-grpo/notes.txt"):
+        (tmp_path / notes).write_text("no run folder")
+    recipe = configs.merge(configs.read_toml(find_config("countdown-flowrl")), {"loop": {"steps": 2}})
+    run(configs.parse(TrainConfig, recipe), tmp_path / "runs" / "demo" / "train-flowrl")
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    assert main(["demo", *arguments]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and not told.out
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before

@@ -61,6 +61,19 @@ def test_another_grader_stands_beside_the_first_and_leaves_its_metrics(run, caps
     assert (run / "metrics.json").read_text() == metrics
 
 
+def test_verdicts_of_other_code_are_told_until_they_are_given_anew(run, capsys):
+    evaluation = ["eval", "--config", str(run.parent / "c.toml"), "--out", str(run), "--quiet"]
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "code": "0.0.1+old"}))
+    assert main(evaluation) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("warning: countdown: verdicts on record are those of version 0.0.1+old, and this is ")
+    assert f"`harness grade {run}` gives them anew" in told
+    assert main(["grade", str(run), "--quiet"]) == main(evaluation) == 0
+    assert capsys.readouterr().err == ""
+    assert RunView.read(run).record.code == "0.0.1+old", "the version that began the run stays on record"
+
+
 def test_an_unfinished_run_stays_unfinished(run):
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "status": "failed", "error": "it broke"}))

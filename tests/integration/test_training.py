@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from harness.core import config as configs
 from harness.core.discovery import load
 from harness.core.errors import ConfigError, EngineError, RunFolderError
-from harness.core.models import checkpoint_folders, resolve
+from harness.core.models import BUNDLED, checkpoint_folders, resolve
 from harness.core.progress import Progress
 from harness.core.store import RunView
 from harness.eval_config import EvalConfig
@@ -171,6 +174,50 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     with pytest.raises(RunFolderError, match=r"objective\.clip_high.*0\.28.*0\.3"):
         run(recipe("countdown-grpo", loop={"steps": 1}, objective={"clip_high": 0.3}), tmp_path / "run")
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*")) == before
+
+
+def test_another_config_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    model = shutil.copytree(BUNDLED / "countdown-tiny", tmp_path / "model")
+    ours = {"loop": {"steps": 1}, "model": {"path": str(model)}}
+    run(recipe("countdown-grpo", **ours), tmp_path / "run")
+    (model / "model.safetensors").write_text("no weights")
+    with pytest.raises(RunFolderError, match="was begun with another model"):
+        run(recipe("countdown-grpo", **ours), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="holds a run of kind 'train', not 'rollouts'"):
+        run(recipe("countdown-grpo", **ours, rollouts={"only": True}), tmp_path / "run")
+
+
+def test_a_checkpoint_is_on_the_disk_after_the_records_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
+    rows = (tmp_path / "run" / "steps.jsonl").read_bytes().splitlines(keepends=True)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for step, size in enumerate((len(rows[0]), len(rows[0] + rows[1])), 1):
+        weights = next(i for i, (path, _) in enumerate(synced) if f"step-{step:06d}.tmp/model.safetensors" in path)
+        assert (str(tmp_path / "run" / "steps.jsonl"), size) in synced[:weights]
+        assert str(checkpoints) in [path for path, _ in synced[weights:]], "the name, after the rename"
+
+
+def test_two_runs_of_one_name_are_two_in_a_project_and_a_resumed_one_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    wandb: Any = types.ModuleType("wandb")
+    logger = types.SimpleNamespace(log=lambda row, step: None, finish=lambda: None)
+    wandb.init = lambda *, id, **_: asked.append(id) or logger
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for folder, seed, steps in (("a", 0, 1), ("b", 1, 1), ("a", 0, 2)):
+        run(recipe("countdown-grpo", loop={"steps": steps}, seed=seed, track={"wandb": "p"}), tmp_path / folder / "run")
+    first, other, resumed = asked
+    assert first == resumed != other
+    assert first.startswith("run-")
 
 
 def test_fewer_steps_than_there_are_is_refused(tmp_path: Path) -> None:

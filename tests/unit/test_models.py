@@ -1,13 +1,25 @@
 """Which model a name means."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from harness.core import models
 from harness.core.errors import ModelError
-from harness.core.models import bundled_models, checkpoint_folders, fingerprint, newest_checkpoint, resolve
+from harness.core.models import (
+    bundled_models,
+    checkpoint_folders,
+    fingerprint,
+    load_module,
+    load_tokenizer,
+    newest_checkpoint,
+    resolve,
+)
+from harness.core.protocols import ModelSource
 
 
 def make_model(folder, **files):
@@ -100,6 +112,53 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
 
 def test_a_run_whose_only_checkpoint_is_unfinished_has_none(tmp_path):
     assert "has no checkpoint" in refusal(str(make_run(tmp_path / "run", "step-000003.tmp")))
+
+
+def without_a_weight(model):
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_another_shape(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "intermediate_size": 8}))
+
+
+def with_pickled_rubbish(model):
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"rubbish")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (without_a_weight, "it needs model.layers.1.mlp.up_proj.weight, which is not there; its files are damaged"),
+        (with_another_shape, r"mlp.\w+.weight, which is in the shape \(.*256.*\), not \(.*8.*\) \(and 8 more weights"),
+        (with_pickled_rubbish, "can't be loaded: IndexError: list index out of range"),
+        (lambda m: (m / "model.safetensors").write_bytes(b"no weights"), "header"),
+        (lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-9]), "incomplete"),
+        (lambda m: (m / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda m: (m / "config.json").write_text("{"), "not a valid JSON file"),
+    ],
+)
+def test_damaged_weights_are_refused_in_one_line_and_never_drawn_at_random(damage, reason, tmp_path, caplog):
+    model = shutil.copytree(models.BUNDLED / "countdown-tiny", tmp_path / "model")
+    damage(model)
+    with pytest.raises(ModelError, match=reason) as caught:
+        load_module(ModelSource(str(model)))
+    assert str(caught.value).startswith(f"the model {model} can't be loaded: ")
+    assert "\n" not in str(caught.value)
+    assert "LOAD REPORT" not in caplog.text
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokenizer_config.json", "[]"), ("tokenizer.json", "{}")])
+def test_a_damaged_tokenizer_is_refused_in_one_line(name, text, tmp_path):
+    model = shutil.copytree(models.BUNDLED / "countdown-tiny", tmp_path / "model")
+    (model / name).write_text(text)
+    with pytest.raises(ModelError, match=r"the tokenizer of .* can't be loaded") as caught:
+        load_tokenizer(ModelSource(str(model)))
+    assert "\n" not in str(caught.value)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------

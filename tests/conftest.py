@@ -7,6 +7,10 @@ import os
 
 import pytest
 
+# Before torch is loaded: workers side by side would take the cores from one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 with contextlib.suppress(ImportError):  # not every environment has the tests that use it
     from hypothesis import settings
 

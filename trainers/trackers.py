@@ -76,7 +76,7 @@ class Hosted:
     def close(self) -> None:
         if self._run is not None:
             with contextlib.redirect_stdout(sys.stderr):
-                self._run.finish()
+                self._package.finish()  # not the run's own: trackio ends that once more at exit, and says so on stdout
 
 
 def unique_name(record: RunRecord) -> str:

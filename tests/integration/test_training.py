@@ -210,8 +210,8 @@ def test_two_runs_of_one_name_are_two_in_a_project_and_a_resumed_one_is_the_same
 ) -> None:
     asked: list[str] = []
     wandb: Any = types.ModuleType("wandb")
-    logger = types.SimpleNamespace(log=lambda row, step: None, finish=lambda: None)
-    wandb.init = lambda *, id, **_: asked.append(id) or logger
+    wandb.init = lambda *, id, **_: asked.append(id) or types.SimpleNamespace(log=lambda row, step: None)
+    wandb.finish = lambda: None
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for folder, seed, steps in (("a", 0, 1), ("b", 1, 1), ("a", 0, 2)):
         run(recipe("countdown-grpo", loop={"steps": steps}, seed=seed, track={"wandb": "p"}), tmp_path / folder / "run")

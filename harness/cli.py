@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import harness
 from harness import verbs as call
 from harness.core.discovery import refuse_lost_links
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UsageError, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +58,19 @@ def _share(text: str) -> float:
     return share
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage in one line with the nearest name, like any other wrong request."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.fullmatch(r"(.*invalid choice: '(.*)') \(choose from (.*)\)", message)
+        if choice is not None:
+            told, name, known = choice.groups()
+            message = f"{told}; " + nearest(name, known.replace("'", "").split(", "))
+        self.exit(UsageError.exit_code, f"harness: {message} (`{self.prog} --help` tells how)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="harness",
         description="Train a language model with FlowRL or a rival, evaluate it, and get tables that can be believed.",
         epilog="Begin with `harness demo`. Each verb has --help with an example.",

@@ -81,6 +81,8 @@ def demo(folder: Path, steps: int, seed: int, progress: Progress, *, limit: int 
 
 def _refuse_what_is_there(study: Study) -> None:
     """What an arm would refuse about its folders, before any of them has begun; and make the folder of all."""
+    if study.folder.is_file():
+        raise RunFolderError(f"{study.folder} is a file; choose another --out")
     for arm in DEMO_ARMS:
         if arm.recipe is not None and study.train_folder(arm).exists():  # not before, for it takes importing torch
             from harness.trainers.refusals import refuse_fewer_steps

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,8 @@ def _parse_plugins(
 def _parse_leaf(kind: Any, value: Any, where: str) -> Any:
     import pydantic
 
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where!r}: a finite number is expected, not {value}")
     # JSON mode of strictness: a list may become a tuple, but "1" never becomes 1.
     try:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)

@@ -78,10 +78,14 @@ class SandboxError(RunError):
     pass
 
 
+LISTED = 24
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'did you mean ...' for a misspelt name, or the whole list when nothing is near."""
+    """'did you mean ...' for a misspelt name, or what there is when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "there is " + ", ".join(names) if names else "there is none"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"there is {', '.join(names[:LISTED])}{more}" if names else "there is none"

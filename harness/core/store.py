@@ -281,7 +281,9 @@ def _is_new(folder: Path) -> bool:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
         return True
-    except OSError:  # a file, or a folder that can't be read
+    except OSError as error:  # a file, or a folder that can't be read
+        if isinstance(error, NotADirectoryError) and not folder.exists():
+            raise RunFolderError(f"{folder} would lie inside of a file; choose another --out") from None
         return False
     # A kill between the making of the folder and the first run.json leaves the lock, these, and nothing else.
     return not names or (

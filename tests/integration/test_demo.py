@@ -60,7 +60,8 @@ def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) ->
         (["--steps", "1"], "train-flowrl has 2 steps already, more than loop.steps = 1; ask for more"),
         (["--seed", "7"], "train-flowrl belongs to another config; choose another --out, or undo: 'seed'"),
         (["--out", "mine"], "train-grpo exists and is not a run folder"),
-        (["--out", "mine/notes.txt"], "mine/notes.txt"),
+        (["--out", "mine/notes.txt"], "mine/notes.txt is a file; choose another --out"),
+        (["--out", "mine/notes.txt/demo"], "mine/notes.txt/demo/base-T1 would lie inside of a file"),
     ],
 )
 def test_what_an_arm_would_refuse_is_refused_before_any_is_begun(arguments, message, tmp_path, monkeypatch, capsys):

@@ -105,12 +105,12 @@ def refused(capsys, *command, code=2):
         ([*EVAL, "--set", "tasks=countdown"], "'tasks' is a list of ids or tables"),
         ([*EVAL, "--tasks", "countdown,countdown"], "tasks names a task twice"),
         ([*EVAL, "--temperature", "-1"], "temperature must not be negative"),
-        ([*EVAL, "--temperature", "nan"], "'sampling.temperature'"),
+        ([*EVAL, "--temperature", "nan"], "'sampling.temperature': a finite number is expected, not nan"),
         ([*EVAL, "--n", "0"], "n must be at least 1"),
         ([*EVAL, "--config", "absent.toml"], "there is no config file absent.toml"),
         ([*EVAL, "--config", "."], "the config file . can't be read: Is a directory"),
         ([*EVAL, "--out", "mine.txt"], "mine.txt exists and is not a run folder (no run.json); choose another --out"),
-        ([*EVAL, "--out", "mine.txt/run"], "mine.txt/run"),
+        ([*EVAL, "--out", "mine.txt/run"], "mine.txt/run would lie inside of a file; choose another --out"),
         ([*EVAL, "--out", "."], ". exists and is not a run folder (no run.json); choose another --out"),
         (
             ["eval", "--tasks", "countdown"],
@@ -425,6 +425,34 @@ def test_show_prints_a_run_with_status_estimates_and_config(capsys):
 def test_show_of_a_run_without_its_config_says_which_file(capsys):
     Path("run/config.toml").unlink()
     assert "run/config.toml can't be read" in refused(capsys, "show", "run")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evall"], "argument VERB: invalid choice: 'evall'; did you mean 'eval'? (`harness --help` tells how)"),
+        (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (`harness list --help`"),
+        (
+            ["list", "x"],
+            "invalid choice: 'x'; there is engines, graders, metrics, objectives, presets, tables, tasks (",
+        ),
+        (["report"], "the following arguments are required: runs (`harness report --help` tells how)"),
+        (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),
+        ([*EVAL, "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_nearest_name(capsys, command, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    told = capsys.readouterr().err
+    assert told.startswith("harness: ") and told.count("\n") == 1
+    assert message in told
+
+
+def test_of_very_many_names_some_are_told(capsys):
+    told = refused(capsys, "show", "zzzzzzzz")
+    assert told.count(", ") < 30
+    assert re.search(r" and \d+ more$", told.strip())
 
 
 # --- the shell --------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
+import harness
 from harness.core import extras
-from harness.doctor import explain
+from harness.doctor import diagnosis, explain
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +21,17 @@ def test_every_extra_is_declared_and_explained() -> None:
         (requirement,) = declared[name]
         assert re.split(r"[^\w-]", requirement)[0] == extra.package
         assert f"flowrl-harness[{name}]" in explain(name)
+
+
+def test_an_extra_that_nothing_asks_for_says_so() -> None:
+    sources = [path.read_text() for path in Path(harness.__file__).parent.glob("**/*.py")]
+    for folder in ("tasks", "trainers", "reports"):  # a glob follows no links
+        sources += [path.read_text() for path in (Path(harness.__file__).parent / folder).glob("**/*.py")]
+    asked = {name for source in sources for name in re.findall(r'\brequire\("([\w-]+)", ', source)}
+    assert asked == {name for name, extra in extras.EXTRAS.items() if extra.is_used}
+    for name, extra in extras.EXTRAS.items():
+        assert ("adds nothing yet" in explain(name)) is not extra.is_used
+        assert ("adds nothing yet" in diagnosis()["extras"][name]) is not extra.is_used
 
 
 def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:

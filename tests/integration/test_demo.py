@@ -58,7 +58,10 @@ def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) ->
     ("arguments", "message"),
     [
         (["--steps", "1"], "train-flowrl has 2 steps already, more than loop.steps = 1; ask for more"),
-        (["--seed", "7"], "train-flowrl belongs to another config; choose another --out, or undo: 'seed'"),
+        (
+            ["--seed", "7"],
+            "train-flowrl belongs to another config; choose another --out, or undo: seed: 0 there, 7 now",
+        ),
         (["--out", "mine"], "train-grpo exists and is not a run folder"),
         (["--out", "mine/notes.txt"], "mine/notes.txt is a file; choose another --out"),
         (["--out", "mine/notes.txt/demo"], "mine/notes.txt/demo/base-T1 would lie inside of a file"),

@@ -13,6 +13,7 @@ from harness.core.store import RunStore, RunView, ending
 from harness.trainers.batch import collate
 from harness.trainers.policies import sampling_source
 from harness.trainers.record import StepRecord
+from harness.trainers.refusals import refuse_prompts_the_model_cannot_read
 from harness.trainers.replay import data_facts, rollout_facts
 from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.rollouts import Sampler
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress) -> RunView:
     """Open or resume the run folder, and sample to the last step."""
     tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
+    refuse_prompts_the_model_cannot_read(parts.task, tokenizer, module)
     data = data_facts(config, parts.task, progress)
     facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
     parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))

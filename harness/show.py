@@ -16,15 +16,11 @@ from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
 from harness.core.models import load_tokenizer, resolve
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import FiledTask, ModelSource, Split
+from harness.core.recipes import methods_of_settings, recipes
 from harness.core.store import RunView
 from harness.core.types import Erratum, Problem
 
 CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
-RECIPES = discovery.PACKAGE / "trainers" / "recipes"
-
-
-def recipes() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
 
 
 def find_config(name: str) -> Path:
@@ -40,6 +36,7 @@ def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str,
     """`name` is a run folder, a recipe, an id, a preset, or `kind/id` where several kinds have it."""
     is_run = (Path(name) / "run.json").exists()
     what = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
+    what = "method without a file of its own" if what is None and _is_of_settings(name) else what
     if what is not None and (settings or problem is not None):
         raise ConfigError(f"{name} is a {what}: it has no options to set and no problems")
     if model is not None and problem is None:
@@ -52,7 +49,20 @@ def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str,
         return presets.shown(name.removeprefix("presets/"))
     if problem is not None:
         return _problem(_task(name.removeprefix("tasks/"), settings), split, problem, model)
+    if _is_of_settings(name):
+        return _method(name)
     return _plugin(*_find(name), settings)
+
+
+def _is_of_settings(name: str) -> bool:
+    """A method that differs from an objective's by settings alone, unless somebody has made it a file."""
+    return name in methods_of_settings() and name not in discovery.entries("objectives")
+
+
+def _method(name: str) -> str:
+    method = methods_of_settings()[name]
+    first = recipes()[method.recipes[0]].read_text(encoding="utf-8").rstrip()
+    return f"{name}: {method.description}\n\n{method.recipes[0]}:\n\n{first}"
 
 
 def _is_preset(name: str) -> bool:

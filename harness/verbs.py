@@ -184,8 +184,12 @@ def demo(options: argparse.Namespace) -> int:
 def list_(options: argparse.Namespace) -> int:
     from harness.core import presets
     from harness.core.discovery import descriptions
+    from harness.core.recipes import methods_of_settings
 
     found = presets.titles() if options.kind == "presets" else descriptions(options.kind)
+    if options.kind == "objectives":
+        found = {**{name: method.description for name, method in methods_of_settings().items()}, **found}
+        found = dict(sorted(found.items()))
     width = max(map(len, found), default=0)
     text = "\n".join(f"{plugin_id:{width}}  {description}" for plugin_id, description in found.items())
     _print(found, options, text)

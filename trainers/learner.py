@@ -150,8 +150,9 @@ class Learner:
             ]
         if done and not any(done):
             raise RunError(
-                f"step {step}: no gradient was finite; lower the learning rate, or look at the steps before in "
-                "steps.jsonl. The newest checkpoint is from before it"
+                f"step {step}: no gradient was finite. The newest checkpoint is from before it: look at the steps "
+                "before in steps.jsonl, and begin another run with a lower learning rate (model.path may be this "
+                "run's folder)"
             )
 
     def _update(self, credited: Credited, rows: torch.Tensor, totals: Totals, record: StepRecord) -> bool:
@@ -166,8 +167,10 @@ class Learner:
             if self.config.optimizer.on_non_finite == "skip":
                 return False
             raise RunError(
-                f"the gradient is not finite ({norm}); lower the learning rate, look at the step before in "
-                "steps.jsonl, or set optimizer.on_non_finite = 'skip'. The newest checkpoint is from before it"
+                f"the gradient is not finite ({norm}). The newest checkpoint is from before it: look at the steps "
+                "before in steps.jsonl, and run the same command again with --set optimizer.on_non_finite=skip to "
+                "leave such updates out, or begin another run with a lower learning rate (model.path may be this "
+                "run's folder)"
             )
         # Without a gradient too, as in verl and TRL: moments fade, and what is left of them still moves the weights.
         self.optimizer.step()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import ConfigError, RunFolderError
+from harness.core.errors import ConfigError, ModelError, RunFolderError
 from harness.core.models import checkpoint_folders, step_of
+from harness.core.prompts import prompt_ids
 from harness.core.protocols import Objective, Task
 from harness.trainers.settings import TrainConfig
+
+N_PROMPTS_READ = 32
 
 
 def reads_reference(config: TrainConfig, objective: Objective) -> bool:
@@ -80,3 +84,15 @@ def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
             "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
         )
     return sampling.temperature
+
+
+def refuse_prompts_the_model_cannot_read(task: Task[Any], tokenizer: Any, module: Any) -> None:
+    """No chat template to write them with, or tokens that the model does not have."""
+    problems = itertools.islice(task.problems("train", 0), N_PROMPTS_READ)
+    written = {tokenizer.eos_token_id, *(i for p in problems for i in prompt_ids(tokenizer, p.messages))}
+    n_known = module.get_input_embeddings().num_embeddings
+    if max(written) >= n_known:
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} writes the token {max(written)}, and the model knows "
+            f"{n_known}: it is another model's; put the tokenizer that belongs to the model into its folder"
+        )

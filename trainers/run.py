@@ -21,10 +21,12 @@ from harness.eval_config import EvalConfig
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.collect import collect
 from harness.trainers.loop import Trainer
+from harness.trainers.memory import told_what_to_lower
 from harness.trainers.policies import load_policies, sampling_source
 from harness.trainers.refusals import (
     reads_reference,
     refuse_fewer_steps,
+    refuse_prompts_the_model_cannot_read,
     refuse_what_the_objective_cannot_use,
     refuse_what_the_rollouts_leave_without_effect,
     temperature_of,
@@ -77,6 +79,7 @@ def parts_of(config: TrainConfig, folder: Path) -> Parts:
     return Parts(rewarding, objective, engine, base, temperature, others, saved, newest, told)
 
 
+@told_what_to_lower()
 def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
     parts = parts_of(config, folder)
@@ -92,6 +95,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     tokenizer = load_tokenizer(base)
     with_reference = reads_reference(config, objective)
     policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
+    refuse_prompts_the_model_cannot_read(task, tokenizer, policy.module)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     trackers = make_trackers(config.track, folder, configs.to_tree(config))
     facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
@@ -104,7 +108,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     def hold_out() -> None:
         _hold_out(config, parts.held_out, engine, store, progress)
 
-    with ending(store), contextlib.ExitStack() as closing:
+    with ending(store), told_what_to_lower(), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
             raise RunError("another process has just trained this run further; run the same command again")
         closing.callback(engine.close)

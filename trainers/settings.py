@@ -75,7 +75,7 @@ class OptimizerConfig:
     final_lr_fraction: float = 0.0
     grad_clip: float = 1.0
     """The largest norm of the gradient; 0 is off."""
-    on_non_finite: Literal["stop", "skip"] = "stop"
+    on_non_finite: Literal["stop", "skip"] = incidental(default="stop")
     """What an update does whose gradient is not finite. A step all of whose updates are skipped stops the run."""
 
     def __post_init__(self) -> None:

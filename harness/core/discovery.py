@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import protocols
-from harness.core.errors import PluginError, UnknownNameError
+from harness.core.errors import PluginError, UnknownNameError, UsageError
+from harness.core.recipes import methods_of_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ def load(kind_name: str, plugin_id: str) -> Any:
         return plugin.member(member)
     known = entries(kind_name)
     if plugin_id not in known:
+        if kind_name == "objectives" and (method := methods_of_settings().get(plugin_id)) is not None:
+            raise UsageError(
+                f"{plugin_id!r} is {method.description}, and no objective of its own: start from that recipe, or set "
+                f"objective.id = {method.objective!r} and the rest of what `harness show {plugin_id}` prints"
+            )
         raise UnknownNameError(kind.noun, plugin_id, known)
     module_name, _, attribute = known[plugin_id].module.partition(":")
     try:

@@ -82,9 +82,10 @@ LISTED = 24
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'did you mean ...' for a misspelt name, or what there is when nothing is near."""
+    """'did you mean ...' for a part of a name or a misspelt one, or what there is when nothing is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    close = [known_name for known_name in names if name in known_name.split("-")]
+    close = close if close else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

@@ -16,6 +16,7 @@ import harness
 from harness.cli import main
 from harness.core import discovery, extras
 from harness.core.errors import MissingExtraError
+from harness.core.recipes import methods_of_settings
 
 VERBS = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "doctor")
 EVAL = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", "scripted", "--n", "2", "--limit", "2"]
@@ -367,7 +368,8 @@ def test_json_is_json_and_nothing_else(capsys, command):
 def test_list_has_every_id_with_its_description(capsys):
     for kind in discovery.KINDS:
         lines = done(capsys, "list", kind).out.splitlines()
-        assert [line.split()[0] for line in lines] == list(discovery.entries(kind))
+        methods = methods_of_settings() if kind == "objectives" else {}
+        assert [line.split()[0] for line in lines] == sorted([*discovery.entries(kind), *methods])
 
 
 def test_show_prints_a_problem_as_a_model_gets_it(capsys):

@@ -164,8 +164,13 @@ def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
     RunStore.refuse(folder, "eval", config, {**data, **model})
     _refuse_passages_without_scorer(engine, problems)
     if isinstance(engine, Vetting):
-        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in problems[n]])
+        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in _drawn(problems[n])])
     return Prepared(config, folder, engine, source, tasks, problems, data)
+
+
+def _drawn(problems: Iterable[Problem[Any]]) -> Iterator[Problem[Any]]:
+    """Those that text is generated for. A document that is scored is read in windows, so none is too long."""
+    return (problem for problem in problems if not problem.passages)
 
 
 def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:

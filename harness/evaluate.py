@@ -7,7 +7,7 @@ already is neither generated nor graded again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from harness.core.types import (
     Verdict,
 )
 from harness.eval_config import EvalConfig, Plan
-from harness.grading import Ungraded, in_order
+from harness.grading import Ungraded, beside, in_order
 from harness.ledger import LOST, Ledger
 from harness.watching import watched
 
@@ -43,16 +43,25 @@ from harness.watching import watched
 def run(
     problems: Sequence[Problem[Any]], engine: Engine, grader: Grader[Any], plan: Plan, ledger: Ledger | None = None
 ) -> Iterator[Graded[Any]]:
-    """Every problem's completions 0 .. n-1 with their verdicts: those on record first, then the new ones."""
-    return in_order(_answers(problems, engine, plan, ledger), grader, ledger)
+    """Every problem's completions 0 .. n-1 with their verdicts: those on record first, then the new ones.
+
+    The engine works in this thread and is asked for the next completion at once; writing and grading go on beside it.
+    """
+    on_record, missing = _on_record(problems, plan, ledger)
+    ungraded = [answer for answer in on_record if isinstance(answer, Ungraded)]
+    yield from (answer for answer in on_record if isinstance(answer, Graded))
+    stopwatch = ledger.stopwatch if ledger is not None else Stopwatch()
+    answers = itertools.chain(ungraded, _generate(engine, missing, stopwatch))
+    yield from beside(lambda given: in_order(_kept(given, problems, ledger), grader, ledger), answers)
 
 
-def _answers(
-    problems: Sequence[Problem[Any]], engine: Engine, plan: Plan, ledger: Ledger | None
-) -> Iterator[Graded[Any] | Ungraded]:
-    """What is on record with a verdict, what is there without one, then what the engine gives."""
+def _on_record(
+    problems: Sequence[Problem[Any]], plan: Plan, ledger: Ledger | None
+) -> tuple[list[Graded[Any] | Ungraded], list[Request]]:
+    """What is there, with a verdict or without one, and what is not."""
     completions = ledger.completions if ledger is not None else {}
     verdicts = ledger.verdicts if ledger is not None else {}
+    found: list[Graded[Any] | Ungraded] = []
     missing: list[Request] = []
     places = ((problem, index, seed) for problem in problems for index, seed in enumerate(plan.seeds(problem)))
     for problem, index, seed in places:
@@ -65,16 +74,25 @@ def _answers(
                 "since, or the file was altered; choose another --out"
             )
         elif (problem.id, index) in verdicts:
-            yield Graded(problem, completion, verdicts[problem.id, index])
+            found.append(Graded(problem, completion, verdicts[problem.id, index]))
         else:
-            yield problem, completion
+            found.append(Ungraded(problem, completion))
+    return found, missing
+
+
+def _kept(
+    given: Iterable[Ungraded | Completion | Failure], problems: Sequence[Problem[Any]], ledger: Ledger | None
+) -> Iterator[Graded[Any] | Ungraded]:
+    """The same with what is new put on record."""
     by_id = {problem.id: problem for problem in problems}
-    for answer in _generate(engine, missing, ledger.stopwatch if ledger is not None else Stopwatch()):
-        if isinstance(answer, Failure):
+    for answer in given:
+        if isinstance(answer, Ungraded):
+            yield answer
+        elif isinstance(answer, Failure):
             yield _lose(by_id[answer.problem_id], answer, ledger)
-            continue
-        kept = ledger.append_completion(answer) if ledger is not None else answer
-        yield by_id[answer.problem_id], kept
+        else:
+            kept = ledger.append_completion(answer) if ledger is not None else None
+            yield Ungraded(by_id[answer.problem_id], answer, kept)
 
 
 def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
@@ -147,8 +165,13 @@ def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
     RunStore.refuse(folder, "eval", config, {**data, **model})
     _refuse_passages_without_scorer(engine, problems)
     if isinstance(engine, Vetting):
-        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in problems[n]])
+        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in _drawn(problems[n])])
     return Prepared(config, folder, engine, source, tasks, problems, data)
+
+
+def _drawn(problems: Iterable[Problem[Any]]) -> Iterator[Problem[Any]]:
+    """Those that text is generated for. A document that is scored is read in windows, so none is too long."""
+    return (problem for problem in problems if not problem.passages)
 
 
 def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunView:

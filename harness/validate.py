@@ -15,7 +15,7 @@ from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.core.protocols import SpecimenTask, Task
 from harness.core.types import Completion, Problem, Specimen, Table, Tokens, Verdict
-from harness.grading import in_order
+from harness.grading import Ungraded, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], pr
     if not isinstance(task, SpecimenTask):
         raise ConfigError(f"{task_id} has no specimens to validate with")
     specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
-    asked = [(problem, _completion(problem, specimen)) for problem, specimen in specimens]
+    asked = [Ungraded(problem, _completion(problem, specimen)) for problem, specimen in specimens]
     progress.begin(f"validate {task_id}", len(specimens))
     findings: list[Finding] = []
     n_surprises = 0

@@ -41,6 +41,7 @@ MATHS = {
     ),
     "simple": Prompt(f"{PLACE}\n\nPut the final answer in \\boxed{{}}.", "this project"),
     "lm-eval-aime": Prompt(f"Question: {PLACE}\nAnswer:", "lm-eval's aime tasks"),
+    "lm-eval-gsm8k": Prompt(f"Question: {PLACE}\nAnswer:", "lm-eval's gsm8k, which shows five examples before it"),
     "lm-eval-math": Prompt(f"Problem: {PLACE}\nAnswer:", "lm-eval's hendrycks_math tasks"),
 }
 

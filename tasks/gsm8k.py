@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from random import Random
 
 from harness.core.data import read_records
-from harness.core.errors import DataError
-from harness.core.protocols import Task
-from harness.core.types import Card, DataFile, Sampling
-from harness.graders._math_reference import MathReference
+from harness.core.errors import ConfigError, DataError
+from harness.core.protocols import Split, Task
+from harness.core.types import Card, DataFile, LoadedData, Message, Sampling
+from harness.graders._math_reference import MathReference, typed_reference
 from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths
+from harness.tasks._maths import Maths, MathsConfig
+from harness.tasks._prompts import Prompt
 
 HUB = "openai/gsm8k"
+EXAMPLES_SEED = 1234  # lm-eval's fewshot_seed
 
 
 def rows(split: str, path: Path) -> Iterator[Row]:
@@ -22,7 +27,7 @@ def rows(split: str, path: Path) -> Iterator[Row]:
         _, marker, answer = record["answer"].rpartition("####")
         if not marker:
             raise DataError(f"row {number} of {path} has no `####` before its answer; the file is not the one expected")
-        yield Row(f"{split}-{number}", record["question"], answer.strip())
+        yield Row(f"{split}-{number}", record["question"], answer.strip(), more=record["answer"])
 
 
 def _sources(split: str) -> tuple[Source, ...]:
@@ -31,9 +36,22 @@ def _sources(split: str) -> tuple[Source, ...]:
     return Source((published,), partial(rows, split)), Source((mirrored,), partial(rows, split))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gsm8kConfig(MathsConfig):
+    """Options of GSM8K."""
+
+    examples: int = 0
+    """Training problems with their worked answers before each test problem, as turns of the conversation."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError("examples must not be negative (0 shows none)")
+
+
 class Gsm8k(Maths):
     """Ids are split and row: `test-12`. The answer is what follows `####`; thousands separators occur."""
 
+    Config = Gsm8kConfig
     CARD = Card(
         title="GSM8K",
         source=f"{HUB} (config main); openai/grade-school-math grade_school_math/data",
@@ -45,6 +63,45 @@ class Gsm8k(Maths):
     )
     SOURCES = splits(train=_sources("train"), test=_sources("test"))
     SAMPLING = Sampling(max_tokens=1024, temperature=1.0)
+
+    config: Gsm8kConfig
+
+    def reference(self, row: Row) -> MathReference:
+        return typed_reference(row.answer)
+
+    def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
+        *system, question = prompt.messages(problem=row.problem)
+        shown = self._shown.get(row.id) if self.config.examples else ()
+        if shown is None:
+            raise ConfigError("examples are shown before test problems alone; set the task's examples to 0")
+        turns = [
+            turn
+            for example in shown
+            for turn in (prompt.messages(problem=example.problem)[-1], Message("assistant", example.more))
+        ]
+        return (*system, *turns, question)
+
+    def loaded(self, split: Split) -> LoadedData:
+        """With examples, of the rows that they are drawn from as well."""
+        found = super().loaded(split)
+        if not self.config.examples or split == "train":
+            return found
+        pool = super().loaded("train")
+        return replace(
+            found,
+            fingerprint=f"{found.fingerprint}, examples {pool.fingerprint}",
+            expected=f"{found.expected}, examples {pool.expected}" if found.expected and pool.expected else "",
+            differing=(*found.differing, *pool.differing),
+            files=(*found.files, *pool.files),
+        )
+
+    @functools.cached_property
+    def _shown(self) -> Mapping[str, Sequence[Row]]:
+        """Drawn as lm-eval draws them: one generator goes through the test problems in the order of the file."""
+        pool, asked, draw = self._read("train")[0], self._read("test")[0], Random(EXAMPLES_SEED)
+        if self.config.examples > len(pool):
+            raise ConfigError(f"gsm8k has {len(pool)} training problems to show; lower its examples")
+        return {row.id: draw.sample(pool, self.config.examples) for row in asked}
 
 
 TASK: type[Task[MathReference]] = Gsm8k

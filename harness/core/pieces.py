@@ -44,16 +44,18 @@ def completion_pieces(line: bytes) -> tuple[bytes, int, int, bytes, float | None
 
 
 def _completion_pieces(line: bytes) -> tuple[bytes, int, int, bytes, float | None]:
-    index = line.index(b',"index":')
-    seed = line.index(b',"seed":', index)
-    text = line.index(b',"text":"', seed)
+    head = line.index(b',"index":')
+    text = line.index(b',"text":"', head)
+    index, _, seed = line[head + 9 : text].partition(b',"seed":')
     finish_reason = line.rindex(b'","finish_reason":', text)
     time = line.rindex(b',"engine_s":', finish_reason)
     engine_s = line[time + 12 : -2]
+    if line.find(b'{"task":', text) >= 0:  # no text has that: half of one line, and another
+        raise ValueError("two lines in one")
     return (
-        line[:index],
-        int(line[index + 9 : seed]),
-        int(line[seed + 8 : text]),
+        line[:head],
+        int(index),
+        int(seed),
         line[finish_reason + 2 : time],
         float(engine_s) if engine_s != b"null" else None,
     )

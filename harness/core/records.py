@@ -89,14 +89,15 @@ class Records:
 
     def _read_completions(self, path: Path) -> None:
         heads, tails = Known(task_and_problem), Known(finish)
-        number = offset = 0
+        completions, number, offset = self.completions, 0, 0
         try:
             for number, line in enumerate(read_raw(path), 1):  # noqa: B007 (told in the error)
                 head, index, seed, tail, engine_s = completion_pieces(line)
                 task, problem_id = heads[head]
-                if task in self.completions:
-                    self.completions[task][problem_id, index] = StoredCompletion(
-                        path, offset, problem_id, index, seed, *tails[tail], engine_s
+                finish_reason, tokens = tails[tail]
+                if task in completions:
+                    completions[task][problem_id, index] = StoredCompletion(
+                        path, offset, problem_id, index, seed, finish_reason, tokens, engine_s
                     )
                 offset += len(line)
         except BAD_ROW as error:

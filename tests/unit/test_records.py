@@ -162,6 +162,16 @@ def test_an_altered_line_is_told_with_its_number(tmp_path, file, line):
         Records(view, {"t": "g"})
 
 
+def test_half_a_line_before_another_is_no_line(tmp_path):
+    """As a crash of the machine may leave them: the head of one completion would go with the tail of the next."""
+    view = folder_of(tmp_path / "run", [("t", completion()), ("t", completion(index=1)), ("t", completion(index=2))])
+    path = tmp_path / "run" / "completions.jsonl"
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[: second.index(b"some text") + 4] + third)
+    with pytest.raises(RunFolderError, match=r"completions.jsonl, line 2 .*the file was altered"):
+        Records(view, {"t": "g"})
+
+
 def test_a_torn_last_line_is_none(tmp_path):
     view = folder_of(tmp_path / "run", [("t", completion())])
     with (tmp_path / "run" / "completions.jsonl").open("ab") as journal:

@@ -9,6 +9,7 @@ from harness.graders._choice_reference import ChoiceReference
 from harness.graders._math_reference import typed_reference
 from harness.graders.choice import ChoiceGrader
 from harness.graders.legacy_dapo import LegacyDapoGrader
+from harness.graders.legacy_gsm8k import LegacyGsm8kGrader
 from harness.graders.legacy_hendrycks import LegacyHendrycksGrader
 from harness.graders.legacy_math_verify import LegacyMathVerifyGrader
 
@@ -115,6 +116,27 @@ def test_legacy_hendrycks(gold, text, outcome):
 )
 def test_legacy_hendrycks_has_the_variants_of_its_copies(variant, text, outcome):
     assert verdict(LegacyHendrycksGrader, "5", text, variant=variant).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "strict", "flexible"),
+    [
+        ("18", "2*9=18\n#### 18", "correct", "correct"),
+        ("1250", "#### 1,250.", "correct", "correct"),
+        ("1,250", "It is $1250.", "incorrect", "correct"),
+        ("18", "#### 18 or #### 7", "correct", "incorrect"),
+        ("18", "#### 7, no, 18", "incorrect", "correct"),
+        ("18", "#### 18.0", "incorrect", "incorrect"),
+        ("18", r"\boxed{18}", "incorrect", "correct"),
+        ("-3", "#### -3", "correct", "correct"),
+        ("3", "#### -3", "incorrect", "incorrect"),
+        ("5", "5", "incorrect", "correct"),
+        ("5", "", "incorrect", "incorrect"),
+    ],
+)
+def test_legacy_gsm8k_is_both_filters_of_lm_eval(gold, text, strict, flexible):
+    assert verdict(LegacyGsm8kGrader, typed_reference(gold), text).outcome == strict
+    assert verdict(LegacyGsm8kGrader, gold, text, variant="flexible-extract").outcome == flexible
 
 
 @pytest.mark.parametrize("variant", ["flowrl", "lm-eval"])

@@ -3,6 +3,7 @@
 import base64
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from official_shapes import livecodebench_row, verl, wiki, write
@@ -443,6 +444,32 @@ def test_the_seed_decides_the_order_and_nothing_else():
     assert first != other
     assert sorted(p.id for p in first) == sorted(p.id for p in other) == sorted(f"test-{n}" for n in range(50))
     assert [p.id for p in first] != [f"test-{n}" for n in range(50)]
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_examples_are_training_problems_with_their_answers_drawn_in_the_order_of_the_file():
+    draw = Random(1234)
+    expected = {f"test-{n}": draw.sample(range(50), 3) for n in range(50)}
+    for seed in (0, 1):  # whatever order they are asked in
+        for problem in problems_of("gsm8k", seed=seed, prompt="simple", examples=3):
+            said = [(message.role, message.content.split("\n")[0]) for message in problem.messages]
+            shown = expected[problem.id]
+            turns = [turn for n in shown for turn in (("user", f"train {n}"), ("assistant", f"#### {n}"))]
+            assert said == [*turns, ("user", problem.id.replace("-", " "))]
+    with_system = problems_of("gsm8k", prompt="qwen-math", examples=1)[0].messages
+    assert [message.role for message in with_system] == ["system", "user", "assistant", "user"]
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_examples_are_part_of_the_data_and_never_shown_before_a_training_problem():
+    without, shown = task("gsm8k").loaded("test"), task("gsm8k", examples=3).loaded("test")
+    train = task("gsm8k").loaded("train")
+    assert shown.fingerprint == f"{without.fingerprint}, examples {train.fingerprint}"
+    assert shown.files == (*without.files, *train.files)
+    with pytest.raises(ConfigError, match="examples are shown before test problems alone"):
+        next(iter(task("gsm8k", examples=3).problems("train", 0)))
+    with pytest.raises(ConfigError, match="gsm8k has 50 training problems to show; lower its examples"):
+        next(iter(task("gsm8k", examples=51).problems("test", 0)))
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.core.types import Call, Completion, Limits, Problem, Program, Tokens
@@ -77,9 +77,18 @@ def test_an_answer_that_is_too_large_is_that_call_s_alone():
 def test_memory_over_the_limit_is_every_call_s_and_found_once():
     source = "x = bytearray(300 << 20)\ndel x\ndef f(n): return n"
     allowed = Allowance(2.0, 256 << 20, runs_all_tests=True, retries_timeouts=False)
-    pool = open_pool(n_workers=1)
+    pool = Counting()
     report = judge_function(pool, Program(source), "f", calls(3, is_the_place), allowed)
     assert [finding.code for finding in report.findings] == ["MLE"] * 3
+    assert pool.n_runs == 1
+
+
+class Counting:
+    n_runs, is_crowded = 0, False
+
+    def call(self, *arguments):
+        self.n_runs += 1
+        return open_pool(n_workers=1).call(*arguments)
 
 
 def test_answers_are_heard_anew_by_another_worker():
@@ -135,6 +144,21 @@ def test_no_answer_makes_a_rule_fail(expected, got, rule, dataset, tolerance):
         )
 
     assert accepted(body, wanted, is_right_there) in (True, False)
+
+
+@pytest.mark.parametrize(
+    "got", ["10**400", "-10**400", "complex(1.7e308, 1.7e308)", "1e308 + 1", "float('nan')", "None"]
+)
+@pytest.mark.parametrize("expected", ["1.5", "[1.5]", "(1.5, 2.5)", "[[1.5]]", "complex(-1.7e308, 0)"])
+def test_a_number_too_large_for_floats_is_wrong_and_ends_nothing(expected, got):
+    source = f"def f(n): return {expected.replace('1.5', got)}"
+    for tolerance in (0.0, 1e-4):
+        reference = EvalPlusReference("f", "def f(n):\n", f"    return {expected}\n", [[1]], [], tolerance, "mbpp")
+        assert (judged(source, reference).outcome == "incorrect") is ("1.5" in expected)
+    if "complex" not in expected:
+        value = expected.replace("(", "[").replace(")", "]")
+        reference = function_of(("1", value))
+        assert judged(source, reference, comparison="floats", tolerance=1e-4).outcome == "incorrect"
 
 
 exact = st.integers(-9, 9) | st.sampled_from([0.5, 0.25, -1.75, 0.1, 1e300, math.inf, 1 + 0j, 1.5 + 1j])
@@ -203,9 +227,11 @@ def test_a_large_answer_with_far_more_in_it_is_not_looked_at():
 
 # --- outputs ------------------------------------------------------------------------------------------------------
 
-blanks = st.sampled_from(["", " ", "\n", "\t", " \n", "\u2003", "\x1c", "\r\n"])
-texts = st.lists(st.tuples(blanks, st.sampled_from(["", "1", "1.0", "1e0", "a", "A", "nan", "0.5"])), max_size=8).map(
-    lambda parts: "".join(map("".join, parts))
+blanks = st.sampled_from(["\n\n", "\n \n", "", " ", "\n", "\t", " \n", "\u2003", "\x1c", "\r\n"])
+words = st.sampled_from(["1", "1.0", "1e0", "a", "A", "nan", "0.5"])
+same = words.map(lambda word: (word, word))
+pairs_of_texts = st.lists(st.tuples(same | st.tuples(words, words), blanks, blanks), max_size=6).map(
+    lambda parts: tuple("".join(pair[side] + (one, other)[side] for pair, one, other in parts) for side in (0, 1))
 )
 
 
@@ -225,8 +251,10 @@ def official_lines(output, expected):
     return True
 
 
-@given(texts, texts, st.sampled_from([1, 2, 1 << 16]))
-def test_rules_read_a_piece_at_a_time_and_say_what_they_would_of_the_whole(output, expected, piece):
+@example(("1 \n1", "1\n1"), 2)
+@given(pairs_of_texts, st.sampled_from([1, 2, 1 << 16]))
+def test_rules_read_a_piece_at_a_time_and_say_what_they_would_of_the_whole(texts, piece):
+    output, expected = texts
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.graders._output_rules._PIECE_CHARACTERS", piece)
         assert lines_equal(output, expected) == official_lines(output, expected)

@@ -211,18 +211,18 @@ def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, 
 
 
 def _status(ended: dict[str, Any], code: int, complaint: bytes, written: int, limits: Limits) -> ExecutionStatus:
-    """By precedence: time before memory before output before the way it ended."""
+    """By precedence: time before not compiling before memory before output before the way it ended."""
     killed_for, died_of, memory = ended["killed_for"], max(-code, 0), ended["memory_bytes"]
     if killed_for == "cpu" or died_of == signal.SIGXCPU:
         return "cpu_limit"
     if killed_for == "wall":
         return "wall_limit"
+    if code == DID_NOT_COMPILE:
+        return "not_compiled"  # whatever the compiler ran out of
     died_near_limit = died_of in _DEATHS_OF_MEMORY and memory >= 0.9 * limits.memory_bytes
     said_so = code > 0 and complaint.rstrip().rpartition(b"\n")[2].startswith(_COMPLAINTS_OF_MEMORY)
     if memory > limits.memory_bytes or died_near_limit or said_so:
         return "memory_limit"
     if killed_for == "output" or written >= limits.output_bytes or died_of == signal.SIGXFSZ:
         return "output_limit"
-    if died_of:
-        return "signalled"
-    return "not_compiled" if code == DID_NOT_COMPILE else "exited"
+    return "signalled" if died_of else "exited"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -52,9 +53,17 @@ def _arguments(dataset: str, problem_id: str, inputs: Any) -> list[list[Any]]:
     return python_values(problem_id, inputs) if dataset == "mbpp" else inputs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalPlusConfig(DatasetConfig):
+    """Options of a data set of functions."""
+
+    prompt: str = "simple"
+
+
 class EvalPlus(Dataset[EvalPlusReference]):
     """A data set of functions to be written, judged against a reference solution."""
 
+    Config = EvalPlusConfig
     PROMPTS = FUNCTIONS
     SAMPLING: ClassVar[Sampling] = EVALUATION
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.core.protocols import Task
 from harness.core.types import Card, DataFile
 from harness.graders._program_reference import EvalPlusReference
-from harness.tasks._dataset import DatasetConfig, Source, splits
+from harness.tasks._dataset import Source, splits
 from harness.tasks._evalplus import FIELDS, EvalPlus, rows_of
 
 FILE = DataFile(
@@ -33,10 +31,6 @@ class HumanEvalPlus(EvalPlus):
         fields=FIELDS,
     )
     SOURCES = splits(test=[Source((FILE,), rows_of("humaneval"))])
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(DatasetConfig):
-        prompt: str = "simple"
 
 
 TASK: type[Task[EvalPlusReference]] = HumanEvalPlus

@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from harness.core.errors import DataError
 from harness.core.types import Answer, Call, Limits, Program
 from harness.graders._evalplus_rules import FOUND_OR_NOT, is_right
 from harness.graders._judging import Allowance, FunctionTest, Report, judge_function, shown
-from harness.graders._plain_values import decode, encode
+from harness.graders._plain_values import accepted, answer_room, decode, encode
 from harness.graders._program_reference import EvalPlusReference
 from harness.sandbox import Pool
-from harness.sandbox.inside.plain import NotPlainError
 
 _REFERENCE_LIMITS = Limits(cpu_s=300.0, wall_s=600.0, memory_bytes=8 << 30)
 _MOST_REFERENCE_BYTES = 256 << 20
@@ -69,19 +69,16 @@ def _whole(reference: EvalPlusReference, source: str) -> str:
 
 
 def _test(reference: EvalPlusReference, arguments: Sequence[object], answer: Answer, cpu_s: float) -> FunctionTest:
+    def is_right_value(got: Any) -> bool:
+        ours, expected = decode(encode(list(arguments))), decode(answer.body)
+        return is_right(reference.dataset, reference.entry_point, ours, expected, got, reference.absolute_tolerance)
+
     def accepts(body: bytes) -> bool:
-        if body == answer.body:
-            return True
-        try:
-            got, ours = decode(body), decode(encode(list(arguments)))
-        except NotPlainError:
-            return False
-        expected, tolerance = decode(answer.body), reference.absolute_tolerance
-        return is_right(reference.dataset, reference.entry_point, ours, expected, got, tolerance)
+        return accepted(body, answer.body, is_right_value)
 
     # What is no plain data, such as a match, was found.
     accepts_opaque = reference.entry_point in FOUND_OR_NOT and answer.body != b"null"
-    return FunctionTest(arguments, cpu_s, 4 * len(answer.body) + 4096, accepts, accepts_opaque)
+    return FunctionTest(arguments, cpu_s, answer_room(answer.body), accepts, accepts_opaque)
 
 
 @functools.lru_cache(maxsize=1024)

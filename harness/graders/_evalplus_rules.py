@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
-from harness.graders._plain_values import Container, canonical, close, equal, is_number, items_of
+from harness.graders._plain_values import Container, canonical, close, equal, is_number, is_within, items_of
 
 _FLOAT_TOLERANCE, _RELATIVE_TOLERANCE = 1e-6, 1e-7
 _EQUAL_AS_SETS = {
@@ -51,7 +52,7 @@ def _is_exact(
 
 
 def _is_zero(coefficients: Sequence[float], got: Any, tolerance: float) -> bool:
-    if type(got) not in (bool, int, float):
+    if type(got) not in (bool, int, float, Fraction):
         return False
     try:
         value = sum(c * math.pow(got, power) for power, c in enumerate(coefficients))
@@ -72,7 +73,7 @@ def _pyramid_surface(base: float, height: float) -> int:
 
 
 def _is(value: Any, got: Any, tolerance: float = 0.0) -> bool:
-    return is_number(got) and abs(got - value) <= tolerance
+    return is_number(got) and (bool(got == value) or is_within(got, value, tolerance))
 
 
 _MORE_ANSWERS: dict[str, Any] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.core.types import Call, Execution, Limits, Program
+from harness.core.types import Answer, Call, Execution, Limits, Program
 from harness.graders._output_rules import first_difference, room_for
 from harness.sandbox import Pool
 
@@ -16,6 +16,7 @@ Code = Literal["AC", "WA", "TLE", "MLE", "OLE", "RE", "CE"]
 SHOWN_CHARACTERS = 300
 _OUTPUT_BYTES = 16 << 20
 _LATE = ("cpu_limit", "wall_limit")
+_TOO_LARGE = "too_large"
 _GRACE = 2.0  # on a loaded machine a program may take so much longer, without that being its verdict yet
 _STATUS_CODES: dict[str, tuple[Code, str]] = {
     "cpu_limit": ("TLE", "cpu"),
@@ -185,39 +186,64 @@ def judge_function(
             cpu_s = min(cpu_s, allowed.total_cpu_s - total.cpu_s)
         limits = allowed.limits(max(cpu_s, 0.01), wall_s(max(cpu_s, 0.01)))
         calls = [test.call() for test in rest]
-        execution = pool.call(program, name, calls, limits)
+        heard = _Heard(rest, allowed.runs_all_tests)
+        execution = pool.call(program, name, calls, limits, heard.look)
         if _deserves_a_retry(execution, pool, allowed):
             total.n_retried += 1
-            execution = pool.call_alone(program, name, calls, limits)
+            heard.findings.clear()
+            execution = pool.call_alone(program, name, calls, limits, heard.look)
         total.add(execution)
-        total.findings += _of_calls(execution, rest, total, allowed)
+        total.findings += _of_calls(execution, heard, total, allowed)
         if not allowed.runs_all_tests:
             break
     return total.report(len(tests))
 
 
-def _of_calls(execution: Execution, tests: Sequence[FunctionTest], total: _Total, allowed: Allowance) -> list[Finding]:
+class _Heard:
+    """What the answers of one process show, found as they come: none is kept, nor any waited for after a failure."""
+
+    def __init__(self, tests: Sequence[FunctionTest], runs_all_tests: bool) -> None:
+        self._tests, self._runs_all_tests = tests, runs_all_tests
+        self.findings: list[Finding] = []
+
+    @property
+    def n_unheard(self) -> int:
+        return len(self._tests) - len(self.findings)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it was the judge that heard no further, and the program's end says nothing."""
+        if not self.findings:
+            return False
+        last = self.findings[-1]
+        return last.cause == _TOO_LARGE or not (self._runs_all_tests or last.code == "AC")
+
+    def look(self, place: int, answer: Answer) -> bool:
+        del self.findings[place:]
+        self.findings.append(_of_answer(answer, self._tests[place]))
+        return not self.is_enough
+
+
+def _of_answer(answer: Answer, test: FunctionTest) -> Finding:
+    if answer.kind == "value":
+        return Finding("AC") if test.accepts(answer.body) else Finding("WA", got=shown(answer.body))
+    if answer.kind == "raised":
+        return Finding("RE", shown(answer.body))
+    if answer.kind == "opaque" and test.accepts_opaque:
+        return Finding("AC")
+    return Finding("WA", answer.kind, shown(answer.body))
+
+
+def _of_calls(execution: Execution, heard: _Heard, total: _Total, allowed: Allowance) -> list[Finding]:
     """Findings for what was answered, and for the call that ended the process; none for what was not reached."""
-    found: list[Finding] = []
-    for test, answer in zip(tests, execution.answers, strict=False):
-        if answer.kind == "value":
-            is_right = test.accepts(answer.body)
-            found.append(Finding("AC") if is_right else Finding("WA", got=shown(answer.body)))
-        elif answer.kind == "raised":
-            found.append(Finding("RE", shown(answer.body)))
-        elif answer.kind == "opaque" and test.accepts_opaque:
-            found.append(Finding("AC"))
-        else:
-            found.append(Finding("WA", answer.kind, shown(answer.body)))
-        if found[-1].code != "AC" and not allowed.runs_all_tests:
-            return found
-    if execution.status == "memory_limit" and len(found) == len(tests):
-        return [Finding("MLE")]
-    if len(found) < len(tests):
+    found, n_unheard = heard.findings, heard.n_unheard
+    if not n_unheard and not heard.is_enough and execution.status == "memory_limit":
+        return [Finding("MLE")] * len(found)
+    if n_unheard and not heard.is_enough:
         ended = failure(execution)
         found.append(ended if ended is not None else Finding("RE", "it ended before it answered"))
-    if found and allowed.is_spent(total):
-        found += [Finding("TLE", "total")] * (len(tests) - len(found))
+    if heard.n_unheard and allowed.runs_all_tests and allowed.is_spent(total):
+        found += [Finding("TLE", "total")] * heard.n_unheard
     return found
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -10,6 +13,8 @@ Comparison = Literal["lines", "tokens", "words", "floats"]
 
 _MOST_TOKENS, _LONGEST_TOKEN, _LARGEST_EXPONENT = 100_000, 4300, 10_000
 _SHOWN_CHARACTERS = 100
+_LARGE_BYTES, _PIECE_CHARACTERS = 1 << 20, 1 << 16
+_LINE_END, _BLANK = re.compile("\n"), re.compile(r"\s")
 _NUMBER_SIGNS = frozenset("0123456789+-.eE")
 
 
@@ -21,22 +26,55 @@ def room_for(expected: bytes) -> int:
 def is_expected(comparison: Comparison, output: bytes, expected: bytes, tolerance: float) -> bool:
     if len(output) > room_for(expected):
         return False
-    if output == expected:
+    if output.strip() == expected.strip():
         return True
+    if len(output) > _LARGE_BYTES and expected.isascii() and not output.isascii():
+        return False  # one letter that needs four bytes makes all of them need four
     return _RULES[comparison](output.decode("utf-8", "replace"), expected.decode("utf-8", "replace"), tolerance)
 
 
 def lines_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
     """LiveCodeBench's rule: stripped lines are equal as text, or as exact decimal numbers token by token."""
-    lines, wanted = output.strip().split("\n"), expected.strip().split("\n")
-    return len(lines) == len(wanted) and all(map(_line_equal, lines, wanted))
+    return _all_pairs(_line_equal, _lines(output), _lines(expected))
+
+
+def _all_pairs(is_equal: Callable[[str, str], bool], ours: Iterable[str], wanted: Iterable[str]) -> bool:
+    pairs = itertools.zip_longest(ours, wanted)
+    return all(a is not None and b is not None and is_equal(a, b) for a, b in pairs)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines, blanks at their ends aside, and those at the ends of the text that have nothing else."""
+    n_blank, has_begun = 0, False
+    for piece in _pieces(text, _LINE_END):
+        for line in map(str.strip, piece.split("\n")):
+            if not line:
+                n_blank += has_begun
+                continue
+            yield from itertools.repeat("", n_blank)
+            n_blank, has_begun = 0, True
+            yield line
+
+
+def _tokens(text: str) -> Iterator[str]:
+    for piece in _pieces(text, _BLANK):
+        yield from piece.split()
+
+
+def _pieces(text: str, end: re.Pattern[str]) -> Iterator[str]:
+    """The text without some of its ends, a piece at a time: all its tokens at once would take twenty times its size."""
+    begin = 0
+    while begin <= len(text):
+        found = end.search(text, begin + _PIECE_CHARACTERS)
+        cut, following = found.span() if found is not None else (len(text), len(text) + 1)
+        yield text[begin:cut]
+        begin = following
 
 
 def _line_equal(line: str, wanted: str) -> bool:
-    line, wanted = line.strip(), wanted.strip()
     if line == wanted:
         return True
-    tokens, wanted_tokens = line.split(), wanted.split()
+    tokens, wanted_tokens = (text.split(maxsplit=_MOST_TOKENS) for text in (line, wanted))
     if len(tokens) != len(wanted_tokens) or len(tokens) > _MOST_TOKENS:
         return False
     try:
@@ -56,7 +94,7 @@ def _decimal(token: str) -> Decimal:
 
 def tokens_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
     """Tokens between white space are equal as text; a yes or no in any case, as CodeForces has it."""
-    return list(map(_token, output.split())) == list(map(_token, expected.split()))
+    return _all_pairs(operator.eq, map(_token, _tokens(output)), map(_token, _tokens(expected)))
 
 
 def _token(token: str) -> str:
@@ -65,16 +103,17 @@ def _token(token: str) -> str:
 
 def words_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
     """Tokens are equal as text, in any case."""
-    return output.upper().split() == expected.upper().split()
+    return _all_pairs(operator.eq, map(str.upper, _tokens(output)), map(str.upper, _tokens(expected)))
 
 
 def floats_close(output: str, expected: str, tolerance: float) -> bool:
     """As many tokens; where a number with a point or an exponent is expected, one that is absolutely or relatively
     within the tolerance; elsewhere the same text."""
-    tokens, wanted = output.split(), expected.split()
-    return len(tokens) == len(wanted) and all(
-        _token_close(t, w, tolerance) for t, w in zip(tokens, wanted, strict=True)
-    )
+
+    def is_close(token: str, wanted: str) -> bool:
+        return _token_close(token, wanted, tolerance)
+
+    return _all_pairs(is_close, _tokens(output), _tokens(expected))
 
 
 def _token_close(token: str, wanted: str, tolerance: float) -> bool:
@@ -99,15 +138,20 @@ def _is_number(token: str) -> bool:
 
 def first_difference(output: bytes, expected: bytes) -> str:
     """The first line in which the texts differ, blanks at its ends aside, in a bounded form for a person."""
-    lines, wanted = (text.decode("utf-8", "replace").strip().split("\n") for text in (output, expected))
-    for number, (line, other) in enumerate(zip(lines, wanted, strict=False), 1):
-        if line.strip() != other.strip():
-            n_alike = next((n for n, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), 0)
-            begin = max(0, n_alike - _SHOWN_CHARACTERS // 2)
-            return f"line {number}: {_piece(other, begin)} expected, {_piece(line, begin)} written"
-    if len(lines) == len(wanted):
-        return "in blanks alone"
-    return f"{len(wanted)} lines expected, {len(lines)} written"
+    lines, wanted = (_lines(text.decode("utf-8", "replace")) for text in (output, expected))
+    for n_alike, (line, other) in enumerate(itertools.zip_longest(lines, wanted)):
+        if line is None or other is None:
+            n_all = n_alike + 1 + sum(1 for _ in itertools.chain(lines, wanted))
+            n_expected, n_written = (n_all, n_alike) if line is None else (n_alike, n_all)
+            return f"{n_expected} lines expected, {n_written} written"
+        if line != other:
+            begin = max(0, _first_unlike(line, other) - _SHOWN_CHARACTERS // 2)
+            return f"line {n_alike + 1}: {_piece(other, begin)} expected, {_piece(line, begin)} written"
+    return "in blanks alone"
+
+
+def _first_unlike(line: str, other: str) -> int:
+    return next((place for place, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), 0)
 
 
 def _piece(line: str, begin: int) -> str:

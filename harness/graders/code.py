@@ -24,11 +24,10 @@ from harness.graders._judging import (
     shown,
 )
 from harness.graders._output_rules import Comparison, is_expected, room_for
-from harness.graders._plain_values import close_or_equal, decode, encode, with_lists
+from harness.graders._plain_values import accepted, answer_room, close_or_equal, decode, encode, with_lists
 from harness.graders._program_reference import EvalPlusReference, ProgramReference, ProgramTest
 from harness.graders._program_text import program_in
 from harness.sandbox import Level, Pool, open_pool
-from harness.sandbox.inside.plain import NotPlainError
 
 _MOST_SOURCE_BYTES = 256 << 10
 _CHECKED_BYTES = 4 << 20
@@ -185,16 +184,10 @@ class CodeGrader:
             raise DataError(f"a test is not of JSON values: {error}") from None
         encoded = encode(expected)
 
-        def accepts(body: bytes) -> bool:
-            if body == encoded:
-                return True
-            try:
-                got = with_lists(decode(body))
-            except NotPlainError:
-                return False
-            return close_or_equal(decode(encoded), got, self.config.tolerance)
+        def is_right(got: Any) -> bool:
+            return close_or_equal(decode(encoded), with_lists(got), self.config.tolerance)
 
-        return FunctionTest(arguments, cpu_s, 4 * len(encoded) + 4096, accepts)
+        return FunctionTest(arguments, cpu_s, answer_room(encoded), lambda body: accepted(body, encoded, is_right))
 
     def _chosen(self, tests: Sequence[ProgramTest]) -> Sequence[ProgramTest]:
         if self.config.tests == "all":

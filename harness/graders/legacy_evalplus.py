@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from harness.core.types import Completion, Problem, Verdict
 from harness.graders._evalplus_rules import FOUND_OR_NOT
 from harness.graders._program_reference import EvalPlusReference
 from harness.graders._program_text import program_in
+from harness.sandbox import Level
 
 
 class LegacyEvalPlusGrader:
@@ -31,6 +32,10 @@ class LegacyEvalPlusGrader:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def facts(self) -> Mapping[str, str]:
+        """What the judging depended on: reports say loudly that nothing held the programs."""
+        return {"sandbox": Level.LIMITS.title}
 
     def grade(self, problem: Problem[EvalPlusReference], completion: Completion) -> Verdict:
         if not self.config.runs_untrusted_programs:

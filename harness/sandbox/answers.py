@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from harness.core.types import Answer, Call
@@ -29,6 +29,9 @@ _LOADED = b"loaded"
 _CHUNK_BYTES, _PIPE_BYTES = 1 << 18, 1 << 18
 _FIRST_LOOK_S = 0.05
 
+Look = Callable[[int, Answer], bool]
+"""Is told the place of a call and what it gave, while the program goes on, and says whether to hear more."""
+
 
 def wall_limit_s(cpu_s: float) -> float:
     """A safety net: what sleeps is over the limit as well, what only waits for its turn is not."""
@@ -38,10 +41,14 @@ def wall_limit_s(cpu_s: float) -> float:
 class AnswerWatch:
     """A pipe for one run. `collect` ends when the last answer came, the program did, or a limit is reached."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call], look: Look | None = None) -> None:
+        """Answers are kept where nobody looks at them as they come."""
         self._calls = calls
+        self._look = look if look is not None else self._keep
         self._buffer = bytearray()
         self._has_loaded = False
+        self._n_answers = 0
+        self.is_complete = False
         self.answers: list[Answer] = []
         self.cause: Literal["cpu", "wall", "malformed"] | None = None
         self._our_end, self.their_end = os.pipe()
@@ -61,13 +68,13 @@ class AnswerWatch:
             os.close(self.their_end)
             self.their_end = -1
 
-    @property
-    def is_complete(self) -> bool:
-        too_large = bool(self.answers) and self.answers[-1].kind == "too_large"
-        return too_large or len(self.answers) == len(self._calls)
+    def _keep(self, _place: int, answer: Answer) -> bool:
+        self.answers.append(answer)
+        return True
 
     def collect(self, control: socket.socket) -> dict[str, Any] | None:
-        """The worker's reply if the program ended by itself, None if it was told to end the run."""
+        """The worker's reply if the program ended by itself, None if it was told to end the run. Raises OSError when
+        the worker is gone."""
         poll = select.poll()
         poll.register(self._our_end, select.POLLIN)
         poll.register(control, select.POLLIN)
@@ -78,7 +85,10 @@ class AnswerWatch:
                 if not self._read():
                     poll.unregister(self._our_end)
             elif control.fileno() in ready:
-                reply = read_reply(control.recv(_CHUNK_BYTES))
+                message = control.recv(_CHUNK_BYTES)
+                if not message:
+                    raise ConnectionResetError("it ended")
+                reply = read_reply(message)
                 if "clock" not in reply:
                     return reply
                 self._note_clock(reply["clock"])
@@ -96,7 +106,7 @@ class AnswerWatch:
     @property
     def _limit_s(self) -> float:
         # Loading may take as long as the longest call.
-        return self._calls[len(self.answers)].cpu_s if self._has_loaded else max(call.cpu_s for call in self._calls)
+        return self._calls[self._n_answers].cpu_s if self._has_loaded else max(call.cpu_s for call in self._calls)
 
     def _patience_s(self) -> float:
         wall_end = self._began + wall_limit_s(self._limit_s)
@@ -111,12 +121,12 @@ class AnswerWatch:
         if now - self._began >= wall_limit_s(self._limit_s):
             self.cause = "wall"
         elif now >= self._next_look and self._asked_for is None:
-            self._asked_for = len(self.answers)
+            self._asked_for = self._n_answers
             control.send(CLOCK)
 
     def _note_clock(self, cpu_s: float) -> None:
         asked_for, self._asked_for = self._asked_for, None
-        if asked_for != len(self.answers):
+        if asked_for != self._n_answers:
             return  # the call it was asked for is over
         if self._cpu_at_start is None:
             self._cpu_at_start = max(cpu_s - (time.monotonic() - self._began), 0.0)
@@ -133,20 +143,28 @@ class AnswerWatch:
             kind, length = _HEAD.unpack_from(self._buffer)
             if kind not in _KINDS and (kind != _LOADED or length or self._has_loaded):
                 self.cause = "malformed"
-            elif kind in _KINDS and length > self._calls[len(self.answers)].answer_bytes:
-                self.answers.append(Answer("too_large", b"", time.monotonic() - self._began))
+            elif kind in _KINDS and length > self._calls[self._n_answers].answer_bytes:
+                self._hear("too_large", b"")
             elif len(self._buffer) < _HEAD.size + length:
                 break
             else:
-                self._take(kind, bytes(self._buffer[_HEAD.size : _HEAD.size + length]))
+                self._take(kind, length)
         return bool(data)
 
-    def _take(self, kind: bytes, body: bytes) -> None:
-        del self._buffer[: _HEAD.size + len(body)]
+    def _take(self, kind: bytes, length: int) -> None:
+        with memoryview(self._buffer) as view:
+            body = bytes(view[_HEAD.size : _HEAD.size + length])
+        del self._buffer[: _HEAD.size + length]
         if kind == _LOADED:
             self._has_loaded = True
         else:
-            self.answers.append(Answer(_KINDS[kind], body, time.monotonic() - self._began))
+            self._hear(_KINDS[kind], body)
         asked_for = self._asked_for
         self._restart_clock()
         self._asked_for = asked_for
+
+    def _hear(self, kind: Literal["value", "raised", "opaque", "too_large"], body: bytes) -> None:
+        answer = Answer(kind, body, time.monotonic() - self._began)
+        hears_more = self._look(self._n_answers, answer)
+        self._n_answers += 1
+        self.is_complete = not hears_more or kind == "too_large" or self._n_answers == len(self._calls)

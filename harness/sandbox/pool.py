@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Call, Execution, Language, Limits, Program
 from harness.sandbox import compiler, levels, worker
+from harness.sandbox.answers import Look
 from harness.sandbox.levels import MEANING, Level
 from harness.sandbox.worker import Job, Worker
 
@@ -42,10 +43,14 @@ class Pool:
         with self._places, self._lent() as lent:
             return self._attempt(lent, job, limits)
 
-    def call(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
+    def call(
+        self, program: Program, function: str, calls: Sequence[Call], limits: Limits, look: Look | None = None
+    ) -> Execution:
+        """All calls in one process. `look` hears of each answer as it comes, and answers are not kept then; it begins
+        again with the first if a worker fails meanwhile."""
         if not calls:
             raise ValueError("a function is called at least once")
-        return self.run_job(_function(program, function, calls), limits)
+        return self.run_job(_function(program, function, calls, look), limits)
 
     def run_alone(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
         """`run` while no other program runs in this pool."""
@@ -55,9 +60,11 @@ class Pool:
         with self._alone() as lent:
             return self._attempt(lent, job, limits)
 
-    def call_alone(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
+    def call_alone(
+        self, program: Program, function: str, calls: Sequence[Call], limits: Limits, look: Look | None = None
+    ) -> Execution:
         with self._alone() as lent:
-            return self._attempt(lent, _function(program, function, calls), limits)
+            return self._attempt(lent, _function(program, function, calls, look), limits)
 
     def check(self, language: Language) -> None:
         """Raises UsageError where programs in a language can't be run here."""
@@ -127,10 +134,10 @@ class Pool:
             yield stack.enter_context(self._lent())
 
 
-def _function(program: Program, function: str, calls: Sequence[Call]) -> Job:
+def _function(program: Program, function: str, calls: Sequence[Call], look: Look | None) -> Job:
     if program.language != "python":
         raise UsageError("functions are called in Python alone; a program in another language reads stdin")
-    return worker.function(program, function, calls)
+    return worker.function(program, function, calls, look)
 
 
 @functools.cache

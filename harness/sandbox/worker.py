@@ -19,7 +19,7 @@ from typing import Any
 from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
 from harness.sandbox import levels
-from harness.sandbox.answers import AnswerWatch
+from harness.sandbox.answers import AnswerWatch, Look
 from harness.sandbox.inside import plain, programs, scratch, sealing
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
 from harness.sandbox.inside.zygote import read_reply
@@ -55,6 +55,7 @@ class Job:
     stdin: bytes = b""
     calls: Sequence[Call] = ()
     prelude: str = ""
+    look: Look | None = None
     kind: sealing.Kind = "python"
     arguments: Sequence[str] = ()
     product: str = ""
@@ -64,10 +65,10 @@ def script(program: Program, stdin: bytes) -> Job:
     return Job(programs.script_payload(program.source), stdin, (), program.prelude)
 
 
-def function(program: Program, name: str, calls: Sequence[Call]) -> Job:
+def function(program: Program, name: str, calls: Sequence[Call], look: Look | None = None) -> Job:
     arguments = [plain.encode(list(call.arguments)) for call in calls]
     payload = programs.function_payload(program.source, name, arguments)
-    return Job(payload, b"", calls, program.prelude)
+    return Job(payload, b"", calls, program.prelude, look)
 
 
 class Worker:
@@ -107,7 +108,7 @@ class Worker:
         with contextlib.ExitStack() as stack:
             given = [stack.enter_context(_memory_file(data, sealed=True)) for data in (job.payload, job.stdin)]
             stdout, stderr = (stack.enter_context(_memory_file(b"", sealed=False)) for _ in range(2))
-            watch = stack.enter_context(AnswerWatch(job.calls)) if job.calls else None
+            watch = stack.enter_context(AnswerWatch(job.calls, job.look)) if job.calls else None
             fds = [*given, stdout, stderr, *([watch.their_end] if watch is not None else [])]
             asked = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
             request = (*asked, job.prelude, job.kind, tuple(job.arguments), job.product)
@@ -210,18 +211,18 @@ def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, 
 
 
 def _status(ended: dict[str, Any], code: int, complaint: bytes, written: int, limits: Limits) -> ExecutionStatus:
-    """By precedence: time before memory before output before the way it ended."""
+    """By precedence: time before not compiling before memory before output before the way it ended."""
     killed_for, died_of, memory = ended["killed_for"], max(-code, 0), ended["memory_bytes"]
     if killed_for == "cpu" or died_of == signal.SIGXCPU:
         return "cpu_limit"
     if killed_for == "wall":
         return "wall_limit"
+    if code == DID_NOT_COMPILE:
+        return "not_compiled"  # whatever the compiler ran out of
     died_near_limit = died_of in _DEATHS_OF_MEMORY and memory >= 0.9 * limits.memory_bytes
     said_so = code > 0 and complaint.rstrip().rpartition(b"\n")[2].startswith(_COMPLAINTS_OF_MEMORY)
     if memory > limits.memory_bytes or died_near_limit or said_so:
         return "memory_limit"
     if killed_for == "output" or written >= limits.output_bytes or died_of == signal.SIGXFSZ:
         return "output_limit"
-    if died_of:
-        return "signalled"
-    return "not_compiled" if code == DID_NOT_COMPILE else "exited"
+    return "signalled" if died_of else "exited"

@@ -24,7 +24,7 @@ AGREED = [("[3, 1]", "(3, 1)", False), ("(3, 1)", "[3, 1]", False), ("0.5", "0.5
 EVALPLUS = {
     **{f"agreed {n}": (expected, got, right, right) for n, (expected, got, right) in enumerate(AGREED)},
     "always equal": ("[3, 1]", "type('E', (), {'__eq__': lambda *_: True})()", False, True),  # forged
-    "another number type": ("0.5", "__import__('fractions').Fraction(1, 2)", False, True),  # no plain data
+    "another number type": ("0.5", "__import__('fractions').Fraction(1, 2)", True, True),
     "an array of one": ("[7]", "__import__('numpy').array([7])", False, True),  # no plain data
     "another shape": ("[7]", "[[7]]", False, True),  # numpy's broadcasting, where the task has a tolerance
     "nan": ("float('nan')", "float('nan')", True, False),  # not even the reference passes there

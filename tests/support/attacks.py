@@ -19,13 +19,19 @@ from pathlib import Path
 
 from harness.core.types import Limits, Program
 from harness.graders._code_prelude import PRELUDE
+from harness.graders._evalplus_rules import is_right as is_right_there
 from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.graders._plain_values import accepted, answer_room, close_or_equal, decode, with_lists
 from harness.sandbox import Level, Pool
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 ALLOWED = Allowance(cpu_s=0.3, memory_bytes=256 << 20, retries_timeouts=False)
-SMALL = Allowance(cpu_s=0.3, memory_bytes=64 << 20, retries_timeouts=False)
+SMALL = Allowance(cpu_s=1.0, memory_bytes=64 << 20, retries_timeouts=False)
 USUAL = ("WA", "RE")
+RULES = [
+    *(("mbpp", name) for name in ("Diff", "check_str", "sum_div", "digit_distance_nums", "surface_Area", "f")),
+    ("humaneval", "f"),
+]
 
 
 def attacks():
@@ -44,7 +50,7 @@ class Recording:
     """A pool that keeps what its last program wrote."""
 
     def __init__(self, pool, wall_s=1.0):
-        self.pool, self.execution, self.wall_s = pool, None, wall_s
+        self.pool, self.execution, self.wall_s, self.answers = pool, None, wall_s, b""
         self.is_crowded = False
 
     def run(self, program, stdin, limits):
@@ -52,8 +58,13 @@ class Recording:
         self.execution = self.pool.run(program, stdin, short)
         return self.execution
 
-    def call(self, program, function, calls, limits):
-        self.execution = self.pool.call(program, function, calls, Limits(1.0, 1.0, limits.memory_bytes, 2 << 20))
+    def call(self, program, function, calls, limits, look):
+        def listen(place, answer):
+            self.answers += answer.body
+            return look(place, answer)
+
+        short = Limits(1.0, 1.0, limits.memory_bytes, 2 << 20)
+        self.execution = self.pool.call(program, function, calls, short, listen)
         return self.execution
 
 
@@ -147,9 +158,9 @@ def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALL
     recording = Recording(pool, wall_s)
     if group == "functions":
         expected = str(int(around.secret[7:])).encode()
-        test = FunctionTest((3, 4), ALLOWED.cpu_s, 4 * len(expected) + 4096, lambda body: body == expected)
+        test = FunctionTest((3, 4), ALLOWED.cpu_s, answer_room(expected), lambda body: looked_at(body, expected))
         report = judge_function(recording, program, "f", [test], allowed)
-        written = b"".join(answer.body for answer in recording.execution.answers)
+        written = recording.answers
     else:
         expected = around.secret.encode()
         test = ScriptTest(stdin, expected, lambda output: output.strip() == expected)
@@ -163,6 +174,20 @@ def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALL
     if b"escaped" in written or expected in written:
         yield f"it wrote {written[:100]!r}"
     yield from around.damage()
+
+
+def looked_at(body, expected):
+    """As graders look: every rule reads what a program claims."""
+    wanted = decode(expected)
+
+    def is_right(got):
+        for dataset, name in RULES:  # some of them take anything for right; none may fail
+            is_right_there(dataset, name, [3, 4], wanted, got, 1e-6)
+        return close_or_equal(wanted, with_lists(got), 1e-6) or is_right_there(
+            "humaneval", "f", [3, 4], wanted, got, 0.0
+        )
+
+    return accepted(body, expected, is_right)
 
 
 def failures_of_attacks(level, groups, *, prime=True):

@@ -19,6 +19,7 @@ def grade(source, **options):
 def test_it_runs_nothing_unless_told_to():
     verdict = grade("raise SystemExit")
     assert (verdict.outcome, "runs_untrusted_programs" in verdict.reason) == ("ungraded", True)
+    assert GRADER(GRADER.Config()).facts() == {"sandbox": "limits"}  # reports warn of that
 
 
 def test_verdicts():

@@ -76,6 +76,7 @@ SOURCES = {
     "a null byte": ("x = 1\0", "not_compiled"),
     "megabytes of comment": ("#" * (8 << 20), "exited"),
     "one long line": ("x = [" + "1," * (1 << 17) + "]", "exited"),
+    "too deep for the parser": ("lambda:" * 30_000 + "1", "not_compiled"),
     "another encoding": ("# -*- coding: no-such -*-\nx = 1", "not_compiled"),
 }
 

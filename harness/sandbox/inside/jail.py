@@ -34,11 +34,11 @@ def enter(paths: Sequence[str]) -> int:
     child = os.fork()
     if child:
         _wait_outside(child)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     _change_root(paths)
     if os.geteuid() == 0:
         become_nobody(keep_capabilities=True)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # last, as a change of user would clear it
     return own
 
 

@@ -10,10 +10,13 @@ import json
 import marshal
 import math
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 MOST_LEVELS = 64
 _LONG_BITS = 13_000  # under the 4300 digits that Python reads at once
+_MOST_DIGITS = 4300  # of a decimal, written out; what is longer takes long to compare
 _GIANT_BYTES = 16 << 20
 _NUMBERS = (int, float)
 _JSON_KINDS = frozenset((int, float, str, bool, type(None)))
@@ -70,7 +73,7 @@ def decode(text: str | bytes, build: Builder) -> Any:
         return json.loads(text, object_pairs_hook=untagged, parse_constant=_refuse)
     except NotPlainError:
         raise
-    except (RecursionError, ValueError, TypeError, OverflowError) as error:
+    except (RecursionError, ValueError, TypeError, ArithmeticError) as error:
         raise NotPlainError(f"{type(error).__name__}: {error}") from None
 
 
@@ -87,9 +90,23 @@ def number(tag: str, content: Any) -> Any:
             return float(content)
         if tag == "bytes":
             return bytes.fromhex(content)
-    if tag == "complex" and type(content) is list and len(content) == 2 and all(type(x) is float for x in content):
-        return complex(*content)
+        if tag == "decimal" and len(content) <= _MOST_DIGITS:
+            return _fraction_of(Decimal(content))
+    if type(content) is list and len(content) == 2:
+        if tag == "complex" and all(type(x) is float for x in content):
+            return complex(*content)
+        if tag == "fraction" and all(type(x) is int and x.bit_length() <= _LONG_BITS for x in content):
+            return Fraction(*content)
     raise NotPlainError(f"unknown: {tag[:20]}")
+
+
+def _fraction_of(value: Decimal) -> Fraction | float:
+    """The same number; an infinity or nan as a float, which equals what it does."""
+    if not value.is_finite():
+        return float(value)
+    if value and abs(value.adjusted()) > _MOST_DIGITS:
+        raise NotPlainError(f"an exponent of {value.adjusted()}")
+    return Fraction(value)
 
 
 def real(tag: str, content: Any) -> Any:
@@ -139,4 +156,8 @@ def _atom(value: Any, kind: type) -> Any:
         return {"bytes": bytes(value).hex()}
     if kind.__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and type(value.item()).__module__ == "builtins":
         return _atom(value.item(), type(value.item()))
+    if issubclass(kind, Decimal):
+        return {"decimal": Decimal.__str__(value)}
+    if issubclass(kind, Fraction):
+        return {"fraction": [_atom(int(part), int) for part in (value.numerator, value.denominator)]}
     raise NotPlainError(kind.__name__)

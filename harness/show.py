@@ -106,9 +106,13 @@ def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str
     fields = dataclasses.fields(discovery.load(kind, plugin_id).Config)
     required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if not settings.keys() >= set(required):
-        return [f"  {f.name}" + (" (required)" if f.name in required else f" = {f.default!r}") for f in fields]
+        return [f"  {f.name}" + (" (required)" if f.name in required else f" = {_default(f)!r}") for f in fields]
     resolved = configs.parse_plugin(kind, {"id": plugin_id, **settings}).options
     return [f"  {f.name} = {getattr(resolved, f.name)!r}" for f in fields]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def _task_parts(task: Any) -> list[str]:

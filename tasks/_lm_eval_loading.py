@@ -31,7 +31,7 @@ class Settings(Protocol):
     @property
     def apply_chat_template(self) -> bool: ...
     @property
-    def fewshot_as_multiturn(self) -> bool: ...
+    def fewshot_as_multiturn(self) -> bool | None: ...
     @property
     def system_instruction(self) -> str: ...
     @property
@@ -101,12 +101,12 @@ def _prepare(task: Any, settings: Settings) -> None:
     elif settings.num_fewshot is not None and own != 0:  # a task that says 0 means it
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
     task.set_fewshot_seed(seed=settings.fewshot_seed)
-    is_chat = settings.apply_chat_template
+    is_chat, are_turns = settings.apply_chat_template, settings.fewshot_as_multiturn
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         task.build_all_requests(
             system_instruction=settings.system_instruction if settings.system_instruction else None,
             apply_chat_template=is_chat,
-            fewshot_as_multiturn=settings.fewshot_as_multiturn,
+            fewshot_as_multiturn=are_turns if are_turns is not None else is_chat,
             chat_template=_Conversation if is_chat else None,
             tokenizer_name="harness" if is_chat else "",
         )

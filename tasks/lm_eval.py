@@ -35,7 +35,8 @@ class LmEvalTask:
         include_path: str = ""
         """A folder with more tasks."""
         apply_chat_template: bool = False
-        fewshot_as_multiturn: bool = False
+        fewshot_as_multiturn: bool | None = None
+        """Each example a turn of its own; if nothing is said, with the chat template."""
         system_instruction: str = ""
         fewshot_seed: int = 1234
         run_unsafe_code: bool = False

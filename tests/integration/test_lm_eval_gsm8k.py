@@ -59,8 +59,7 @@ def test_prompts_and_verdicts_are_lm_evals(folder: Path) -> None:
     config = resolve({"model": {"path": "countdown-tiny"}, "tasks": ["gsm8k"], "preset": "lm-eval"})
     ours = {problem.id: problem for problem in config.tasks[0].build("tasks").problems("test", 0)}
     table = {"id": "lm_eval:own_gsm8k", "include_path": str(folder)}
-    chat = {"apply_chat_template": True, "fewshot_as_multiturn": True}
-    theirs = configs.parse_plugin("tasks", {**table, **chat}).build("tasks")
+    theirs = configs.parse_plugin("tasks", {**table, "apply_chat_template": True}).build("tasks")
     their_problems = list(theirs.problems("test", 0))
     assert [p.messages for p in their_problems] == [ours[f"test-{n}"].messages for n in range(20)]
     plan = config.plan("gsm8k", config.tasks[0].build("tasks"))

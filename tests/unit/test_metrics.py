@@ -339,6 +339,22 @@ def test_engine_seconds_of_right_answers():
     assert estimates("engine_time", graded_of("..", "..")) == {}
 
 
+def test_costs_of_samples_and_of_right_answers():
+    def paid(item, usd):
+        return replace(item, completion=replace(item.completion, tokens=Tokens(5, 5, cost_usd=usd)))
+
+    graded = [
+        paid(item, 0.0005 if item.completion.text == "a" else 0.002) for item in graded_of("a.", "aa?", "a...", "????")
+    ]
+    found = estimates("cost", graded)
+    assert found["USD per 1000 samples"].value == pytest.approx((1.25 + 0.5 + 1.625) / 3)
+    assert found["USD per 1000 right answers"].value == pytest.approx((2.5 + 1.0 + 6.5) / 4)
+    assert found["USD per 1000 samples"].n_ungraded == found["USD per 1000 right answers"].n_ungraded == 5
+    assert estimates("cost", [paid(graded[0], None), *graded[1:]]) == {}
+    assert list(estimates("cost", [paid(item, 0.0) for item in graded_of("..", "..")])) == ["USD per 1000 samples"]
+    assert estimates("cost", graded_of("??")) == {}
+
+
 def test_a_k_above_n_is_refused_before_anything_is_generated():
     settings = {"model": {"path": "x"}, "tasks": ["countdown"], "n": 4}
     with pytest.raises(ConfigError, match="the metric maj_at_k needs k = 8 samples a problem, and n is 4"):

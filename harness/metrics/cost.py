@@ -1,0 +1,63 @@
+"""cost: US dollars of a thousand samples, and of as many right ones, where a server or its prices tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.protocols import Metric
+from harness.core.types import Estimate, Graded
+from harness.metrics._grouping import (
+    MeanOverProblems,
+    Means,
+    ProblemSamples,
+    by_problem,
+    mean_estimate,
+    per_right_answer,
+    with_samples,
+)
+
+
+class Cost(MeanOverProblems):
+    """`USD per 1000 samples`: the mean over problems of the mean over graded samples. `USD per 1000 right answers`:
+    what all graded samples cost over the number of right ones.
+
+    Requests that failed are not counted, whatever they cost. No estimate where a completion has no cost on record
+    (`engine.usd_per_million_prompt_tokens` and `engine.usd_per_million_completion_tokens` give one to a server that
+    tells none); the second has none, too, where nothing is right, or so few problems that its interval has no upper end.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
+        used, notes = with_samples(problems, 1)
+        costs = _costs(used)
+        if not used or costs is None:
+            return []
+        values = [sum(some) / len(some) for some in costs]
+        dearest = max(max(some) for some in costs)
+        return [Means("USD per 1000 samples", used, values, dearest if dearest > 0 else 1.0, notes)]
+
+    def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
+        problems = by_problem(graded)
+        used, _ = with_samples(problems, 1)
+        if (costs := _costs(used)) is None:
+            return []
+        found = [mean_estimate(means, problems) for means in self.means(problems)]
+        return [*found, *per_right_answer("USD per 1000 right answers", list(map(sum, costs)), used, problems)]
+
+
+def _costs(problems: Sequence[ProblemSamples]) -> list[list[float]] | None:
+    """A thousand times that of each problem's graded samples; None where one is not known."""
+    told = [[item.completion.tokens.cost_usd for item in problem.graded] for problem in problems]
+    known = [[1000 * cost for cost in some if cost is not None] for some in told]
+    return known if list(map(len, known)) == list(map(len, told)) else None
+
+
+METRIC: type[Metric] = Cost

@@ -3,8 +3,7 @@
     python bench/countdown_recipes.py --steps 80 --folder runs/recipes
 
 Each is trained, evaluated and compared as the command does it: 96 problems of the validation split, 16 samples each,
-paired, with an interval over problems. `countdown-base` begins with random weights, so it gets `SUPERVISED` times the
-steps. Run again with the same folder it goes on, and prints the table of what is there; `--recipes` names some alone.
+paired, with an interval over problems. `countdown-base` begins with random weights, so it gets `SUPERVISED` steps. Run again with the same folder it goes on, and prints the table of what is there; `--recipes` names some alone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.core.recipes import recipes
 from harness.core.store import RunView
 from harness.verbs import DONE
 
-SUPERVISED = 4
+SUPERVISED = 320
 ASKED = ("--tasks", "countdown", "--split", "validation", "--limit", "96", "--n", "16", "--quiet")
 
 
@@ -48,7 +47,7 @@ def compared(recipe: str, steps: int, folder: Path) -> dict[str, Any]:
     """The row of `harness compare`, the trained less the base, with what the steps say beside it."""
     base = "random" if recipe == "countdown-base" else "pretrained"
     run, base_eval, run_eval = folder / recipe, folder / f"{base}-eval", folder / f"{recipe}-eval"
-    trained(recipe, SUPERVISED * steps if base == "random" else steps, run)
+    trained(recipe, SUPERVISED if base == "random" else steps, run)
     harness("eval", "countdown-tiny", *ASKED, "--set", f"model.weights={base}", "--out", str(base_eval))
     harness("eval", str(run), *ASKED, "--out", str(run_eval))
     words = ("compare", str(base_eval), str(run_eval), "--metric", "avg@16", "--anyway", "--json")

@@ -109,7 +109,7 @@ def test_an_update_that_is_not_finite_is_skipped_or_stops_the_run(
     rows = figures(run(recipe("countdown-grpo", optimizer={"on_non_finite": "skip"}), tmp_path / "skip").folder)
     assert [row["updates_skipped"] for row in rows] == [0.5, 0, 0, 0]
     calls.clear()
-    with pytest.raises(RunError, match="--set optimizer.on_non_finite=skip"):
+    with pytest.raises(RunError, match=r"--set optimizer\.on_non_finite=skip"):
         run(recipe("countdown-grpo"), tmp_path / "stop")
     monkeypatch.setattr(learner, "clip_gradients", lambda *_: float("inf"))
     with pytest.raises(RunError, match="no gradient was finite"):

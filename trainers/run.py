@@ -109,8 +109,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     with ending(store), told_what_to_lower(), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
             raise RunError("another process has just trained this run further; run the same command again")
-        for opened in (engine, *trackers):
-            closing.callback(opened.close)
+        for close in (engine.close, *(tracker.close for tracker in trackers)):
+            closing.callback(close)
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)

@@ -1,10 +1,10 @@
 """Every recipe of countdown trained for some steps, and beside the model it began with on the same held-out problems.
 
-    python bench/countdown_recipes.py --steps 80 --folder runs/recipes
+    python bench/countdown_recipes.py --steps 24 --folder runs/recipes
 
 Each is trained, evaluated and compared as the command does it: 96 problems of the validation split, 16 samples each,
-paired, with an interval over problems. `countdown-base` begins with random weights, so it gets `SUPERVISED` times the
-steps. Run again with the same folder it goes on, and prints the table of what is there; `--recipes` names some alone.
+paired, with an interval over problems. `countdown-base` begins with random weights, so it gets `SUPERVISED` steps.
+The same command again goes on where it was; `--recipes` names some alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.core.recipes import recipes
 from harness.core.store import RunView
 from harness.verbs import DONE
 
-SUPERVISED = 4
+SUPERVISED = 320
 ASKED = ("--tasks", "countdown", "--split", "validation", "--limit", "96", "--n", "16", "--quiet")
 
 
@@ -48,7 +48,7 @@ def compared(recipe: str, steps: int, folder: Path) -> dict[str, Any]:
     """The row of `harness compare`, the trained less the base, with what the steps say beside it."""
     base = "random" if recipe == "countdown-base" else "pretrained"
     run, base_eval, run_eval = folder / recipe, folder / f"{base}-eval", folder / f"{recipe}-eval"
-    trained(recipe, SUPERVISED * steps if base == "random" else steps, run)
+    trained(recipe, SUPERVISED if base == "random" else steps, run)
     harness("eval", "countdown-tiny", *ASKED, "--set", f"model.weights={base}", "--out", str(base_eval))
     harness("eval", str(run), *ASKED, "--out", str(run_eval))
     words = ("compare", str(base_eval), str(run_eval), "--metric", "avg@16", "--anyway", "--json")
@@ -59,7 +59,7 @@ def compared(recipe: str, steps: int, folder: Path) -> dict[str, Any]:
 
 def table() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--recipes", nargs="+", default=[name for name in recipes() if name.startswith("countdown-")])
     asked = parser.parse_args()

@@ -111,9 +111,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     with ending(store), told_what_to_lower(), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
             raise RunError("another process has just trained this run further; run the same command again")
-        closing.callback(engine.close)
-        for tracker in trackers:
-            closing.callback(tracker.close)
+        for close in (engine.close, *(tracker.close for tracker in trackers)):
+            closing.callback(close)
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)

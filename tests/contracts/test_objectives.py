@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from harness.core.discovery import entries, load
 from harness.core.protocols import Batch, ModelShape, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 DEFAULTS = [(objective_id, {}) for objective_id in sorted(entries("objectives"))]
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {"reduction": "sequence_sum", "length_constant": 7, "normalise_by_std": False, "dual_clip": 3.0}),
@@ -83,6 +86,14 @@ def test_gradient_is_the_same_however_the_minibatch_is_cut(objective_id: str, op
         cut = gradient(objective, batch, live, frozen, pieces)
         torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(own_gradient(objective), own_gradient(uncut), rtol=1e-9, atol=1e-12)
+
+
+@every_objective
+def test_every_figure_of_a_loss_is_told_on_the_page(objective_id: str, options: dict[str, Any]) -> None:
+    batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
+    live, frozen, objective = make_outputs(batch), detached(make_outputs(batch, seed=2)), build(objective_id, options)
+    figures = objective.loss(batch, live, frozen, objective.credit(batch, frozen)).metrics
+    assert figures.keys() <= set(re.findall(r"`(\w+)`", PAGE[PAGE.index("## The record") : PAGE.index("## Warnings")]))
 
 
 @every_objective

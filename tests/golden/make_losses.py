@@ -161,7 +161,7 @@ def value_loss_case(x: Inputs, core: Any) -> dict[str, Any]:
 
 
 def trl_cases(x: Inputs) -> dict[str, Any]:
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer, RLOOTrainer
     from trl.experimental.gmpo.gmpo_trainer import GMPOTrainer
 
     cases: dict[str, Any] = {}
@@ -177,6 +177,7 @@ def trl_cases(x: Inputs) -> dict[str, Any]:
     case("trl_gspo", GRPOTrainer, loss_type="grpo", beta=0.0, importance_sampling_level="sequence", epsilon_low=0.1)
     case("trl_cispo", GRPOTrainer, loss_type="cispo", beta=0.0, epsilon_high=1.3)
     case("trl_weighted_kl", GRPOTrainer, loss_type="bnpo", beta=0.5, use_bias_correction_kl=True)
+    case("trl_rloo_first_update", RLOOTrainer, loss_type="rloo", beta=0.0)
     case("trl_gmpo", GMPOTrainer, loss_type="grpo", beta=0.0, epsilon_low=0.3, epsilon_high=0.3)
     return cases
 
@@ -214,6 +215,9 @@ def stand_in(x: Inputs, **settings: Any) -> tuple[Any, None, dict[str, torch.Ten
     centred = torch.stack([x.rewards[i] - x.rewards[x.index == g].mean() for i, g in enumerate(x.index)])
     scales = torch.stack([x.rewards[x.index == g].std() for g in x.index])
     advantages = centred if settings.get("scale_rewards") == "none" else centred / (scales + 1e-4)
+    if settings["loss_type"] == "rloo":
+        sizes = torch.tensor([(x.index == g).sum() for g in x.index])
+        advantages = centred * sizes / (sizes - 1)
     inputs = {
         "prompt_ids": ids[:, :1],
         "prompt_mask": ids[:, :1],
@@ -221,6 +225,7 @@ def stand_in(x: Inputs, **settings: Any) -> tuple[Any, None, dict[str, torch.Ten
         "completion_mask": x.mask,
         "advantages": advantages,
         "old_per_token_logps": x.logp_old,
+        "old_logps": (x.logp.detach() * x.mask).sum(1),  # read by RLOO alone, whose ratios are then 1
         "ref_per_token_logps": x.logp_reference,
         "num_items_in_batch": x.mask.sum(),
     }

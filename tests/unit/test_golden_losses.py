@@ -48,6 +48,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "trl_cispo": ("cispo", {"clip_high": 0.3, **TRL_EPS}),
     "trl_gmpo": ("gmpo", {"clip_low": 0.3, "clip_high": 0.3, **TRL_EPS}),
 }
+OF_GRADIENTS = {"trl_rloo_first_update"}
+"""Its loss is a ratio times an advantage, ours a log-probability times it."""
 OF_THE_LOOP = {"verl_grpo_truncated_is", "trl_weighted_kl"}
 """Tested where the loop's settings are."""
 OF_FUNCTIONS = {"verl_value_loss", *(f"verl_kl_{name}" for name in ("k1", "k2", "k3", "k1+", "k3+"))}
@@ -83,6 +85,16 @@ def pass_values_through(ppo: Any) -> None:
     torch.nn.init.zeros_(ppo.value_head.bias)
 
 
+def test_the_first_update_of_rloo_is_trl_s_too() -> None:
+    """From the second on it clips the ratio of a whole completion, and we that of a token, as verl."""
+    rloo = load("objectives", "rloo")
+    objective, batch, (live, frozen) = rloo(rloo.Config()), golden_batch(), golden_outputs()
+    loss = objective.loss(batch, live, frozen, objective.credit(batch, frozen)).loss
+    (gradient,) = torch.autograd.grad(loss, live.logp)
+    theirs = torch.tensor(CASES["trl_rloo_first_update"]["gradient"], dtype=torch.float64)
+    torch.testing.assert_close(gradient, theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_value_loss_is_theirs() -> None:
     batch, values, old = golden_batch(), tensor("values").requires_grad_(), tensor("values_old")
     mask = batch.completion_mask
@@ -99,7 +111,7 @@ def test_kl_estimates_are_theirs(theirs: Any) -> None:
 
 
 def test_every_golden_case_is_used_and_tells_methods_apart() -> None:
-    assert set(OURS) | OF_FUNCTIONS | OF_THE_LOOP == set(CASES)
+    assert set(OURS) | OF_FUNCTIONS | OF_GRADIENTS | OF_THE_LOOP == set(CASES)
     verl = [CASES[name]["loss"] for name in OURS if name.startswith("verl")]
     assert len(set(verl)) == len(verl)
 

@@ -28,7 +28,10 @@ capped, a rate of a log Z that is not learned).
 the paper never states it. The release computes the clipped weight and multiplies by the unclipped one. Its
 `loss_scale` takes the mean of each micro-batch and multiplies it by 9 / completions in the minibatch, 9 being how many
 metrics it logged; so the gradient depends on `tokens_per_microbatch`, and long completions weigh more, since fewer of
-them fit into a micro-batch. All three take log-probabilities at the sampling temperature and beta = 15.
+them fit into a micro-batch. All three take log-probabilities at the sampling temperature and beta = 15. Gradients of
+`release` and `recipe` are held against a whole update of the published code, in tests/golden. Not of the loss, and so
+settings of the loop: the recipe's script shapes the reward (`[overlong]` with a buffer of 4096 of 8192 tokens and a
+penalty of 1, for rewards of -1 and 1); paper and release do not.
 
 Other variants, each the paper's but for log Z: `no_log_z` leaves it out; `vargrad` estimates it by its group's mean of
 beta r_hat - 1/|y| log(before / reference), without gradient; `random_z` draws it from a normal of mean 0.5 and variance

@@ -88,12 +88,12 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
     data = data_facts(config, task, progress)
     about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
-    RunStore.refuse(folder, "train", config, about)  # before what takes minutes with a large model
+    RunStore.refuse(folder, "train", config, about)
+    trackers = make_trackers(config.track, folder, configs.to_tree(config))  # what follows may take minutes
     tokenizer = load_tokenizer(base)
     with_reference = reads_reference(config, objective)
     policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
-    trackers = make_trackers(config.track, folder, configs.to_tree(config))
     facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)
@@ -107,9 +107,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     with ending(store), contextlib.ExitStack() as closing:
         if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
             raise RunError("another process has just trained this run further; run the same command again")
-        closing.callback(engine.close)
-        for tracker in trackers:
-            closing.callback(tracker.close)
+        for close in (engine.close, *(tracker.close for tracker in trackers)):
+            closing.callback(close)
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)

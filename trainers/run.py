@@ -91,13 +91,13 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
     data = data_facts(config, task, progress)
     about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
-    RunStore.refuse(folder, "train", config, about)  # before what takes minutes with a large model
+    RunStore.refuse(folder, "train", config, about)
+    trackers = make_trackers(config.track, folder, configs.to_tree(config))  # what follows may take minutes
     tokenizer = load_tokenizer(base)
     with_reference = reads_reference(config, objective)
     policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
     refuse_prompts_the_model_cannot_read(task, tokenizer, policy.module)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
-    trackers = make_trackers(config.track, folder, configs.to_tree(config))
     facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)

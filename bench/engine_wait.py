@@ -5,9 +5,10 @@
 
 An engine that gives `per_s` completions a second and leaves the processor alone meanwhile, as one on a GPU does,
 answers with replies whose verdict is known (`harness validate`'s; of countdown, which has none, forty wrong lines);
-grading and writing are those of `harness eval`. `waited` is the share of the time between the first request and the last
-answer in which the engine was not at work; `stretched` also counts what other threads cost it while it was. With a model,
-the engine is hf on this processor, its context stretched so that the prompts fit, and the graders share its cores.
+grading and writing are those of `harness eval`. `waited` is the share of the time between the first request and the
+last answer in which the engine was not at work; `stretched` also counts what other threads cost it while it was. With a
+model, the engine is hf on this processor, its context stretched so that the prompts fit, and the graders share its
+cores.
 """
 
 from __future__ import annotations

@@ -4,15 +4,17 @@
     HARNESS_DATA_DIR=... python bench/engine_wait.py math500 --model countdown-tiny --limit 64
 
 An engine that gives `per_s` completions a second and leaves the processor alone meanwhile, as one on a GPU does,
-answers with replies whose verdict is known (`harness validate`'s); grading and writing are those of `harness eval`.
-`waited` is the share of the time between the first request and the last answer in which the engine was not at work;
-`stretched` also counts what other threads cost it while it was. With a model, the engine is hf on this processor, its
-context stretched so that the prompts fit, and the graders share its cores.
+answers with replies whose verdict is known (`harness validate`'s; of countdown, which has none, forty wrong lines);
+grading and writing are those of `harness eval`. `waited` is the share of the time between the first request and the
+last answer in which the engine was not at work; `stretched` also counts what other threads cost it while it was. With a
+model, the engine is hf on this processor, its context stretched so that the prompts fit, and the graders share its
+cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import shutil
 import tempfile
@@ -24,9 +26,12 @@ from typing import Any
 from harness.core import config as configs
 from harness.core.models import BUNDLED
 from harness.core.progress import Progress
+from harness.core.protocols import SpecimenTask
 from harness.core.types import Completion, Request, Tokens
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate, evaluate_open_engine
+
+OTHERWISE = "1+2=3\n3*4=12\n" * 20
 
 
 class Paced:
@@ -34,7 +39,7 @@ class Paced:
 
     def __init__(self, task: Any, per_s: float) -> None:
         self._task, self._every_s = task, 1 / per_s
-        self._texts: dict[str, list[str]] = {}
+        self._texts: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         asked = list(requests)
@@ -45,6 +50,9 @@ class Paced:
             yield Completion(request.problem_id, request.index, request.seed, text, "stop", Tokens(100, 800))
 
     def learn(self, split: str) -> None:
+        if not isinstance(self._task, SpecimenTask):
+            self._texts = collections.defaultdict(lambda: [OTHERWISE])
+            return
         for problem in self._task.problems(split, 0):
             self._texts[problem.id] = [*(s.text for s in self._task.specimens(problem)), "no"]
 

@@ -25,7 +25,8 @@ class Cost(MeanOverProblems):
 
     Requests that failed are not counted, whatever they cost. No estimate where a completion has no cost on record
     (`engine.usd_per_million_prompt_tokens` and `engine.usd_per_million_completion_tokens` give one to a server that
-    tells none). The second has none either where nothing is right, or problems are so few that its interval has no end.
+    tells none). The second has none either where nothing is right, or so few problems that its interval has no upper
+    end.
     """
 
     @dataclass(frozen=True, slots=True)

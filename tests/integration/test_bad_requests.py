@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from harness.core import discovery
 from harness.core.models import BUNDLED, context_of
 from harness.core.progress import Progress
 from harness.core.protocols import ModelSource
-from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.core.types import Completion, Graded, Message, Passage, Problem, Tokens, Verdict
 from harness.watching import SOON, watched
 
 COUNTDOWN = ["--tasks", "countdown", "--n", "1", "--limit", "3", "--out", "run"]
@@ -74,6 +75,15 @@ def test_a_stretched_context_is_counted_as_stretched(model):
     assert context_of(ModelSource("model")) == 64
     (model / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
     assert context_of(ModelSource("model")) == 256
+
+
+def test_a_document_that_is_scored_is_never_too_long(capsys, monkeypatch):
+    """It is read in windows of the context."""
+    messages = (Message("user", "3 " * 200),)
+    scored = Problem("a", "countdown", messages, None, passages=(Passage((), "3 " * 200),))
+    monkeypatch.setattr(discovery.load("tasks", "countdown"), "problems", lambda *_: iter([scored]))
+    assert main(["eval", "model", *COUNTDOWN]) == 2
+    assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
 
 
 # --- a model that says nothing ------------------------------------------------------------------------------------

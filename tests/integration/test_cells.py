@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from official_shapes import write
 
 from harness.cells import cells, sweep
 from harness.cli import main
@@ -171,7 +172,13 @@ def test_a_model_is_opened_once_for_all_its_tasks_and_temperatures(workplace, mo
 # --- another grader -----------------------------------------------------------------------------------------------
 
 
-def test_another_grader_grades_again_in_the_same_folder_and_the_report_names_it(workplace):
+def test_another_grader_grades_again_in_the_same_folder_and_the_report_names_it(workplace, monkeypatch):
+    rows = [
+        {"problem": f"{n}?", "answer": "3", "subject": "Algebra", "level": 1, "unique_id": f"test/algebra/{n}.json"}
+        for n in range(2)
+    ]
+    write(workplace / "math500/simplerl_math500_test.jsonl", rows)
+    monkeypatch.setenv("HARNESS_DATA_DIR", str(workplace))
     tree = {
         "model": {"path": "countdown-tiny"},
         "tasks": ["math500"],

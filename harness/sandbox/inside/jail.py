@@ -6,6 +6,7 @@ Entered once per worker. Inside, the root is an empty file system with the reada
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from . import kernel, scratch
@@ -31,9 +32,12 @@ def enter(paths: Sequence[str]) -> int:
     or its policy does not allow it.
     """
     _unshare_mapped()
-    child = os.fork()
-    if child:
-        _wait_outside(child)
+    has_begun, beginning = os.pipe()
+    if os.fork():
+        _wait_outside(beginning)
+    os.close(beginning)
+    os.read(has_begun, 1)  # the root, which both see, is changed only when the other one needs no more of it
+    os.close(has_begun)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     _change_root(paths)
     if os.geteuid() == 0:
@@ -90,10 +94,11 @@ def _write(path: str, text: str) -> None:
     os.close(fd)
 
 
-def _wait_outside(child: int) -> None:
-    os.closerange(0, 1024)
-    os.waitpid(child, 0)
-    os._exit(0)
+def _wait_outside(beginning: int) -> None:
+    """For the one child there is. Started again, since what was loaded so far would take room here as well."""
+    os.dup2(beginning, 0)
+    os.closerange(1, 1024)
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "import posix; posix.close(0); posix.wait()"])
 
 
 def _change_root(paths: Sequence[str]) -> None:

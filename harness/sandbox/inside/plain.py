@@ -6,6 +6,7 @@ instances of subclasses for the base class, through the base class's own methods
 
 from __future__ import annotations
 
+import functools
 import json
 import marshal
 import math
@@ -19,6 +20,7 @@ _LONG_BITS = 13_000  # under the 4300 digits that Python reads at once
 _MOST_DIGITS = 4300  # of a decimal, written out; what is longer takes long to compare
 _GIANT_BYTES = 16 << 20
 _NUMBERS = (int, float)
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _JSON_KINDS = frozenset((int, float, str, bool, type(None)))
 
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset)
@@ -45,7 +47,7 @@ def encode(value: object) -> str:
 
 
 def _text(simple: object) -> str:
-    return json.dumps(simple, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(simple)
 
 
 def _digest_of_giant(value: object) -> str | None:
@@ -63,18 +65,24 @@ def _digest_of_giant(value: object) -> str | None:
 
 def decode(text: str | bytes, build: Builder) -> Any:
     """The value of a text. Containers JSON does not have are made by `build(tag, content)`."""
+    try:
+        return _decoder(build).decode(text if isinstance(text, str) else text.decode())
+    except NotPlainError:
+        raise
+    except (RecursionError, ValueError, TypeError, ArithmeticError) as error:
+        raise NotPlainError(f"{type(error).__name__}: {error}") from None
+
+
+@functools.cache
+def _decoder(build: Builder) -> json.JSONDecoder:
+    """Made once: a call of `json.loads` with a hook would make another each time."""
 
     def untagged(pairs: list[tuple[str, Any]]) -> Any:
         if len(pairs) != 1:
             raise NotPlainError(f"an object with {len(pairs)} keys")
         return build(*pairs[0])
 
-    try:
-        return json.loads(text, object_pairs_hook=untagged, parse_constant=_refuse)
-    except NotPlainError:
-        raise
-    except (RecursionError, ValueError, TypeError, ArithmeticError) as error:
-        raise NotPlainError(f"{type(error).__name__}: {error}") from None
+    return json.JSONDecoder(object_pairs_hook=untagged, parse_constant=_refuse)
 
 
 def _refuse(name: str) -> Any:

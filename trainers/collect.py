@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress) -> RunView:
     """Open or resume the run folder, and sample to the last step."""
     tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
-    refuse_prompts_the_model_cannot_read(parts.task, tokenizer, module)
+    refuse_prompts_the_model_cannot_read(config, parts, tokenizer, module)
     data = data_facts(config, parts.task, progress)
     facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
     parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))

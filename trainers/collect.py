@@ -29,7 +29,7 @@ def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress)
     about = {config.task.id: data, "model": fingerprint(parts.base.path)}
     RunStore.refuse(folder, "rollouts", config, about)  # before what takes minutes with a large model
     tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
-    refuse_prompts_the_model_cannot_read(parts.task, tokenizer, module)
+    refuse_prompts_the_model_cannot_read(config, parts, tokenizer, module)
     facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
     parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))
     parts.engine.load_weights(module.state_dict().items(), version=0)

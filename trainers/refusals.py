@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ConfigError, ModelError, RunFolderError
-from harness.core.models import checkpoint_folders, step_of
+from harness.core.models import checkpoint_folders, context_of, step_of
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import Objective, Task
 from harness.trainers.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from harness.trainers.run import Parts
 
 N_PROMPTS_READ = 32
 
@@ -86,13 +89,20 @@ def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
     return sampling.temperature
 
 
-def refuse_prompts_the_model_cannot_read(task: Task[Any], tokenizer: Any, module: Any) -> None:
-    """No chat template to write them with, or tokens that the model does not have."""
-    problems = itertools.islice(task.problems("train", 0), N_PROMPTS_READ)
-    written = {tokenizer.eos_token_id, *(i for p in problems for i in prompt_ids(tokenizer, p.messages))}
-    n_known = module.get_input_embeddings().num_embeddings
-    if max(written) >= n_known:
+def refuse_prompts_the_model_cannot_read(config: TrainConfig, parts: Parts, tokenizer: Any, module: Any) -> None:
+    """Before there is a folder that would hold what has to be changed."""
+    problems = itertools.islice(parts.task.problems("train", 0), N_PROMPTS_READ)
+    prompts = [prompt_ids(tokenizer, problem.messages) for problem in problems]
+    largest, n_known = max(tokenizer.eos_token_id, *map(max, prompts)), module.get_input_embeddings().num_embeddings
+    if largest >= n_known:
         raise ModelError(
-            f"the tokenizer of {tokenizer.name_or_path} writes the token {max(written)}, and the model knows "
-            f"{n_known}: it is another model's; put the tokenizer that belongs to the model into its folder"
+            f"the tokenizer of {parts.base.path} writes the token {largest}, and the model knows {n_known}: it is "
+            "another model's; put the tokenizer that belongs to the model into its folder"
+        )
+    longest, context = max(map(len, prompts)), context_of(parts.base)
+    n_new = config.sampling.over(parts.task.sampling).max_tokens
+    if parts.objective.source == "policy" and context is not None and longest + n_new > context:
+        raise ModelError(
+            f"a prompt has {longest} tokens; with {n_new} new ones it exceeds the model's context of {context}; set "
+            f"sampling.max_tokens to at most {context - longest}"
         )

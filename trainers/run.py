@@ -96,7 +96,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     tokenizer = load_tokenizer(base)
     with_reference = reads_reference(config, objective)
     policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
-    refuse_prompts_the_model_cannot_read(task, tokenizer, policy.module)
+    refuse_prompts_the_model_cannot_read(config, parts, tokenizer, policy.module)
     objective.prepare(policy.shape, derive(config.seed, "objective"))
     facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
     if file is not None:

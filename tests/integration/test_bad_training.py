@@ -65,6 +65,17 @@ def test_a_tokenizer_of_another_model_is_refused(model: Path, tmp_path: Path, on
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("only", [False, True])
+def test_completions_that_would_not_fit_the_model_leave_no_folder(tmp_path: Path, only: bool) -> None:
+    changes: dict[str, Any] = {"rollouts": {"only": only}, "loop": {"steps": 1}}
+    with pytest.raises(ModelError, match=r"context of 64; set sampling.max_tokens to at most 55"):
+        run(recipe("countdown-grpo", sampling={"max_tokens": 56}, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert run(recipe("countdown-grpo", sampling={"max_tokens": 55}, **changes), tmp_path / "run").steps()
+    # what is demonstrated is not sampled
+    run(recipe("countdown-base", sampling={"max_tokens": 56}, loop={"steps": 1}), tmp_path / "demonstrated")
+
+
 def test_a_run_out_of_memory_says_what_to_lower_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, calls = Policy.forward, []
 

@@ -57,6 +57,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert figures(one) == figures(other)
     assert weights(one).keys() == weights(other).keys()
     assert all(torch.equal(weights(one)[name], weights(other)[name]) for name in weights(one))
+    # optimiser, the objective's own parameters, data position, what is steered; and a reference that was reset
+    torch.testing.assert_close(training_state(one), training_state(other), rtol=0, atol=0)
+
+
+def training_state(folder: Path) -> dict[str, Any]:
+    files = sorted(checkpoint_folders(folder)[-1].glob("*.pt"))
+    return {file.stem: torch.load(file, weights_only=True) for file in files}
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl", "countdown-base"])

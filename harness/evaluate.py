@@ -271,7 +271,7 @@ def evaluate_into(
 def _warn_of_other_code(store: RunStore, graders: Mapping[str, str], records: Records, progress: Progress) -> None:
     """Verdicts on record are taken as they are, and may be those of a grader that has changed since."""
     for name, grader in graders.items():
-        version = store.record.graded_by.get(name, {}).get(grader, store.record.code)
+        version = store.record.regraded.get(name, {}).get(grader, {}).get("code", store.record.code)
         if records.verdicts[name] and version != code_version():
             progress.warn(
                 f"{name}: verdicts on record are those of version {version}, and this is {code_version()}; "

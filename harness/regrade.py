@@ -19,7 +19,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Grader, Task
 from harness.core.records import Records
 from harness.core.store import RunStore, RunView
-from harness.core.task_facts import grader_name
+from harness.core.task_facts import facts_of, grader_name
 from harness.core.types import Estimate, Graded, Problem
 from harness.eval_config import EvalConfig
 from harness.evaluate import data_facts, estimates_of, problems_for, tasks_of
@@ -59,7 +59,7 @@ def regrade(folder: Path, grader: Chosen | None, n_threads: int | None, progress
             is_own = is_own and label == own
             n = config.plan(name, task).n
             mine = list(_graded(store, name, label, judge, problems[name], n, n_threads, progress))
-            store.note_regrading(name, label)
+            store.note_regrading(name, label, facts_of(judge))
             estimates |= estimates_of(config, name, task, mine)
             graded += mine
         if is_own:

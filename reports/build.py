@@ -112,11 +112,21 @@ def _page(runs: Sequence[RunView], tables: dict[str, list[Table]]) -> str:
 
 def _unheld(named: Sequence[tuple[RunView, str]]) -> list[str]:
     """A line for each run whose programs were held by nothing: its verdicts may be forged."""
-    return [
-        f"UNSAFE: the programs in {label} ({task}) were run without a sandbox, with limits alone."
+    judged = [
+        (f"{label} ({task})", setting(facts, "judging", "sandbox"))
         for run, label in named
         for task, facts in sorted(run.record.data.items())
-        if setting(facts, "judging", "sandbox") == "limits"
+    ]
+    judged_again = [
+        (f"{label} ({task}, graded again by {grader})", facts.get("sandbox"))
+        for run, label in named
+        for task, graders in sorted(run.record.regraded.items())
+        for grader, facts in sorted(graders.items())
+    ]
+    return [
+        f"UNSAFE: the programs in {what} were run without a sandbox, with limits alone."
+        for what, level in judged + judged_again
+        if level == "limits"
     ]
 
 

@@ -106,10 +106,10 @@ class RunStore:
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         self._verdicts.append(verdict_row(task, problem_id, index, grader, verdict))
 
-    def note_regrading(self, task: str, grader: str) -> None:
+    def note_regrading(self, task: str, grader: str, facts: Mapping[str, str]) -> None:
         """All verdicts of this grader on this task are of this version of the code now."""
-        of_task = {**self.record.graded_by.get(task, {}), grader: code_version()}
-        self._set(graded_by={**self.record.graded_by, task: of_task})
+        of_task = {**self.record.regraded.get(task, {}), grader: {"code": code_version(), **facts}}
+        self._set(regraded={**self.record.regraded, task: of_task})
 
     def sync(self) -> None:
         """Everything written so far outlasts a power cut, and not only a kill."""

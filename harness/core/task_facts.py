@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from harness.core.config import Chosen, label_of
 from harness.core.errors import ConfigError, DataError
-from harness.core.protocols import FiledTask, Split, Task, TestedTask
+from harness.core.protocols import FiledTask, Grader, Split, Task, TestedTask
 from harness.core.types import LoadedData
 
 T = TypeVar("T", bound=Task[Any])
@@ -27,13 +27,18 @@ def task_facts(
     card, sampling = asdict(task.card), asdict(task.sampling)
     told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
     facts = {**told, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
-    if hasattr(task.grader, "facts"):  # one that runs programs says how they are held, or refuses beforehand
-        facts["judging"] = dict(task.grader.facts())
+    if told_of_grader := facts_of(task.grader):
+        facts["judging"] = told_of_grader
     if isinstance(task, FiledTask):
         facts |= _loaded_facts(task.loaded(split), is_strict, warn)
     if isinstance(task, TestedTask):
         facts |= task.tests_told(split)
     return facts
+
+
+def facts_of(grader: Grader[Any]) -> dict[str, str]:
+    """One that runs programs says how they are held, or refuses beforehand."""
+    return dict(grader.facts()) if hasattr(grader, "facts") else {}
 
 
 def grader_name(task: Task[Any], chosen: Chosen | None) -> str:

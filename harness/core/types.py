@@ -271,8 +271,8 @@ class RunRecord:
     status: Status
     format: int = 1
     error: str | None = None
-    graded_by: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Task -> grader -> the version of the code that gave all its verdicts again, where that was done."""
+    regraded: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    """Task -> grader that gave all its verdicts again -> the version of the code that did, and the grader's facts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -411,6 +411,16 @@ def test_programs_without_a_sandbox_are_loud(tmp_path):
     assert "**UNSAFE: the programs in free (sums) were run without a sandbox, with limits alone.**" in page
 
 
+def test_programs_graded_again_without_a_sandbox_are_loud(tmp_path):
+    folder = make_eval(tmp_path / "again")
+    record = json.loads((folder / "run.json").read_text())
+    levels = {"code": {"code": "0.1", "sandbox": "sealed"}, "legacy_evalplus": {"code": "0.1", "sandbox": "limits"}}
+    (folder / "run.json").write_text(json.dumps({**record, "regraded": {"sums": levels}}))
+    page = write_report([folder], tmp_path / "report").markdown.read_text()
+    assert page.count("UNSAFE") == 1
+    assert "UNSAFE: the programs in again (sums, graded again by legacy_evalplus)" in page
+
+
 def test_only_the_named_tables(tmp_path):
     folders = [make_eval(tmp_path / "a")]
     write_report(folders, tmp_path / "report")

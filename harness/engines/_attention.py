@@ -81,7 +81,7 @@ def _blocks(n_columns: int) -> Iterator[tuple[int, int]]:
 
 def takes_one_query(module: Any) -> bool:
     """Whether `one_query_at_a_time` changes anything."""
-    return module.device.type == "cpu" and module.config.get_text_config()._attn_implementation == "sdpa"
+    return bool(module.device.type == "cpu" and module.config.get_text_config()._attn_implementation == "sdpa")
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class SeatedCache(DynamicCache):  # type: ignore[misc]
     def __init__(self, model_config: Any, n_rows: int, device: torch.device) -> None:
         super().__init__(config=model_config)
         self.ends = Ends(torch.zeros(n_rows, dtype=torch.long, device=device), 0)
-        self.layers = [SeatedLayer(self.ends) for _ in self.layers]
+        self.layers: list[SeatedLayer] = [SeatedLayer(self.ends) for _ in range(len(new_cache(model_config).layers))]
 
     def seat(self, rows: torch.Tensor, read: DynamicCache, of: torch.Tensor) -> None:
         for layer, of_prompts in zip(self.layers, read.layers, strict=True):
@@ -112,7 +112,12 @@ class SeatedCache(DynamicCache):  # type: ignore[misc]
             layer.keep(rows)
 
 
+def new_cache(model_config: Any) -> DynamicCache:
+    """The model's own kind."""
+    return DynamicCache(config=model_config)
+
+
 def is_plain(model_config: Any) -> bool:
     """Whether every layer of a model attends to everything before."""
-    layers = DynamicCache(config=model_config).layers
+    layers = new_cache(model_config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from harness.core.protocols import Onlooker
 from harness.engines._attention import columns_read, takes_one_query
 from harness.engines._batch import Batch, Row
-from harness.engines._cache import SeatedCache, is_plain
+from harness.engines._cache import SeatedCache, is_plain, new_cache
 
 # On a processor a prompt is read in as many columns as its own length says, so that it is read alike in any company.
 _COLUMNS = 8
@@ -61,13 +60,13 @@ class Seats(Batch):
             by_width[own if self._is_cpu else max(lengths.values())].append(prompt)
         return by_width
 
-    def _read(self, numbers: list[int], width: int) -> DynamicCache:
+    def _read(self, numbers: list[int], width: int) -> Any:
         prompts = [self._prompts[number] for number in numbers]
         copies = -(-self._min_rows // (len(prompts) * width))  # so that this pass too has rows enough
         padded = [[*prompt[:-1], *[0] * (width - len(prompt) + 1)] for prompt in prompts] * copies
         # Padding has no places of its own, of which a model may have no more.
         positions = torch.arange(width, device=self._module.device).clamp(max=max(map(len, prompts)) - 2)
-        cache = DynamicCache(config=self._module.config)
+        cache = new_cache(self._module.config)
         if self._onlooker is not None:
             self._onlooker.reads_prompts(prompts, [0] * len(prompts), (len(padded), width))
         self._module.base_model(
@@ -93,4 +92,6 @@ class Seats(Batch):
         self.cache.ends.width = width
         is_full = width == longest + 1 == min(ends) + 1
         mask = None if is_full else torch.arange(width, device=columns.device) <= columns[:, None]
+        if mask is not None and self._is_cpu:
+            mask = mask[:, None, None]  # as attention takes it, which spares the model from making it
         return {"attention_mask": mask, "position_ids": columns[:, None]}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from harness.engines._batch import Batch, Row
+from harness.engines._cache import new_cache
 
 
 class Window(Batch):
@@ -19,7 +19,7 @@ class Window(Batch):
         prompts = [self._prompts[prompt] for prompt in numbers]
         longest = max(map(len, prompts))
         self._width = longest - 1
-        self.cache = DynamicCache(config=self._module.config)
+        self.cache = new_cache(self._module.config)
         if longest > 1:
             self._read(prompts, longest)
         of = [numbers[row.prompt] for row in rows]

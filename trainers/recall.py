@@ -92,12 +92,12 @@ class Recall:
             yield
         self._kept.shape = None
 
-    def reads_prompts(self, prompts: Sequence[Sequence[int]], n_rows: int) -> None:
-        """The next pass reads all but the last token of each prompt, padded at the left, and then other rows."""
-        kept, width = self._kept, max(map(len, prompts)) - 1
-        first = kept.n_places
-        if self._has_room(n_rows, width):
-            kept.first_places |= {tuple(p): first + (i + 1) * width - len(p) + 1 for i, p in enumerate(prompts)}
+    def reads_prompts(self, prompts: Sequence[Sequence[int]], starts: Sequence[int], shape: tuple[int, int]) -> None:
+        """The next pass, of so many rows and columns, reads all but the last token of each prompt, from its start."""
+        first, width = self._kept.n_places, shape[1]
+        if self._has_room(*shape):
+            starting = zip(prompts, starts, strict=True)
+            self._kept.first_places |= {tuple(p): first + i * width + start for i, (p, start) in enumerate(starting)}
 
     def reads_next(self, rows: Sequence[tuple[Sequence[int], Sequence[int]] | None]) -> None:
         """The next pass reads the last token of each row, a prompt and the completion that is growing behind it."""

@@ -13,22 +13,17 @@ from harness.core.types import Sampling
 _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, signed
 
 
-def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
+def uniforms(seeds: torch.Tensor, positions: int | torch.Tensor) -> torch.Tensor:
     """One number in [0, 1) for each seed: splitmix64 of seed and position, its top 24 bits. (B,)"""
-    z = seeds + _signed((position + 1) * _GOLDEN)
+    z = seeds + (torch.as_tensor(positions, device=seeds.device) + 1) * _GOLDEN  # modulo 2**64
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     z = z ^ ((z >> 31) & 0x1FFFFFFFF)
     return ((z >> 40) & 0xFFFFFF).to(torch.float32) / 2**24
 
 
-def _signed(number: int) -> int:
-    """The number modulo 2**64, as torch's signed integers wrap."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
 def draw(
-    logits: torch.Tensor, seeds: torch.Tensor, position: int, sampling: Sampling
+    logits: torch.Tensor, seeds: torch.Tensor, positions: int | torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and their log-probabilities under the distribution they were drawn from. (B, V) -> (B,), (B,)"""
     logits = logits.float()
@@ -41,7 +36,7 @@ def draw(
     cumulative = logp.exp().cumsum_(-1)
     # By inverse distribution: the first token whose cumulative probability passes the uniform. Scaling by the last
     # entry keeps rounding of the sum from ever pointing past the end or at a token of probability zero.
-    thresholds = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
+    thresholds = uniforms(seeds, positions)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, thresholds, right=True).clamp_(max=logits.shape[-1] - 1)
     return ids[:, 0], logp.gather(-1, ids)[:, 0]
 

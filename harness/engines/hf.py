@@ -1,15 +1,15 @@
 """Transformers, in this process, on CPU or GPU: any model that `AutoModelForCausalLM` loads.
 
-The randomness of a completion comes from its seed and token position alone. On a CPU in float32 its text is the
-same to the bit in any batch of equally long prompts. Where it is not promised: prompts of different lengths in one
-batch (padding), another number of threads, another processor, and a GPU, where batch shape decides rounding; there
-a token changes only if its uniform falls within the rounding error of a boundary (about one token in a million in
-float32, one in a thousand in bfloat16).
+The randomness of a completion comes from its seed and token position alone. On a CPU in float32 its text and
+log-probabilities are the same to the bit in any company, whatever the lengths of the other prompts and whenever it
+took its place among them, for models whose layers attend to everything before, by torch's `sdpa`; for others (a
+sliding window, a state, other attention) in any batch of equally long prompts. Where it is not promised: another number
+of threads, another processor, and a GPU, where batch shape decides rounding; there a token changes only if its uniform
+falls within the rounding error of a boundary (about one token in a million in float32, one in a thousand in bfloat16).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,14 @@ from harness.engines._text import read_prompts, scored_context, stop_ids, text_o
 if TYPE_CHECKING:
     import torch
 
-    from harness.engines._decode import Row
+    from harness.engines._batch import Row
 
 
 class HuggingFaceEngine:
-    """Decodes in windows of `batch_rows` completions; those of one prompt share its reading."""
+    """Decodes `batch_rows` completions at once, more joining as some end; those of one prompt share its reading.
+
+    Models whose layers keep only what is near, or a state, are decoded in windows of that many.
+    """
 
     @dataclass(frozen=True, slots=True)
     class Config:
@@ -77,10 +80,8 @@ class HuggingFaceEngine:
         prompts = read_prompts(self.tokenizer, asked, getattr(self.module.config, "max_position_embeddings", None))
         for sampling in dict.fromkeys(request.sampling for request in asked):
             mine = [request for request in asked if request.sampling == sampling]
-            # Prompts of like length side by side, so that little is padded; the largest window comes first.
-            group = iter(sorted(mine, key=lambda request: -len(prompts[request.messages])))
-            while window := list(itertools.islice(group, self.config.batch_rows)):
-                yield from self._decode_window(window, prompts, sampling)
+            # Prompts of like length side by side; the longest first, so that the largest cache is there at once.
+            yield from self._decode(sorted(mine, key=lambda request: -len(prompts[request.messages])), prompts)
 
     def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
         from harness.engines._scoring import logps_of, scored, windows
@@ -97,19 +98,21 @@ class HuggingFaceEngine:
             for request, of_request in zip(asked[start:], mine, strict=False):
                 yield scored(request, of_request, found)
 
-    def _decode_window(
-        self, window: Sequence[Request], prompts: Mapping[tuple[Message, ...], list[int]], sampling: Sampling
+    def _decode(
+        self, requests: Sequence[Request], prompts: Mapping[tuple[Message, ...], list[int]]
     ) -> Iterator[Completion]:
-        from harness.engines._decode import Row, decode  # brings torch, which a mistyped command can do without
+        from harness.engines._batch import Row
+        from harness.engines._decode import decode  # brings torch, which a mistyped command can do without
 
-        numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in window))}
-        mine = [prompts[messages] for messages in numbers]
-        rows = [Row(i, numbers[request.messages], request.seed) for i, request in enumerate(window)]
+        numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in requests))}
+        mine, sampling = [prompts[messages] for messages in numbers], requests[0].sampling
+        rows = [Row(i, numbers[request.messages], request.seed) for i, request in enumerate(requests)]
+        ends, at_once = self._is_finished(sampling), self.config.batch_rows
         training = self.module.training
         self.module.eval()
         try:
-            for row in decode(self.module, mine, rows, sampling, self._is_finished(sampling), self.onlooker):
-                yield self._completion(window[row.request], mine[row.prompt], row)
+            for row in decode(self.module, mine, rows, sampling, ends, at_once, self.onlooker):
+                yield self._completion(requests[row.request], mine[row.prompt], row)
         finally:
             self.module.train(training)
 

@@ -10,7 +10,8 @@ import pytest
 KINDS = ("tasks", "engines", "graders", "metrics", "objectives", "tables")
 # Made of torch, and imported only when chosen.
 TENSOR_MODULES = {
-    f"harness.engines.{name}" for name in ("hf", "_attention", "_cache", "_decode", "_sampling", "_scoring")
+    f"harness.engines.{name}"
+    for name in ("hf", "_attention", "_batch", "_cache", "_decode", "_sampling", "_scoring", "_seats", "_windows")
 }
 
 CALL_THEN_TELL = """

@@ -111,7 +111,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)
-        is_recomputed = config.loop.logp_old == "recompute"
+        is_recomputed = config.loop.logp_old in ("recompute", "live")
         replay = Replay(file, objective, policy, progress, is_recomputed) if file is not None else None
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()

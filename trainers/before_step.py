@@ -34,7 +34,7 @@ def why_not_live(config: TrainConfig, objective: Objective) -> str | None:
     if config.loop.minibatches_per_step * config.loop.epochs > 1:
         return "a step has several updates, of which all but the first begin with another policy"
     if {"logp_old", "completion_hidden"} & objective.needs:
-        return f"the credit of the objective {config.objective.id!r} is made of a pass before it"
+        return "the objective makes its credit of a pass before it"
     if "reference_logp" in objective.needs or config.kl.place != "off":
         return "the KL to the reference is measured before it"
     if config.engine_correction.level != "off":

@@ -152,8 +152,8 @@ def test_auto_takes_what_costs_nothing_where_it_is_exact(
     ("name", "changes", "told"),
     [
         ("countdown-grpo", {}, "several updates"),
-        ("countdown-flowrl", SINGLE, "'flowrl' is made of a pass before it"),
-        ("countdown-ppo", SINGLE, "'ppo' is made of a pass before it"),
+        ("countdown-flowrl", SINGLE, "makes its credit of a pass before it"),
+        ("countdown-ppo", SINGLE, "makes its credit of a pass before it"),
     ],
 )
 def test_live_is_refused_where_something_reads_them_before(

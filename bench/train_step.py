@@ -2,10 +2,12 @@
 
     pip install -c constraints.txt '.[trl]'
     python bench/train_step.py --rounds 3
+    python bench/train_step.py --rounds 3 --precision float32 bfloat16    # both sides in both, in turn
 
-Workload: a Llama of 4 layers, hidden size 256, vocabulary 512, untied (4.46 M parameters), float32; 16 prompts of 8
-tokens, 8 completions each of exactly 64 tokens; token-mean clipped loss, no KL; one optimiser step a batch; one
+Workload: a Llama of 4 layers, hidden size 256, vocabulary 512, untied (4.46 M parameters), float32 weights; 16 prompts
+of 8 tokens, 8 completions each of exactly 64 tokens; token-mean clipped loss, no KL; one optimiser step a batch; one
 thread. The end-of-sequence id lies outside the model's vocabulary, so that no completion ends early on either side.
+In bfloat16 both sides train under autocast. TRL samples under it as well; ours samples in float32.
 CPU seconds, because they hold still on a shared machine where wall seconds do not.
 """
 
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +74,8 @@ def reward_of(text: str) -> float:
     return sum(word.endswith("7") for word in text.split()) / NEW_TOKENS
 
 
-def measure_ours() -> list[float]:
-    from harness.core import config as configs
-    from harness.core.progress import Progress
-    from harness.core.protocols import ModelSource
-    from harness.core.store import RunStore
+def words_task() -> Any:
     from harness.core.types import Completion, Message, Problem, Sampling, Verdict
-    from harness.trainers.loop import Trainer
-    from harness.trainers.policy import Policy
-    from harness.trainers.settings import TrainConfig
 
     class WordTask:
         sampling = Sampling(max_tokens=NEW_TOKENS)
@@ -97,39 +92,65 @@ def measure_ours() -> list[float]:
         def grade(self, problem: Problem[None], completion: Completion) -> Verdict:  # noqa: ARG002
             return Verdict("incorrect", reward_of(completion.text))
 
+    return WordTask()
+
+
+GRPO = {"id": "grpo", "clip_high": 0.28, "kl_beta": 0.0, "reduction": "token_mean"}
+
+
+def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[str, float]]:
+    """Step records, each with its `cpu_s`."""
+    from harness.core import config as configs
+    from harness.core.progress import Progress
+    from harness.core.protocols import ModelSource
+    from harness.core.store import RunStore
+    from harness.trainers.loop import Trainer
+    from harness.trainers.policy import Policy
+    from harness.trainers.settings import TrainConfig
+
     config = configs.parse(
         TrainConfig,
         {
             "model": {"path": "unused"},
             "task": "countdown",
-            "objective": {"id": "grpo", "clip_high": 0.28, "kl_beta": 0.0, "reduction": "token_mean"},
-            "loop": {"steps": WARM_UP + COUNTED, "prompts_per_step": PROMPTS, "samples_per_prompt": SAMPLES},
+            "objective": objective,
+            "loop": {
+                "steps": WARM_UP + COUNTED,
+                "prompts_per_step": PROMPTS,
+                "samples_per_prompt": SAMPLES,
+                "precision": precision,
+            },
             "optimizer": {"lr": LEARNING_RATE},
             "checkpoint": {"every_steps": 1000},
         },
     )
     model, tokenizer = make_model(), make_tokenizer()
-    engine, objective = config.engine.build("engines"), config.objective.build("objectives")
-    policy = Policy(model, 1.0, recall_bytes=config.loop.recall_bytes)
+    engine, built = config.engine.build("engines"), config.objective.build("objectives")
+    policy = Policy(model, 1.0, recall_bytes=config.loop.recall_bytes, precision=config.loop.precision)
+    with_reference = "reference_logp" in built.needs
+    reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None
+    built.prepare(policy.shape, 0)
     engine.open(ModelSource("unused", module=model, tokenizer=tokenizer, onlooker=policy.recall))
     marks: list[float] = []
+    rows: list[dict[str, float]] = []
 
     class Clock:
         def resume(self, step: int) -> None:  # noqa: ARG002
             marks.append(time.process_time())
 
-        def log(self, row: Any) -> None:  # noqa: ARG002
+        def log(self, row: dict[str, float]) -> None:
             marks.append(time.process_time())
+            rows.append({**row, "cpu_s": marks[-1] - marks[-2]})
 
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore.open(Path(folder) / "run", "train", config, seeds={}, data={})
-        parts: list[Any] = [config, WordTask(), objective, engine, policy, None, tokenizer, store, [Clock()]]
+        parts: list[Any] = [config, words_task(), built, engine, policy, reference, tokenizer, store, [Clock()]]
         Trainer(*parts, Progress(quiet=True), lambda: None).fit()
         store.finish("done")
-    return [after - before for before, after in itertools.pairwise(marks)]
+    return rows
 
 
-def measure_trl() -> list[float]:
+def measure_trl(precision: str) -> list[float]:
     import datasets
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -154,7 +175,7 @@ def measure_trl() -> list[float]:
             beta=0.0,
             temperature=1.0,
             use_cpu=True,
-            bf16=False,
+            bf16=precision == "bfloat16",
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
@@ -172,30 +193,44 @@ def measure_trl() -> list[float]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
-def run_side(side: str) -> list[float]:
+def run_side(side: str, precision: str) -> float:
+    """The median step of a process of its own, in CPU seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, "--side", side]
+    command = [sys.executable, __file__, "--side", side, "--precision", precision]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return statistics.median(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compare(precisions: Sequence[str], n_rounds: int) -> None:
+    sides = [(side, precision) for precision in precisions for side in ("harness", "TRL")]
+    found: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
+    for number in range(n_rounds):
+        for side, precision in sides:
+            found[side, precision].append(run_side("ours" if side == "harness" else "trl", precision))
+        told = ", ".join(f"{side} in {precision} {found[side, precision][-1]:.2f}" for side, precision in sides)
+        print(f"round {number + 1}, CPU-s a step: {told}")
+    for theirs, ours in itertools.product(precisions, precisions):
+        ratios = [t / o for t, o in zip(found["TRL", theirs], found["harness", ours], strict=True)]
+        name = f"TRL in {theirs} / harness in {ours}"
+        print(f"{name}: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}, max {max(ratios):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--side", choices=("ours", "trl"))
     options = parser.parse_args()
-    if options.side is not None:
-        steps = (measure_ours if options.side == "ours" else measure_trl)()
-        print(json.dumps(steps[WARM_UP:] if options.side == "ours" else steps[WARM_UP - 1 :]))
-        return
-    ratios = []
-    for number in range(options.rounds):
-        ours, theirs = statistics.median(run_side("ours")), statistics.median(run_side("trl"))
-        ratios.append(theirs / ours)
-        print(f"round {number + 1}: harness {ours:.2f} CPU-s a step, TRL {theirs:.2f}, ratio {theirs / ours:.2f}")
-    print(f"TRL / harness: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}, max {max(ratios):.2f}")
+    match options.side:
+        case "ours":
+            rows = measure_ours(options.precision[0])
+            print(json.dumps([row["cpu_s"] for row in rows[WARM_UP:]]))
+        case "trl":
+            print(json.dumps(measure_trl(options.precision[0])[WARM_UP - 1 :]))
+        case _:
+            compare(options.precision, options.rounds)
 
 
 if __name__ == "__main__":

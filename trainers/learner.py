@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import EngineError, RunError
+from harness.core.errors import RunError
 from harness.core.protocols import Batch, Credit, Critic, LossResult, Need, Objective, PolicyOutputs, Totals
 from harness.core.seeds import derive
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
+from harness.trainers.before_step import not_yet, now, source_of_logp_old
 from harness.trainers.functional import sequence_mean, total
 from harness.trainers.lora import AdapterReference
 from harness.trainers.optimizer import clip_gradients, set_learning_rates
@@ -78,9 +79,10 @@ class Learner:
     def _frozen(self, batch: Batch, record: StepRecord) -> PolicyOutputs:
         """Once a batch, before its updates: what the policy was, and the reference where it is needed."""
         needs = self.objective.needs
-        behaviour = batch.logp_behaviour if self._engine_knows_logp() else None
-        if behaviour is None and self.config.loop.logp_old == "engine":
-            raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
+        source = source_of_logp_old(self.config, self.objective, batch, engine_is_exact=self.engine_logp_is_exact)
+        if source == "live":
+            return not_yet(batch)
+        behaviour = batch.logp_behaviour if source == "engine" else None
         if behaviour is None or "completion_hidden" in needs:
             # What is computed again takes no product from the sampler.
             with self.policy.recall.aside() if behaviour is None else contextlib.nullcontext():
@@ -94,10 +96,6 @@ class Learner:
             return outputs
         reference = self._forward_all(lambda part: reads.forward(part, frozenset()), batch)
         return dataclasses.replace(outputs, logp_reference=reference.logp)
-
-    def _engine_knows_logp(self) -> bool:
-        choice = self.config.loop.logp_old
-        return choice == "engine" or (choice == "auto" and self.engine_logp_is_exact)
 
     def _compared(self, part: Batch, needs: frozenset[Need], record: StepRecord) -> PolicyOutputs:
         """A pass of the policy, compared with the engine unless it was given the engine's own products."""
@@ -184,8 +182,8 @@ class Learner:
         """The gradient of one micro-batch, added to what is there."""
         config = self.config
         part = microbatch(credited.batch, rows, totals)
-        frozen: PolicyOutputs = select(credited.frozen, rows)
         live = self._compared(part, self._live_needs(), record)
+        frozen = now(select(credited.frozen, rows), live)
         weighed = live
         if credited.engine_weights is not None:
             logp = weigh_gradient(live.logp, credited.engine_weights[rows])

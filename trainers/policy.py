@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.core.errors import ModelError
 from harness.core.protocols import Batch, ModelShape, Need, PolicyOutputs
+from harness.trainers.attention import attend_in_float32
 from harness.trainers.compiled import CompiledBody
 from harness.trainers.logprob import head_of, token_logp
 from harness.trainers.lora import Adapters
@@ -46,6 +47,8 @@ class Policy:
         self.temperature = temperature
         self._adapters = adapters
         self._autocasts = precision == "bfloat16"
+        if self._autocasts:
+            attend_in_float32()
         self._compiled = CompiledBody(module) if is_compiled else None
         self._recomputed = recomputed_layers(module) if checkpoint_activations else []
         # Layers that are computed again would multiply all the same, in bfloat16 their products are others, a compiled

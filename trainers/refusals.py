@@ -10,6 +10,7 @@ from harness.core.errors import ConfigError, ModelError, RunFolderError
 from harness.core.models import checkpoint_folders, context_of, step_of
 from harness.core.prompts import prompt_ids
 from harness.core.protocols import Objective, Task
+from harness.trainers.before_step import why_not_live
 from harness.trainers.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objecti
             f"the objective {name!r} takes no ratio, and every update of a step but the first would be biased: set "
             "objective.surrogate = 'clipped', or loop.minibatches_per_step and loop.epochs to 1"
         )
+    if loop.logp_old == "live" and (reason := why_not_live(config, objective)) is not None:
+        raise ConfigError(
+            "loop.logp_old = 'live' takes the log-probabilities before the step from its one update, and "
+            f"{reason}: set loop.logp_old = 'recompute'"
+        )
     if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
         raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
     if config.reference.is_ever_reset and not reads_reference(config, objective):
@@ -68,7 +74,7 @@ def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Tas
         "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
         "engine_correction": config.engine_correction.level != "off",
         "engine_correction.max_gap": config.engine_correction.max_gap is not None,
-        "loop.logp_old = 'engine'": config.loop.logp_old == "engine",
+        f"loop.logp_old = '{config.loop.logp_old}'": config.loop.logp_old in ("engine", "live"),
         "rollouts": config.rollouts.only or config.rollouts.save or config.rollouts.source is not None,
     }
     ignored = [name for name, is_set in of_rewards_and_samples.items() if is_set]

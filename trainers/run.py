@@ -23,6 +23,7 @@ from harness.trainers.collect import collect
 from harness.trainers.loop import Trainer
 from harness.trainers.memory import told_what_to_lower
 from harness.trainers.policies import load_policies, sampling_source
+from harness.trainers.policy import Policy
 from harness.trainers.refusals import (
     reads_reference,
     refuse_fewer_steps,
@@ -116,11 +117,17 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
         writer = RolloutWriter(folder, facts) if config.rollouts.save else None
         if writer is not None:
             closing.callback(writer.close)
-        is_recomputed = config.loop.logp_old == "recompute"
-        replay = Replay(file, objective, policy, progress, is_recomputed) if file is not None else None
+        replay = _replay(file, config, objective, policy, progress)
         shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
         Trainer(*shared, hold_out, replay, writer).fit()
     return store.view()
+
+
+def _replay(
+    file: RolloutFile | None, config: TrainConfig, objective: Objective, policy: Policy, progress: Progress
+) -> Replay | None:
+    is_recomputed = config.loop.logp_old in ("recompute", "live")
+    return Replay(file, objective, policy, progress, is_recomputed) if file is not None else None
 
 
 def _policy_engine(config: TrainConfig) -> PolicyEngine:

@@ -30,9 +30,10 @@ class LoopConfig:
     epochs: int = 1
     tokens_per_microbatch: int = incidental(default=2048)
     """Padded tokens in one forward and backward pass. Results do not depend on it beyond rounding."""
-    logp_old: Literal["auto", "engine", "recompute"] = "auto"
-    """Log-probabilities before the step: the engine's own, or a pass of the policy; auto takes the engine's where it
-    promises that they are exact."""
+    logp_old: Literal["auto", "engine", "recompute", "live"] = "auto"
+    """Log-probabilities before the step: the engine's own, those of a pass of the policy, or `live`: those of the
+    step's one update, so that its ratios are exactly 1. auto takes the engine's where it promises that they are exact,
+    else live where nothing reads them before the update, else makes the pass."""
 
     entropy_bonus: float = 0.0
     """How much of the mean entropy of the token distributions is taken off the loss."""

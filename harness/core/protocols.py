@@ -45,6 +45,7 @@ Need = Literal[
     "completion_hidden",
     "entropy",
     "greedy_reward",
+    "logp_old",
     "group",
     "several_updates",
     "on_policy",
@@ -273,10 +274,9 @@ class Objective(Protocol):
     """A loss, with what it needs and what it owns. Anything else is a setting of the loop."""
 
     needs: frozenset[Need]
-    """What it reads beside the log-probabilities: outputs of a pass, the reward of a greedy completion of each prompt
-    (`greedy_reward`). And what it makes no sense without: several completions of each prompt to compare (`group`),
-    several optimiser updates a step (`several_updates`), completions of the policy as it is, so that a second update on
-    them would be biased (`on_policy`)."""
+    """What it reads beside the log-probabilities: outputs of a pass, a greedy completion's reward, in its credit the
+    log-probabilities before the step (`logp_old`). And what it makes no sense without: several completions of a prompt
+    (`group`), several updates a step, completions of the policy as it is: a second update would be biased."""
     source: Literal["policy", "demonstrations"]
     """Whose completions it learns from."""
 

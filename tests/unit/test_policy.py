@@ -18,6 +18,7 @@ from harness.trainers.logprob import Head, head_of, token_logp
 from harness.trainers.policy import Policy
 from harness.trainers.reading import read_once, read_whole
 from harness.trainers.recall import Recall
+from harness.trainers.settings import Precision
 
 SHAPE = {
     "hidden_size": 32,
@@ -131,13 +132,21 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_of_all_logits_is_ever_held(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("reads_entropy", [False, True])
+def test_no_tensor_of_all_logits_is_ever_held(
+    precision: Precision, reads_entropy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 4 * 110)
-    policy = Policy(tiny_module(), 1.0)
+    policy = Policy(tiny_module(), 1.0, precision=precision)
     batch = make_batch([4] * 4, [9, 8, 7, 6], [0, 0, 1, 1])
     with LargestTensor(110) as largest:
-        policy.forward(batch, frozenset({"entropy"})).logp.sum().backward()
+        outputs = policy.forward(batch, frozenset({"entropy"} if reads_entropy else set()))
+        loss = outputs.logp.sum() + (outputs.entropy.sum() if outputs.entropy is not None else 0)
+    with LargestTensor(110) as largest_backward:
+        loss.backward()
     assert 0 < largest.rows <= 4, "30 completion tokens are scored, at most 4 at once"
+    assert 0 < largest_backward.rows <= 4
 
 
 def test_a_model_with_an_unknown_head_is_refused() -> None:

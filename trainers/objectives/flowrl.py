@@ -136,7 +136,7 @@ class FlowRL:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        needs: set[Need] = set()
+        needs: set[Need] = {"logp_old"}
         if config.anchor == "reference":
             needs.add("reference_logp")
         if config.log_z == "learned":

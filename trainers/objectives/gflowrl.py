@@ -40,7 +40,7 @@ class GFlowRL(Parameterless):
                 raise ValueError("beta, gap_low, gap_high and weight_cap must be above 0")
 
     source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group", "reference_logp"})
+    needs: frozenset[Need] = frozenset({"group", "logp_old", "reference_logp"})
 
     def __init__(self, config: Config) -> None:
         self.config = config

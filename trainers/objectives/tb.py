@@ -59,8 +59,8 @@ class TrajectoryBalance:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        prior: set[Need] = {"reference_logp"} if config.prior == "reference" else set()
-        self.needs = frozenset(prior | ({"prompt_hidden"} if config.log_z == "prompt" else set()))
+        needs: set[Need] = {"logp_old", "reference_logp"} if config.prior == "reference" else {"logp_old"}
+        self.needs = frozenset(needs | ({"prompt_hidden"} if config.log_z == "prompt" else set()))
         self._own = nn.ModuleDict()
         self._own.register_parameter("start", nn.Parameter(torch.tensor(config.log_z_start)))
 

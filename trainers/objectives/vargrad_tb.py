@@ -52,7 +52,8 @@ class VarGradTrajectoryBalance(Parameterless):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset({"group", "reference_logp"} if config.prior == "reference" else {"group"})
+        prior: set[Need] = {"reference_logp"} if config.prior == "reference" else set()
+        self.needs = frozenset[Need]({"group", "logp_old"}) | prior
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
         log_reward = self._log_reward(batch, frozen)

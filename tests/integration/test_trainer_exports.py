@@ -14,11 +14,13 @@ import pytest
 
 from harness.bridges.exported import read_rows
 from harness.bridges.scoring import Judge
+from harness.bridges.verl_export import ground_truth
 from harness.cli import main
 from harness.core import config
 from harness.core.errors import DataError
 from harness.core.models import resolve
 from harness.core.types import Completion, Problem, Tokens, Verdict
+from harness.graders._math_reference import typed_reference
 
 LIMIT = 12
 
@@ -133,20 +135,27 @@ def test_verl_gets_its_columns(tmp_path, problems):
         "data_source": "countdown",
         "prompt": [{"role": "user", "content": first.messages[0].content}],
         "ability": "countdown",
-        "reward_model": {"style": "rule", "ground_truth": str(first.reference)},
+        "reward_model": {"style": "rule", "ground_truth": ""},
         "extra_info": {"index": 0, "split": "train", "problem_id": first.id},
     }
     assert [row["extra_info"]["index"] for row in rows] == list(range(LIMIT))
 
 
+def test_the_ground_truth_is_the_answer_where_that_is_a_text():
+    assert ground_truth(typed_reference("\\frac{1}{2}")) == "\\frac{1}{2}"
+    assert ground_truth("(B)") == "(B)"
+    assert ground_truth(object()) == ""
+
+
 ASK = """
 import importlib.util, json, sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 spec = importlib.util.spec_from_file_location("custom_module_1", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 import harness.bridges.scoring as scoring
-print(json.dumps([module.compute_score(**one) for one in json.loads(sys.stdin.read())]))
+with ThreadPoolExecutor(8) as threads:  # as verl's loop of rewards does
+    print(json.dumps(list(threads.map(lambda one: module.compute_score(**one), json.loads(sys.stdin.read())))))
 assert scoring._judge.cache_info().misses == 1
 """
 
@@ -182,13 +191,22 @@ def test_verl_gets_the_graders_rewards_in_a_process_that_loads_the_task_once(tmp
     assert ours[:3] == [1.0, 0.0, 0.0]
 
 
-def test_verls_own_loader_takes_the_function(tmp_path, problems):
+@pytest.mark.filterwarnings("default")
+def test_verls_own_code_takes_the_rows_and_the_function(tmp_path, problems):
     pytest.importorskip("verl", reason="verl is not installed; it wants an environment of its own")
     from omegaconf import OmegaConf
+    from transformers import AutoTokenizer
     from verl.trainer.ppo.reward import get_custom_reward_fn
+    from verl.utils.dataset.rl_dataset import RLHFDataset
 
     task, by_id = problems
     folder = export("verl", tmp_path / "out")
+    settings = OmegaConf.create({"cache_dir": str(tmp_path / "cache"), "max_prompt_length": 64})
+    tokenizer = AutoTokenizer.from_pretrained(resolve("countdown-tiny"))
+    rows = RLHFDataset(data_files=str(folder / "train.parquet"), tokenizer=tokenizer, config=settings)
+    told = [rows[i] for i in range(len(rows))]
+    read = {row["extra_info"]["problem_id"]: row["raw_prompt"][0]["content"] for row in told}
+    assert read == {name: problem.messages[0].content for name, problem in by_id.items()}
     named = {"path": str(folder / "reward.py"), "name": "compute_score", "reward_kwargs": {"ungraded_score": -1.0}}
     score = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": named}}))
     for one in asked_of_verl(folder, task, by_id):

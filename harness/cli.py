@@ -176,13 +176,14 @@ def _add_export(verbs: Any) -> None:
         verbs,
         "export",
         call.export,
-        "tasks for another evaluator, or a run as its log",
+        "tasks for another evaluator or trainer, or a run as a log",
         "harness export lm-eval exported --tasks aime24,math500",
     )
-    verb.add_argument("form", choices=("lm-eval", "inspect", "inspect-log"), help="for whom")
+    verb.add_argument("form", choices=("lm-eval", "inspect", "inspect-log", "trl", "verl"), help="for whom")
     verb.add_argument("out", type=Path, help="a new folder")
     verb.add_argument("--tasks", help="ids, separated by commas")
     verb.add_argument("--run", type=Path, help="of inspect-log: a run folder of `harness eval`")
+    verb.add_argument("--grader", help="of every task, instead of its own")
     verb.add_argument("--model", help="of lm-eval: write the prompts as this model's chat template does")
     verb.add_argument("--split", choices=SPLITS, help="default: test")
     verb.add_argument("--n", type=_positive, help="replies to a problem (default: 1)")

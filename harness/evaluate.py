@@ -155,7 +155,10 @@ class Prepared:
 
 
 def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
-    """Refuse what can be refused now: data, a folder of another run, a model without a template, long prompts."""
+    """Refuse what can be refused now: data, a folder of another run, a model without a template, long prompts, a metric
+    whose extra is missing."""
+    for chosen in config.metrics:
+        chosen.build("metrics")
     engine = config.engine.build("engines")
     source = config.model.source(derive(config.seed, "weights"), is_served=isinstance(engine, Served))
     tasks = tasks_of(config)

@@ -151,20 +151,28 @@ def export(options: argparse.Namespace) -> int:
     if getattr(options, wanted) is None or getattr(options, other) is not None:
         raise UsageError(f"harness export {options.form} takes --{wanted}, and no --{other}")
     if options.model is not None and options.form != "lm-eval":
-        raise UsageError("--model is for lm-eval; inspect asks with messages")
+        raise UsageError("--model is for lm-eval; the others ask with messages")
+    drawn = {"--n": options.n, "--temperature": options.temperature, "--max-tokens": options.max_tokens}
+    if options.form in ("trl", "verl") and (given := [flag for flag, value in drawn.items() if value is not None]):
+        raise UsageError(f"harness export {options.form} takes no {given[0]}: the trainer draws the replies")
     made = _exported(options)
     _print({"folder": str(options.out), "made": made}, options, "\n".join([f"written to {options.out}:", *made]))
     return DONE
 
 
 def _exported(options: argparse.Namespace) -> list[str]:
-    from harness.bridges import inspect_export, inspect_log, lm_eval_export
-    from harness.bridges.exported import ExportConfig
+    from harness.bridges import inspect_export, inspect_log, lm_eval_export, trl_export, verl_export
+    from harness.bridges.exported import ExportConfig, ProblemsConfig
     from harness.core import config as configs
 
     if options.form == "inspect-log":
         return [path.name for path in inspect_log.export(options.run, options.out)]
-    config = configs.parse(ExportConfig, configs.merge(_export_flags(options), _overrides(options)))
+    given = configs.merge(_export_flags(options), _overrides(options))
+    if options.form == "trl":
+        return trl_export.export(configs.parse(ProblemsConfig, given), options.out)
+    if options.form == "verl":
+        return verl_export.export(configs.parse(ProblemsConfig, given), options.out)
+    config = configs.parse(ExportConfig, given)
     if options.form == "inspect":
         return inspect_export.export(config, options.out)
     return lm_eval_export.export(config, options.out, options.model)
@@ -302,10 +310,12 @@ def _rollouts(options: argparse.Namespace) -> dict[str, Any]:
 
 def _export_flags(options: argparse.Namespace) -> dict[str, Any]:
     """The flags that were given, as a config tree."""
-    sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    drawn = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    sampling = {key: value for key, value in drawn.items() if value is not None}
     flags = {
         "tasks": _listed(options.tasks),
-        "sampling": {key: value for key, value in sampling.items() if value is not None},
+        "grader": {"id": options.grader} if options.grader is not None else None,
+        "sampling": sampling if sampling else None,
         **{key: getattr(options, key) for key in ("split", "n", "limit")},
     }
     return {key: value for key, value in flags.items() if value is not None}

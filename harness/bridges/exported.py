@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from harness.core.errors import ConfigError, RunFolderError
 from harness.core.journal import write_whole
 from harness.core.models import load_tokenizer, resolve
 from harness.core.prompts import prompt_text
-from harness.core.protocols import ForeignTask, ModelSource, Split, Task
+from harness.core.protocols import ForeignTask, ModelSource, Task
+from harness.core.task_facts import judged_by
 from harness.core.types import Card, Problem, Sampling
 from harness.eval_config import SamplingConfig
 from harness.evaluate import problems_of
@@ -23,17 +24,30 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """Which problems, asked how; as in an evaluation, but for one reply a problem."""
+class ProblemsConfig:
+    """Which problems, and who judges the replies."""
 
     tasks: tuple[Chosen, ...] = plugin("tasks")
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    grader: Chosen | None = plugin("graders", otherwise=None)
+    """Of every task, instead of its own."""
     split: Literal["train", "validation", "test"] = "test"
-    n: int = 1
     limit: int | None = None
     problem_seed: int = 0
 
     def __post_init__(self) -> None:
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice; give each setting of it a folder of its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig(ProblemsConfig):
+    """Asked how, besides; as in an evaluation, but for one reply a problem."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        ProblemsConfig.__post_init__(self)
         if self.n < 1:
             raise ValueError("n must be at least 1")
 
@@ -56,16 +70,33 @@ def exported(config: ExportConfig, model: str | None) -> list[Exported]:
 
 
 def _exported(chosen: Chosen, config: ExportConfig, tokenizer: Any) -> Exported:
-    task: Task[Any] = chosen.build("tasks")
-    if isinstance(task, ForeignTask):
-        raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
-    problems = problems_of(task, config.split, config.problem_seed, config.limit)
-    table = json.dumps(configs.to_tree(chosen))
-    rows = [_row(problem, table, config, tokenizer) for problem in problems]
+    task, problems = problems_in(chosen, config)
+    origin = origin_of(chosen, config)
+    rows = [_row(problem, origin, tokenizer) for problem in problems]
     return Exported(chosen.id, task.card, config.sampling.over(task.sampling), config.n, rows)
 
 
-def _row(problem: Problem[Any], table: str, config: ExportConfig, tokenizer: Any) -> Row:
+def problems_in(chosen: Chosen, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
+    """The task as it will be judged, and its problems."""
+    task: Task[Any] = chosen.build("tasks")
+    if isinstance(task, ForeignTask):
+        raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
+    return judged_by(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
+
+
+def origin_of(chosen: Chosen, config: ProblemsConfig) -> Row:
+    """Where the problems come from and who judges them: what another process loads them by."""
+    grader = json.dumps(configs.to_tree(config.grader)) if config.grader is not None else None
+    return {
+        "task": json.dumps(configs.to_tree(chosen)),
+        "grader": grader,
+        "split": config.split,
+        "seed": config.problem_seed,
+        "limit": config.limit,
+    }
+
+
+def _row(problem: Problem[Any], origin: Row, tokenizer: Any) -> Row:
     *before, last = problem.messages
     if tokenizer is not None:
         system, prompt = "", prompt_text(tokenizer, problem.messages)[0]
@@ -78,10 +109,15 @@ def _row(problem: Problem[Any], table: str, config: ExportConfig, tokenizer: Any
         "system": system,
         "prompt": prompt,
         "target": _target(problem.reference),
-        "messages": [{"role": message.role, "content": message.content} for message in problem.messages],
+        "messages": turns(problem),
         "tags": dict(problem.tags),
-        "harness": {"task": table, "split": config.split, "seed": config.problem_seed, "limit": config.limit},
+        "harness": origin,
     }
+
+
+def turns(problem: Problem[Any]) -> list[dict[str, str]]:
+    """Its messages as everyone writes them."""
+    return [{"role": message.role, "content": message.content} for message in problem.messages]
 
 
 def _target(reference: Any) -> str:
@@ -104,8 +140,3 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def split_of(row: Mapping[str, Any]) -> Split:
-    split: Split = row["harness"]["split"]
-    return split

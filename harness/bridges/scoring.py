@@ -1,31 +1,57 @@
-"""What exported tasks call: the verdict of a task's own grader on a reply that another evaluator had."""
+"""What exported tasks call: the verdict of our grader on a reply that another evaluator or trainer had."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.bridges.exported import split_of
+from harness.bridges.exported import turns
 from harness.core.config import parse_plugin
 from harness.core.errors import DataError
-from harness.core.protocols import Grader, Split, Task
-from harness.core.types import Completion, FinishReason, Message, Problem, Tokens, Verdict
+from harness.core.protocols import Grader, Task
+from harness.core.task_facts import judged_by
+from harness.core.types import Completion, FinishReason, Problem, Tokens, Verdict
 from harness.evaluate import problems_of
+
+
+class Judge:
+    """A task's problems and their grader, which is never asked more at once than it takes, from whatever thread."""
+
+    def __init__(self, grader: Grader[Any], problems: Iterable[Problem[Any]]) -> None:
+        self.problems = {problem.id: problem for problem in problems}
+        self.n_at_once: int = getattr(grader, "n_at_once", 1)
+        self._grader, self._turns = grader, threading.Semaphore(self.n_at_once)
+
+    def verdict(self, problem: Problem[Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:
+        with self._turns:
+            return self._grader.grade(problem, Completion(problem.id, 0, 0, text, finish_reason, Tokens(0, 0)))
 
 
 def verdict(row: Mapping[str, Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:
     """Of one reply to an exported problem. The reference is read from the data on this machine, not from the export."""
-    found = row["harness"]
-    grader, problems = _task(found["task"], split_of(row), found["seed"], found["limit"])
-    problem = problems.get(row["id"])
-    if problem is None or problem.messages != tuple(Message(m["role"], m["content"]) for m in row["messages"]):
+    found = judge(row["harness"])
+    problem = found.problems.get(row["id"])
+    if problem is None or turns(problem) != row["messages"]:
         raise DataError(f"the data of this task have changed since {row['id']!r} was exported; export it again")
-    return grader.grade(problem, Completion(problem.id, 0, 0, text, finish_reason, Tokens(0, 0)))
+    return found.verdict(problem, text, finish_reason)
+
+
+def judge(origin: Mapping[str, Any]) -> Judge:
+    """Of the problems of that origin, which are loaded once in a process."""
+    with _LOADING:
+        return _judge(json.dumps(dict(origin)))
+
+
+_LOADING = threading.Lock()
 
 
 @functools.cache
-def _task(table: str, split: Split, seed: int, limit: int | None) -> tuple[Grader[Any], Mapping[str, Problem[Any]]]:
-    task: Task[Any] = parse_plugin("tasks", json.loads(table)).build("tasks")
-    return task.grader, {problem.id: problem for problem in problems_of(task, split, seed, limit)}
+def _judge(origin: str) -> Judge:
+    told = json.loads(origin)
+    chosen = told.get("grader")
+    grader = parse_plugin("graders", json.loads(chosen), "grader") if chosen is not None else None
+    task: Task[Any] = judged_by(parse_plugin("tasks", json.loads(told["task"])).build("tasks"), grader)
+    return Judge(task.grader, problems_of(task, told["split"], told["seed"], told["limit"]))

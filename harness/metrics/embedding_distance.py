@@ -1,0 +1,128 @@
+"""Embedding distance: how far apart the right completions of a problem are, as a sentence model sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from harness.core.config import incidental
+from harness.core.errors import ConfigError, PluginError
+from harness.core.extras import require
+from harness.core.protocols import Metric
+from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LARGEST = 2.0
+"""Cosine distance of opposite directions."""
+
+
+class Embedded(NamedTuple):
+    """One row for each text, and how much of the texts was read."""
+
+    rows: NDArray[np.floating[Any]]
+    n_cut: int
+    """Texts that are longer than the model reads."""
+    most_tokens: int | None
+    """That it reads; None where there is no limit."""
+
+
+class Encoder(Protocol):
+    def embed(self, texts: Sequence[str]) -> Embedded: ...
+
+
+class EmbeddingDistance(MeanOverProblems):
+    """The mean over problems of the mean of 1 - cos(a, b) over all pairs of the right completions' embeddings.
+
+    Problems with fewer than two right completions have no pair; they are left out and counted. Completions are embedded
+    whole, but of one that is longer than the model takes it reads the beginning alone: the estimate says how many were.
+    Equal texts are at distance 0. Distant ones may still be one solution in other words.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        model: str = "sentence-transformers/all-MiniLM-L6-v2"
+        """A directory or hub id that sentence-transformers opens."""
+        device: str = incidental(default="auto")
+
+    def __init__(self, config: Config, encoder: Encoder | None = None) -> None:
+        self.config = config
+        self._encoder = encoder if encoder is not None else SentenceModel(config.model, config.device)
+
+    def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
+        used = [problem for problem in problems if problem.n_correct >= 2]
+        if not used:
+            return []
+        texts = {problem.problem_id: _right_texts(problem) for problem in used}
+        # Sorted, so that no bit depends on the order in which they came.
+        different = sorted({text for of_problem in texts.values() for text in of_problem})
+        embedded = self._encoder.embed(different)
+        directions = dict(zip(different, self._directions(embedded), strict=True))
+        values = [_mean_distance([directions[text] for text in texts[problem.problem_id]]) for problem in used]
+        notes = (*_left_out(len(problems) - len(used)), self._told(embedded, len(different)))
+        return [Means("embedding_distance", used, values, LARGEST, notes)]
+
+    def _directions(self, embedded: Embedded) -> NDArray[np.float64]:
+        import numpy as np
+
+        rows = np.asarray(embedded.rows, dtype=np.float64)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise PluginError(
+                f"{self.config.model} gives a text an embedding without a direction; choose another model"
+            )
+        found: NDArray[np.float64] = rows / lengths
+        return found
+
+    def _told(self, embedded: Embedded, n_texts: int) -> str:
+        most = f"{embedded.most_tokens} tokens" if embedded.most_tokens is not None else "any length"
+        return f"{self.config.model} reads {most}, and {embedded.n_cut} of {n_texts} different texts are longer"
+
+
+class SentenceModel:
+    """A model of sentence-transformers, opened when first needed."""
+
+    def __init__(self, model: str, device: str) -> None:
+        self.model, self.device = model, device
+        require("embed", "the metric embedding_distance")
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        opened = self._opened()
+        rows = opened.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+        most = opened.max_seq_length
+        if most is None or not math.isfinite(most):
+            return Embedded(rows, 0, None)
+        ids = opened.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        return Embedded(rows, sum(len(of_text) > most for of_text in ids), int(most))
+
+    def _opened(self) -> Any:
+        made = require("embed", "the metric embedding_distance").SentenceTransformer
+        try:
+            return made(self.model, device=self.device if self.device != "auto" else None)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"the embedding model {self.model!r} can't be opened: {reason}") from error
+
+
+def _right_texts(problem: ProblemSamples) -> list[str]:
+    return [item.completion.text for item in problem.graded if item.verdict.outcome == "correct"]
+
+
+def _left_out(n_problems: int) -> tuple[str, ...]:
+    return (f"{n_problems} problems with fewer than 2 right completions left out",) if n_problems else ()
+
+
+def _mean_distance(directions: Sequence[NDArray[np.float64]]) -> float:
+    """Over all pairs: the squared length of the sum holds each pair's cosine twice, and each direction's own 1."""
+    import numpy as np
+
+    n, total = len(directions), np.sum(directions, axis=0)
+    mean_cosine = (float(total @ total) - n) / (n * (n - 1))
+    return min(LARGEST, max(0.0, 1 - mean_cosine))
+
+
+METRIC: type[Metric] = EmbeddingDistance

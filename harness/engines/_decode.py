@@ -29,9 +29,14 @@ def decode(
     is_finished: Callable[[Row], bool],
     max_rows: int,
     onlooker: Onlooker | None = None,
+    *,
+    in_windows: bool = False,
 ) -> Iterator[Row]:
-    """The rows as they finish, each with its ids and log-probabilities; at most `max_rows` are decoded at once."""
-    is_seated = can_be_seated(module)
+    """The rows as they finish, each with its ids and log-probabilities; at most `max_rows` are decoded at once.
+
+    In windows they begin together and none joins.
+    """
+    is_seated = not in_windows and can_be_seated(module)
     n_together = len(rows) if is_seated else max_rows
     for start in range(0, len(rows), n_together):
         mine = rows[start : start + n_together]

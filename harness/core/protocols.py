@@ -141,8 +141,7 @@ class Onlooker(Protocol):
     """Is told of every pass of a module that an engine was handed, before it, which tokens are read."""
 
     def reads_prompts(self, prompts: Sequence[Sequence[int]], starts: Sequence[int], shape: tuple[int, int]) -> None:
-        """All but the last token of each prompt, in a row of its own from this column on. The shape is rows, columns;
-        the rest of it is of no interest."""
+        """All but the last token of each prompt, in a row of its own from this column on. Shape: rows, columns."""
         ...
 
     def reads_next(self, rows: Sequence[tuple[Sequence[int], Sequence[int]] | None]) -> None:

@@ -6,6 +6,7 @@ Entered once per worker. Inside, the root is an empty file system with the reada
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
@@ -109,7 +110,7 @@ def _change_root(paths: Sequence[str]) -> None:
     for path, source in sources.items():
         target = f"{_NEW_ROOT}{path}"
         os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
-        if os.path.isdir(path):
+        if stat.S_ISDIR(os.fstat(source).st_mode):  # not by its path, which our own view may cover already
             os.makedirs(target, mode=0o755, exist_ok=True)
         elif not os.path.exists(target):
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))

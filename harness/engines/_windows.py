@@ -89,6 +89,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no t
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_autocast_enabled(key_states.device.type):  # between layers in bfloat16, attention is float32
+            key_states, value_states = key_states.float(), value_states.float()
         held = self.keys.shape[-2] if self.is_initialized else 0
         length = held + key_states.shape[-2]
         if not self.is_initialized:

@@ -56,7 +56,10 @@ class HuggingFaceEngine:
         self.module = source.module if source.module is not None else load_module(source)
         self._is_the_policy = source.module is not None
         self.onlooker = source.onlooker
-        self.logp_is_exact = str(self.module.dtype) == "torch.float32"
+        is_float32 = str(self.module.dtype) == "torch.float32"
+        # A policy that is trained in bfloat16 keeps float32 weights, and is sampled as it is trained.
+        self._in_bfloat16 = self._is_the_policy and is_float32 and source.dtype == "bfloat16"
+        self.logp_is_exact = is_float32 and not self._in_bfloat16
         generation = self.module.generation_config
         self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
 
@@ -109,11 +112,12 @@ class HuggingFaceEngine:
         numbers = {messages: i for i, messages in enumerate(dict.fromkeys(request.messages for request in requests))}
         mine, sampling = [prompts[messages] for messages in numbers], requests[0].sampling
         rows = [Row(i, numbers[request.messages], request.seed) for i, request in enumerate(requests)]
-        ends, at_once, in_windows = self._is_finished(sampling), self.config.batch_rows, self._is_the_policy
+        ends, at_once = self._is_finished(sampling), self.config.batch_rows
+        how = {"in_windows": self._is_the_policy, "in_bfloat16": self._in_bfloat16}
         training = self.module.training
         self.module.eval()
         try:
-            for row in decode(self.module, mine, rows, sampling, ends, at_once, self.onlooker, in_windows=in_windows):
+            for row in decode(self.module, mine, rows, sampling, ends, at_once, self.onlooker, **how):
                 yield self._completion(requests[row.request], mine[row.prompt], row)
         finally:
             self.module.train(training)

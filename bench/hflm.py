@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -111,7 +112,9 @@ def main() -> None:
     model, tokenizer = make_model().eval(), make_tokenizer()
     model.generation_config.eos_token_id = ENDINGS
     engine = parse_plugin("engines", "hf").build("engines")
-    engine.open(ModelSource("unused", module=model, tokenizer=tokenizer))
+    with tempfile.TemporaryDirectory() as folder:  # an evaluation's weights are its own
+        model.save_pretrained(folder)
+        engine.open(ModelSource(folder, tokenizer=tokenizer))
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, max_length=256)
     draw = random.Random(0)
     prompts = [words(draw, 4, 60) for _ in range(PROBLEMS)]

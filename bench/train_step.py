@@ -105,6 +105,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     from harness.core.protocols import ModelSource
     from harness.core.store import RunStore
     from harness.trainers.loop import Trainer
+    from harness.trainers.policies import sampling_source
     from harness.trainers.policy import Policy
     from harness.trainers.settings import TrainConfig
 
@@ -130,12 +131,13 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     with_reference = "reference_logp" in built.needs
     reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None
     built.prepare(policy.shape, 0)
-    engine.open(ModelSource("unused", module=model, tokenizer=tokenizer, onlooker=policy.recall))
+    source = ModelSource("unused", module=model, tokenizer=tokenizer, onlooker=policy.recall)
+    engine.open(sampling_source(config, source))
     marks: list[float] = []
     rows: list[dict[str, float]] = []
 
     class Clock:
-        def resume(self, step: int) -> None:  # noqa: ARG002
+        def resume(self, record: Any, step: int) -> None:  # noqa: ARG002
             marks.append(time.process_time())
 
         def log(self, row: dict[str, float]) -> None:

@@ -1,12 +1,13 @@
 """Attention of one new token on a processor: matrix products that are the same to the bit in any batch.
 
 torch's fused kernel splits the keys of a single query by batch size and threads, so its rounding depends on the
-company a row is in; and for one query it costs twice as much. Here a row's result is also the same however many
+company a row is in; and for one query it costs twice as much. In blocks, a row's result is also the same however many
 masked columns follow its own, as long as there are so many as `columns_read` says.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,18 +17,29 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "harness_one_query"
+NAME, NAME_IN_BLOCKS = "harness_one_query", "harness_one_query_in_blocks"
 _BLOCK = 16  # columns; products with fewer than two blocks of keys take another kernel
 _MANY_QUERIES = 4
 
 
 def one_query_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **settings: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    *,
+    in_blocks: bool = False,
+    **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention; what is not a plain single query goes to the fused kernel.
 
     Queries of which there are no keys are there to fill the batch, and get zeros.
     """
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            states = [state.float() for state in (query, key, value)]
+            return one_query_attention(module, *states, attention_mask, in_blocks=in_blocks, **settings)
     n_rows, n_keys = len(key), key.shape[-2]
     is_plain = query.shape[-2] == 1 and settings.get("position_bias") is None and settings.get("softcap") is None
     query, n_missing = query[:n_rows], len(query) - n_rows
@@ -42,15 +54,16 @@ def one_query_attention(
     scores = grouped @ key.transpose(-1, -2)
     if mask is not None:
         scores.masked_fill_(~mask[..., :n_keys], -torch.inf)
-    attended = _sum_of_values(torch.softmax(scores, -1), value).reshape(n_rows, 1, query.shape[1], -1)
-    return _with_zeros(attended, n_missing), None
+    weights = torch.softmax(scores, -1)
+    attended = _sum_in_blocks(weights, value) if in_blocks else weights @ value
+    return _with_zeros(attended.reshape(n_rows, 1, query.shape[1], -1), n_missing), None
 
 
 def _with_zeros(attended: torch.Tensor, n_missing: int) -> torch.Tensor:
     return torch.nn.functional.pad(attended, (0, 0, 0, 0, 0, 0, 0, n_missing)) if n_missing else attended
 
 
-def _sum_of_values(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _sum_in_blocks(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """(rows, heads, queries, columns) and (rows, heads, columns, D).
 
     Few queries are summed column by column, whatever the number of columns, so that zeros at the end change nothing.
@@ -85,14 +98,14 @@ def takes_one_query(module: Any) -> bool:
 
 
 @contextmanager
-def one_query_at_a_time(module: Any) -> Iterator[None]:
+def one_query_at_a_time(module: Any, *, in_blocks: bool) -> Iterator[None]:
     """Inside, a model on a processor that uses the fused kernel decodes with `one_query_attention`."""
     if not takes_one_query(module):
         yield
         return
     config = module.config.get_text_config()
     used = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = NAME_IN_BLOCKS if in_blocks else NAME
     try:
         yield
     finally:
@@ -100,4 +113,6 @@ def one_query_at_a_time(module: Any) -> Iterator[None]:
 
 
 AttentionInterface.register(NAME, one_query_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(NAME_IN_BLOCKS, functools.partial(one_query_attention, in_blocks=True))
+for _name in (NAME, NAME_IN_BLOCKS):
+    AttentionMaskInterface.register(_name, sdpa_mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,6 +36,8 @@ class Batch(ABC):
     their first step, so that all logits come from steps of one shape."""
 
     cache: Any
+    lengths_differ: ClassVar[bool]
+    """Whether rows end at columns of their own, and must not depend on what others have behind theirs."""
 
     def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int, onlooker: Onlooker | None) -> None:
         self._module = module
@@ -68,7 +70,7 @@ class Batch(ABC):
         if self._onlooker is not None:
             self._onlooker.reads_next([None if row is None else (self._prompts[row.prompt], row.ids) for row in rows])
         ids, seeds, n_drawn = self._tensor([self._facts(row) for row in rows]).T
-        with one_query_at_a_time(self._module):
+        with one_query_at_a_time(self._module, in_blocks=self.lengths_differ):
             output = self._module(
                 input_ids=ids[:, None],
                 past_key_values=self.cache,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from harness.core.protocols import Onlooker
 from harness.core.types import Sampling
 from harness.engines._batch import Batch, Row
+from harness.engines._precision import layers_in_bfloat16
 from harness.engines._seats import Seats, can_be_seated
 from harness.engines._windows import Window
 
@@ -29,14 +30,24 @@ def decode(
     is_finished: Callable[[Row], bool],
     max_rows: int,
     onlooker: Onlooker | None = None,
+    *,
+    in_windows: bool = False,
+    in_bfloat16: bool = False,
 ) -> Iterator[Row]:
-    """The rows as they finish, each with its ids and log-probabilities; at most `max_rows` are decoded at once."""
-    is_seated = can_be_seated(module)
+    """The rows as they finish, each with its ids and log-probabilities; at most `max_rows` are decoded at once.
+
+    In windows they begin together and none joins. In bfloat16, of float32 weights, they are given together as well.
+    """
+    is_seated = not in_windows and can_be_seated(module)
     n_together = len(rows) if is_seated else max_rows
     for start in range(0, len(rows), n_together):
         mine = rows[start : start + n_together]
         batch = (Seats if is_seated else Window)(module, prompts, min(max_rows, len(mine)), onlooker)
-        yield from _decode(batch, mine, sampling, is_finished)
+        decoded: Iterable[Row] = _decode(batch, mine, sampling, is_finished)
+        if in_bfloat16:
+            with layers_in_bfloat16(module):
+                decoded = list(decoded)
+        yield from decoded
 
 
 def _decode(batch: Batch, rows: Sequence[Row], sampling: Sampling, is_finished: Callable[[Row], bool]) -> Iterator[Row]:

@@ -26,6 +26,8 @@ def can_be_seated(module: Any) -> bool:
 
 
 class Seats(Batch):
+    lengths_differ = True
+
     def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int, onlooker: Onlooker | None) -> None:
         super().__init__(module, prompts, n_slots, onlooker)
         self._is_cpu = module.device.type == "cpu"

@@ -11,7 +11,10 @@ KINDS = ("tasks", "engines", "graders", "metrics", "objectives", "tables")
 # Made of torch, and imported only when chosen.
 TENSOR_MODULES = {
     f"harness.engines.{name}"
-    for name in ("hf", "_attention", "_batch", "_cache", "_decode", "_sampling", "_scoring", "_seats", "_windows")
+    for name in (
+        *("hf", "_attention", "_batch", "_cache", "_decode", "_precision", "_sampling", "_scoring", "_seats"),
+        "_windows",
+    )
 }
 
 CALL_THEN_TELL = """

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.engines._attention import NAME, one_query_at_a_time, one_query_attention
+from harness.engines._attention import NAME, NAME_IN_BLOCKS, one_query_at_a_time, one_query_attention
 
 MODULE = SimpleNamespace(num_key_value_groups=2, is_causal=True)
 
@@ -56,14 +56,15 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch() -> None:
         assert torch.equal(part, together[:rows])
 
 
-def test_the_model_has_its_own_attention_back_afterwards() -> None:
+@pytest.mark.parametrize(("in_blocks", "name"), [(False, NAME), (True, NAME_IN_BLOCKS)])
+def test_the_model_has_its_own_attention_back_afterwards(in_blocks: bool, name: str) -> None:
     config = SimpleNamespace(_attn_implementation="sdpa")
     config.get_text_config = lambda: config
     model = SimpleNamespace(config=config, device=torch.device("cpu"))
 
     def fail_inside() -> None:
-        with one_query_at_a_time(model):
-            assert config._attn_implementation == NAME
+        with one_query_at_a_time(model, in_blocks=in_blocks):
+            assert config._attn_implementation == name
             raise KeyError
 
     with pytest.raises(KeyError):

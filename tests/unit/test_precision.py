@@ -14,14 +14,17 @@ from test_training import assert_same_run, figures, recipe, run, weights
 from training_parts import make_batch, tiny_module
 from transformers import AutoModelForCausalLM, OPTConfig
 
+from harness.core.config import parse_plugin
 from harness.core.discovery import load
 from harness.core.errors import ConfigError
-from harness.core.models import checkpoint_folders
-from harness.core.protocols import Batch, Need, PolicyOutputs
+from harness.core.models import BUNDLED, checkpoint_folders, load_module, load_tokenizer
+from harness.core.protocols import Batch, ModelSource, Need, PolicyOutputs
+from harness.core.types import Completion, Message, Request, Sampling
 from harness.trainers.attention import fused_attention
 from harness.trainers.policy import Policy
 
 HALF = {"precision": "bfloat16"}
+TINY = ModelSource(str(BUNDLED / "countdown-tiny"))
 # Prompts of their own, so that every sequence is read whole; and shared ones, which are read once.
 BATCHES = {
     "whole": make_batch([9, 9, 4, 7], [12, 5, 1, 7], [0, 1, 2, 3]),
@@ -198,3 +201,38 @@ def test_the_step_begins_from_its_own_log_probabilities_not_the_engines(tmp_path
 def test_what_would_lose_small_updates_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         recipe("countdown-grpo", **changes)
+
+
+def completions_of(policy: Policy, dtype: str) -> list[Completion]:
+    engine = parse_plugin("engines", "hf").build("engines")
+    engine.open(ModelSource("unused", module=policy.module, tokenizer=load_tokenizer(TINY), dtype=dtype))
+    asked = [
+        Request(str(i), 0, (Message("user", f"{i} 7 3 5 = {20 + i}"),), 100 + i, Sampling(max_tokens=12))
+        for i in range(8)
+    ]
+    return sorted(engine.generate(asked), key=lambda completion: completion.problem_id)
+
+
+def test_a_policy_is_sampled_as_it_is_trained() -> None:
+    policy = Policy(load_module(TINY), 1.0, precision="bfloat16")
+    own_forward = policy.module.lm_head.forward
+    drawn = completions_of(policy, "bfloat16")
+    assert policy.module.lm_head.forward == own_forward and not torch.is_autocast_enabled("cpu")
+    gaps = {}
+    for name, reader in (("bfloat16", policy), ("float32", Policy(load_module(TINY), 1.0))):
+        read = [logp_of(reader, completion) for completion in drawn]
+        told = [torch.tensor(completion.tokens.logp_behaviour) for completion in drawn]
+        gaps[name] = (torch.cat(read) - torch.cat(told)).abs().mean().item()
+    # Other kernels read one token at a time than whole sequences, so that some roundings differ.
+    assert gaps["bfloat16"] < 0.003 and gaps["bfloat16"] < 0.8 * gaps["float32"], gaps
+    assert completions_of(policy, "bfloat16") == drawn
+    assert completions_of(policy, "float32") != drawn
+
+
+def logp_of(policy: Policy, completion: Completion) -> torch.Tensor:
+    tokens = completion.tokens
+    assert tokens.prompt_ids is not None and tokens.completion_ids is not None
+    batch = make_batch([len(tokens.prompt_ids)], [len(tokens.completion_ids)], [0])
+    ids = torch.tensor([[*tokens.prompt_ids, *tokens.completion_ids]])
+    with torch.no_grad():
+        return policy.forward(dataclasses.replace(batch, sequence_ids=ids), frozenset()).logp[0]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+import harness.sandbox
 from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Limits, Program
 from harness.sandbox import Level, open_pool, pool, strongest
@@ -79,6 +84,23 @@ SOURCES = {
     "too deep for the parser": ("lambda:" * 30_000 + "1", "not_compiled"),
     "another encoding": ("# -*- coding: no-such -*-\nx = 1", "not_compiled"),
 }
+
+
+def seen_in_a_jail(*folders):
+    """What is in the first of these folders, which are all that is mounted."""
+    look = "from inside import jail; import os; jail.enter({0!r}); print(os.listdir(({0!r} or ['/'])[0]), flush=True)"
+    start = f"import sys; sys.path.insert(0, {str(Path(harness.sandbox.__file__).parent)!r}); {look.format(folders)}"
+    return subprocess.run([sys.executable, "-I", "-c", start], capture_output=True, text=True, timeout=60)
+
+
+def test_a_folder_below_the_one_that_becomes_the_root_is_mounted_as_a_folder():
+    if seen_in_a_jail().returncode != 0:
+        pytest.skip("this machine has no namespaces")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        (Path(folder) / "note").touch()
+        seen = seen_in_a_jail(folder)
+    assert seen.stdout == "['note']\n", seen.stderr
 
 
 @pytest.mark.parametrize(("source", "status"), SOURCES.values(), ids=SOURCES)

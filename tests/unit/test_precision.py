@@ -186,7 +186,7 @@ def test_the_step_begins_from_its_own_log_probabilities_not_the_engines(tmp_path
     for choice in ("auto", "recompute", "engine"):
         loop = {**HALF, "steps": 1, "logp_old": choice}
         rows[choice] = figures(run(recipe("countdown-flowrl", loop=loop), tmp_path / choice).folder)
-    assert 1e-4 < rows["auto"][0]["logp_gap"] < 0.01, "the engine samples in float32"
+    assert 0 < rows["auto"][0]["logp_gap"] < 1e-3, "the engine samples as the policy is trained"
     assert rows["auto"] == rows["recompute"] != rows["engine"]
 
 

@@ -121,11 +121,20 @@ def _lost(run: RunView, verdict: Verdict, problem_id: str, index: int) -> Comple
 def _metrics(run: RunView, metric: str | None) -> list[Any]:
     """The rate and the metrics of the run's config; or those that may give the one asked for."""
     if metric is not None:
-        ids = [metric] if metric in discovery.entries("metrics") else sorted(discovery.entries("metrics"))
+        ids = (
+            [metric]
+            if metric in discovery.entries("metrics")
+            else sorted(filter(_is_quick, discovery.entries("metrics")))
+        )
         return [_with_k(plugin, metric.rpartition("@")[2]) for plugin in ids]
     given = setting(run.config(), "metrics")
     others = [table for table in (given if given is not None else []) if plugin_id(table) != "avg_at_k"]
     return [parse_plugin("metrics", table).build("metrics") for table in ("avg_at_k", *others)]
+
+
+def _is_quick(plugin: str) -> bool:
+    """One that reads texts with a model is made only where it is named."""
+    return not getattr(discovery.load("metrics", plugin), "reads_with_model", False)
 
 
 def _with_k(plugin: str, k: str) -> Any:

@@ -43,6 +43,8 @@ class EmbeddingDistance(MeanOverProblems):
     Equal texts are at distance 0. Distant ones may still be one solution in other words.
     """
 
+    reads_with_model = True
+
     @dataclass(frozen=True, slots=True)
     class Config:
         model: str = "sentence-transformers/all-MiniLM-L6-v2"

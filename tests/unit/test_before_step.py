@@ -80,7 +80,7 @@ def test_ratios_are_one_exactly_and_the_gap_is_measured(tmp_path: Path) -> None:
     for row in figures(run(recipe("countdown-grpo", loop=loop), tmp_path / "run").folder):
         assert row["ratio_p01"] == row["ratio_max"] == 1
         assert row["clip_fraction"] == 0
-        assert 1e-4 < row["logp_gap"] < 0.01, "the engine samples in float32"
+        assert 0 < row["logp_gap"] < 1e-3, "the engine samples as the policy is trained"
 
 
 def test_no_pass_is_made_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,11 @@ class Policy:
             attend_in_float32()
         self._compiled = CompiledBody(module) if is_compiled else None
         self._recomputed = recomputed_layers(module) if checkpoint_activations else []
-        # Layers that are computed again would multiply all the same, in bfloat16 their products are others, a compiled
-        # body does not call them, and those under adapters are not the whole product.
-        can_recall = not (checkpoint_activations or self._autocasts or is_compiled or adapters is not None)
-        self.recall = Recall(module, recall_bytes if can_recall else 0)
+        # Layers that are computed again would multiply all the same, a compiled body does not call them, and under
+        # adapters they are not the whole product.
+        can_recall = not (checkpoint_activations or is_compiled or adapters is not None)
+        outputs = torch.bfloat16 if self._autocasts else torch.float32
+        self.recall = Recall(module, recall_bytes if can_recall else 0, outputs)
         self._attends_to_everything = attends_to_everything(module.config)
         self._refuse_unknown_head()
 

@@ -33,9 +33,11 @@ class _Layer:
     n_passes: int = 0
 
     def give(self, places: Tensor, inputs: Tensor) -> Tensor:
+        weight, bias = self.module.weight, self.module.bias
+        if torch.is_autocast_enabled("cpu"):  # as it would cast them
+            inputs, weight = inputs.to(self.kept.dtype), weight.to(self.kept.dtype)
         if inputs.shape[:-1] != places.shape or inputs.dtype != self.kept.dtype:
             return self.multiply(inputs)
-        weight, bias = self.module.weight, self.module.bias
         arguments = (inputs, weight, bias, self.kept, places, self.is_transposed)
         given: Tensor = _Given.apply(*arguments)  # type: ignore[no-untyped-call]
         return given
@@ -64,17 +66,18 @@ class _Kept:
 class Recall:
     """The outputs of a module's linear layers in the newest sampling, up to `max_bytes`.
 
-    It keeps nothing on other devices than a processor and in other types than float32, where they were not compared.
+    It keeps nothing on other devices than a processor and of weights in other types than float32, where they were not
+    compared. Under autocast the outputs are bfloat16.
     """
 
-    def __init__(self, module: Any, max_bytes: int) -> None:
+    def __init__(self, module: Any, max_bytes: int, outputs: torch.dtype = torch.float32) -> None:
         self._module = module
         is_exact = module.device.type == "cpu" and module.dtype == torch.float32
         layers = _linear_layers(module) if is_exact else []
         n_features = sum(n_out for _, _, n_out in layers)
-        self._room = max_bytes // (4 * n_features) if n_features else 0
+        self._room = max_bytes // (outputs.itemsize * n_features) if n_features else 0
         # What is never written to takes no memory.
-        kept = [torch.empty(self._room, n_out) for _, _, n_out in layers if self._room]
+        kept = [torch.empty(self._room, n_out, dtype=outputs) for _, _, n_out in layers if self._room]
         self._layers = [_Layer(*layer[:2], rows) for layer, rows in zip(layers, kept, strict=False)]
         self._kept = _Kept([])
         self.n_given = 0
@@ -119,7 +122,8 @@ class Recall:
     def _multiply_and_keep(self, layer: _Layer, inputs: Tensor) -> Tensor:
         outputs, kept = layer.multiply(inputs), self._kept
         # A layer that is called twice in a pass, or not for every token, is not as often in step.
-        if kept.shape is not None and layer.n_passes == kept.n_passes - 1 and outputs.shape[:-1] == kept.shape:
+        is_in_step = layer.n_passes == kept.n_passes - 1 and outputs.dtype == layer.kept.dtype
+        if kept.shape is not None and is_in_step and outputs.shape[:-1] == kept.shape:
             layer.kept[kept.n_places - outputs.shape[:-1].numel() : kept.n_places] = outputs.flatten(0, 1)
             layer.n_passes += 1
         elif kept.shape is not None:

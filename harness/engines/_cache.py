@@ -101,7 +101,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         states = [key_states, value_states]
-        if torch.is_autocast_enabled(key_states.device.type):  # between layers in bfloat16, attention is float32
+        # Between layers in bfloat16, attention is float32 on a processor.
+        if key_states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             states = [new.float() for new in states]
         if not self.is_initialized:
             self.lazy_initialization(*states)

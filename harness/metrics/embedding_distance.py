@@ -44,6 +44,7 @@ class EmbeddingDistance(MeanOverProblems):
     """
 
     reads_with_model = True
+    """So a comparison that looks for a metric by name does not try this one, unless it is named itself."""
 
     @dataclass(frozen=True, slots=True)
     class Config:

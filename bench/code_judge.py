@@ -1,6 +1,7 @@
 """The judge of programs beside those in use: LiveCodeBench's checker and evalplus, in turn in one run.
 
     python bench/code_judge.py --rounds 3 --lcb CHECKOUT
+    python bench/code_judge.py --humaneval DATA_DIR      every problem of HumanEval+ beside evalplus
     python bench/code_judge.py --canonical DATA_DIR      all reference solutions of HumanEval+ and MBPP+
     python bench/code_judge.py --one-core 5000           programs a second and core, median, 99th percentile
     python bench/code_judge.py --many 100000             what is left behind
@@ -18,6 +19,8 @@ import argparse
 import array
 import collections
 import concurrent.futures
+import copy
+import functools
 import gzip
 import itertools
 import json
@@ -31,8 +34,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.types import Completion, Limits, Problem, Program, Tokens
+from harness.graders._answer_rules import ExpectedAnswer
+from harness.graders._comparing import is_right_answer
+from harness.graders._evalplus_judge import judge_evalplus
 from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
 from harness.graders._output_rules import lines_equal
+from harness.graders._plain_values import encode
 from harness.graders._program_reference import EvalPlusReference
 from harness.graders.code import CodeGrader
 from harness.sandbox import Pool, strongest
@@ -41,6 +48,7 @@ T1 = "a, b = map(int, input().split())\nprint(a + b)\n"
 T3 = "def f(numbers):\n    return sorted(set(numbers))\n"
 INPUTS = [[[(i * j * 7919) % 1000 for j in range(20)]] for i in range(100)]
 EXPECTED = [sorted(set(numbers)) for (numbers,) in INPUTS]
+EXPECTED_ANSWERS = [ExpectedAnswer(encode(value)) for value in EXPECTED]
 ALLOWED = Allowance(cpu_s=6.0, memory_bytes=1 << 30, retries_timeouts=False)
 
 
@@ -51,8 +59,8 @@ def ours_on_t1(pool: Pool) -> bool:
 
 def ours_on_t3(pool: Pool) -> bool:
     tests = [
-        FunctionTest(arguments, 4.0, 4096, lambda body, e=expected: json.loads(body) == e)
-        for arguments, expected in zip(INPUTS, EXPECTED, strict=True)
+        FunctionTest(arguments, 4.0, 4096, functools.partial(is_right_answer, ("plain", 0.0), expected))
+        for arguments, expected in zip(INPUTS, EXPECTED_ANSWERS, strict=True)
     ]
     return judge_function(pool, Program(T3), "f", tests, ALLOWED).n_passed == len(INPUTS)
 
@@ -114,6 +122,47 @@ def compare(name: str, ours: Callable[[], bool], peer: Callable[[], bool], pool:
             f"peer / harness {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     print(f"{name}: 99th percentile {statistics.median(r[0][1] for r in rows):.2f} ms")
+
+
+def humaneval_beside_evalplus(pool: Pool, data: Path) -> None:
+    """The reference solution of every problem on all of its inputs; the best of three, in turn."""
+    from evalplus.eval import untrusted_check
+
+    times, n_calls = [], []
+    for line in gzip.decompress((data / "humanevalplus/HumanEvalPlus.jsonl.gz").read_bytes()).splitlines():
+        row = json.loads(line)
+        name, source = row["entry_point"], row["prompt"] + row["canonical_solution"]
+        texts, all_inputs = (row["prompt"], row["canonical_solution"]), (row["base_input"], row["plus_input"])
+        reference = EvalPlusReference(name, *texts, *all_inputs, row["atol"], "humaneval")
+        inputs = [*itertools.chain(*all_inputs)]
+        expected = _values(source, name, inputs)
+        allowed = Allowance(4.0, 4 << 30, 60.0, retries_timeouts=False)
+        peer = functools.partial(untrusted_check, "humaneval", source, inputs, name, expected, row["atol"])
+        own, other = [], []
+        for _ in range(3):
+            began = time.perf_counter()
+            report, _, _ = judge_evalplus(pool, row["task_id"], reference, source, allowed, 4.0, True)
+            own.append(time.perf_counter() - began)
+            assert report.first_failure is None
+            began = time.perf_counter()
+            peer([1.0] * len(inputs), fast_check=True)
+            other.append(time.perf_counter() - began)
+        times.append((min(own[1:]), min(other)))  # the first one runs the reference solution
+        n_calls.append(len(inputs))
+    ratios = sorted(theirs / ours for ours, theirs in times)
+    ours, theirs = ([pair[side] * 1e3 for pair in times] for side in (0, 1))
+    print(
+        f"HumanEval+: {len(times)} problems, {statistics.median(n_calls):.0f} calls (median); wall harness "
+        f"{statistics.median(ours):.1f} ms (median), {sum(ours) / len(ours):.1f} (mean), evalplus "
+        f"{statistics.median(theirs):.1f} and {sum(theirs) / len(theirs):.1f}; evalplus / harness "
+        f"{statistics.median(ratios):.2f} (median), {ratios[0]:.2f} to {ratios[-1]:.2f}"
+    )
+
+
+def _values(source: str, name: str, inputs: list[list[object]]) -> list[object]:
+    scope: dict[str, Callable[..., object]] = {}
+    exec(source, scope)
+    return [scope[name](*copy.deepcopy(arguments)) for arguments in inputs]
 
 
 def all_canonical(data: Path) -> None:
@@ -219,6 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lcb", type=Path)
+    parser.add_argument("--humaneval", type=Path)
     parser.add_argument("--canonical", type=Path)
     parser.add_argument("--many", type=int)
     parser.add_argument("--one-core", type=int)
@@ -231,6 +281,13 @@ def main() -> None:
         return one_core(options.one_core)
     pool = Pool(strongest()[0], 2)
     print(f"level {pool.level.title}")
+    if options.humaneval is not None:
+        humaneval_beside_evalplus(pool, options.humaneval)
+        ballast = bytearray(os.urandom(1 << 20)) * 2048
+        print("from 2 GiB:")
+        humaneval_beside_evalplus(pool, options.humaneval)
+        del ballast
+        return pool.close()
     if options.lcb is not None:
         sys.path.insert(0, str(options.lcb))
         compare("T1 beside LiveCodeBench", lambda: ours_on_t1(pool), lcb_on_t1, pool, options.rounds)

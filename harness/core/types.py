@@ -321,7 +321,7 @@ class Call:
 class Answer:
     """What one call gave: plain data, still encoded and not to be trusted, or why there is none."""
 
-    kind: Literal["value", "raised", "opaque", "too_large"]
+    kind: Literal["value", "packed", "raised", "opaque", "too_large"]
     body: bytes
     wall_s: float
 

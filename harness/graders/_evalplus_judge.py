@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from harness.core.errors import DataError
 from harness.core.types import Answer, Call, Limits, Program
-from harness.graders._evalplus_rules import FOUND_OR_NOT, is_right
+from harness.graders._answer_rules import ExpectedAnswer
+from harness.graders._comparing import is_right_answer
+from harness.graders._evalplus_rules import FOUND_OR_NOT
 from harness.graders._judging import Allowance, FunctionTest, Report, judge_function, shown
-from harness.graders._plain_values import accepted, answer_room, decode, encode
+from harness.graders._plain_values import encode
 from harness.graders._program_reference import EvalPlusReference
 from harness.sandbox import Pool
 
@@ -49,18 +50,14 @@ def judge_evalplus(
     has_plus: bool,
 ) -> tuple[Report, int, dict[str, str]]:
     """What the tests showed, how many of them are the original ones, and the failing one for a person."""
-    answers = _expected(pool, _Asked(problem_id, reference))
-    inputs = [*reference.base_inputs, *(reference.plus_inputs if has_plus else ())]
-    tests = [
-        _test(reference, arguments, answer, max(allowed.cpu_s, reference_factor * answer.wall_s))
-        for arguments, answer in zip(inputs, answers, strict=False)
-    ]
-    report = judge_function(pool, Program(_whole(reference, source)), reference.entry_point, tests, allowed)
-    place = report.first_failure
-    failing: dict[str, str] = {}
-    if place is not None:
-        failing = {"input": shown(encode(list(inputs[place]))), "expected": shown(answers[place].body)}
-    return report, len(reference.base_inputs), failing
+    n_base = len(reference.base_inputs)
+    tests = _tests(pool, _Asked(problem_id, reference), allowed.cpu_s, reference_factor)
+    chosen = tests if has_plus else tests[:n_base]
+    report = judge_function(pool, Program(_whole(reference, source)), reference.entry_point, chosen, allowed)
+    if report.first_failure is None:
+        return report, n_base, {}
+    failing = tests[report.first_failure]
+    return report, n_base, {"input": shown(encode(list(failing.arguments))), "expected": shown(failing.expected)}
 
 
 def _whole(reference: EvalPlusReference, source: str) -> str:
@@ -68,20 +65,35 @@ def _whole(reference: EvalPlusReference, source: str) -> str:
     return source if f"def {reference.entry_point}" in source else reference.prompt + source
 
 
-def _test(reference: EvalPlusReference, arguments: Sequence[object], answer: Answer, cpu_s: float) -> FunctionTest:
-    def is_right_value(got: Any) -> bool:
-        ours, expected = decode(encode(list(arguments))), decode(answer.body)
-        return is_right(reference.dataset, reference.entry_point, ours, expected, got, reference.absolute_tolerance)
-
-    def accepts(body: bytes) -> bool:
-        return accepted(body, answer.body, is_right_value)
-
-    # What is no plain data, such as a match, was found.
-    accepts_opaque = reference.entry_point in FOUND_OR_NOT and answer.body != b"null"
-    return FunctionTest(arguments, cpu_s, answer_room(answer.body), accepts, accepts_opaque)
-
-
 @functools.lru_cache(maxsize=1024)
+def _tests(pool: Pool, asked: _Asked, least_cpu_s: float, reference_factor: float) -> tuple[_Test, ...]:
+    reference = asked.reference
+    inputs = [*reference.base_inputs, *reference.plus_inputs]
+    return tuple(
+        _test(reference, arguments, answer, max(least_cpu_s, reference_factor * answer.wall_s))
+        for arguments, answer in zip(inputs, _expected(pool, asked), strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Test(FunctionTest):
+    expected: bytes = b""
+
+
+def _test(reference: EvalPlusReference, arguments: Sequence[object], answer: Answer, cpu_s: float) -> _Test:
+    rule = ("evalplus", reference.dataset, reference.entry_point, arguments, reference.absolute_tolerance)
+    expected = ExpectedAnswer(answer.body)
+    return _Test(
+        arguments,
+        cpu_s,
+        expected.room_bytes,
+        functools.partial(is_right_answer, rule, expected),
+        # What is no plain data, such as a match, was found.
+        accepts_opaque=reference.entry_point in FOUND_OR_NOT and answer.body != b"null",
+        expected=answer.body,
+    )
+
+
 def _expected(pool: Pool, asked: _Asked) -> tuple[Answer, ...]:
     reference = asked.reference
     calls = [

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.types import Answer, Call, Execution, Limits, Program
-from harness.graders._output_rules import first_difference, room_for
+from harness.graders._comparing import difference, start_of
+from harness.graders._output_rules import room_for
 from harness.sandbox import Pool
 
 Code = Literal["AC", "WA", "TLE", "MLE", "OLE", "RE", "CE"]
@@ -35,6 +36,9 @@ class Finding:
     got: str = ""
     difference: str = ""
     """Where an output and the expected one part."""
+
+
+_RIGHT = Finding("AC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,8 @@ def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allo
 
 def _of_output(output: bytes, test: ScriptTest) -> Finding:
     if test.accepts(output):
-        return Finding("AC")
-    return Finding("WA", got=shown(output), difference=first_difference(output, test.expected))
+        return _RIGHT
+    return Finding("WA", got=shown(output), difference=difference(output, test.expected))
 
 
 def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, total: _Total) -> Execution:
@@ -160,18 +164,12 @@ def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, tot
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionTest:
-    """The arguments of a call, its limit, and whether what it gave (still encoded) is right."""
+class FunctionTest(Call):
+    """A call, and whether the value that it gave is right."""
 
-    arguments: Sequence[object]
-    cpu_s: float
-    answer_bytes: int
-    accepts: Callable[[bytes], bool]
+    accepts: Callable[[Answer], bool]
     accepts_opaque: bool = False
     """Whether a value that is no plain data is right."""
-
-    def call(self) -> Call:
-        return Call(self.arguments, self.cpu_s, self.answer_bytes)
 
 
 def judge_function(
@@ -185,13 +183,12 @@ def judge_function(
         if allowed.total_cpu_s is not None:
             cpu_s = min(cpu_s, allowed.total_cpu_s - total.cpu_s)
         limits = allowed.limits(max(cpu_s, 0.01), wall_s(max(cpu_s, 0.01)))
-        calls = [test.call() for test in rest]
         heard = _Heard(rest, allowed.runs_all_tests)
-        execution = pool.call(program, name, calls, limits, heard.look)
+        execution = pool.call(program, name, rest, limits, heard.look)
         if _deserves_a_retry(execution, pool, allowed):
             total.n_retried += 1
             heard.findings.clear()
-            execution = pool.call_alone(program, name, calls, limits, heard.look)
+            execution = pool.call_alone(program, name, rest, limits, heard.look)
         total.add(execution)
         total.findings += _of_calls(execution, heard, total, allowed)
         if not allowed.runs_all_tests:
@@ -225,12 +222,12 @@ class _Heard:
 
 
 def _of_answer(answer: Answer, test: FunctionTest) -> Finding:
-    if answer.kind == "value":
-        return Finding("AC") if test.accepts(answer.body) else Finding("WA", got=shown(answer.body))
+    if answer.kind in ("value", "packed"):
+        return _RIGHT if test.accepts(answer) else Finding("WA", got=shown(start_of(answer)))
     if answer.kind == "raised":
         return Finding("RE", shown(answer.body))
     if answer.kind == "opaque" and test.accepts_opaque:
-        return Finding("AC")
+        return _RIGHT
     return Finding("WA", answer.kind, shown(answer.body))
 
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Execution, Language, Limits, Problem, Program, Verdict
+from harness.graders._answer_rules import ExpectedAnswer
 from harness.graders._code_prelude import PRELUDE, with_files
+from harness.graders._comparing import is_right_answer, is_right_output
 from harness.graders._evalplus_judge import judge_evalplus
 from harness.graders._judging import (
     Allowance,
@@ -23,8 +25,8 @@ from harness.graders._judging import (
     judge_script,
     shown,
 )
-from harness.graders._output_rules import Comparison, is_expected, room_for
-from harness.graders._plain_values import accepted, answer_room, close_or_equal, decode, encode, with_lists
+from harness.graders._output_rules import Comparison, room_for
+from harness.graders._plain_values import encode
 from harness.graders._program_reference import EvalPlusReference, ProgramReference, ProgramTest
 from harness.graders._program_text import program_in
 from harness.sandbox import Level, Pool, open_pool
@@ -157,7 +159,7 @@ class CodeGrader:
         rule, tolerance = reference.comparison, reference.tolerance
         if self.config.comparison is not None:
             rule, tolerance = self.config.comparison, self.config.tolerance
-        return ScriptTest(stdin, expected, lambda output: is_expected(rule, output, expected, tolerance))
+        return ScriptTest(stdin, expected, functools.partial(is_right_output, rule, tolerance, expected))
 
     def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
         """What the checker says. One that fails on the expected output too is broken; else the output broke it."""
@@ -182,12 +184,9 @@ class CodeGrader:
             expected = json.loads(test.output)
         except ValueError as error:
             raise DataError(f"a test is not of JSON values: {error}") from None
-        encoded = encode(expected)
-
-        def is_right(got: Any) -> bool:
-            return close_or_equal(decode(encoded), with_lists(got), self.config.tolerance)
-
-        return FunctionTest(arguments, cpu_s, answer_room(encoded), lambda body: accepted(body, encoded, is_right))
+        answer = ExpectedAnswer(encode(expected))
+        accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
+        return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
 
     def _chosen(self, tests: Sequence[ProgramTest]) -> Sequence[ProgramTest]:
         if self.config.tests == "all":

@@ -6,19 +6,20 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Program, Verdict
+from harness.graders._answer_rules import ExpectedAnswer
+from harness.graders._comparing import is_right_answer
 from harness.graders._judging import Allowance, Finding, FunctionTest, Report, judge_function, shown
 from harness.graders._lcb_mock import driver
-from harness.graders._output_rules import lines_equal
-from harness.graders._plain_values import decode, encode, equal
+from harness.graders._output_rules import room_for
+from harness.graders._plain_values import encode
 from harness.graders._program_reference import ProgramReference, ProgramTest
 from harness.graders._program_text import official_program_in
 from harness.sandbox import Level, Pool, open_pool
-from harness.sandbox.inside.plain import NotPlainError
 
 _FAILURES: Mapping[str, Literal["TLE", "RE"]] = {"timeout": "TLE", "error": "RE"}
 
@@ -99,34 +100,22 @@ def _renamed(finding: Finding) -> Finding:
 
 
 def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
-    def accepts(output: str) -> bool:
-        return lines_equal(output, test.output)
-
-    return _made((test.input,), "output", accepts, limit_s, len(test.output))
+    return _made((test.input,), "output", test.output, limit_s)
 
 
 def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
     try:
         arguments = [json.loads(line) for line in test.input.split("\n")]
-        expected = decode(encode(json.loads(test.output)))
+        expected = json.loads(test.output)
     except ValueError as error:
         raise DataError(f"a test is not of JSON values: {error}; {shown(test.input.encode())}") from None
-
-    def accepts(value: Any) -> bool:
-        return equal(expected, value)
-
-    return _made((arguments,), "value", accepts, limit_s, len(test.output))
+    return _made((arguments,), "value", expected, limit_s)
 
 
-def _made(arguments: Sequence[object], kind: str, accepts: Any, limit_s: float, size: int) -> FunctionTest:
-    def accepts_body(body: bytes) -> bool:
-        try:
-            answer = decode(body)
-        except NotPlainError:
-            return False
-        return type(answer) is list and len(answer) == 2 and answer[0] == kind and accepts(answer[1])
-
-    return FunctionTest(arguments, limit_s, 4 * size + (64 << 10), accepts_body)
+def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:
+    answer = ExpectedAnswer(encode([kind, expected]))
+    accepts = functools.partial(is_right_answer, (f"official_{kind}",), answer)
+    return FunctionTest(arguments, limit_s, room_for(answer.text), accepts)
 
 
 GRADER: type[Grader[ProgramReference]] = LcbOfficialGrader

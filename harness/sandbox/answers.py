@@ -1,7 +1,7 @@
-"""Reads what a function answers while it runs, and holds each call to its own limit.
+"""What a function answers while its program runs, call by call, each held to its own limit.
 
-A program could write into this channel whatever it likes. All that gains it is to have claimed an answer, which is
-what a program may do. Times are taken here, where it can't touch them.
+The calls are made by `inside.asking`, which says what came of them. Times are taken there and here, where a program
+can't touch them.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import fcntl
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from harness.core.types import Answer, Call
+from harness.sandbox.inside import asking
 from harness.sandbox.inside.zygote import CLOCK, KILL, read_reply
 
-_HEAD = struct.Struct("<6sI")
-_KINDS: dict[bytes, Literal["value", "raised", "opaque"]] = {
-    b"value_": "value",
-    b"raised": "raised",
-    b"opaque": "opaque",
+_KINDS: dict[bytes, Literal["value", "packed", "raised", "opaque", "too_large"]] = {
+    asking.VALUE: "value",
+    asking.PACKED: "packed",
+    asking.RAISED: "raised",
+    asking.OPAQUE: "opaque",
+    asking.TOO_LARGE: "too_large",
 }
-_LOADED = b"loaded"
-_CHUNK_BYTES, _PIPE_BYTES = 1 << 18, 1 << 18
-_FIRST_LOOK_S = 0.05
+_CHUNK_BYTES, _PIPE_BYTES = 1 << 16, 1 << 18
+_FIRST_LOOK_S, _LAST_WORD_S = 0.05, 5.0
 
 Look = Callable[[int, Answer], bool]
-"""Is told the place of a call and what it gave, while the program goes on, and says whether to hear more."""
+"""Is told the place of a call and what it gave, and says whether to hear more."""
 
 
 def wall_limit_s(cpu_s: float) -> float:
@@ -39,11 +39,11 @@ def wall_limit_s(cpu_s: float) -> float:
 
 
 class AnswerWatch:
-    """A pipe for one run. `collect` ends when the last answer came, the program did, or a limit is reached."""
+    """The pipes of one run. `collect` ends when the last answer came, the program did, or a limit is reached."""
 
     def __init__(self, calls: Sequence[Call], look: Look | None = None) -> None:
         """Answers are kept where nobody looks at them as they come."""
-        self._calls = calls
+        self.calls = calls
         self._look = look if look is not None else self._keep
         self._buffer = bytearray()
         self._has_loaded = False
@@ -51,22 +51,26 @@ class AnswerWatch:
         self.is_complete = False
         self.answers: list[Answer] = []
         self.cause: Literal["cpu", "wall", "malformed"] | None = None
-        self._our_end, self.their_end = os.pipe()
-        with contextlib.suppress(OSError):  # a user has only so much of it
-            fcntl.fcntl(self._our_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._restart_clock()
+        self._asked_for: int | None = None
+        self._our_end, told = os.pipe()
+        (answers, answering), (asked, questions) = os.pipe(), os.pipe()
+        self.for_program: Sequence[int] = (answering, asked)
+        self.for_asker: Sequence[int] = (told, answers, questions)
+        for fd in (told, answers):
+            with contextlib.suppress(OSError):  # a user has only so much of it
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def __enter__(self) -> AnswerWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._our_end)
-        self.close_their_end()
+        self.close_their_ends()
 
-    def close_their_end(self) -> None:
-        if self.their_end >= 0:
-            os.close(self.their_end)
-            self.their_end = -1
+    def close_their_ends(self) -> None:
+        for fd in (*self.for_program, *self.for_asker):
+            os.close(fd)
+        self.for_program = self.for_asker = ()
 
     def _keep(self, _place: int, answer: Answer) -> bool:
         self.answers.append(answer)
@@ -90,6 +94,7 @@ class AnswerWatch:
                     raise ConnectionResetError("it ended")
                 reply = read_reply(message)
                 if "clock" not in reply:
+                    self._hear_the_rest()
                     return reply
                 self._note_clock(reply["clock"])
             self._check(control)
@@ -97,16 +102,22 @@ class AnswerWatch:
             control.send(KILL)
         return None
 
+    def _hear_the_rest(self) -> None:
+        """The program is gone, and no more of it can come than did."""
+        poll = select.poll()
+        poll.register(self._our_end, select.POLLIN)
+        while not self.is_complete and poll.poll(_LAST_WORD_S * 1000) and self._read():
+            pass
+
     def _restart_clock(self) -> None:
         self._began = time.monotonic()
         self._cpu_at_start: float | None = None
         self._next_look = self._began + _FIRST_LOOK_S
-        self._asked_for: int | None = None
 
     @property
     def _limit_s(self) -> float:
         # Loading may take as long as the longest call.
-        return self._calls[self._n_answers].cpu_s if self._has_loaded else max(call.cpu_s for call in self._calls)
+        return self.calls[self._n_answers].cpu_s if self._has_loaded else max(call.cpu_s for call in self.calls)
 
     def _patience_s(self) -> float:
         wall_end = self._began + wall_limit_s(self._limit_s)
@@ -139,32 +150,33 @@ class AnswerWatch:
         """Take what is there. False at the end."""
         data = os.read(self._our_end, _CHUNK_BYTES)
         self._buffer += data
-        while not self.is_complete and self.cause is None and len(self._buffer) >= _HEAD.size:
-            kind, length = _HEAD.unpack_from(self._buffer)
-            if kind not in _KINDS and (kind != _LOADED or length or self._has_loaded):
-                self.cause = "malformed"
-            elif kind in _KINDS and length > self._calls[self._n_answers].answer_bytes:
-                self._hear("too_large", b"")
-            elif len(self._buffer) < _HEAD.size + length:
+        for kind, body, wall_s in self._taken_frames():
+            if self.is_complete or self.cause is not None:
                 break
-            else:
-                self._take(kind, length)
+            self._take(kind, body, wall_s)
+            self._restart_clock()
         return bool(data)
 
-    def _take(self, kind: bytes, length: int) -> None:
+    def _taken_frames(self) -> list[tuple[bytes, bytes, float]]:
+        """What came whole, with which the buffer is rid of it: a large answer should not be held twice."""
+        frames, begin, head_bytes = [], 0, asking.TOLD_HEAD.size
         with memoryview(self._buffer) as view:
-            body = bytes(view[_HEAD.size : _HEAD.size + length])
-        del self._buffer[: _HEAD.size + length]
-        if kind == _LOADED:
-            self._has_loaded = True
-        else:
-            self._hear(_KINDS[kind], body)
-        asked_for = self._asked_for
-        self._restart_clock()
-        self._asked_for = asked_for
+            while begin + head_bytes <= len(view):
+                kind, length, wall_s = asking.TOLD_HEAD.unpack_from(view, begin)
+                end = begin + head_bytes + length
+                if end > len(view):
+                    break
+                frames.append((kind, bytes(view[begin + head_bytes : end]), wall_s))
+                begin = end
+        del self._buffer[:begin]
+        return frames
 
-    def _hear(self, kind: Literal["value", "raised", "opaque", "too_large"], body: bytes) -> None:
-        answer = Answer(kind, body, time.monotonic() - self._began)
-        hears_more = self._look(self._n_answers, answer)
-        self._n_answers += 1
-        self.is_complete = not hears_more or kind == "too_large" or self._n_answers == len(self._calls)
+    def _take(self, kind: bytes, body: bytes, wall_s: float) -> None:
+        if kind == asking.LOADED:
+            self._has_loaded = True
+        elif kind == asking.MALFORMED:
+            self.cause = "malformed"
+        else:
+            hears_more = self._look(self._n_answers, Answer(_KINDS[kind], body, wall_s))
+            self._n_answers += 1
+            self.is_complete = not hears_more or kind == asking.TOO_LARGE or self._n_answers == len(self.calls)

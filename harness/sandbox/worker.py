@@ -20,14 +20,14 @@ from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
 from harness.sandbox import levels
 from harness.sandbox.answers import AnswerWatch, Look
-from harness.sandbox.inside import plain, programs, scratch, sealing
+from harness.sandbox.inside import asking, programs, scratch, sealing
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
 from harness.sandbox.inside.zygote import read_reply
 from harness.sandbox.levels import Level
 
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import inside.zygote as z; del sys.path[0]; "
-    "z.main(int(sys.argv[2]), sys.argv[3] == 'first')"
+    "z.main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == 'first')"
 )
 # From nothing: what is in the environment of the caller is nobody's business inside.
 _ENVIRONMENT = {
@@ -66,8 +66,7 @@ def script(program: Program, stdin: bytes) -> Job:
 
 
 def function(program: Program, name: str, calls: Sequence[Call], look: Look | None = None) -> Job:
-    arguments = [plain.encode(list(call.arguments)) for call in calls]
-    payload = programs.function_payload(program.source, name, arguments)
+    payload = programs.function_payload(program.source, name, packs=look is not None)
     return Job(payload, b"", calls, program.prelude, look)
 
 
@@ -78,13 +77,15 @@ class Worker:
         """With paths of executables, and what they need, it runs compilers instead of programs."""
         self._scratch: str | None = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._asker, for_asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._complaints = os.memfd_create("complaints")
-        with theirs:
+        with theirs, for_asker:
+            fds = (theirs.fileno(), for_asker.fileno())
             folder = str(Path(__file__).parent)
             flags = ["-I", "-S", "-B", "-X", "utf8", "-c", _START]
             self._process = subprocess.Popen(
-                [levels.interpreter(), *flags, folder, str(theirs.fileno()), "first"],
-                pass_fds=(theirs.fileno(),),
+                [levels.interpreter(), *flags, folder, *map(str, fds), "first"],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._complaints,
@@ -109,7 +110,7 @@ class Worker:
             given = [stack.enter_context(_memory_file(data, sealed=True)) for data in (job.payload, job.stdin)]
             stdout, stderr = (stack.enter_context(_memory_file(b"", sealed=False)) for _ in range(2))
             watch = stack.enter_context(AnswerWatch(job.calls, job.look)) if job.calls else None
-            fds = [*given, stdout, stderr, *([watch.their_end] if watch is not None else [])]
+            fds = [*given, stdout, stderr, *(watch.for_program if watch is not None else ())]
             asked = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
             request = (*asked, job.prelude, job.kind, tuple(job.arguments), job.product)
             self._socket.settimeout(limits.wall_s + _GRACE_S)
@@ -122,7 +123,9 @@ class Worker:
         try:
             socket.send_fds(self._socket, [request], list(fds))
             if watch is not None:
-                watch.close_their_end()
+                with _memory_file(_packed(watch.calls), sealed=True) as calls:
+                    socket.send_fds(self._asker, [b"a"], [calls, *watch.for_asker])
+                watch.close_their_ends()
                 if (ended := watch.collect(self._socket)) is not None:
                     return ended
         except OSError as error:
@@ -147,13 +150,16 @@ class Worker:
         return os.pread(self._complaints, 2000, 0).decode(errors="replace").strip() or "it said nothing"
 
     def close(self) -> None:
-        self._socket.close()
-        if self._process.poll() is None:
-            # The process inside a jail dies with this one.
-            self._process.send_signal(signal.SIGKILL)
+        self._asker.close()
+        self._process.kill()
         self._process.wait()
+        with contextlib.suppress(OSError):  # the one inside dies with it, and then nobody holds the other end
+            self._socket.settimeout(_GRACE_S)
+            while self._socket.recv(_MESSAGE_BYTES):
+                pass
+        self._socket.close()
         if self._scratch is not None:
-            scratch.remove_if_left(self._scratch)
+            scratch.remove_if_left(self._scratch, patience_s=_GRACE_S)
         with contextlib.suppress(OSError):
             os.close(self._complaints)
 
@@ -171,6 +177,10 @@ def _settings(level: Level, executable: Sequence[str]) -> bytes:
         "runtime_is_private": levels.runtime_is_private(folders),
     }
     return json.dumps(told).encode()
+
+
+def _packed(calls: Sequence[Call]) -> bytes:
+    return asking.packed([(call.answer_bytes, call.arguments) for call in calls])
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ import tomllib
 from pathlib import Path
 
 from harness.core.types import Limits, Program
+from harness.graders._answer_rules import ExpectedAnswer
 from harness.graders._code_prelude import PRELUDE
-from harness.graders._evalplus_rules import is_right as is_right_there
+from harness.graders._comparing import is_right_answer
 from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
-from harness.graders._plain_values import accepted, answer_room, close_or_equal, decode, with_lists
 from harness.sandbox import Level, Pool
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
@@ -158,7 +158,8 @@ def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALL
     recording = Recording(pool, wall_s)
     if group == "functions":
         expected = str(int(around.secret[7:])).encode()
-        test = FunctionTest((3, 4), ALLOWED.cpu_s, answer_room(expected), lambda body: looked_at(body, expected))
+        answer = ExpectedAnswer(expected)
+        test = FunctionTest((3, 4), ALLOWED.cpu_s, answer.room_bytes, lambda got: looked_at(got, answer))
         report = judge_function(recording, program, "f", [test], allowed)
         written = recording.answers
     else:
@@ -176,18 +177,11 @@ def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALL
     yield from around.damage()
 
 
-def looked_at(body, expected):
+def looked_at(got, expected):
     """As graders look: every rule reads what a program claims."""
-    wanted = decode(expected)
-
-    def is_right(got):
-        for dataset, name in RULES:  # some of them take anything for right; none may fail
-            is_right_there(dataset, name, [3, 4], wanted, got, 1e-6)
-        return close_or_equal(wanted, with_lists(got), 1e-6) or is_right_there(
-            "humaneval", "f", [3, 4], wanted, got, 0.0
-        )
-
-    return accepted(body, expected, is_right)
+    for dataset, name in RULES:  # some of them take anything for right; none may fail
+        is_right_answer(("evalplus", dataset, name, [3, 4], 1e-6), expected, got)
+    return is_right_answer(("plain", 1e-6), expected, got)
 
 
 def failures_of_attacks(level, groups, *, prime=True):
@@ -272,7 +266,7 @@ def failures_of_benign(level):
         test = ScriptTest(text.encode(), expected.encode(), lambda out, e=expected: out.strip().decode() == e)
         found[name] = judge_script(pool, Program(case["source"], PRELUDE), [test], allowed)
     for name, case in benign()["functions"].items():
-        tests = [FunctionTest((a, 4), 5.0, 4096, lambda body, a=a: json.loads(body) == a + 4) for a in (3, 500, 3)]
+        tests = [FunctionTest((a, 4), 5.0, 4096, lambda got, a=a: json.loads(got.body) == a + 4) for a in (3, 500, 3)]
         found[name] = judge_function(pool, Program(case["source"], PRELUDE), "f", tests, allowed)
     pool.close()
     return {name: str(r.findings) for name, r in found.items() if r.n_passed < r.n_tests}

@@ -16,15 +16,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness.core.types import Call, Completion, Limits, Problem, Program, Tokens
+from harness.core.types import Answer, Call, Completion, Limits, Problem, Program, Tokens
 from harness.graders import _plain_values
-from harness.graders._evalplus_rules import is_right
+from harness.graders._answer_rules import ExpectedAnswer
+from harness.graders._comparing import is_right_answer
 from harness.graders._judging import Allowance, FunctionTest, judge_function
 from harness.graders._output_rules import first_difference, is_expected, lines_equal, tokens_equal, words_equal
-from harness.graders._plain_values import accepted, answer_room, close_or_equal, with_lists
 from harness.graders._program_reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
 from harness.graders._program_text import official_program_in, program_in
 from harness.graders.code import GRADER
+from harness.graders.lcb_official import GRADER as LCB_OFFICIAL
 from harness.sandbox import Pool, open_pool, strongest
 from harness.sandbox.inside import plain
 
@@ -44,8 +45,12 @@ def function_of(*tests):
     return ProgramReference(HeldTests(tuple(ProgramTest(*test, "sample") for test in tests)), "samples", "f")
 
 
+def value(body):
+    return Answer("value", body, 0.0)
+
+
 def calls(n, accepts, answer_bytes=4096):
-    return [FunctionTest((place,), 2.0, answer_bytes, lambda body, p=place: accepts(p, body)) for place in range(n)]
+    return [FunctionTest((place,), 2.0, answer_bytes, lambda got, p=place: accepts(p, got.body)) for place in range(n)]
 
 
 # --- answers as they come -----------------------------------------------------------------------------------------
@@ -135,15 +140,13 @@ values = st.recursive(
 
 @given(values, values, st.sampled_from(RULES), st.sampled_from(["humaneval", "mbpp"]), st.sampled_from([0.0, 1e-6]))
 def test_no_answer_makes_a_rule_fail(expected, got, rule, dataset, tolerance):
-    wanted, body = _plain_values.encode(expected), _plain_values.encode(got)
-
-    def is_right_there(value):
-        arguments = _plain_values.decode(_plain_values.encode([3, 4] if rule != "find_zero" else [[3, 4]]))
-        return is_right(dataset, rule, arguments, _plain_values.decode(wanted), value, tolerance) or close_or_equal(
-            _plain_values.decode(wanted), with_lists(value), tolerance
-        )
-
-    assert accepted(body, wanted, is_right_there) in (True, False)
+    wanted, given = ExpectedAnswer(_plain_values.encode(expected)), value(_plain_values.encode(got))
+    arguments = [3, 4] if rule != "find_zero" else [[3, 4]]
+    assert is_right_answer(("evalplus", dataset, rule, arguments, tolerance), wanted, given) in (True, False)
+    assert is_right_answer(("plain", tolerance), wanted, given) in (True, False)
+    for kind in ("official_output", "official_value"):
+        pair = ExpectedAnswer(_plain_values.encode(["value", "1"]))
+        assert is_right_answer((kind,), pair, given) is (got == ["value", "1"])
 
 
 @pytest.mark.parametrize(
@@ -208,21 +211,69 @@ def test_an_answer_deeper_than_any_right_one_is_wrong():
     assert judged(f"{forged}\ndef f(n): return 1", function_of(("1", "1"))).outcome == "incorrect"
 
 
-def test_a_large_answer_with_far_more_in_it_is_not_looked_at():
-    expected = json.dumps(list(range(300_000))).encode()
+LARGE = {
+    "what is expected": ("list(range(300_000))", True),
+    "other numbers of the same value": ("list(map(float, range(300_000)))", True),
+    "another container": ("tuple(range(300_000))", True),
+    "one that is off": ("[*range(299_999), 0]", False),
+    "no list at all": ("'[' * 600_000", False),
+}
 
-    def never(_value):
-        raise AssertionError("it was looked at")
 
-    room = answer_room(expected)
-    for piece in (b"[],", b'{"set":[]},', b'"ab",'):
-        body = b"[" + piece * (room // len(piece) - 2) + b"1]"
-        assert not accepted(body, expected, never)
-    assert not accepted(b'"' + b"x" * (2 << 20) + b"\\ud83d\\ude00" + b'"', expected, never)
-    assert not accepted(b'"' + b"x" * (2 << 20) + "\U0001f600".encode() + b'"', expected, never)
-    assert accepted(
-        plain.encode(tuple(map(float, range(300_000)))).encode(), expected, lambda value: len(value.items) > 9
-    )
+@pytest.mark.parametrize("answer", LARGE)
+def test_large_answers_are_judged_as_small_ones_are(answer):
+    source, is_right = LARGE[answer]
+    reference = function_of(("1", json.dumps(list(range(300_000)))))
+    assert (judged(f"def f(n): return {source}", reference).outcome == "correct") is is_right
+
+
+@pytest.mark.parametrize("comparison", ["lines", "tokens", "words", "floats"])
+def test_large_outputs_are_judged_as_small_ones_are(comparison):
+    reference = ProgramReference(HeldTests((ProgramTest("", "1.5\n" * 300_000, "sample"),)), "samples")
+    options = {"comparison": comparison, "tolerance": 1e-6}
+    assert judged("for _ in range(300_000): print('1.5 ')", reference, **options).outcome == "correct"
+    wrong = judged("for n in range(300_000): print('1.5' if n != 7777 else '2')", reference, **options)
+    assert (wrong.outcome, wrong.details["difference"]) == ("incorrect", "line 7778: '1.5' expected, '2' written")
+
+
+@pytest.mark.parametrize("values", [
+    list(range(30_000)), ["a\ud83d", "", 1.5, None, True, -0.0, 10**40] * 5000,
+    tuple("ab" * 10_000), "xyz\U0001f600" * 9000,
+], ids=["numbers", "all kinds", "tuple", "text"])  # fmt: skip
+def test_what_is_packed_is_judged_as_what_is_not(values):
+    """Each kind of answer twice: as the program packs it, and as it would say it."""
+    text = _plain_values.encode(values)
+    expected, packed = ExpectedAnswer(text), plain.packed(values)
+    assert packed == expected.packed is not None
+    nearly = values[:-1] + ("?" if type(values) is str else type(values)([0.25]))
+    as_other = list(values) if type(values) is tuple else tuple(values)
+    for each in (values, nearly, as_other, list(map(str, values))):
+        said, sent = value(_plain_values.encode(each)), Answer("packed", plain.packed(each), 0.0)
+        for rule in (("plain", 0.0), ("evalplus", "mbpp", "Diff", [1], 0.0), ("evalplus", "humaneval", "f", [1], 1e-6)):
+            assert is_right_answer(rule, expected, sent) is is_right_answer(rule, expected, said)
+    assert is_right_answer(("plain", 0.0), expected, Answer("packed", packed, 0.0))
+    assert not is_right_answer(("plain", 0.0), expected, Answer("packed", plain.packed(nearly), 0.0))
+
+
+@pytest.mark.parametrize("other", [{1: 2}, [[1]] * 30_000, [1] * 100, 5, None, b"x" * 99_999, "x" * (17 << 20), {"a"}])
+def test_other_values_are_not_packed(other):
+    assert plain.packed(other) is None
+
+
+def test_what_is_packed_is_no_giant_s_digest():
+    assert not is_right_answer(("plain", 0.0), ExpectedAnswer(b'{"digest":"00"}'), Answer("packed", b"i\1\0\0\0", 0.0))
+
+
+def test_a_large_wrong_answer_is_shown():
+    verdict = judged("def f(n): return [7.5] * 40_000", function_of(("1", json.dumps([1] * 40_000))))
+    assert verdict.details["got"].startswith("[7.5, 7.5, ")
+
+
+def test_what_takes_too_much_to_compare_is_wrong(monkeypatch):
+    short = Limits(cpu_s=0.2, wall_s=60.0, memory_bytes=2 << 30)
+    monkeypatch.setattr("harness.graders._comparing._LIMITS", short)
+    expected = json.dumps(list(range(2_000_000))).encode()
+    assert not is_right_answer(("plain", 0.0), ExpectedAnswer(expected), value(expected + b" "))
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------
@@ -338,12 +389,13 @@ def f(n):
     while rest: rest = rest[os.write(3, rest):]
 """
 FORGED = {
-    "lists": "b'[' + b'[],' * 2_000_000 + b'1]'",
-    "texts": "b'[' + b'\"ab\",' * 1_500_000 + b'1]'",
-    "one text": "b'\"\\\\ud83d\\\\ude00' + b'a' * 7_000_000 + b'\"'",
-    "numbers": "b'[' + b'12345678901234567890,' * 380_000 + b'1]'",
+    "lists": "b'[' + b'[],' * (@ROOM@ // 3 - 2) + b'1]'",
+    "texts": "b'[' + b'\"ab\",' * (@ROOM@ // 5 - 2) + b'1]'",
+    "one text": "b'\"\\\\ud83d\\\\ude00' + b'a' * (@ROOM@ - 20) + b'\"'",
+    "numbers": "b'[' + b'12345678901234567890,' * (@ROOM@ // 21 - 2) + b'1]'",
     "more than there is room for": "b'[' + b'1,' * 60_000_000 + b'1]'",
 }
+MOST_MIB = 100_000_000 >> 20
 
 
 def growth_of(code):
@@ -354,32 +406,78 @@ def growth_of(code):
     return int(done.stdout)
 
 
+def forging(forged, expected):
+    room = ExpectedAnswer(_plain_values.encode(expected)).room_bytes
+    return FORGE.replace("@BODY@", FORGED[forged].replace("@ROOM@", str(room)))
+
+
 @pytest.mark.parametrize("forged", FORGED)
 def test_no_answer_grows_the_judge(forged):
-    """Where twelve calls are expected to give 3.3 MB each."""
+    """Where twelve calls are expected to give 3.2 MB each."""
+    source = forging(forged, list(range(1_000_000, 1_400_000)))
     code = f"""
 expected = json.dumps(list(range(1_000_000, 1_400_000)))
-source = {FORGE.replace("@BODY@", FORGED[forged])!r}
 reference = function_of(*[(str(n), expected) for n in range(12)])
 judged('def f(n): return n', reference)
 before = reset()
-assert judged(source, reference, reward='fraction').outcome == 'incorrect'
+assert judged({source!r}, reference, reward='fraction').outcome == 'incorrect'
 print(peak() - before)
 """
-    assert growth_of(code) <= 100
+    assert growth_of(code) <= MOST_MIB
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_no_answer_grows_the_judge_of_humaneval(forged):
+    """No problem there asks for more than 11.4 MB."""
+    source = forging(forged, list(range(1_000_000, 2_270_000)))
+    code = f"""
+solution = "    return list(range(1_000_000, 2_270_000))\\n"
+reference = EvalPlusReference("f", "def f(n):\\n", solution, [[1]], [[2], [3]], 0.0, "humaneval")
+judged('def f(n): return n', reference)
+before = reset()
+assert judged({source!r}, reference, reward='fraction').outcome == 'incorrect'
+print(peak() - before)
+"""
+    assert growth_of(code) <= MOST_MIB
+
+
+@pytest.mark.parametrize("forged", ["lists", "one text"])
+def test_no_answer_grows_the_official_judge(forged):
+    body = f"b'[\"output\",' + {FORGED[forged].replace('@ROOM@', str(22_000_000))} + b']'"
+    source = f"{FORGE.replace('@BODY@', body)}\nf(1)"
+    code = f"""
+reference = ProgramReference(HeldTests((ProgramTest("", "12345678\\n" * 1_200_000, "sample"),)), "samples")
+def official(source):
+    completion = Completion("p", 0, 0, f"```python\\n{{source}}\\n```", "stop", Tokens(1, 1))
+    return LCB_OFFICIAL(LCB_OFFICIAL.Config()).grade(Problem("p", "t", (), reference), completion)
+assert official("print(1)").outcome == "incorrect"
+before = reset()
+assert official({source!r}).details["verdict"] == "WA"
+print(peak() - before)
+"""
+    assert growth_of(code) <= MOST_MIB
+
+
+def test_an_output_that_is_no_text_ends_nothing_of_the_official_judge():
+    forged = "import os, struct\nbody = b'[\"output\",5]'\nos.write(3, struct.pack('<6sI', b'value_', len(body)) + body)"
+    reply = Completion("p", 0, 0, f"```python\n{forged}\n```", "stop", Tokens(1, 1))
+    reference = ProgramReference(HeldTests((ProgramTest("", "5", "sample"),)), "samples")
+    assert LCB_OFFICIAL(LCB_OFFICIAL.Config()).grade(Problem("p", "t", (), reference), reply).outcome == "incorrect"
 
 
 @pytest.mark.parametrize("rule", ["lines", "tokens", "words", "floats"])
 @pytest.mark.parametrize("unit", ["10\\n", "10 ", "1", "\\U0001f600"])
-def test_no_output_grows_the_judge(rule, unit):
-    """Where 7 MB are expected."""
+@pytest.mark.parametrize("n_lines", [780_000, 1_800_000], ids=["7 MB", "16 MB"])
+def test_no_output_grows_the_judge(rule, unit, n_lines):
+    """Where so much is expected. Outputs are held to 16 MiB."""
+    n_bytes = min(2 * 9 * n_lines, (16 << 20) - 10)
     code = f"""
-expected = "12345678\\n" * 780_000
+expected = "12345678\\n" * {n_lines}
 reference = ProgramReference(HeldTests((ProgramTest("", expected, "sample"),)), "samples")
-source = "import sys\\nsys.stdout.write({unit!r} * ({2 * 9 * 780_000} // len({unit!r}.encode())))"
+source = "import sys\\nsys.stdout.write({unit!r} * ({n_bytes} // len({unit!r}.encode())))"
 judged("print(1)", reference)
 before = reset()
-assert judged(source, reference, comparison={rule!r}, tolerance=1e-6).outcome == "incorrect"
+assert judged(source, reference, comparison={rule!r}, tolerance=1e-6).details["verdict"] == "WA"
 print(peak() - before)
 """
-    assert growth_of(code) <= 100
+    assert growth_of(code) <= MOST_MIB

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Sequence
 
-from . import kernel, scratch
+from . import asking, kernel, scratch
 
 NOBODY = 65534
 _ALL = (
@@ -25,26 +24,32 @@ _NEW_ROOT = "/tmp"  # exists everywhere, and is covered in our own view alone
 _READ_ONLY = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
 
 
-def enter(paths: Sequence[str]) -> int:
+def enter(paths: Sequence[str], requests: int) -> int:
     """Go on as process 1 of new namespaces, as nobody where the caller was root.
 
-    The process that called stays outside and waits, so that its parent sees one child. Returns a descriptor of the
-    process namespace, to come back to after each program was given one of its own. Raises OSError where the kernel
-    or its policy does not allow it.
+    The process that called stays outside, see `leave_outside`. Returns a descriptor of the process namespace, to come
+    back to after each program was given one of its own. Raises OSError where the kernel or its policy does not allow
+    it.
     """
     _unshare_mapped()
-    has_begun, beginning = os.pipe()
-    if os.fork():
-        _wait_outside(beginning)
-    os.close(beginning)
-    os.read(has_begun, 1)  # the root, which both see, is changed only when the other one needs no more of it
-    os.close(has_begun)
+    leave_outside(requests)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     _change_root(paths)
     if os.geteuid() == 0:
         become_nobody(keep_capabilities=True)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # last, as a change of user would clear it
     return own
+
+
+def leave_outside(requests: int) -> None:
+    """Go on as a child of the process that called, which its parent sees, and which calls functions as asked by
+    `requests`."""
+    has_begun, beginning = os.pipe()
+    if child := os.fork():
+        asking.stay_outside(child, beginning, requests)
+    os.close(beginning)
+    os.close(requests)
+    os.read(has_begun, 1)  # the root, which both may see, is changed only when the other one needs no more of it
+    os.close(has_begun)
 
 
 def become_nobody(*, keep_capabilities: bool = False) -> None:
@@ -93,13 +98,6 @@ def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY)
     os.write(fd, text.encode())
     os.close(fd)
-
-
-def _wait_outside(beginning: int) -> None:
-    """For the one child there is. Started again, since what was loaded so far would take room here as well."""
-    os.dup2(beginning, 0)
-    os.closerange(1, 1024)
-    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "import posix; posix.close(0); posix.wait()"])
 
 
 def _change_root(paths: Sequence[str]) -> None:

@@ -122,3 +122,8 @@ def landlock_allow(ruleset: int, access: int, path_fd: int) -> None:
 
 def landlock_restrict(ruleset: int) -> None:
     _syscall("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
+
+
+def current_core() -> int:
+    """Where this thread runs now."""
+    return _checked(_libc.sched_getcpu(), "sched_getcpu")

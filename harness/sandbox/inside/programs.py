@@ -5,22 +5,25 @@ from __future__ import annotations
 import atexit
 import builtins
 import json
+import marshal
 import os
-import struct
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import IO, Any, NamedTuple, NoReturn
 
-from . import plain
+from . import kernel, plain
+from .asking import ANSWER_HEAD, LOADED, OPAQUE, PACKED, QUESTION_HEAD, RAISED, VALUE
 
 DID_NOT_COMPILE = 120
 """The exit code that says so. A program that uses it is called what it says."""
-ANSWERS_FD = 3
+ANSWERS_FD, QUESTIONS_FD = 3, 4
 _FILE_NAME = "main.py"
 _SCRIPT, _FUNCTION = b"s", b"f"
 _THREAD_STACK_BYTES = 16 << 20
+_READ_BYTES = 1 << 16
+_read_fd, _write_fd = os.read, os.write  # programs put others in their place
 
 
 class Main(NamedTuple):
@@ -46,8 +49,9 @@ def script_payload(source: str) -> bytes:
     return _SCRIPT + source.encode("utf-8", "surrogatepass")
 
 
-def function_payload(source: str, name: str, arguments: Sequence[str]) -> bytes:
-    return _FUNCTION + json.dumps({"source": source, "function": name, "arguments": arguments}).encode()
+def function_payload(source: str, name: str, *, packs: bool) -> bytes:
+    """`packs`: whether large answers may come as `plain.packed` has them."""
+    return _FUNCTION + json.dumps({"source": source, "function": name, "packs": packs}).encode()
 
 
 def run(payload: bytes, main: Main) -> NoReturn:
@@ -140,9 +144,26 @@ def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
     # Not __main__: a program's main guard would run, and read a stdin that has nothing.
     exec(code, _namespace(module, "solution"))
     function = _found(module, job["function"])
-    _say(b"loaded", b"")
-    for arguments in job["arguments"]:
-        _answer(function, plain.decode(arguments, plain.real))
+    _say(LOADED, kernel.current_core().to_bytes(4, "little"))
+    while True:
+        _answer(function, marshal.loads(_asked()), packs=job["packs"])
+
+
+def _asked() -> bytes:
+    """The arguments of the next call. After the last one this waits for the end."""
+    pieces = [_read(_READ_BYTES)]
+    n_missing = QUESTION_HEAD.size + QUESTION_HEAD.unpack_from(pieces[0])[0] - len(pieces[0])
+    while n_missing:
+        pieces.append(_read(n_missing))
+        n_missing -= len(pieces[-1])
+    return b"".join(pieces)[QUESTION_HEAD.size :]
+
+
+def _read(n_bytes: int) -> bytes:
+    data = _read_fd(QUESTIONS_FD, n_bytes)
+    if not data:
+        raise EOFError("nobody asks any more")
+    return data
 
 
 def _found(module: types.ModuleType, name: str) -> Callable[..., Any]:
@@ -154,22 +175,23 @@ def _found(module: types.ModuleType, name: str) -> Callable[..., Any]:
     return function
 
 
-def _answer(function: Callable[..., Any], arguments: Any) -> None:
+def _answer(function: Callable[..., Any], arguments: Any, *, packs: bool) -> None:
     """Call once, and say what came back. A wrong saying is no more than a wrong answer."""
     try:
         value = function(*arguments)
     except BaseException as error:
-        _say(b"raised", type(error).__name__.encode("utf-8", "replace"))
+        _say(RAISED, type(error).__name__.encode("utf-8", "replace"))
         return
     try:
-        body = plain.encode(value).encode()
+        packed = plain.packed(value) if packs else None
+        body = packed if packed is not None else plain.encode(value).encode()
     except BaseException as error:
-        _say(b"opaque", f"{type(value).__name__}: {error}".encode("utf-8", "replace"))
+        _say(OPAQUE, f"{type(value).__name__}: {error}".encode("utf-8", "replace"))
     else:
-        _say(b"value_", body)
+        _say(VALUE if packed is None else PACKED, body)
 
 
 def _say(kind: bytes, body: bytes) -> None:
-    frame = memoryview(struct.pack("<6sI", kind, len(body)) + body)
+    frame = memoryview(ANSWER_HEAD.pack(kind, len(body)) + body)
     while frame:
-        frame = frame[os.write(ANSWERS_FD, frame) :]
+        frame = frame[_write_fd(ANSWERS_FD, frame) :]

@@ -106,14 +106,14 @@ class FolderScratch:
         os.close(self._lock)
 
 
-def remove_if_left(path: str, old_s: float = 0.0) -> None:
-    """Remove the folder of a worker that is gone. One that is in use is locked."""
+def remove_if_left(path: str, old_s: float = 0.0, patience_s: float = 0.0) -> None:
+    """Remove the folder of a worker that is gone, or will be shortly. One that is in use is locked."""
     if not os.path.basename(path).startswith(_PREFIX):
         raise ValueError(f"{path} is not a folder of a worker")
     with contextlib.suppress(OSError):  # another user's, or somebody else was faster
         if time.time() - os.lstat(path).st_ctime < old_s:
             return
-        lock = _locked(path)
+        lock = _locked(path, patience_s)
         try:
             empty(path)
             os.rmdir(path)
@@ -121,14 +121,18 @@ def remove_if_left(path: str, old_s: float = 0.0) -> None:
             os.close(lock)
 
 
-def _locked(path: str) -> int:
+def _locked(path: str, patience_s: float = 0.0) -> int:
+    until = time.monotonic() + patience_s
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError:
+            if time.monotonic() >= until:
+                os.close(fd)
+                raise
+            time.sleep(0.002)
 
 
 def _is_over(path: str) -> bool:

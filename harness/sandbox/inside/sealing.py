@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ _ADDRESS_ROOM_BYTES: Mapping[Kind, int] = {"python": 512 << 20, "binary": 128 <<
 _OPEN_FILES, _OPEN_FILES_OF_COMPILERS = 32, 256
 READY = b"ready"
 _exit = os._exit  # the program may replace the one in os
+_N_OF_FUNCTIONS = 6
 _HIGH_FD = 300
 LANDLOCK_FD, _HIGHEST_FD = 350, 360
 """Above all that a program's own descriptors may take the place of."""
@@ -51,7 +53,8 @@ class Request(NamedTuple):
 def become_program(
     walls: Walls, request: Request, main: programs.Main, descriptors: Sequence[int], ready: int
 ) -> NoReturn:
-    """`descriptors` are the payload, stdin, stdout, stderr and, for functions, where answers go.
+    """`descriptors` are the payload, stdin, stdout, stderr and, for functions, where answers go and
+    questions come from.
 
     `READY` on the pipe `ready` says that every wall stands, and is the last that is ever written there. Anything else
     is our failure, never the program's.
@@ -75,6 +78,9 @@ def become_program(
 def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int) -> None:
     os.setsid()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    if len(descriptors) == _N_OF_FUNCTIONS:
+        with contextlib.suppress(OSError):  # not allowed: then it is slower
+            os.sched_setaffinity(0, {kernel.current_core()})
     # First out of the way of one another, then to 0, 1, 2 ...
     moved = [os.dup2(fd, _HIGH_FD + place) for place, fd in enumerate([*descriptors[1:], ready])]
     for place, fd in enumerate(moved[:-1]):

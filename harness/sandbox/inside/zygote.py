@@ -29,7 +29,7 @@ from typing import Any
 from . import files, jail, kernel, policy, programs, scratch, sealing
 
 LOOK_EVERY_S = 0.1
-_MOST_DESCRIPTORS = 5
+_MOST_DESCRIPTORS = 6
 _MESSAGE_BYTES = 1 << 16
 KILL, CLOCK = b"k", b"c"
 _ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then what went wrong
@@ -63,13 +63,13 @@ def read_reply(message: bytes) -> dict[str, Any]:
     return {**ended, "killed_for": cause.rstrip(b"\0").decode() or None, "trouble": trouble or None}
 
 
-def main(control_fd: int, first_run: bool) -> None:
+def main(control_fd: int, requests_fd: int, first_run: bool) -> None:
     if first_run:
-        _start_again_with_a_large_stack(control_fd)
+        _start_again_with_a_large_stack(control_fd, requests_fd)
     control = socket.socket(fileno=control_fd)
     settings = json.loads(control.recv(_MESSAGE_BYTES))
     try:
-        worker = _Worker(control, settings)
+        worker = _Worker(control, requests_fd, settings)
     except OSError as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         return
@@ -81,27 +81,33 @@ def main(control_fd: int, first_run: bool) -> None:
             worker.scratch.remove()
 
 
-def _start_again_with_a_large_stack(control_fd: int) -> None:
+def _start_again_with_a_large_stack(*inherited: int) -> None:
     """The room for the main stack is laid out at exec. Programs recurse deeply through functions written in C."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     wanted = sealing.MACHINE_STACK_BYTES
     room = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (room, hard))
-    os.set_inheritable(control_fd, True)
+    for fd in inherited:
+        os.set_inheritable(fd, True)
     os.execv(sys.executable, [*sys.orig_argv[:-1], "again"])
 
 
 class _Worker:
-    def __init__(self, control: socket.socket, settings: Mapping[str, Any]) -> None:
-        self._control = control
+    def __init__(self, control: socket.socket, requests_fd: int, settings: Mapping[str, Any]) -> None:
+        self._control, self._cores = control, os.sched_getaffinity(0)
         level = settings["level"]
         sys.meta_path.append(_AllowedPackages(settings["packages"]))
         for name in settings["preload"]:
             importlib.import_module(name)
         folders, executable = settings["folders"], settings["executable"]
-        self._own_namespace = jail.enter(files.mounted([*folders, *executable])) if level == "namespaces" else None
+        self._own_namespace = None
+        if level == "namespaces":
+            self._own_namespace = jail.enter(files.mounted([*folders, *executable]), requests_fd)
+        else:
+            jail.leave_outside(requests_fd)
         if os.geteuid() == 0 and (level == "sealed" or not settings["runtime_is_private"]):
             jail.become_nobody()
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # of who stays outside; a change of user clears it
         self.scratch = _scratch(level, settings["scratch_parent"])
         self._walls = sealing.Walls(
             filters=_filters(level, for_compiler=bool(executable)),
@@ -198,10 +204,17 @@ class _Worker:
                     return None
                 if self._control.fileno() in ready:
                     killed_for = self._told(clock)
+                if not ready:
+                    self._let_go(pid)
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         finally:
             os.close(handle)
         return killed_for
+
+    def _let_go(self, pid: int) -> None:
+        """What takes long may go to any core."""
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(pid, self._cores)
 
     def _told(self, clock: int) -> str | None:
         """A word from the other side during a run: end it, or tell how much CPU time it used."""

@@ -134,10 +134,11 @@ def test_a_killed_judge_leaves_nothing(level, own_temporary_folder):
 
 def test_what_is_left_when_both_are_killed_is_removed_by_the_next(own_temporary_folder, monkeypatch):
     judge, worker = start_judge(Level.LIMITS, own_temporary_folder)
-    os.kill(worker, signal.SIGSTOP)  # so that it can't clean up
+    inside = int(Path(f"/proc/{worker}/task/{worker}/children").read_text())
+    os.kill(inside, signal.SIGSTOP)  # so that it can't clean up
     judge.kill()
     judge.communicate()
-    os.kill(worker, signal.SIGKILL)
+    os.kill(inside, signal.SIGKILL)
     (left,) = own_temporary_folder.iterdir()
     wait_for(lambda: not is_locked(left))
     (own_temporary_folder / "another").mkdir()

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.core.types import Completion, Limits, Problem, Program, Tokens
+from harness.core.types import Call, Completion, Limits, Problem, Program, Tokens
 from harness.graders._answer_rules import ExpectedAnswer
 from harness.graders._comparing import is_right_answer
 from harness.graders._evalplus_judge import judge_evalplus
@@ -194,7 +194,7 @@ def all_canonical(data: Path) -> None:
 
 
 def many(n: int) -> None:
-    """Through two workers at once, every twentieth program writing a file; then what is left, and how much it grew."""
+    """Through two workers at once, some of them writing a file, some a function; then what is left, and growth."""
     temporary, before_any = tempfile.gettempdir(), _things_on_the_machine()
     pool = Pool(strongest()[0], 2)
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -221,9 +221,13 @@ def _times(pool: Pool, n: int) -> array.array[float]:
 
 
 def _timed(pool: Pool, place: int) -> float:
-    start = time.perf_counter()
-    source = T1 if place % 20 else f"open('note', 'w').write('x' * 5000)\n{T1}"
-    assert pool.run(Program(source), b"3 4\n", Limits(6.0, 12.0, 1 << 30)).stdout == b"7\n"
+    start, limits = time.perf_counter(), Limits(6.0, 12.0, 1 << 30)
+    if place % 20 == 1:
+        ended = pool.call(Program("def f(n): return n"), "f", [Call([n], 6.0, 100) for n in range(3)], limits)
+        assert [answer.body for answer in ended.answers] == [b"0", b"1", b"2"]
+    else:
+        source = T1 if place % 20 else f"open('note', 'w').write('x' * 5000)\n{T1}"
+        assert pool.run(Program(source), b"3 4\n", limits).stdout == b"7\n"
     return time.perf_counter() - start
 
 
@@ -231,7 +235,7 @@ def one_core(n: int) -> None:
     """Programs a second where judge, worker and programs share one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     pool = Pool(strongest()[0], 1)
-    times = sorted([_timed(pool, 1) for _ in range(n + 50)][50:])
+    times = sorted([_timed(pool, 2) for _ in range(n + 50)][50:])
     print(
         f"one core, {n} programs: {n / sum(times):.0f} a second, median {times[n // 2] * 1e3:.2f} ms, "
         f"99th percentile {times[int(n * 0.99)] * 1e3:.2f} ms"

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 
 from harness.core.errors import EngineError
-from harness.core.protocols import Batch, Objective, PolicyOutputs
+from harness.core.protocols import Objective
+from harness.core.training import Batch, PolicyOutputs
 from harness.trainers.settings import TrainConfig
 
 Source = Literal["engine", "recompute", "live"]

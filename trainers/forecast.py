@@ -23,7 +23,8 @@ import torch
 from harness.core.errors import UsageError
 from harness.core.models import load_tokenizer, pick_device
 from harness.core.prompts import prompt_ids
-from harness.core.protocols import ModelShape, ModelSource
+from harness.core.protocols import ModelSource
+from harness.core.training import ModelShape
 from harness.trainers.learner import FROZEN_FACTOR
 from harness.trainers.logprob import CHUNK_ELEMENTS
 from harness.trainers.lora import n_parameters

@@ -7,7 +7,7 @@ weights, another temperature, another prompt, another precision.
 from __future__ import annotations
 
 from harness.core.errors import EngineError
-from harness.core.protocols import Batch, PolicyOutputs
+from harness.core.training import Batch, PolicyOutputs
 from harness.trainers.gauges import logp_gap
 from harness.trainers.settings import TrainConfig
 

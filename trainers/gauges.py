@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Batch, LossResult, PolicyOutputs
+from harness.core.training import Batch, LossResult, PolicyOutputs
 
 QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 

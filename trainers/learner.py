@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from harness.core.errors import RunError
-from harness.core.protocols import Batch, Credit, Critic, LossResult, Need, Objective, PolicyOutputs, Totals
+from harness.core.protocols import Critic, Need, Objective
 from harness.core.seeds import derive
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 from harness.trainers.before_step import not_yet, now, source_of_logp_old
 from harness.trainers.functional import sequence_mean, total

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import ModelError
-from harness.core.protocols import Batch, ModelShape, Need, PolicyOutputs
+from harness.core.protocols import Need
+from harness.core.training import Batch, ModelShape, PolicyOutputs
 from harness.trainers.attention import attend_in_float32
 from harness.trainers.compiled import CompiledBody
 from harness.trainers.logprob import head_of, token_logp

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Batch
+from harness.core.training import Batch
 from harness.trainers.recall import Recall
 
 

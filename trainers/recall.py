@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Batch
+from harness.core.training import Batch
 
 _UNKNOWN = -1
 

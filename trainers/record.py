@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.core.protocols import Batch, LossResult, PolicyOutputs
+from harness.core.training import Batch, LossResult, PolicyOutputs
 from harness.core.types import Graded
 from harness.trainers.gap import EngineGap
 from harness.trainers.gauges import quantiles, ratios_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Batch, PolicyOutputs
+from harness.core.training import Batch, PolicyOutputs
 from harness.core.types import Graded
 from harness.trainers.functional import kl_estimate, sequence_sum
 from harness.trainers.settings import KlConfig, OverlongConfig

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from harness.core.errors import EngineError
-from harness.core.protocols import Batch, LossResult, PolicyOutputs
+from harness.core.training import Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import kl_estimate, reduced, sequence_sum, total
 from harness.trainers.settings import EngineCorrectionConfig, KlConfig
 

@@ -13,7 +13,7 @@ import torch
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.discovery import entries, load
-from harness.core.protocols import Batch, ModelShape, PolicyOutputs, Totals
+from harness.core.training import Batch, ModelShape, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from training_parts import make_batch
 
-from harness.core.protocols import Batch, PolicyOutputs
+from harness.core.training import Batch, PolicyOutputs
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
 INPUTS, CASES = GOLDEN["inputs"], GOLDEN["cases"]

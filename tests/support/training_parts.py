@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from harness.core.models import load_module, load_tokenizer, resolve
-from harness.core.protocols import Batch, ModelSource, PolicyOutputs, Totals
+from harness.core.protocols import ModelSource
+from harness.core.training import Batch, PolicyOutputs, Totals
 
 VOCABULARY = 110
 

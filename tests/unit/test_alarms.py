@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_parts import detached, make_batch, make_outputs
 
-from harness.core.protocols import LossResult
+from harness.core.training import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.trainers.alarms import Alarm, Watch
 from harness.trainers.gauges import quantiles, ratios_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.core.discovery import entries, load
-from harness.core.protocols import Batch, ModelShape, PolicyOutputs, Totals
+from harness.core.training import Batch, ModelShape, PolicyOutputs, Totals
 
 N_ARMS, N_DRAWS = 4, 32
 REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.0])

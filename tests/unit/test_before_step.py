@@ -14,7 +14,7 @@ from test_training import assert_same_run, figures, recipe, run, weights
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.errors import ConfigError, EngineError
-from harness.core.protocols import Credit, ModelShape
+from harness.core.training import Credit, ModelShape
 from harness.engines.hf import HuggingFaceEngine
 from harness.trainers.before_step import not_yet, now, source_of_logp_old
 from harness.trainers.policy import Policy

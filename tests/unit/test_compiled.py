@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from training_parts import make_batch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from harness.core.protocols import Batch
+from harness.core.training import Batch
 from harness.trainers.policy import Policy
 
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")

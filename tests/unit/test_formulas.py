@@ -14,7 +14,7 @@ from formulas import Loss, Row
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.discovery import entries, load
-from harness.core.protocols import Batch, LossResult, ModelShape, PolicyOutputs
+from harness.core.training import Batch, LossResult, ModelShape, PolicyOutputs
 from harness.trainers.functional import rewards_by_token
 
 LENGTHS = [3, 5, 1, 4, 2, 5, 2, 2]

@@ -15,7 +15,7 @@ from test_training import figures, recipe, run
 from training_parts import make_batch, make_outputs
 
 from harness.core.errors import ConfigError, EngineError
-from harness.core.protocols import PolicyOutputs
+from harness.core.training import PolicyOutputs
 from harness.engines.hf import HuggingFaceEngine
 from harness.trainers.gap import EngineGap, largest_gap
 from harness.trainers.recall import _Layer

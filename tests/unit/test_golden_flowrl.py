@@ -11,7 +11,7 @@ import pytest
 import torch
 from golden_losses import golden_batch, golden_outputs
 
-from harness.core.protocols import ModelShape
+from harness.core.training import ModelShape
 from harness.trainers.batch import microbatch, select
 from harness.trainers.objectives.flowrl import FlowRL
 

@@ -9,7 +9,7 @@ import torch
 from golden_losses import CASES, golden_batch, golden_outputs, tensor
 
 from harness.core.discovery import load
-from harness.core.protocols import ModelShape
+from harness.core.training import ModelShape
 from harness.trainers.functional import clipped_value_loss, generalised_advantage, kl_estimate, rewards_by_token
 
 TRL_EPS = {"std_eps": 1e-4}

@@ -12,7 +12,7 @@ import torch
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.discovery import load
-from harness.core.protocols import Batch, Credit, ModelShape, PolicyOutputs
+from harness.core.training import Batch, Credit, ModelShape, PolicyOutputs
 from harness.trainers.batch import microbatch, select
 from harness.trainers.functional import group_mean, group_normalise, sequence_sum
 

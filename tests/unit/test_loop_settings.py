@@ -15,7 +15,7 @@ from golden_losses import CASES, golden_batch, golden_outputs, tensor
 from training_parts import detached, make_batch, make_outputs, tiny_module
 
 from harness.core.errors import EngineError, RunError
-from harness.core.protocols import Batch, PolicyOutputs
+from harness.core.training import Batch, PolicyOutputs
 from harness.core.types import Completion, Graded, Problem, Request, Sampling, Tokens, Verdict
 from harness.trainers.batch import collate
 from harness.trainers.learner import Learner

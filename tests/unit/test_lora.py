@@ -16,7 +16,7 @@ from harness.core.config import parse, parse_plugin
 from harness.core.errors import ConfigError, RunFolderError
 from harness.core.models import checkpoint_folders, resolve
 from harness.core.progress import Progress
-from harness.core.protocols import ModelShape
+from harness.core.training import ModelShape
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate
 from harness.trainers.lora import AdapterReference, Adapters

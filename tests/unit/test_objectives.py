@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_parts import detached, make_batch, make_outputs
 
-from harness.core.protocols import Batch, ModelShape, PolicyOutputs
+from harness.core.training import Batch, ModelShape, PolicyOutputs
 from harness.trainers.objectives._flowrl_variants import VARIANTS
 from harness.trainers.objectives.flowrl import FlowRL
 from harness.trainers.objectives.grpo import Grpo

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM as Models
 from transformers import Cohere2Config, Gemma2Config, GPT2Config, GraniteConfig, LlamaConfig, Qwen2Config
 
 from harness.core.errors import ModelError
-from harness.core.protocols import Batch
+from harness.core.training import Batch
 from harness.trainers import logprob
 from harness.trainers.logprob import Head, head_of, token_logp
 from harness.trainers.policy import Policy

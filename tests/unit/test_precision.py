@@ -18,7 +18,8 @@ from harness.core.config import parse_plugin
 from harness.core.discovery import load
 from harness.core.errors import ConfigError
 from harness.core.models import BUNDLED, checkpoint_folders, load_module, load_tokenizer
-from harness.core.protocols import Batch, ModelSource, Need, PolicyOutputs
+from harness.core.protocols import ModelSource, Need
+from harness.core.training import Batch, PolicyOutputs
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.trainers.attention import fused_attention
 from harness.trainers.policy import Policy

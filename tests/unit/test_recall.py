@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM as Models
 from transformers import Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config
 
 from harness.core.discovery import load
-from harness.core.protocols import Batch, ModelSource
+from harness.core.protocols import ModelSource
+from harness.core.training import Batch
 from harness.core.types import Completion, Graded, Message, Problem, Request, Sampling, Verdict
 from harness.engines._decode import LEAVE_FRACTION
 from harness.trainers.batch import collate, microbatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.core.protocols import Batch, Credit
+from harness.core.training import Batch, Credit
 from harness.trainers.functional import group_normalise
 
 

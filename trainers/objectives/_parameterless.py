@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.core.protocols import ModelShape, ParameterGroup
+from harness.core.training import ModelShape, ParameterGroup
 
 
 class Parameterless:

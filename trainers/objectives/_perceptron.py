@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import nn
 
-from harness.core.protocols import ModelShape
+from harness.core.training import ModelShape
 
 
 def perceptron(

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Batch, LossResult, Need, PolicyOutputs
+from harness.core.protocols import Need
+from harness.core.training import Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, clipped_surrogate, reduced, total
 
 

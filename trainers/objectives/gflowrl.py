@@ -21,7 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import group_log_mean_exp, group_mean, group_normalise, sequence_mean, sequence_sum
 from harness.trainers.objectives._parameterless import Parameterless
 

@@ -31,7 +31,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient

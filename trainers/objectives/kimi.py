@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import group_normalise, sequence_sum
 from harness.trainers.objectives._parameterless import Parameterless
 

@@ -26,16 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.core.protocols import (
-    Batch,
-    Credit,
-    LossResult,
-    ModelShape,
-    Need,
-    Objective,
-    ParameterGroup,
-    PolicyOutputs,
-)
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     clipped_value_loss,
     generalised_advantage,

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import discounted_returns, group_normalise, rewards_by_token, whitened
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import leave_one_out
 from harness.trainers.objectives._parameterless import Parameterless
 from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient

@@ -12,7 +12,8 @@ from typing import Literal
 
 import torch
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.objectives._parameterless import Parameterless
 
 

@@ -26,16 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.core.protocols import (
-    Batch,
-    Credit,
-    LossResult,
-    ModelShape,
-    Need,
-    Objective,
-    ParameterGroup,
-    PolicyOutputs,
-)
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import group_log_mean_exp, sequence_sum, trajectory_balance_residual
 from harness.trainers.objectives._perceptron import perceptron
 

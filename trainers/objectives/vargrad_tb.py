@@ -32,7 +32,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Batch, Credit, LossResult, Need, Objective, PolicyOutputs
+from harness.core.protocols import Need, Objective
+from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import group_log_mean_exp, group_mean, sequence_sum
 from harness.trainers.objectives._parameterless import Parameterless
 

@@ -153,8 +153,11 @@ def export(options: argparse.Namespace) -> int:
     if options.model is not None and options.form != "lm-eval":
         raise UsageError("--model is for lm-eval; the others ask with messages")
     drawn = {"--n": options.n, "--temperature": options.temperature, "--max-tokens": options.max_tokens}
-    if options.form in ("trl", "verl") and (given := [flag for flag, value in drawn.items() if value is not None]):
-        raise UsageError(f"harness export {options.form} takes no {given[0]}: the trainer draws the replies")
+    posed = {"--grader": options.grader, "--split": options.split, "--limit": options.limit, "--set": options.set}
+    refused = {"trl": drawn, "verl": drawn, "inspect-log": {**drawn, **posed}}.get(options.form, {})
+    if given := [flag for flag, value in refused.items() if value not in (None, [])]:
+        why = "a log has what its run has" if options.form == "inspect-log" else "the trainer draws the replies"
+        raise UsageError(f"harness export {options.form} takes no {given[0]}: {why}")
     made = _exported(options)
     _print({"folder": str(options.out), "made": made}, options, "\n".join([f"written to {options.out}:", *made]))
     return DONE

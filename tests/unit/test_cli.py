@@ -485,3 +485,11 @@ def test_a_reader_who_has_gone_is_no_traceback(unbuffered):
 def test_an_option_that_names_a_plugin_is_shown_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "engines/ray"]) == 0
     assert "  inner = hf\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flag", ["--n=2", "--grader=exact", "--split=train", "--limit=3", "--temperature=0", "--set=a.b=1"]
+)
+def test_a_log_of_a_run_takes_nothing_that_the_run_has(flag, tmp_path, capsys):
+    assert main(["export", "inspect-log", str(tmp_path / "log"), "--run", str(tmp_path), flag]) == 2
+    assert f"takes no {flag.partition('=')[0]}: a log has what its run has" in capsys.readouterr().err

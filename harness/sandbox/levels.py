@@ -43,10 +43,11 @@ string threading traceback types typing
 """
 # When files can't be opened these are all there is.
 _PRELOADED_WHEN_SEALED = """
-abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc contextlib csv ctypes dataclasses
-difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum gc graphlib hashlib html inspect keyword
-locale logging numbers pickle platform pprint queue secrets select selectors shlex signal socket stat struct subprocess
-tempfile textwrap time timeit tokenize unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
+abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc concurrent.futures.thread contextlib
+csv ctypes dataclasses difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum errno fileinput gc glob
+graphlib hashlib html inspect keyword locale logging mmap numbers pathlib pickle platform pprint queue resource
+secrets select selectors shlex shutil signal socket stat struct subprocess tempfile textwrap time timeit tokenize
+unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
 """
 
 

@@ -76,36 +76,56 @@ class Worker:
     def __init__(self, level: Level, executable: Sequence[str] = ()) -> None:
         """With paths of executables, and what they need, it runs compilers instead of programs."""
         self._scratch: str | None = None
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._asker, for_asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._complaints = os.memfd_create("complaints")
-        with theirs, for_asker:
-            fds = (theirs.fileno(), for_asker.fileno())
-            folder = str(Path(__file__).parent)
-            flags = ["-I", "-S", "-B", "-X", "utf8", "-c", _START]
-            self._process = subprocess.Popen(
-                [levels.interpreter(), *flags, folder, *map(str, fds), "first"],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._complaints,
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+        self._opened = contextlib.ExitStack()
+        try:
+            self._socket, self._asker, self._complaints, self._process = self._started()
+        except OSError as error:
+            self._opened.close()
+            raise SandboxError(f"a worker can't be started: {error}") from error
         self._socket.settimeout(_START_S)
         try:
             self._socket.send(_settings(level, executable))
             self._scratch = self._reply()["scratch"]
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise SandboxError(f"a worker can't be started: {error}") from error
             raise
+
+    def _started(self) -> tuple[socket.socket, socket.socket, int, subprocess.Popen[bytes]]:
+        """The sockets to both its processes, its stderr, and what was started."""
+        enter = self._opened.enter_context
+        with contextlib.ExitStack() as theirs:
+            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+            ours = [enter(our_end) for our_end, _ in pairs]
+            fds = tuple(theirs.enter_context(their_end).fileno() for _, their_end in pairs)
+            complaints = os.memfd_create("complaints")
+            self._opened.callback(os.close, complaints)
+            folder = str(Path(__file__).parent)
+            flags = ["-I", "-S", "-B", "-X", "utf8", "-c", _START]
+            process = subprocess.Popen(
+                [levels.interpreter(), *flags, folder, *map(str, fds), "first"],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        return ours[0], ours[1], complaints, process
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def run(self, job: Job, limits: Limits) -> Execution:
+        try:
+            return self._run(job, limits)
+        except OSError as error:
+            raise SandboxError(f"what a program's process needs is not to be had: {error}") from error
+
+    def _run(self, job: Job, limits: Limits) -> Execution:
         with contextlib.ExitStack() as stack:
             given = [stack.enter_context(_memory_file(data, sealed=True)) for data in (job.payload, job.stdin)]
             stdout, stderr = (stack.enter_context(_memory_file(b"", sealed=False)) for _ in range(2))
@@ -157,11 +177,9 @@ class Worker:
             self._socket.settimeout(_GRACE_S)
             while self._socket.recv(_MESSAGE_BYTES):
                 pass
-        self._socket.close()
+        self._opened.close()
         if self._scratch is not None:
             scratch.remove_if_left(self._scratch, patience_s=_GRACE_S)
-        with contextlib.suppress(OSError):
-            os.close(self._complaints)
 
 
 def _settings(level: Level, executable: Sequence[str]) -> bytes:
@@ -193,8 +211,6 @@ def _memory_file(content: bytes, *, sealed: bool) -> Iterator[int]:
         if sealed:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         yield fd
-    except OSError as error:
-        raise SandboxError(f"the memory for a program's files is not to be had: {error}") from None
     finally:
         os.close(fd)
 

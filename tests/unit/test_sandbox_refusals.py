@@ -13,8 +13,9 @@ import pytest
 import harness.sandbox
 from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Limits, Program
-from harness.sandbox import Level, open_pool, pool, strongest
+from harness.sandbox import Level, levels, open_pool, pool, strongest
 from harness.sandbox.inside import files, kernel
+from harness.sandbox.worker import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
 
@@ -75,6 +76,41 @@ def test_a_kernel_without_landlock_or_with_an_old_one(monkeypatch):
         assert files.can_hold_writing() is can
 
 
+def n_descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_worker_that_cant_be_started_is_a_failure_of_the_sandbox(monkeypatch):
+    monkeypatch.setattr(levels, "interpreter", lambda: "/nowhere/python")
+    n_before = n_descriptors()
+    with pytest.raises(SandboxError, match=r"can't be started.*/nowhere/python"):
+        Worker(Level.LIMITS)
+    assert n_descriptors() == n_before
+
+
+def test_what_a_process_can_have_no_more_of_is_a_failure_of_the_sandbox():
+    code = """
+import os, resource
+from harness.core.errors import SandboxError
+from harness.core.types import Limits, Program
+from harness.sandbox import Level, Pool
+made, program, limits = Pool(Level.SEALED, 1), Program("print(7)"), Limits(2.0, 10.0, 1 << 29)
+made.run(program, b"", limits)
+n_before, limit = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+for n_more in range(6):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_before - 1 + n_more, limit[1]))
+    try:
+        made.run(program, b"", limits)
+    except SandboxError:
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+assert made.run(program, b"", limits).stdout == b"7\\n"
+assert len(os.listdir("/proc/self/fd")) == n_before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 SOURCES = {
     "empty": ("", "exited"),
     "not unicode": ("x = '\udcff\ud800'", "not_compiled"),
@@ -88,7 +124,11 @@ SOURCES = {
 
 def seen_in_a_jail(*folders):
     """What is in the first of these folders, which are all that is mounted."""
-    look = "from inside import jail; import os; jail.enter({0!r}); print(os.listdir(({0!r} or ['/'])[0]), flush=True)"
+    look = (
+        "from inside import jail; import os, socket; "
+        "ours, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+        "jail.enter({0!r}, asked.detach()); print(os.listdir(({0!r} or ['/'])[0]), flush=True)"
+    )
     start = f"import sys; sys.path.insert(0, {str(Path(harness.sandbox.__file__).parent)!r}); {look.format(folders)}"
     return subprocess.run([sys.executable, "-I", "-c", start], capture_output=True, text=True, timeout=60)
 

@@ -17,7 +17,11 @@ _NOT_FOR_PROGRAMS = ("site-packages", "dist-packages", "ensurepip", "idlelib", "
 _LIBRARIES = [f"/lib/{kernel.MACHINE}-linux-gnu", f"/usr/lib/{kernel.MACHINE}-linux-gnu"]
 # Where packages are installed as well: of these only the shared libraries.
 _MIXED_LIBRARIES = [f"{sys.base_prefix}/lib", "/lib64", "/usr/lib64", "/usr/local/lib"]
-_FILES = ["/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom"]
+_NULL = "/dev/null"
+_FILES = [
+    *("/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime", "/usr/lib/locale/C.utf8"),
+    *(_NULL, "/dev/urandom"),
+]
 
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
@@ -54,6 +58,7 @@ def ruleset(readable: Sequence[str], writable: str | None, executable: Sequence[
         _allow(rules, path, _EXECUTE | _READ_FILE | (_READ_DIR if os.path.isdir(path) else 0))
     if writable is not None:
         _allow(rules, writable, _USE)
+    _allow(rules, _NULL, _READ_FILE | _WRITE_FILE)
     # The folder itself may be listed, as imports do; that shows names, not contents.
     _allow(rules, STANDARD_LIBRARY, _READ_DIR)
     return rules

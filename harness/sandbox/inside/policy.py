@@ -56,7 +56,7 @@ _NEWEST_NUMBER = 450
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture word
 
-_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+_ALLOW, _KILL, _EPERM, _ENOENT, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050002, 0x00050026
 _CLONE_THREAD = 0x10000
 _PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -106,7 +106,7 @@ def with_pid(code: bytes, pid: int) -> bytes:
 
 
 def _conditions(*, may_open: bool) -> Mapping[str, Code]:
-    opening = [_ret(_ALLOW if may_open else _EPERM)]
+    opening = [_ret(_ALLOW if may_open else _ENOENT)]  # a program may do without a file that is not there
     is_unix = [_load_argument(0), _equal(_AF_UNIX, 1, 0), _ret(_EPERM)]
     type_alone: Code = [_load_argument(1), (0x54, 0, 0, ~_SOCK_FLAGS & 0xFFFFFFFF)]
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import builtins
 import json
 import marshal
@@ -13,7 +12,7 @@ import types
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple, NoReturn
 
-from . import kernel, plain
+from . import ending, kernel, plain
 from .asking import ANSWER_HEAD, LOADED, OPAQUE, PACKED, QUESTION_HEAD, RAISED, VALUE
 
 DID_NOT_COMPILE = 120
@@ -31,6 +30,8 @@ class Main(NamedTuple):
 
     module: types.ModuleType
     recursion_limit: int
+    n_names: int
+    """How many the module has before the program."""
 
 
 def prepared(prelude: str) -> Main:
@@ -39,7 +40,7 @@ def prepared(prelude: str) -> Main:
     module.__dict__.update({"__builtins__": builtins, "__file__": _FILE_NAME})
     try:
         exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), module.__dict__)
-        return Main(module, sys.getrecursionlimit())
+        return Main(module, sys.getrecursionlimit(), len(module.__dict__))
     finally:
         sys.setrecursionlimit(usual_limit)
 
@@ -57,8 +58,9 @@ def function_payload(source: str, name: str, *, packs: bool) -> bytes:
 def run(payload: bytes, main: Main) -> NoReturn:
     sys.setrecursionlimit(main.recursion_limit)
     if payload.startswith(_SCRIPT):
-        _leave(_ending_of(lambda: _run_main(payload[1:], main.module)))
-    _leave(_ending_of(lambda: _call_function(json.loads(payload[1:]), main.module)))
+        status = _ending_of(lambda: _run_main(payload[1:], main.module))
+        ending.leave(status, main.module.__dict__, main.n_names)
+    ending.leave(_ending_of(lambda: _call_function(json.loads(payload[1:]), main.module)))
 
 
 def set_up_interpreter() -> None:
@@ -122,18 +124,6 @@ def _own_frames(frames: types.TracebackType | None) -> types.TracebackType | Non
     while frames is not None and frames.tb_frame.f_code.co_filename != _FILE_NAME:
         frames = frames.tb_next
     return frames
-
-
-def _leave(status: int) -> NoReturn:
-    """What Python does at its end: threads are waited for, exit functions run, files flushed."""
-    try:
-        if threading._shutdown_locks or threading._threading_atexits:  # type: ignore[attr-defined]
-            threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-    except BaseException:
-        status = status if status else 1
-    os._exit(status)
 
 
 # --- functions --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 
 MACHINES = ("x86_64", "aarch64")
 MACHINE = os.uname().machine
@@ -122,6 +123,11 @@ def landlock_allow(ruleset: int, access: int, path_fd: int) -> None:
 
 def landlock_restrict(ruleset: int) -> None:
     _syscall("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
+
+
+def counts_tasks_by_namespace() -> bool:
+    """Whether RLIMIT_NPROC in a user namespace counts what is in it, and not all that the user has."""
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (5, 14)
 
 
 def current_core() -> int:

@@ -16,6 +16,8 @@ MACHINE_STACK_BYTES = 1 << 30
 # Thread stacks and mappings that are never touched. Executables are small, and their threads have 2 MiB each.
 _ADDRESS_ROOM_BYTES: Mapping[Kind, int] = {"python": 512 << 20, "binary": 128 << 20, "compiler": 512 << 20}
 _OPEN_FILES, _OPEN_FILES_OF_COMPILERS = 32, 256
+MOST_THREADS = 1000
+"""Each takes a number of those that all processes of the machine share."""
 READY = b"ready"
 _exit = os._exit  # the program may replace the one in os
 _N_OF_FUNCTIONS = 6
@@ -88,6 +90,8 @@ def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int
     if request.kind == "binary":
         os.dup2(descriptors[0], policy.BINARY_FD, inheritable=False)
     _limit(request)
+    if walls.owns_namespace and kernel.counts_tasks_by_namespace():
+        resource.setrlimit(resource.RLIMIT_NPROC, _both(MOST_THREADS))
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if walls.landlock is not None:
         kernel.landlock_restrict(walls.landlock)

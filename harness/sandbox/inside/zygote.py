@@ -31,6 +31,7 @@ from . import files, jail, kernel, policy, programs, scratch, sealing
 LOOK_EVERY_S = 0.1
 _MOST_DESCRIPTORS = 6
 _MESSAGE_BYTES = 1 << 16
+_LINKS_OF_A_FOLDER = 2
 KILL, CLOCK = b"k", b"c"
 _ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then what went wrong
 
@@ -196,6 +197,8 @@ class _Worker:
                     and self.scratch.is_over()
                 ):
                     killed_for = "output"
+                if killed_for is None and wall_s >= LOOK_EVERY_S and self._has_too_many_threads(pid):
+                    killed_for = "thread"
                 if killed_for is not None:
                     break
                 left = min(request.cpu_s - cpu_s, request.wall_s - wall_s, LOOK_EVERY_S)
@@ -210,6 +213,15 @@ class _Worker:
         finally:
             os.close(handle)
         return killed_for
+
+    def _has_too_many_threads(self, pid: int) -> bool:
+        """Where the kernel does not count them; a program's own user may have any number elsewhere."""
+        if self._own_namespace is not None:
+            return False
+        try:
+            return os.stat(f"/proc/{pid}/task").st_nlink - _LINKS_OF_A_FOLDER > sealing.MOST_THREADS
+        except OSError:  # it ended, or there is no /proc
+            return False
 
     def _let_go(self, pid: int) -> None:
         """What takes long may go to any core."""

@@ -91,7 +91,9 @@ def _namespace(module: types.ModuleType, name: str) -> dict[str, Any]:
 
 def _compiled(source: bytes) -> types.CodeType:
     try:
-        return compile(source, _FILE_NAME, "exec", dont_inherit=True)
+        # As text: what a reply declares for its own encoding is no longer so.
+        text = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
+        return compile(text, _FILE_NAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         os._exit(DID_NOT_COMPILE)

@@ -115,7 +115,7 @@ def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
 def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:
     answer = ExpectedAnswer(encode([kind, expected]))
     accepts = functools.partial(is_right_answer, (f"official_{kind}",), answer)
-    return FunctionTest(arguments, limit_s, room_for(answer.text), accepts)
+    return FunctionTest(arguments, limit_s, max(room_for(answer.text), answer.room_bytes), accepts)
 
 
 GRADER: type[Grader[ProgramReference]] = LcbOfficialGrader

@@ -92,6 +92,11 @@ def test_true_is_one():
     assert verdicts("def f(a): return 1", [("5", "true")], "f") == ("AC", "AC")
 
 
+def test_long_answers_may_be_of_longer_names():
+    ones = str([1] * 150_000)
+    assert verdicts("def f(a): return [True] * a", [("150000", ones)], "f") == ("AC", "AC")
+
+
 def test_the_program_is_what_stands_between_the_last_fences():
     reply = "```python\nprint(1)\n```\nand\n```\nprint(10)\n```"
     reference = ProgramReference(HeldTests((ProgramTest("", "10", "sample"),)), "samples")

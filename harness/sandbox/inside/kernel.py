@@ -8,6 +8,9 @@ import re
 
 MACHINES = ("x86_64", "aarch64")
 MACHINE = os.uname().machine
+_RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+COUNTS_TASKS_BY_NAMESPACE = _RELEASE >= (5, 14)
+"""Whether RLIMIT_NPROC in a user namespace counts what is in it, and not all that the user has."""
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 28, 38, 47
 SECBIT_NO_SETUID_FIXUP = 1 << 2
@@ -123,11 +126,6 @@ def landlock_allow(ruleset: int, access: int, path_fd: int) -> None:
 
 def landlock_restrict(ruleset: int) -> None:
     _syscall("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
-
-
-def counts_tasks_by_namespace() -> bool:
-    """Whether RLIMIT_NPROC in a user namespace counts what is in it, and not all that the user has."""
-    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (5, 14)
 
 
 def current_core() -> int:

@@ -90,7 +90,7 @@ def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int
     if request.kind == "binary":
         os.dup2(descriptors[0], policy.BINARY_FD, inheritable=False)
     _limit(request)
-    if walls.owns_namespace and kernel.counts_tasks_by_namespace():
+    if walls.owns_namespace and kernel.COUNTS_TASKS_BY_NAMESPACE:
         resource.setrlimit(resource.RLIMIT_NPROC, _both(MOST_THREADS))
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if walls.landlock is not None:

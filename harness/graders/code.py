@@ -181,10 +181,9 @@ class CodeGrader:
     def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
         try:
             arguments = [json.loads(line) for line in test.input.split("\n") if line.strip()]
-            expected = json.loads(test.output)
-        except ValueError as error:
+            answer = ExpectedAnswer(encode(json.loads(test.output)))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"a test is not of JSON values: {error}") from None
-        answer = ExpectedAnswer(encode(expected))
         accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
         return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
 

@@ -106,10 +106,9 @@ def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
 def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
     try:
         arguments = [json.loads(line) for line in test.input.split("\n")]
-        expected = json.loads(test.output)
-    except ValueError as error:
+        return _made((arguments,), "value", json.loads(test.output), limit_s)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"a test is not of JSON values: {error}; {shown(test.input.encode())}") from None
-    return _made((arguments,), "value", expected, limit_s)
 
 
 def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:

@@ -97,6 +97,13 @@ def test_long_answers_may_be_of_longer_names():
     assert verdicts("def f(a): return [True] * a", [("150000", ones)], "f") == ("AC", "AC")
 
 
+@pytest.mark.parametrize(
+    "test", [("[1", "1"), ("1", "[" * 70 + "]" * 70), ("[" * 99_999, "1")], ids=["cut", "deep", "endless"]
+)
+def test_tests_that_are_no_plain_values_decide_nothing(test):
+    assert verdicts("def f(a): return a", [test], "f") == (None, None)
+
+
 def test_the_program_is_what_stands_between_the_last_fences():
     reply = "```python\nprint(1)\n```\nand\n```\nprint(10)\n```"
     reference = ProgramReference(HeldTests((ProgramTest("", "10", "sample"),)), "samples")

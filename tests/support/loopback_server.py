@@ -58,6 +58,7 @@ class LoopbackServer:
 
     async def _end(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.01)  # or one that was only just accepted is nobody's to close
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

@@ -14,7 +14,11 @@ def tests_of(published: Any, origin: Origin, where: str) -> tuple[ProgramTest, .
     """Tests from any of the forms in use: a JSON text or its value; a list of tests, or lists of inputs and outputs."""
     try:
         value = json.loads(published) if isinstance(published, str) else published
-        pairs = zip(value["inputs"], value["outputs"], strict=True) if isinstance(value, Mapping) else _pairs(value)
+        pairs = [
+            *(zip(value["inputs"], value["outputs"], strict=True) if isinstance(value, Mapping) else _pairs(value))
+        ]
+        if any(None in pair for pair in pairs) and function_name_of(value) is None:
+            raise ValueError("null is no text, and a program that reads stdin is given texts")
         return tuple(ProgramTest(_text(given), _text(expected), origin) for given, expected in pairs)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"the tests of {where} can't be read ({type(error).__name__}: {error})") from error

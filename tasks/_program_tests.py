@@ -17,7 +17,7 @@ def tests_of(published: Any, origin: Origin, where: str) -> tuple[ProgramTest, .
         pairs = [
             *(zip(value["inputs"], value["outputs"], strict=True) if isinstance(value, Mapping) else _pairs(value))
         ]
-        if any(None in pair for pair in pairs) and function_name_of(value) is None:
+        if any(field is None for pair in pairs for field in pair) and function_name_of(value) is None:
             raise ValueError("null is no text, and a program that reads stdin is given texts")
         return tuple(ProgramTest(_text(given), _text(expected), origin) for given, expected in pairs)
     except (ValueError, TypeError, KeyError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import marshal
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,16 +72,19 @@ def difference(output: bytes, expected: bytes) -> str:
 
 
 def _apart(function: Callable[..., object], *arguments: object) -> str:
-    """What a function of `_MODULES` gives, as text; nothing where that takes more than it may.
+    """What a function of `_MODULES` gives, as text; nothing where that takes more than it may, or breaks the
+    interpreter.
 
-    Raises SandboxError where the machine is at fault.
+    Raises SandboxError where our own side is at fault, or the machine: that is no verdict.
     """
     question = marshal.dumps((function.__module__, function.__name__, arguments), 2)  # type: ignore[arg-type]
     ended = _comparers(os.getpid()).run(Program(_QUESTION, _prelude()), question, _LIMITS)
-    if ended.status == "wall_limit":
-        raise SandboxError(f"comparing {len(question)} bytes did not end in {_LIMITS.wall_s:.0f} s")
-    if ended.status != "exited" or ended.exit_code != 0:
+    is_broken = ended.status == "signalled" and ended.exit_code != signal.SIGKILL  # which is the machine's alone
+    if is_broken or ended.status in ("cpu_limit", "memory_limit"):
         return ""
+    if ended.status != "exited" or ended.exit_code != 0:
+        told = ended.stderr.decode(errors="replace").rstrip().rpartition("\n")[2]
+        raise SandboxError(f"comparing {len(question)} bytes failed: {ended.status}, {told}")
     return ended.stdout.decode("utf-8", "replace").removesuffix("\n")
 
 

@@ -10,7 +10,7 @@ _END_OF_REASONING = "</think>"
 _START_OF_REASONING = "<think>"
 _FENCES = ("```", "~~~")
 _TAGS: Mapping[Language, tuple[str, ...]] = {
-    "python": ("", "python", "python3", "py", "py3", "python 3"),
+    "python": ("", "python", "python3", "py", "py3"),
     "cpp": ("", "cpp", "c++", "cc", "cxx", "c", "cpp17", "c++17", "cpp20", "c++20"),
 }
 
@@ -33,24 +33,25 @@ def program_in(reply: str, language: Language = "python") -> str | None:
     blocks = list(_blocks(answer))
     if not blocks:
         return answer if answer.strip() and not any(fence in answer for fence in _FENCES) else None
-    fitting = [text for tag, text in blocks if tag in _TAGS[language]]
+    fitting = [text for said, text in blocks if said.partition(" ")[0] in _TAGS[language]]
     return fitting[-1] if fitting else blocks[-1][1]
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """(language, text) of each fenced block. A fence is closed by one of its kind that is as long and says nothing."""
+    """(what its fence says, text) of each fenced block: its language, and maybe more. A fence is closed by one of its
+    kind that is as long and says nothing."""
     opened: str | None = None
-    language, indent = "", 0
+    said, indent = "", 0
     inside: list[str] = []
     for line in text.split("\n"):
         bare = line.strip()
         if opened is None:
             if bare.startswith(_FENCES):
                 opened = bare[: len(bare) - len(bare.lstrip(bare[0]))]
-                language, inside = bare[len(opened) :].strip().lower(), []
+                said, inside = bare[len(opened) :].strip().lower(), []
                 indent = len(line) - len(line.lstrip())
         elif bare.startswith(opened) and not bare.strip(opened[0]):
-            yield language, "\n".join(inside)
+            yield said, "\n".join(inside)
             opened = None
         else:
             # A block within a list is indented as a whole.

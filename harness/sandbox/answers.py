@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import select
 import socket
@@ -46,14 +47,13 @@ class AnswerWatch:
         self.calls = calls
         self._look = look if look is not None else self._keep
         self._buffer = bytearray()
-        self._has_loaded = False
+        self._has_loaded = self._has_ended = False
         self._n_answers = 0
         self.is_complete = False
         self.answers: list[Answer] = []
         self.cause: Literal["cpu", "wall", "malformed"] | None = None
         self._asked_for: int | None = None
-        self._our_end, told = os.pipe()
-        (answers, answering), (asked, questions) = os.pipe(), os.pipe()
+        (self._our_end, told), (answers, answering), (asked, questions) = _pipes(3)
         self.for_program: Sequence[int] = (answering, asked)
         self.for_asker: Sequence[int] = (told, answers, questions)
         for fd in (told, answers):
@@ -103,11 +103,14 @@ class AnswerWatch:
         return None
 
     def _hear_the_rest(self) -> None:
-        """The program is gone, and no more of it can come than did."""
+        """The program is gone, and no more of it can come than did. Raises OSError where not all of that was told: it
+        may have ended because whoever calls it did."""
         poll = select.poll()
         poll.register(self._our_end, select.POLLIN)
         while not self.is_complete and poll.poll(_LAST_WORD_S * 1000) and self._read():
             pass
+        if not (self.is_complete or self._has_ended or self.cause is not None):
+            raise ConnectionResetError("not all that a function answered was heard")
 
     def _restart_clock(self) -> None:
         self._began = time.monotonic()
@@ -174,9 +177,24 @@ class AnswerWatch:
     def _take(self, kind: bytes, body: bytes, wall_s: float) -> None:
         if kind == asking.LOADED:
             self._has_loaded = True
+        elif kind == asking.ENDED:
+            self._has_ended = True
         elif kind == asking.MALFORMED:
             self.cause = "malformed"
         else:
             hears_more = self._look(self._n_answers, Answer(_KINDS[kind], body, wall_s))
             self._n_answers += 1
             self.is_complete = not hears_more or kind == asking.TOO_LARGE or self._n_answers == len(self.calls)
+
+
+def _pipes(n: int) -> list[tuple[int, int]]:
+    """All of them or, with an OSError, none."""
+    made: list[tuple[int, int]] = []
+    try:
+        for _ in range(n):
+            made.append(os.pipe())
+    except OSError:
+        for fd in itertools.chain(*made):
+            os.close(fd)
+        raise
+    return made

@@ -309,6 +309,7 @@ def test_options_are_checked():
         ("```\na\n```\nIt prints\n```output\n5\n```", "a"),
         ("```cpp\nint x;\n```", "int x;"),
         ("~~~py\na\n~~~", "a"),
+        ('```Python 3.11 title="a.py"\na\n```\nRun it:\n```sh\npython a.py\n```', "a"),
         ("````python\ns = '''\n```\n'''\n````", "s = '''\n```\n'''"),
         ("1. like this\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b"),
         ("<think>```python\nno\n```</think>\n```python\nyes\n```", "yes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,8 +17,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Completion, Limits, Problem, Program, Tokens
-from harness.graders import _plain_values
+from harness.graders import _comparing, _plain_values
 from harness.graders._answer_rules import ExpectedAnswer
 from harness.graders._comparing import is_right_answer
 from harness.graders._judging import Allowance, FunctionTest, judge_function
@@ -26,7 +28,7 @@ from harness.graders._program_reference import EvalPlusReference, HeldTests, Pro
 from harness.graders._program_text import official_program_in, program_in
 from harness.graders.code import GRADER
 from harness.graders.lcb_official import GRADER as LCB_OFFICIAL
-from harness.sandbox import Pool, open_pool, strongest
+from harness.sandbox import Level, Pool, open_pool, strongest
 from harness.sandbox.inside import plain
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
@@ -258,6 +260,38 @@ def test_what_is_packed_is_judged_as_what_is_not(values):
 @pytest.mark.parametrize("other", [{1: 2}, [[1]] * 30_000, [1] * 100, 5, None, b"x" * 99_999, "x" * (17 << 20), {"a"}])
 def test_other_values_are_not_packed(other):
     assert plain.packed(other) is None
+
+
+@pytest.mark.parametrize("level", [level for level in Level if sys.platform == "linux" and level <= strongest()[0]])
+def test_large_answers_are_compared_at_every_level(level, monkeypatch):
+    comparers = Pool(level, 1)
+    monkeypatch.setattr(_comparing, "_comparers", lambda process: comparers)
+    expected = ExpectedAnswer(_plain_values.encode(list(range(300_000))))
+    for each, right in ((list(map(float, range(300_000))), True), ([0.5] * 300_000, False)):
+        assert is_right_answer(("plain", 0.0), expected, value(_plain_values.encode(each))) is right
+        assert is_right_answer(("plain", 0.0), expected, Answer("packed", plain.packed(each), 0.0)) is right
+    comparers.close()
+
+
+@pytest.mark.parametrize(
+    "fault", ["raise ValueError('ours')", "import nothing_of_the_kind", "x =", "raise SystemExit(3)"]
+)
+def test_a_comparison_that_fails_is_no_verdict(fault, monkeypatch):
+    monkeypatch.setattr(_comparing, "_QUESTION", fault)
+    source = "def f(n): return list(map(float, range(300_000)))"
+    verdict = judged(source, function_of(("1", json.dumps(list(range(300_000))))))
+    assert (verdict.outcome, verdict.reward) == ("ungraded", None)
+    assert "comparing" in verdict.reason
+
+
+def test_a_comparison_that_the_machine_ends_is_no_verdict(monkeypatch):
+    """Python can't be killed by a signal of its own in namespaces, so it is done where it can."""
+    monkeypatch.setattr(_comparing, "_comparers", lambda process: Pool(Level.LIMITS, 1))
+    expected = ExpectedAnswer(_plain_values.encode(list(range(300_000))))
+    for number, is_verdict in ((signal.SIGKILL, False), (signal.SIGSEGV, True)):
+        monkeypatch.setattr(_comparing, "_QUESTION", f"import os; os.kill(os.getpid(), {int(number)})")
+        with contextlib.nullcontext() if is_verdict else pytest.raises(SandboxError, match="signalled"):
+            assert not is_right_answer(("plain", 0.0), expected, Answer("packed", b"", 0.0))
 
 
 def test_what_is_packed_is_no_giant_s_digest():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,6 +17,8 @@ import pytest
 from harness.core.errors import SandboxError
 from harness.core.types import Call, Limits, Program
 from harness.sandbox import Level, Pool, strongest
+from harness.sandbox.answers import AnswerWatch
+from harness.sandbox.inside import asking, zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
 
@@ -165,6 +169,40 @@ def test_who_asks_may_die_and_no_verdict_comes_of_it(level):
 def _children():
     tasks = Path("/proc/self/task").iterdir()
     return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+@pytest.mark.parametrize(
+    "told", [b"", asking.TOLD_HEAD.pack(asking.VALUE, 1, 0.1) + b"7"], ids=["nothing", "one answer"]
+)
+def test_an_end_that_is_not_told_is_no_end_of_the_program(told):
+    """The worker says that it ended. Who called it is gone, so it may have ended of that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for is_told in (False, True):
+            theirs.send(zygote._ENDED.pack(b"E", b"", 1 << 8, 0.1, 1 << 20, 0.1))
+            with AnswerWatch([Call([n], 1.0, 100) for n in range(3)]) as watch:
+                end = asking.TOLD_HEAD.pack(asking.ENDED, 0, 0.0) if is_told else b""
+                os.write(watch.for_asker[0], asking.TOLD_HEAD.pack(asking.LOADED, 0, 0.1) + told + end)
+                watch.close_their_ends()
+                with contextlib.nullcontext() if is_told else pytest.raises(ConnectionResetError, match="not all"):
+                    assert watch.collect(ours)["status"] == 1 << 8
+
+
+def test_pipes_that_are_not_to_be_had_leave_none(monkeypatch):
+    made, make = [], os.pipe
+
+    def pipe():
+        if len(made) == 2:
+            raise OSError(24, "too many open files")
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(OSError, match="too many"):
+        AnswerWatch([Call([1], 1.0, 100)])
+    for fd in (end for pair in made for end in pair):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 def test_threads_are_on_the_cores_they_were_on():

@@ -25,7 +25,7 @@ QUESTION_HEAD = struct.Struct("<I")
 ANSWER_HEAD = struct.Struct("<6sI")
 TOLD_HEAD = struct.Struct("<6sId")
 LOADED, VALUE, PACKED, RAISED, OPAQUE = b"loaded", b"value_", b"packed", b"raised", b"opaque"
-TOO_LARGE, MALFORMED = b"large_", b"malfor"
+TOO_LARGE, MALFORMED, ENDED = b"large_", b"malfor", b"ended_"
 """What a program says, the first with the core it is on, and what is said of it instead."""
 
 _VERSION = 2  # of marshal: in this one, no part of a value is another part of it as well
@@ -159,6 +159,7 @@ class _Conversation:
             self._pass_on()
         data = os.read(self._answers, _CHUNK_BYTES)
         if not data:
+            self._untold += TOLD_HEAD.pack(ENDED, 0, 0.0)
             raise _OverError
         self._heard += data
 

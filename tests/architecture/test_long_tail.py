@@ -1,12 +1,12 @@
-"""Modules stay under 400 lines and functions under 41, so that every part can be read in one sitting."""
+"""Modules have at most 600 lines and functions at most 60."""
 
 from __future__ import annotations
 
 import ast
 
 FOLDERS = ("harness", "tasks", "trainers", "reports")  # globbing does not follow the links
-MOST_LINES_OF_A_MODULE = 400
-MOST_LINES_OF_A_FUNCTION = 40
+MOST_LINES_OF_A_MODULE = 600
+MOST_LINES_OF_A_FUNCTION = 60
 
 
 def _files(checkout):

@@ -127,11 +127,11 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     )
     model, tokenizer = make_model(), make_tokenizer()
     engine, built = config.engine.build("engines"), config.objective.build("objectives")
-    policy = Policy(model, 1.0, recall_bytes=config.loop.recall_bytes, precision=config.loop.precision)
+    policy = Policy(model, 1.0, precision=config.loop.precision)
     with_reference = "reference_logp" in built.needs
     reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None
     built.prepare(policy.shape, 0)
-    source = ModelSource("unused", module=model, tokenizer=tokenizer, onlooker=policy.recall)
+    source = ModelSource("unused", module=model, tokenizer=tokenizer)
     engine.open(sampling_source(config, source))
     marks: list[float] = []
     rows: list[dict[str, float]] = []

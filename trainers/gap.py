@@ -36,11 +36,6 @@ class EngineGap:
         self._total = self._largest = self._kl = 0.0
         self._is_closed = False
 
-    @property
-    def is_wanting(self) -> bool:
-        """Whether nothing was compared yet, and something still can be."""
-        return not self._is_closed and self._n_tokens == 0
-
     def add(self, part: Batch, outputs: PolicyOutputs) -> None:
         """Some more of the step's completions."""
         gaps = {} if self._is_closed else logp_gap(part, outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -85,10 +84,8 @@ class Learner:
             return not_yet(batch)
         behaviour = batch.logp_behaviour if source == "engine" else None
         if behaviour is None or "completion_hidden" in needs:
-            # What is computed again takes no product from the sampler.
-            with self.policy.recall.aside() if behaviour is None else contextlib.nullcontext():
-                outputs = self._forward_all(lambda part: self._compared(part, needs, record), batch)
-            self._close_gap(batch, record)
+            outputs = self._forward_all(lambda part: self._compared(part, needs, record), batch)
+            record.gap.close(self.largest_gap)
         else:
             outputs = PolicyOutputs(logp=behaviour)
         if behaviour is not None:
@@ -99,21 +96,10 @@ class Learner:
         return dataclasses.replace(outputs, logp_reference=reference.logp)
 
     def _compared(self, part: Batch, needs: frozenset[Need], record: StepRecord) -> PolicyOutputs:
-        """A pass of the policy, compared with the engine unless it was given the engine's own products."""
-        n_given = self.policy.recall.n_given
+        """A pass of the policy, compared with the engine's log-probabilities."""
         outputs = self.policy.forward(part, needs)
-        if self.policy.recall.n_given == n_given:
-            record.gap.add(part, outputs)
+        record.gap.add(part, outputs)
         return outputs
-
-    @torch.no_grad()
-    def _close_gap(self, batch: Batch, record: StepRecord) -> None:
-        """Before the policy changes. Where all was made of the engine's products, one completion is read without."""
-        if record.gap.is_wanting and batch.logp_behaviour is not None:
-            with self.policy.recall.aside():
-                one = torch.zeros(1, dtype=torch.long, device=batch.rewards.device)
-                self._compared(microbatch(batch, one, batch.totals), frozenset(), record)
-        record.gap.close(self.largest_gap)
 
     def _forward_all(self, forward: Callable[[Batch], PolicyOutputs], batch: Batch) -> PolicyOutputs:
         """A pass over the whole batch in micro-batches, put together again in its order."""
@@ -159,7 +145,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = microbatches(credited.batch, rows, self.config.loop.tokens_per_microbatch)
         results = [self._backward(credited, some, totals, record) for some in pieces]
-        self._close_gap(credited.batch, record)
+        record.gap.close(self.largest_gap)
         norm = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
         record.add({"updates_skipped": (float(not math.isfinite(norm)), 1.0)})
         if not math.isfinite(norm):

@@ -83,7 +83,7 @@ class Trainer:
     ) -> tuple[dict[str, float], int]:
         """The step's record, and how many problems it took from the stream."""
         record = StepRecord(step)
-        with record.phase("sample"), self.policy.recall.recording():
+        with record.phase("sample"):
             rollouts = sampler.draw(step, stream)
             if isinstance(self.engine, RestingEngine):
                 self.engine.rest()

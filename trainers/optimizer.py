@@ -30,13 +30,7 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
     for group in groups:
         group["base_lr"] = group["lr"]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
-    # The fused kernel does not count its changes as others do, and whoever asks whether a weight has changed would
-    # hear that it has not.
-    optimizer.register_step_post_hook(
-        lambda *_: torch.autograd.graph.increment_version([p for group in groups for p in group["params"]])
-    )
-    return optimizer
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int) -> float:

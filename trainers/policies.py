@@ -24,15 +24,11 @@ def load_policies(
 ) -> tuple[Policy, Policy | AdapterReference | None]:
     """The policy of the base model or of the newest checkpoint, and the base model as reference if it is read."""
 
-    # What is kept to be trained on again is trained on as it will be then, to the bit.
-    recalled = 0 if config.rollouts.save else config.loop.recall_bytes
-
     def made(module: Any, adapters: Adapters | None = None, *, is_trained: bool = True) -> Policy:
         return Policy(
             module,
             temperature,
             checkpoint_activations=is_trained and config.loop.gradient_checkpointing,
-            recall_bytes=recalled if is_trained else 0,
             precision=config.loop.precision,
             is_compiled=config.loop.compile,
             adapters=adapters,

@@ -23,7 +23,6 @@ from harness.trainers.compiled import CompiledBody
 from harness.trainers.logprob import head_of, token_logp
 from harness.trainers.lora import Adapters
 from harness.trainers.reading import Reading, attends_to_everything, read_once, read_whole
-from harness.trainers.recall import Recall
 from harness.trainers.recompute import in_training, recomputed_layers
 from harness.trainers.settings import Precision
 
@@ -39,7 +38,6 @@ class Policy:
         temperature: float,
         *,
         checkpoint_activations: bool = False,
-        recall_bytes: int = 0,
         precision: Precision = "float32",
         is_compiled: bool = False,
         adapters: Adapters | None = None,
@@ -52,11 +50,6 @@ class Policy:
             attend_in_float32()
         self._compiled = CompiledBody(module) if is_compiled else None
         self._recomputed = recomputed_layers(module) if checkpoint_activations else []
-        # Layers that are computed again would multiply all the same, a compiled body does not call them, and under
-        # adapters they are not the whole product.
-        can_recall = not (checkpoint_activations or is_compiled or adapters is not None)
-        outputs = torch.bfloat16 if self._autocasts else torch.float32
-        self.recall = Recall(module, recall_bytes if can_recall else 0, outputs)
         self._attends_to_everything = attends_to_everything(module.config)
         self._refuse_unknown_head()
 
@@ -95,8 +88,8 @@ class Policy:
 
     def _read(self, batch: Batch) -> Reading:
         if self._may_share(batch):
-            return read_once(self.module, batch, self.recall)
-        return read_whole(self.module if self._compiled is None else self._compiled, batch, self.recall)
+            return read_once(self.module, batch)
+        return read_whole(self.module if self._compiled is None else self._compiled, batch)
 
     def _may_share(self, batch: Batch) -> bool:
         """Whether reading each prompt once saves at least a twentieth of the tokens."""

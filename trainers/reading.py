@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from harness.core.training import Batch
-from harness.trainers.recall import Recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +27,26 @@ class Reading:
     prompt_of: Tensor  # (B,): which of the G each completion has
 
 
-def read_whole(module: Any, batch: Batch, recall: Recall) -> Reading:
+def read_whole(module: Any, batch: Batch) -> Reading:
     """Every sequence on its own. Right padding is causally out of reach, so there is no attention mask."""
     # The last token predicts nothing, so it is not fed.
-    with recall.giving(recall.places(batch)[:, :-1]):
-        hidden = module.base_model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state
+    hidden = module.base_model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state
     rows, offsets = batch.completion_mask.nonzero(as_tuple=True)
     positions = batch.prompt_lengths[rows] + offsets
     everyone = torch.arange(len(batch.sequence_ids), device=hidden.device)
     return Reading(hidden[rows, positions - 1], batch.sequence_ids[rows, positions], hidden, everyone, everyone)
 
 
-def read_once(module: Any, batch: Batch, recall: Recall) -> Reading:
+def read_once(module: Any, batch: Batch) -> Reading:
     """Every prompt once, then the completions behind it."""
     from transformers import DynamicCache
 
     prompt_rows, prompt_of = _prompts(batch.group_ids)
     n_prompt = int(batch.prompt_lengths.max())
     cache = DynamicCache(config=module.config)
-    places = recall.places(batch)
-    with recall.giving(places[prompt_rows, :n_prompt]):
-        prompt_hidden = module.base_model(
-            input_ids=batch.sequence_ids[prompt_rows, :n_prompt], past_key_values=cache, use_cache=True
-        ).last_hidden_state
+    prompt_hidden = module.base_model(
+        input_ids=batch.sequence_ids[prompt_rows, :n_prompt], past_key_values=cache, use_cache=True
+    ).last_hidden_state
     rows, offsets = batch.completion_mask.nonzero(as_tuple=True)
     ids = batch.sequence_ids[rows, batch.prompt_lengths[rows] + offsets]
     after_prompt = prompt_hidden[prompt_of, batch.prompt_lengths - 1]  # (B, H)
@@ -61,14 +57,13 @@ def read_once(module: Any, batch: Batch, recall: Recall) -> Reading:
         layer.keys, layer.values = layer.keys[prompt_of], layer.values[prompt_of]
     positions = batch.prompt_lengths[:, None] + torch.arange(width, device=prompt_hidden.device)
     fed = positions.clamp(max=batch.sequence_ids.shape[1] - 1)
-    with recall.giving(places.gather(1, fed)):
-        hidden = module.base_model(
-            input_ids=batch.sequence_ids.gather(1, fed),
-            attention_mask=_mask(batch.prompt_lengths, n_prompt, width),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+    hidden = module.base_model(
+        input_ids=batch.sequence_ids.gather(1, fed),
+        attention_mask=_mask(batch.prompt_lengths, n_prompt, width),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
     predicting = torch.cat([after_prompt[:, None], hidden], 1)[rows, offsets]
     return Reading(predicting, ids, prompt_hidden, prompt_rows, prompt_of)
 

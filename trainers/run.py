@@ -103,7 +103,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunView:
     if file is not None:
         refuse_other_rollouts(file, facts, is_begun=newest is not None)
     source = sampling_source(config, base)
-    engine.open(dataclasses.replace(source, module=policy.module, tokenizer=tokenizer, onlooker=policy.recall))
+    engine.open(dataclasses.replace(source, module=policy.module, tokenizer=tokenizer))
     store = RunStore.open(folder, "train", config, seeds={"run": config.seed}, data=about)
 
     def hold_out() -> None:

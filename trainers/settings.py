@@ -39,10 +39,6 @@ class LoopConfig:
     """How much of the mean entropy of the token distributions is taken off the loss."""
     gradient_checkpointing: bool = incidental(default=False)
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
-    recall_bytes: int = incidental(default=2**30)
-    """Memory for what the sampler's linear layers gave, so that a step's first update need not multiply it again; on a
-    processor in float32, up to so many bytes, 0 is off. Without effect with adapters, in bfloat16, compiled, and with
-    gradient_checkpointing. Results do not depend on it beyond rounding."""
     precision: Precision = "float32"
     """Of the layers in the training forward, by autocast. Weights, gradients, logits and optimiser stay float32."""
     compile: bool = incidental(default=False)
@@ -53,8 +49,6 @@ class LoopConfig:
         for name in (*counts, "tokens_per_microbatch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if self.recall_bytes < 0:
-            raise ValueError("recall_bytes must not be negative; 0 is off")
         if self.minibatches_per_step > self.prompts_per_step:
             raise ValueError("minibatches_per_step can't exceed prompts_per_step: groups are not divided")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 from harness.core import discovery
-from harness.core.errors import ConfigError, nearest
+from harness.core.errors import ConfigError, UsageError, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -137,6 +137,36 @@ def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
         return schema(**values)
     except ValueError as error:  # a check in __post_init__
         raise ConfigError(f"{where if where else 'config'}: {error}") from None
+
+
+def unknown_keys(schema: Any, tree: Mapping[str, Any], where: str = "") -> list[str]:
+    """List every key of a stored config that `schema` does not have, as a later version that removed it leaves it."""
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    types, found = _types_of(schema), list[str]()
+    for key, value in tree.items():
+        at = _at(where, key)
+        if key not in fields:
+            found.append(at)
+        elif "plugin" in fields[key].metadata:
+            kind_name, items = fields[key].metadata["plugin"], value if isinstance(value, list) else [value]
+            for item in items:
+                found += _unknown_options(kind_name, item, at)
+        elif "sections" in fields[key].metadata:
+            for name, item in value.items():
+                found += unknown_keys(get_args(types[key])[1], item, _at(at, name))
+        elif dataclasses.is_dataclass(types[key]):
+            found += unknown_keys(types[key], value, at)
+    return found
+
+
+def _unknown_options(kind_name: str, table: Any, where: str) -> list[str]:
+    if not isinstance(table, Mapping):
+        return []
+    try:
+        plugin_class = discovery.load(kind_name, table["id"])
+    except UsageError:  # the plug-in itself is unknown, which `parse` reports
+        return []
+    return unknown_keys(plugin_class.Config, {key: item for key, item in table.items() if key != "id"}, where)
 
 
 def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: str) -> Any:

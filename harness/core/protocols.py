@@ -138,24 +138,12 @@ class Grader(Protocol[R]):
         ...
 
 
-class Onlooker(Protocol):
-    """Is told of every pass of a module that an engine was handed, before it, which tokens are read."""
-
-    def reads_prompts(self, prompts: Sequence[Sequence[int]], starts: Sequence[int], shape: tuple[int, int]) -> None:
-        """All but the last token of each prompt, in a row of its own from this column on. Shape: rows, columns."""
-        ...
-
-    def reads_next(self, rows: Sequence[tuple[Sequence[int], Sequence[int]] | None]) -> None:
-        """The last token of each row: a prompt and the completion behind it, whose list grows. None: no interest."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """Which model an engine opens: a folder or hub id, and, in training, the policy's module already in memory.
 
-    With a `random_seed` the weights are drawn from it instead of read. An engine either samples from the module, and
-    tells the onlooker, if there is one, what it reads, or it is given weights of its own by `load_weights`.
+    With a `random_seed` the weights are drawn from it instead of read. An engine either samples from the module, or
+    gets weights of its own by `load_weights`.
     """
 
     path: str
@@ -165,7 +153,6 @@ class ModelSource:
     random_seed: int | None = None
     module: Any = None
     tokenizer: Any = None
-    onlooker: Onlooker | None = None
 
 
 class Engine(Protocol):

@@ -295,6 +295,12 @@ def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str)
     where = former.folder
     if former.record.kind != kind:
         raise RunFolderError(f"{where} holds a run of kind {former.record.kind!r}, not {kind!r}; choose another --out")
+    removed = _removed_keys(former, type(config))
+    if removed:
+        raise RunFolderError(
+            f"{where} was begun by version {former.record.code}, and this version does not have the "
+            f"key{'s' * (len(removed) > 1)} {', '.join(map(repr, removed))} of its config; choose another --out"
+        )
     if former.record.config_digest == digest:
         return
     try:
@@ -305,6 +311,15 @@ def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str)
     if not changes:  # settings that this version added are part of the digest
         raise RunFolderError(f"{where} was begun by another version, {former.record.code}; choose another --out")
     raise RunFolderError(f"{where} belongs to another config; choose another --out, or undo: " + "; ".join(changes))
+
+
+def _removed_keys(former: RunView, schema: Any) -> list[str]:
+    """The digest does not cover incidental keys, so that a removed one is looked for by name."""
+    try:
+        stored = former.config()
+    except RunFolderError:  # the digest decides; where it is the same, the file is written again
+        return []
+    return configs.unknown_keys(schema, stored)
 
 
 def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mapping[str, Any]]) -> None:

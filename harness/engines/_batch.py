@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness.core.protocols import Onlooker
 from harness.core.types import FinishReason, Sampling
 from harness.engines._attention import one_query_at_a_time
 from harness.engines._sampling import draw
@@ -39,10 +38,9 @@ class Batch(ABC):
     lengths_differ: ClassVar[bool]
     """Whether rows end at columns of their own, and must not depend on what others have behind theirs."""
 
-    def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int, onlooker: Onlooker | None) -> None:
+    def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int) -> None:
         self._module = module
         self._prompts = prompts
-        self._onlooker = onlooker
         self.slots: list[Row | None] = [None] * n_slots
         self._min_rows = MIN_CPU_ROWS if module.device.type == "cpu" else 1
 
@@ -67,8 +65,6 @@ class Batch(ABC):
     def step(self, sampling: Sampling) -> tuple[list[int], list[float]]:
         """The next token of every slot, and its log-probability."""
         rows = [*self.slots, *[None] * (self._min_rows - len(self.slots))]
-        if self._onlooker is not None:
-            self._onlooker.reads_next([None if row is None else (self._prompts[row.prompt], row.ids) for row in rows])
         ids, seeds, n_drawn = self._tensor([self._facts(row) for row in rows]).T
         with one_query_at_a_time(self._module, in_blocks=self.lengths_differ):
             output = self._module(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from harness.core.protocols import Onlooker
 from harness.core.types import Sampling
 from harness.engines._batch import Batch, Row
 from harness.engines._precision import layers_in_bfloat16
@@ -29,7 +28,6 @@ def decode(
     sampling: Sampling,
     is_finished: Callable[[Row], bool],
     max_rows: int,
-    onlooker: Onlooker | None = None,
     *,
     in_windows: bool = False,
     in_bfloat16: bool = False,
@@ -42,7 +40,7 @@ def decode(
     n_together = len(rows) if is_seated else max_rows
     for start in range(0, len(rows), n_together):
         mine = rows[start : start + n_together]
-        batch = (Seats if is_seated else Window)(module, prompts, min(max_rows, len(mine)), onlooker)
+        batch = (Seats if is_seated else Window)(module, prompts, min(max_rows, len(mine)))
         decoded: Iterable[Row] = _decode(batch, mine, sampling, is_finished)
         if in_bfloat16:
             with layers_in_bfloat16(module):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from harness.core.protocols import Onlooker
 from harness.engines._attention import columns_read, takes_one_query
 from harness.engines._batch import Batch, Row
 from harness.engines._cache import SeatedCache, is_plain, new_cache
@@ -28,8 +27,8 @@ def can_be_seated(module: Any) -> bool:
 class Seats(Batch):
     lengths_differ = True
 
-    def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int, onlooker: Onlooker | None) -> None:
-        super().__init__(module, prompts, n_slots, onlooker)
+    def __init__(self, module: Any, prompts: Sequence[Sequence[int]], n_slots: int) -> None:
+        super().__init__(module, prompts, n_slots)
         self._is_cpu = module.device.type == "cpu"
         # Several products in one call are made alike however many, but a single one by all threads together.
         self._min_cached = torch.get_num_threads() + 1 if self._is_cpu else 1
@@ -69,8 +68,6 @@ class Seats(Batch):
         # Padding has no places of its own, of which a model may have no more.
         positions = torch.arange(width, device=self._module.device).clamp(max=max(map(len, prompts)) - 2)
         cache = new_cache(self._module.config)
-        if self._onlooker is not None:
-            self._onlooker.reads_prompts(prompts, [0] * len(prompts), (len(padded), width))
         self._module.base_model(
             input_ids=self._tensor(padded),
             position_ids=positions[None],

@@ -35,8 +35,6 @@ class Window(Batch):
         before = [longest - len(prompt) for prompt in prompts] * copies
         padded = [[0] * (longest - len(prompt)) + list(prompt[:-1]) for prompt in prompts] * copies
         mask = self._mask(before, longest - 1)
-        if self._onlooker is not None:
-            self._onlooker.reads_prompts(prompts, before[: len(prompts)], (len(padded), longest - 1))
         self._module.base_model(
             input_ids=self._tensor(padded),
             attention_mask=mask,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.config import incidental
 from harness.core.models import context_of, load_module, load_tokenizer
-from harness.core.protocols import ModelSource, Onlooker, PolicyEngine
+from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.engines._text import read_prompts, scored_context, stop_ids, text_of
 
@@ -45,7 +45,6 @@ class HuggingFaceEngine:
     logp_is_exact: bool
     module: Any
     tokenizer: Any
-    onlooker: Onlooker | None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -55,7 +54,6 @@ class HuggingFaceEngine:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self.module = source.module if source.module is not None else load_module(source)
         self._is_the_policy = source.module is not None
-        self.onlooker = source.onlooker
         is_float32 = str(self.module.dtype) == "torch.float32"
         # A policy that is trained in bfloat16 keeps float32 weights, and is sampled as it is trained.
         self._in_bfloat16 = self._is_the_policy and is_float32 and source.dtype == "bfloat16"
@@ -117,7 +115,7 @@ class HuggingFaceEngine:
         training = self.module.training
         self.module.eval()
         try:
-            for row in decode(self.module, mine, rows, sampling, ends, at_once, self.onlooker, **how):
+            for row in decode(self.module, mine, rows, sampling, ends, at_once, **how):
                 yield self._completion(requests[row.request], mine[row.prompt], row)
         finally:
             self.module.train(training)

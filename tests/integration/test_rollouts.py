@@ -44,7 +44,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def test_one_step_on_saved_rollouts_is_the_live_step_to_the_bit(saved: Path, tmp_path: Path) -> None:
-    run(recipe("countdown-grpo", loop={**ONE, "recall_bytes": 0}), tmp_path / "live")
+    run(recipe("countdown-grpo", loop=ONE), tmp_path / "live")
     run(on(saved, loop=ONE), tmp_path / "replayed")
     assert without_mode(tmp_path / "replayed") == without_mode(tmp_path / "live")
     assert_same_weights(tmp_path / "replayed", tmp_path / "live")

@@ -75,6 +75,16 @@ def test_two_and_two_steps_are_four_to_the_bit(name: str, tmp_path: Path) -> Non
     assert len(figures(tmp_path / "broken")) == 4
 
 
+def test_a_run_begun_with_a_removed_key_is_reported_and_not_resumed(tmp_path: Path) -> None:
+    run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "run")
+    before, path = tables_of([tmp_path / "run"], ["training"]), tmp_path / "run" / "config.toml"
+    path.write_text(path.read_text().replace("[loop]\n", "[loop]\nrecall_bytes = 1073741824\n"))
+    assert "recall_bytes" in path.read_text()
+    assert tables_of([tmp_path / "run"], ["training"]) == before
+    with pytest.raises(RunFolderError, match=r"does not have the key 'loop\.recall_bytes' of its config"):
+        run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
+
+
 def test_state_between_checkpoints_is_done_again_to_the_bit(tmp_path: Path) -> None:
     run(recipe("countdown-flowrl", loop={"steps": 5}), tmp_path / "unbroken")
     rare = {"checkpoint": {"every_steps": 2}}

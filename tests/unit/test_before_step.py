@@ -19,9 +19,9 @@ from harness.engines.hf import HuggingFaceEngine
 from harness.trainers.before_step import not_yet, now, source_of_logp_old
 from harness.trainers.policy import Policy
 
-# One micro-batch of the same rows in the pass and in the update, and no products of the sampler, so that the two
-# sources of log-probabilities can agree to the bit.
-ONE = {"steps": 2, "minibatches_per_step": 1, "recall_bytes": 0, "tokens_per_microbatch": 10**6}
+# One micro-batch of the same rows in the pass and in the update, so that the two sources of log-probabilities can
+# agree to the bit.
+ONE = {"steps": 2, "minibatches_per_step": 1, "tokens_per_microbatch": 10**6}
 BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1])
 
 
@@ -76,8 +76,7 @@ def test_cut_in_micro_batches_they_are_those_of_the_pass_to_rounding(tmp_path: P
 
 
 def test_ratios_are_one_exactly_and_the_gap_is_measured(tmp_path: Path) -> None:
-    # Nothing recalled, so that the gap is that of all completions and not of the first, where it may be nothing.
-    loop = {"steps": 2, "minibatches_per_step": 1, "precision": "bfloat16", "recall_bytes": 0}
+    loop = {"steps": 2, "minibatches_per_step": 1, "precision": "bfloat16"}
     for row in figures(run(recipe("countdown-grpo", loop=loop), tmp_path / "run").folder):
         assert row["ratio_p01"] == row["ratio_max"] == 1
         assert row["clip_fraction"] == 0

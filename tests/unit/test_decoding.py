@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM as Models
 from transformers import Gemma2Config, GPT2Config, MistralConfig, Qwen2Config
 
 from harness.core.types import Sampling
-from harness.engines._batch import Row
+from harness.engines._batch import Batch, Row
 from harness.engines._decode import decode
 from harness.engines._sampling import draw
 from harness.engines._seats import can_be_seated
@@ -50,8 +50,8 @@ def is_finished(row: Row) -> bool:
     return row.ids[-1] in ENDS
 
 
-def decoded(module: Any, prompts: Any, rows: Sequence[Row], max_rows: int = 256, onlooker: Any = None) -> list[Row]:
-    found = list(decode(module, prompts, rows, HOW, is_finished, max_rows, onlooker))
+def decoded(module: Any, prompts: Any, rows: Sequence[Row], max_rows: int = 256) -> list[Row]:
+    found = list(decode(module, prompts, rows, HOW, is_finished, max_rows))
     return sorted(found, key=lambda row: row.request)
 
 
@@ -97,35 +97,49 @@ def test_a_row_is_the_same_to_the_bit_alone_among_equals_and_when_it_came_late(n
         assert decoded(module, prompts, [rows_of(prompts, 8)[request]]) == [together[request]]
 
 
-class Counting:
-    """An onlooker that counts rows and passes."""
+@pytest.fixture
+def n_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of completions in each decoding pass."""
+    found: list[int] = []
+    step = Batch.step
 
-    def __init__(self) -> None:
-        self.n_rows: list[int] = []
-        self.prompts_read: list[tuple[int, ...]] = []
+    def counted(self: Batch, sampling: Sampling) -> Any:
+        found.append(len(self.live()))
+        return step(self, sampling)
 
-    def reads_prompts(self, prompts: Any, starts: Any, shape: Any) -> None:
-        self.prompts_read += [tuple(prompt) for prompt in prompts]
+    monkeypatch.setattr(Batch, "step", counted)
+    return found
 
-    def reads_next(self, rows: Any) -> None:
-        self.n_rows.append(sum(row is not None for row in rows))
+
+def prompts_read_by(module: Any) -> list[tuple[int, ...]]:
+    """All that is read in passes over more than one column, once for each pass."""
+    found: list[tuple[int, ...]] = []
+
+    def look(_: Any, given: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        ids = settings["input_ids"] if "input_ids" in settings else given[0]
+        if ids.shape[1] > 1:
+            found.extend(dict.fromkeys(map(tuple, ids.tolist())))
+
+    module.base_model.register_forward_pre_hook(look, with_kwargs=True)
+    return found
 
 
 @pytest.mark.parametrize("name", ["two queries a head", "sliding"])
-def test_never_more_rows_than_may_be(name: str) -> None:
-    prompts, counted = drawn_prompts([5, 9, 9, 14]), Counting()
-    decoded(made(name), prompts, rows_of(prompts, 12), 10, counted)
-    assert max(counted.n_rows) == 10
+def test_never_more_rows_than_may_be(name: str, n_rows: list[int]) -> None:
+    prompts = drawn_prompts([5, 9, 9, 14])
+    decoded(made(name), prompts, rows_of(prompts, 12), 10)
+    assert max(n_rows) == 10
 
 
-def test_whoever_waits_comes_as_soon_as_others_leave_and_their_prompt_is_not_read_again() -> None:
-    prompts, counted = drawn_prompts([9]), Counting()
-    found = decoded(made("gpt2"), prompts, rows_of(prompts, 60), 16, counted)
+def test_a_waiting_row_takes_the_first_free_slot_and_its_prompt_is_read_once(n_rows: list[int]) -> None:
+    prompts, module = drawn_prompts([9]), made("gpt2")
+    prompts_read = prompts_read_by(module)
+    found = decoded(module, prompts, rows_of(prompts, 60), 16)
     n_tokens = sum(len(row.ids) for row in found)
-    # All slots are taken until nobody waits, and then nobody has more than its longest to go.
-    assert sum(n == 16 for n in counted.n_rows) * 16 > n_tokens - 16 * HOW.max_tokens
-    assert len(counted.n_rows) <= n_tokens / 16 + HOW.max_tokens
-    assert counted.prompts_read == [tuple(prompts[0])]
+    # All slots are taken until no row waits, and then no row has more than its longest to go.
+    assert sum(n == 16 for n in n_rows) * 16 > n_tokens - 16 * HOW.max_tokens
+    assert len(n_rows) <= n_tokens / 16 + HOW.max_tokens
+    assert prompts_read == [tuple(prompts[0][:-1])]
 
 
 def test_what_was_not_a_number_in_one_row_is_not_passed_on_to_who_takes_its_slot() -> None:

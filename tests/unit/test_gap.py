@@ -18,7 +18,6 @@ from harness.core.errors import ConfigError, EngineError
 from harness.core.training import PolicyOutputs
 from harness.engines.hf import HuggingFaceEngine
 from harness.trainers.gap import EngineGap, largest_gap
-from harness.trainers.recall import _Layer
 from harness.trainers.record import StepRecord
 
 ENGINE = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]])
@@ -113,7 +112,7 @@ def test_a_bound_is_above_zero() -> None:
         recipe("countdown-grpo", engine_correction={"max_gap": 0.0})
 
 
-LOOPS = {"one completion": {}, "first minibatch": {"recall_bytes": 0}, "frozen pass": {"logp_old": "recompute"}}
+LOOPS = {"first minibatch": {}, "frozen pass": {"logp_old": "recompute"}}
 
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
@@ -126,17 +125,6 @@ def test_every_step_tells_its_gap_and_the_version_it_was_sampled_with(
     for row in rows:
         # float32, another order of adding; logits are of size 16
         assert 0 < row["logp_gap"] < row["logp_gap_max"] < 1e-5
-
-
-@pytest.mark.parametrize("loop", [{}, {"logp_old": "recompute"}])
-@pytest.mark.parametrize("name", ["countdown-grpo", "countdown-ppo"])
-def test_what_the_sampler_computed_is_not_compared_with_itself(
-    name: str, loop: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = _Layer.multiply
-    monkeypatch.setattr(_Layer, "multiply", lambda self, inputs: 1.01 * right(self, inputs))
-    with pytest.raises(EngineError, match=r"step 1: .* computes otherwise"):
-        run(recipe(name, loop=loop), tmp_path / "run")
 
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)

@@ -17,7 +17,6 @@ from harness.trainers import logprob
 from harness.trainers.logprob import Head, head_of, token_logp
 from harness.trainers.policy import Policy
 from harness.trainers.reading import read_once, read_whole
-from harness.trainers.recall import Recall
 from harness.trainers.settings import Precision
 
 SHAPE = {
@@ -73,7 +72,7 @@ def test_reading_prompts_once_gives_the_same_states_and_gradients(
     states, gradients = [], []
     for read in (read_whole, read_once):
         module.zero_grad()
-        found = read(module, batch, Recall(module, 0))
+        found = read(module, batch)
         # A fixed direction: the squares of normalised states add up to a constant, whose gradient is noise.
         direction = torch.randn(found.predicting.shape, generator=torch.Generator().manual_seed(3))
         (found.predicting * direction).sum().backward()

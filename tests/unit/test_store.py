@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.config import incidental
+from harness.core import config as configs
+from harness.core.config import Chosen, incidental, plugin
 from harness.core.errors import DiskError, RunError, RunFolderError
 from harness.core.store import RunStore, RunView, ending
 from harness.core.types import Completion, Estimate, Tokens, Verdict
@@ -174,12 +175,46 @@ def test_a_run_of_another_version_with_other_settings_is_refused_by_version(fold
 def test_a_run_whose_config_this_version_can_not_read_is_refused_by_folder(folder, tmp_path):
     make(folder, NewerSettings())
     message = assert_refused_untouched(
-        tmp_path, "unknown key 'added'.*choose another --out", lambda: open_store(folder)
+        tmp_path, "does not have the key 'added'.*choose another --out", lambda: open_store(folder)
     )
     assert str(folder) in message
     (folder / "config.toml").unlink()
     message = assert_refused_untouched(tmp_path, "config.toml", lambda: open_store(folder))
     assert str(folder) in message
+
+
+@dataclass(frozen=True)
+class Inner:
+    kept: int = 1
+
+
+@dataclass(frozen=True)
+class OldInner(Inner):
+    cache_bytes: int = incidental(default=7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    loop: Inner = Inner()
+    engine: Chosen = plugin("engines", default="hf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldNested(Nested):
+    loop: Inner = OldInner()
+    speed: int = incidental(default=2)
+
+
+def test_a_run_with_removed_keys_is_refused_with_every_one_of_them(folder, tmp_path):
+    config = Nested(engine=configs.parse_plugin("engines", "hf"))
+    make(folder, OldNested(engine=config.engine))
+    path = folder / "config.toml"
+    path.write_text(path.read_text().replace("batch_rows", "rows_of_old"))
+    # The digest does not cover keys that may change on resuming: it is the same.
+    assert RunView.read(folder).record.config_digest == configs.digest(configs.to_tree(config, identity_only=True))
+    for action in (lambda: open_store(folder, config), lambda: RunStore.refuse(folder, "eval", config, DATA)):
+        message = assert_refused_untouched(tmp_path, "choose another --out", action)
+        assert "does not have the keys 'speed', 'loop.cache_bytes', 'engine.rows_of_old' of its config" in message
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import main
+from harness.commands import DONE
 from harness.core import config as configs
 from harness.core.recipes import recipes
 from harness.core.store import RunView
-from harness.verbs import DONE
 
 SUPERVISED = 320
 ASKED = ("--tasks", "countdown", "--split", "validation", "--limit", "96", "--n", "16", "--quiet")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.errors import UnknownNameError
+
 FOLDER = Path(__file__).resolve().parents[1] / "trainers" / "recipes"
 OF_ALL_METHODS = "countdown-"
 """Begins the names of the recipes of the one task that every method has a recipe for."""
@@ -30,6 +32,15 @@ class Method:
 
 def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def find_config(name: str) -> Path:
+    """Return the path of a TOML file, or of the recipe of that name."""
+    if Path(name).suffix == ".toml" or Path(name).is_file():
+        return Path(name)
+    if name not in recipes():
+        raise UnknownNameError("recipe or config file", name, recipes())
+    return recipes()[name]
 
 
 def methods_of_settings() -> Mapping[str, Method]:

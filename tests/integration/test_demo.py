@@ -11,20 +11,20 @@ from test_kill import assert_same_evaluation
 from test_training import assert_same_run, run
 
 from harness.cli import main
+from harness.commands.demo import run_demo
 from harness.core import config as configs
 from harness.core.errors import RunError
 from harness.core.progress import Progress
+from harness.core.recipes import find_config
 from harness.core.store import RunView
 from harness.evaluate import EvalConfig, evaluate
-from harness.show import find_config
-from harness.study import demo
 from harness.trainers.settings import TrainConfig
 
 QUIET = Progress(quiet=True)
 
 
 def test_the_demo_gives_what_its_parts_give_alone_and_once(tmp_path: Path) -> None:
-    folders = demo(tmp_path / "demo", 2, 0, QUIET, limit=1)
+    folders = run_demo(tmp_path / "demo", 2, 0, QUIET, n_problems=1)
     names = [f"{arm}-T{temperature}" for arm in ("base", "grpo-2", "flowrl-2") for temperature in ("1", "0.6")]
     assert [folder.name for folder in folders] == names
     assert all(RunView.read(folder).record.status == "done" for folder in folders)
@@ -39,7 +39,7 @@ def test_the_demo_gives_what_its_parts_give_alone_and_once(tmp_path: Path) -> No
     assert_same_evaluation(tmp_path / "cell", folders[3])
 
     made = [(folder / "completions.jsonl").read_bytes() for folder in folders]
-    assert demo(tmp_path / "demo", 2, 0, QUIET, limit=1) == folders
+    assert run_demo(tmp_path / "demo", 2, 0, QUIET, n_problems=1) == folders
     assert [(folder / "completions.jsonl").read_bytes() for folder in folders] == made
 
 
@@ -50,7 +50,7 @@ def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) ->
     (weights,) = (tmp_path / "train-flowrl" / "checkpoints").glob("*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(RunError, match=r"the arm 'flowrl' failed: the model .*step-000001 can't be loaded"):
-        demo(tmp_path, 2, 0, QUIET, limit=1)
+        run_demo(tmp_path, 2, 0, QUIET, n_problems=1)
     assert RunView.read(tmp_path / "grpo-2-T0.6").record.status == "done"
 
 

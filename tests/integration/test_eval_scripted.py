@@ -17,13 +17,13 @@ from dataclasses import replace
 import pytest
 
 from harness.cli import main
+from harness.commands.eval import shortfall
 from harness.core import config as configs
 from harness.core.errors import ConfigError, EngineError, ModelError, RunFolderError
 from harness.core.progress import Progress
 from harness.core.store import RunView
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate, evaluate_open_engine
-from harness.shortfall import shortfall
 
 # Few of them solve anything: what matters here is that they differ and that grading is real.
 REPLIES = ["4*9=36;36+2=38", "1+1=2;2+2=4", "nonsense", "5*7=35;35+2=37", "9*8=72;72-4=68"]

@@ -10,12 +10,12 @@ import pytest
 from codeforces_api import running_api
 
 from harness.cli import main
+from harness.commands.standings import contests_of, fetch_standings
 from harness.core.errors import DataError, UsageError
 from harness.core.progress import Progress
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.metrics._ratings import Row, contest_rating
 from harness.metrics.codeforces_rating import METRIC
-from harness.standings import contests_of, fetch_standings
 
 PLAYERS = [(f"p{n}", 5000 - 10 * n, 7 * (n % 3), 2500 - 5 * n) for n in range(300)]
 UNRATED = [("guest", 9000, 0, None)]

@@ -24,11 +24,11 @@ from harness.core.discovery import load
 from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.models import BUNDLED, checkpoint_folders, resolve
 from harness.core.progress import Progress
+from harness.core.recipes import find_config
 from harness.core.store import RunView
 from harness.eval_config import EvalConfig
 from harness.evaluate import evaluate, problems_of
 from harness.reports.build import tables_of
-from harness.show import find_config
 from harness.trainers.run import train
 from harness.trainers.settings import TrainConfig
 

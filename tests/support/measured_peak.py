@@ -12,7 +12,7 @@ import torch
 from harness.core import config as configs
 from harness.core.models import resolve
 from harness.core.progress import Progress
-from harness.show import find_config
+from harness.core.recipes import find_config
 from harness.trainers.forecast import forecast
 from harness.trainers.run import parts_of, train
 from harness.trainers.settings import TrainConfig

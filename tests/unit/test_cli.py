@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for every error, results on stdout, nothing written when refused."""
 
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -13,12 +14,11 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.cli import main
+from harness.cli import command_parser, commands, load_command, main
 from harness.core import discovery, extras
 from harness.core.errors import MissingExtraError
 from harness.core.recipes import methods_of_settings
 
-VERBS = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "doctor")
 EVAL = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", "scripted", "--n", "2", "--limit", "2"]
 EVAL += ["--set", "engine.replies=['no']"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,19 +237,30 @@ def helped(capsys, *command):
     return capsys.readouterr().out
 
 
-def test_the_help_lists_every_verb_and_says_where_to_begin(capsys):
+def test_the_help_lists_every_command_and_where_to_begin(capsys):
     text = helped(capsys)
-    assert all(re.search(rf"^    {verb} ", text, re.MULTILINE) for verb in VERBS)
+    assert all(re.search(rf"^    {name}\s+{purpose[:20]}", text, re.MULTILINE) for name, purpose in commands().items())
     assert "harness demo" in text
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example_that_parses(capsys, verb):
-    example = " ".join(helped(capsys, verb).partition("example: ")[2].split())
-    assert example.startswith(f"harness {verb} ")
-    from harness.cli import _parser
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_help_with_an_example_that_parses(capsys, name):
+    example = " ".join(helped(capsys, name).partition("example: ")[2].split())
+    assert example.startswith(f"harness {name} ")
+    command_parser(name, load_command(name)).parse_args(example.split()[2:])
 
-    _parser().parse_args(example.split()[1:])
+
+@pytest.mark.parametrize("name", commands())
+def test_the_typed_arguments_of_a_command_are_those_it_parses(name):
+    command = load_command(name)
+    parsed = command_parser(name, command).parse_args(command.EXAMPLE.split()[2:])
+    annotated = {attribute for base in command.Arguments.__mro__ for attribute in inspect.get_annotations(base)}
+    assert vars(parsed).keys() == annotated
+
+
+def test_the_commands_of_the_help_are_the_files(capsys):
+    assert set(commands()) == {path.stem for path in (ROOT / "harness" / "commands").glob("[!_]*.py")}
+    assert list(commands())[:2] == ["train", "eval"]
 
 
 @pytest.mark.parametrize("verb", ["list", "show", "doctor"])
@@ -432,15 +443,18 @@ def test_show_of_a_run_without_its_config_says_which_file(capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["evall"], "argument VERB: invalid choice: 'evall'; did you mean 'eval'? (`harness --help` tells how)"),
-        (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (`harness list --help`"),
+        (["evall"], "no command is called 'evall'; did you mean 'eval'? (see `harness --help`)"),
+        (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (see `harness list --help`)"),
         (
             ["list", "x"],
             "invalid choice: 'x'; there is engines, graders, metrics, objectives, presets, tables, tasks (",
         ),
-        (["report"], "the following arguments are required: runs (`harness report --help` tells how)"),
+        (["report"], "the following arguments are required: runs (see `harness report --help`)"),
         (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),
         ([*EVAL, "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        ([], "the following arguments are required: COMMAND (see `harness --help`)"),
+        (["--quiet", "list", "tasks"], "unrecognized arguments: --quiet (see `harness --help`)"),
+        (["show", "x", "--split", "tests"], "argument --split: invalid choice: 'tests'; did you mean 'test'?"),
     ],
 )
 def test_wrong_usage_is_one_line_with_the_nearest_name(capsys, command, message):

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 
 import harness
+from harness.commands.doctor import explain
 from harness.core import extras
-from harness.doctor import explain
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

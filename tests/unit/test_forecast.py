@@ -15,7 +15,7 @@ from harness.__main__ import main
 from harness.core import config as configs
 from harness.core.models import resolve
 from harness.core.protocols import ModelSource
-from harness.show import find_config
+from harness.core.recipes import find_config
 from harness.trainers.forecast import Shape, forecast, memory, shape_of
 from harness.trainers.run import parts_of
 from harness.trainers.settings import LoraConfig, TrainConfig

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from harness.commands.overlap import RUN, Pair, find_pairs, pairs_table, statements, summary_table, tokens
 from harness.core.errors import ConfigError
-from harness.overlap import RUN, Pair, counted, listed, overlap, statements, tokens
 
 BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find $x^2 + y^2$ and \frac{1}{x} in full."
 
@@ -25,7 +25,7 @@ BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find 
     ],
 )
 def test_spacing_case_and_typesetting_do_not_matter(same):
-    assert overlap([("train", same)], [("test", BASE)]) == [Pair("test", "train", 1.0, True)]
+    assert find_pairs([("train", same)], [("test", BASE)]) == [Pair("test", "train", 1.0, True)]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_spacing_case_and_typesetting_do_not_matter(same):
     [("-35", "35"), ("12", "13"), ("x + y", "x - y"), ("x^2", "x^3"), ("= 12", "> 12"), ("frac{1}", "frac{2}")],
 )
 def test_a_sign_or_a_digit_makes_another_problem(old, new):
-    (pair,) = overlap([("train", BASE.replace(old, new))], [("test", BASE)], near=0.3)
+    (pair,) = find_pairs([("train", BASE.replace(old, new))], [("test", BASE)], near=0.3)
     assert not pair.is_exact
     assert pair.share < 1
 
@@ -84,7 +84,7 @@ def test_pairs_and_shares_are_those_of_the_definition(near):
 
     train = [(f"train-{n}", spoilt(generator.choice(texts))) for n in range(60)]
     test = [(f"test-{n}", text) for n, text in enumerate(texts)]
-    found = overlap(train, test, near=near)
+    found = find_pairs(train, test, near=near)
     assert found == brute_force(train, test, near)
     assert any(pair.is_exact for pair in found)
     assert near == 1.0 or any(not pair.is_exact for pair in found)
@@ -92,19 +92,19 @@ def test_pairs_and_shares_are_those_of_the_definition(near):
 
 def test_a_run_that_the_training_problem_repeats_counts_once():
     text = "one two three four five six seven eight nine ten"
-    (pair,) = overlap([("train", f"{text[:-3]} {text[:-3]}")], [("test", text)], near=0.1)
+    (pair,) = find_pairs([("train", f"{text[:-3]} {text[:-3]}")], [("test", text)], near=0.1)
     assert pair.share == 2 / 3
 
 
 def test_short_texts_are_the_same_or_nothing():
     train = [("a", "2 + 2"), ("b", "2 + 3")]
-    assert overlap(train, [("t", "2+2")]) == [Pair("t", "a", 1.0, True)]
+    assert find_pairs(train, [("t", "2+2")]) == [Pair("t", "a", 1.0, True)]
 
 
 def test_a_test_problem_is_counted_once_and_as_the_same_where_it_is():
     pairs = [Pair("t1", "a", 1.0, True), Pair("t1", "b", 0.6, False), Pair("t2", "b", 0.6, False)]
-    assert counted("train", "test", 9, pairs).rows == (("train", "test", 9, 1, 1),)
-    assert listed(pairs).rows[1] == ("t1", "b", "near", 0.6)
+    assert summary_table("train", "test", 9, pairs).rows == (("train", "test", 9, 1, 1),)
+    assert pairs_table(pairs).rows[1] == ("t1", "b", "near", 0.6)
 
 
 def test_a_task_without_files_is_refused():

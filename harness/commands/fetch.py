@@ -1,10 +1,14 @@
-"""`harness fetch`: get a task's files before they are needed, check them, and say what they hold."""
+"""Download a task's data and check them."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from harness.commands import DONE
+from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
+from harness.commands.base.output import print_tables
 from harness.core import data
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
@@ -12,11 +16,33 @@ from harness.core.protocols import FiledTask, Split
 from harness.core.task_facts import as_on_record
 from harness.core.types import Table
 
+EXAMPLE = "harness fetch aime24 math500"
 COLUMNS = ("task", "split", "rows", "fingerprint", "as on record", "files")
 
 
+class Arguments(OutputArguments):
+    tasks: list[str]
+    again: bool
+    set: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", nargs="+", metavar="TASK")
+    parser.add_argument("--again", action="store_true", help="replace what the cache has")
+    add_set(parser)
+    add_output_options(parser)
+
+
+def run(args: Arguments) -> int:
+    progress = Progress(quiet=args.quiet)
+    settings = parse_sets(args.set)
+    tasks = {name: build_task(name, settings) for name in args.tasks}
+    print_tables(args, [fetch(name, task, again=args.again, progress=progress) for name, task in tasks.items()])
+    return DONE
+
+
 def fetch(task_id: str, task: Any, *, again: bool, progress: Progress) -> Table:
-    """Every file of every split; `again` replaces what the cache has."""
+    """Fetch every file of every split; `again` replaces what the cache has."""
     if not isinstance(task, FiledTask):
         raise ConfigError(f"{task_id} makes its problems itself; there is nothing to fetch")
     rows = tuple(_fetched(task_id, task, again, progress))

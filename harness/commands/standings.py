@@ -1,11 +1,12 @@
-"""`harness standings`: what a rating by standings needs, fetched once from Codeforces' public API into a frozen file.
+"""Fetch standings of Codeforces contests into a file, for ratings.
 
-The file holds, for each contest, the points of its problems and, of every player with a rating change, the points, the
-penalty and the rating before. An evaluation only ever reads it.
+The file holds what a rating by standings needs: for each contest the points of its problems and, for every player
+with a rating change, the points, the penalty and the rating before. An evaluation only reads it.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import http.client
@@ -18,17 +19,44 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.commands import DONE
+from harness.commands.base.arguments import OutputArguments, add_output_options
+from harness.commands.base.output import print_tables
+from harness.core.config import parse_plugin
 from harness.core.errors import DataError, UsageError
 from harness.core.journal import write_whole
 from harness.core.progress import Progress
 from harness.core.types import Table
 
+EXAMPLE = "harness standings standings.json"
 API = "https://codeforces.com/api"
 PAUSE_S = 2.0
 """The API asks for no more than one request in two seconds."""
 FORMAT = 1
 _ATTEMPTS, _TIMEOUT_S = 4, 120.0
 _COLUMNS = ("contest", "name", "players", "problems with points")
+
+
+class Arguments(OutputArguments):
+    file: Path
+    contests: list[str]
+    api: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="where they go; it must not exist yet")
+    parser.add_argument(
+        "contests", nargs="*", metavar="CONTEST", help="numbers (default: those of the task codeforces)"
+    )
+    parser.add_argument("--api", default=API, help="another address of the API")
+    add_output_options(parser)
+
+
+def run(args: Arguments) -> int:
+    task = parse_plugin("tasks", "codeforces").build("tasks")
+    contests = args.contests if args.contests else contests_of(list(task.on_record("test")))
+    print_tables(args, [fetch_standings(args.file, contests, Progress(quiet=args.quiet), api=args.api)])
+    return DONE
 
 
 def contests_of(ids: Sequence[str]) -> list[str]:

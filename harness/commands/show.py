@@ -1,7 +1,8 @@
-"""`harness show`: one plug-in, one problem, one recipe or one run, as a person wants to read it."""
+"""Show one task, objective, recipe or run in full."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import itertools
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.commands import DONE
+from harness.commands.base.arguments import add_set, add_split, build_task, parse_sets
 from harness.core import config as configs
 from harness.core import discovery, presets
 from harness.core.choosing import find_problem
@@ -20,19 +23,37 @@ from harness.core.recipes import methods_of_settings, recipes
 from harness.core.store import RunView
 from harness.core.types import Erratum, Problem
 
+EXAMPLE = "harness show countdown --problem 3"
 CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
 
 
-def find_config(name: str) -> Path:
-    """A TOML file, or a recipe by its name."""
-    if Path(name).suffix == ".toml" or Path(name).is_file():
-        return Path(name)
-    if name not in recipes():
-        raise UnknownNameError("recipe or config file", name, recipes())
-    return recipes()[name]
+class Arguments:
+    name: str
+    problem: str | None
+    split: Split
+    preset: str | None
+    model: str | None
+    set: list[str]
 
 
-def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="an id (or kind/id), a recipe, a preset (or presets/NAME), or a run folder")
+    parser.add_argument("--problem", help="of a task: this problem, an id or counted from 0, as a model gets it")
+    add_split(parser)
+    parser.add_argument("--preset", help="of a task: the prompt that the problem is asked with")
+    parser.add_argument("--model", help="with --problem: the prompt as this model's chat template writes it")
+    add_set(parser)
+
+
+def run(args: Arguments) -> int:
+    settings = parse_sets(args.set)
+    if args.preset is not None:
+        settings["prompt"] = args.preset
+    print(describe(args.name, split=args.split, problem=args.problem, settings=settings, model=args.model))
+    return DONE
+
+
+def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
     """`name` is a run folder, a recipe, an id, a preset, or `kind/id` where several kinds have it."""
     is_run = (Path(name) / "run.json").exists()
     what = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
@@ -48,7 +69,7 @@ def show(name: str, *, split: Split, problem: str | None, settings: Mapping[str,
     if what == "preset":
         return presets.shown(name.removeprefix("presets/"))
     if problem is not None:
-        return _problem(_task(name.removeprefix("tasks/"), settings), split, problem, model)
+        return _problem(build_task(name.removeprefix("tasks/"), settings), split, problem, model)
     if _is_of_settings(name):
         return _method(name)
     return _plugin(*_find(name), settings)
@@ -97,7 +118,7 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
     options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
-        parts += _task_parts(_task(plugin_id, settings))
+        parts += _task_parts(build_task(plugin_id, settings))
     return "\n\n".join(parts)
 
 
@@ -143,10 +164,6 @@ def _by_reason(errata: Iterable[Erratum]) -> dict[str, str]:
 def _section(title: str, facts: Mapping[str, str]) -> str:
     told = [f"  {name}: {text}" for name, text in facts.items() if text]
     return "\n".join([f"{title}:", *told]) if told else ""
-
-
-def _task(task_id: str, settings: Mapping[str, Any]) -> Any:
-    return configs.parse_plugin("tasks", {"id": task_id, **settings}).build("tasks")
 
 
 def _problem(task: Any, split: Split, name: str, model: str | None) -> str:

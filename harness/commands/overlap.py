@@ -1,4 +1,4 @@
-"""`harness overlap`: problems that two data sets share, exactly or nearly.
+"""Find test problems that a training set contains too.
 
 Texts are compared as sequences of words, numbers and signs, so that spacing, letter case and ways of typesetting do
 not matter, and a minus or a digit does. Two texts are the same when the sequences are equal. They are near when
@@ -7,16 +7,21 @@ enough of the runs of eight in the test problem also occur in the training probl
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from harness.commands import DONE
+from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
+from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
 from harness.core.protocols import FiledTask, Split
 from harness.core.types import Table
 
+EXAMPLE = "harness overlap math olympiadbench"
 RUN = 8
 NEAR = 0.5
 
@@ -26,6 +31,37 @@ _TYPESETTING = re.compile(
 )
 _FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[a-z]+|[a-z]+|[0-9]+|[^\sa-z0-9.,;:?]")
+
+
+class Arguments(OutputArguments):
+    train: str
+    test: str
+    near: float
+    set: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("train", help="a task with a train split")
+    parser.add_argument("test", help="a task with a test split")
+    parser.add_argument("--near", type=_share, default=NEAR, help=f"the least share of common runs (default: {NEAR})")
+    add_set(parser, "an option of the test task")
+    add_output_options(parser)
+
+
+def run(args: Arguments) -> int:
+    train = statements(args.train, build_task(args.train, {}), "train")
+    test = statements(args.test, build_task(args.test, parse_sets(args.set)), "test")
+    pairs = find_pairs(train, test, near=args.near)
+    tables = [summary_table(args.train, args.test, len(test), pairs)]
+    print_tables(args, [*tables, pairs_table(pairs)] if pairs else tables)
+    return DONE
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return share
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +80,7 @@ def tokens(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(plain.lower()))
 
 
-def overlap(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]], *, near: float = NEAR) -> list[Pair]:
+def find_pairs(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]], *, near: float = NEAR) -> list[Pair]:
     """Every pair that is the same or near, the test problems in their order."""
     tested = {problem_id: tokens(text) for problem_id, text in test}
     whole: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -57,11 +93,13 @@ def overlap(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]], *
         for run in runs:
             owners[run].add(problem_id)
     order = {problem_id: position for position, problem_id in enumerate(tested)}
-    pairs = [pair for train_id, text in train for pair in _pairs(train_id, tokens(text), whole, owners, n_runs, near)]
+    pairs = [
+        pair for train_id, text in train for pair in _pairs_of(train_id, tokens(text), whole, owners, n_runs, near)
+    ]
     return sorted(pairs, key=lambda pair: (order[pair.test_id], -pair.share, pair.train_id))
 
 
-def _pairs(
+def _pairs_of(
     train_id: str,
     words: tuple[str, ...],
     whole: dict[tuple[str, ...], list[str]],
@@ -88,7 +126,7 @@ def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
     return list(task.statements(split))
 
 
-def counted(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
+def summary_table(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
     """Of how many test problems the training set has the same, and of how many more only something near."""
     exact = {pair.test_id for pair in pairs if pair.is_exact}
     near = {pair.test_id for pair in pairs} - exact
@@ -96,7 +134,7 @@ def counted(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
     return Table(f"{test} in {train}", columns, ((train, test, n_test, len(exact), len(near)),))
 
 
-def listed(pairs: Iterable[Pair]) -> Table:
+def pairs_table(pairs: Iterable[Pair]) -> Table:
     rows = tuple(
         (pair.test_id, pair.train_id, "same" if pair.is_exact else "near", round(pair.share, 3)) for pair in pairs
     )

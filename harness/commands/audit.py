@@ -1,25 +1,50 @@
-"""`harness audit`: what the graders of a run say of the same completions, and where they disagree.
+"""Show where the graders of a run disagree.
 
 Only the run folder is read. `harness grade RUN --grader g` adds a grader to it.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from harness.commands import DONE
+from harness.commands.base.arguments import JsonArguments, add_json
+from harness.commands.base.output import print_result
 from harness.core.errors import UsageError
 from harness.core.rows import Key
 from harness.core.store import RunView
 from harness.core.types import Completion, Table, Verdict
+from harness.reports.render import to_terminal
 
+EXAMPLE = "harness audit runs/a --show 20"
 SHOWN_CHARACTERS = 400
 
 Verdicts = Mapping[Key, Verdict]
 Texts = Mapping[Key, Completion]
 Row = tuple[str | int | None, ...]
+
+
+class Arguments(JsonArguments):
+    run: Path
+    show: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run folder that `harness grade` may have given more graders")
+    parser.add_argument("--show", type=int, default=5, help="so many disagreements with their texts (default: 5)")
+    add_json(parser)
+
+
+def run(args: Arguments) -> int:
+    found = audit(RunView.read(args.run), args.show)
+    tables = [table for table in (found.rates, found.agreement) if table.rows]
+    print_result(args, asdict(found), "\n\n".join([*map(to_terminal, tables), disagreements_text(found)]))
+    return DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +79,7 @@ def audit(view: RunView, n_shown: int) -> Audit:
     return Audit(_rates(tasks, verdicts, texts), _agreement(tasks, verdicts), tuple(found[:n_shown]), len(found))
 
 
-def shown(found: Audit) -> str:
+def disagreements_text(found: Audit) -> str:
     """The disagreements as text for a terminal."""
     blocks = [f"disagreements: {found.n_disagreements}" + _cut(len(found.disagreements), found.n_disagreements)]
     for item in found.disagreements:

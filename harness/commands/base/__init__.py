@@ -1,0 +1,1 @@
+"""Helpers of the commands: arguments that several share, and output."""

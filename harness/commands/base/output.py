@@ -1,0 +1,42 @@
+"""Print results on stdout: text or tables, or JSON with --json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.commands.base.arguments import JsonArguments
+from harness.core.config import to_toml, to_tree
+from harness.core.types import Table
+from harness.reports.build import tables_of
+from harness.reports.render import to_plain, to_terminal
+
+
+def print_result(args: JsonArguments, value: object, text: object) -> None:
+    """Print `value` with --json, else `text`."""
+    print(json.dumps(value, indent=1) if args.json else text)
+
+
+def print_tables(args: JsonArguments, tables: Sequence[Table]) -> None:
+    print_result(args, [to_plain(table) for table in tables], "\n\n".join(map(to_terminal, tables)))
+
+
+def print_results_table(args: JsonArguments, folders: Sequence[Path]) -> None:
+    """Print the report's table of results over these run folders."""
+    print_tables(args, tables_of(folders, ["results"]))
+
+
+def print_path(args: JsonArguments, label: str, path: Path) -> None:
+    """Print where something was written; with --json the results are all that is printed."""
+    if not args.json:
+        print(f"{label}: {path}")
+
+
+def print_config(
+    args: JsonArguments, config: Any, folder: Path, facts: Mapping[str, Any] = {}, comments: Sequence[str] = ()
+) -> None:
+    """Print the resolved config. The text stays a TOML file: the comments are lines that begin with #."""
+    text = "\n".join([f"# would run in {folder}", *comments, to_toml(config)])
+    print_result(args, {"folder": str(folder), "config": to_tree(config), **facts}, text)

@@ -1,0 +1,183 @@
+"""Evaluate models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cells import Cell, cells, evaluate_cells, sweep
+from harness.commands import DONE, UNGRADED
+from harness.commands.base.arguments import (
+    RunArguments,
+    add_run_options,
+    default_folder,
+    given,
+    parse_sets,
+    plugin_settings,
+    split_names,
+    strictness,
+)
+from harness.commands.base.output import print_config, print_path, print_results_table
+from harness.core.config import Tree, digest, merge, read_toml
+from harness.core.progress import Progress
+from harness.core.records import Records
+from harness.core.store import RunView
+from harness.core.task_facts import grader_name
+from harness.eval_config import EvalConfig
+from harness.evaluate import tasks_of
+from harness.ledger import LOST
+from harness.reports.build import write_report
+
+EXAMPLE = "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0"
+
+
+class Arguments(RunArguments):
+    model: list[str]
+    config: Path | None
+    tasks: str | None
+    preset: str | None
+    engine: str | None
+    grader: str | None
+    split: str | None
+    n: int | None
+    limit: int | None
+    problem: str | None
+    temperature: list[float]
+    max_tokens: int | None
+    seed: int | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="*", help="a model directory, a train run, a bundled model or a hub id")
+    parser.add_argument("--config", type=Path, help="a TOML file with any of these settings, and the others")
+    parser.add_argument("--tasks", help="ids, separated by commas")
+    parser.add_argument("--preset", help="a published protocol: `harness list presets`; other flags stand above it")
+    parser.add_argument("--engine", help="what generates (default: hf)")
+    parser.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
+    parser.add_argument("--split", help="train, validation or test (default: test)")
+    parser.add_argument("--n", type=int, help="samples per problem (default: 16); a larger n extends a run")
+    parser.add_argument("--limit", type=int, help="only the first problems; a larger limit extends a run")
+    parser.add_argument("--problem", help="only these: ids, or numbers counted from 0, separated by commas")
+    parser.add_argument(
+        "--temperature", type=_numbers, default=[], help="instead of the task's own, several with commas; 0 is greedy"
+    )
+    parser.add_argument("--max-tokens", type=int, help="instead of the task's own")
+    parser.add_argument("--seed", type=int, help="of the samples (default: 0)")
+    add_run_options(parser)
+
+
+def run(args: Arguments) -> int:
+    every = cells(_settings(args), args.out, _default_folder)
+    if args.dry_run:
+        for cell in every:
+            print_config(args, cell.config, cell.folder)
+        return DONE
+    progress = Progress(quiet=args.quiet)
+    for text in dict.fromkeys(line for cell in every for line in _deviations(cell.config)):
+        progress.say(text)
+    views = list(evaluate_cells(every, progress))
+    print_results_table(args, [view.folder for view in views])
+    if len(every) > 1:
+        print_path(args, "report", _write_common_report(every, args.out))
+    # All are printed before the worst exit code is taken.
+    return max([_conclude(args, cell.config, view) for cell, view in zip(every, views, strict=True)])
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
+def _settings(args: Arguments) -> list[Tree]:
+    """Return the settings of each evaluation: --set over flags over the config file."""
+    file = read_toml(args.config) if args.config is not None else {}
+    flags = merge(_flags(args), strictness(args))
+    overrides = parse_sets(args.set)
+    return [merge(file, flags, one, overrides) for one in sweep(args.model, args.temperature)]
+
+
+def _flags(args: Arguments) -> Tree:
+    """Return the flags that were given as a config tree."""
+    return {
+        **given(tasks=split_names(args.tasks), problems=split_names(args.problem)),
+        **plugin_settings("engine", args.engine),
+        **plugin_settings("grader", args.grader),
+        **given(sampling={"max_tokens": args.max_tokens} if args.max_tokens is not None else None),
+        **given(preset=args.preset, split=args.split, n=args.n, limit=args.limit, seed=args.seed),
+    }
+
+
+def _default_folder(config: EvalConfig) -> Path:
+    return default_folder(f"eval-{Path(config.model.path).name}", config)
+
+
+def _deviations(config: EvalConfig) -> Sequence[str]:
+    """Return lines on how the config differs from its preset."""
+    if config.preset is None:
+        return []
+    return [f"preset {config.preset}; what differs:", *(f"  {text}" for text in config.deviations)]
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def _write_common_report(every: Sequence[Cell], out: Path | None) -> Path:
+    """Write one report over all evaluations; return the path of its page."""
+    names = [cell.folder.name for cell in every]
+    folder = out / "report" if out is not None else Path("runs") / f"report-{digest({'runs': names})[:8]}"
+    return write_report([cell.folder for cell in every], folder, None).markdown
+
+
+def _conclude(args: Arguments, config: EvalConfig, view: RunView) -> int:
+    """Print where the run is, warn of what it lacks, and return its exit code."""
+    print_path(args, "run", view.folder)
+    short = shortfall(config, view)
+    if short.n_lost:
+        print(
+            f"harness: {short.n_lost} completions could not be generated and are ungraded; "
+            "the same command asks for them again",
+            file=sys.stderr,
+        )
+    if not short.is_above(config.max_ungraded):
+        return DONE
+    reasons = view.folder / "verdicts.jsonl"
+    print(
+        f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded; "
+        f"the reasons are in {reasons}",
+        file=sys.stderr,
+    )
+    return UNGRADED
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Counts of completions that a run asked for and has no verdict of correct or incorrect on."""
+
+    n_asked: int
+    n_ungraded: int
+    n_lost: int
+    """Those of the ungraded that the engine failed to generate; the same command asks for them again."""
+
+    def is_above(self, share: float) -> bool:
+        return self.n_ungraded > share * self.n_asked
+
+
+def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
+    """Count the ungraded and the lost among the samples below n, under each task's own grader."""
+    tasks = tasks_of(config)
+    graders = {name: grader_name(task, config.judge(name)) for name, task in tasks.items()}
+    wanted = {name: config.plan(name, task).n for name, task in tasks.items()}
+    records = Records(view, graders, with_completions=False)
+    found = [
+        verdict
+        for task, verdicts in records.verdicts.items()
+        for (_, index), verdict in verdicts.items()
+        if index < wanted[task]
+    ]
+    ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
+    return Shortfall(len(found), len(ungraded), sum(LOST in verdict.details for verdict in ungraded))

@@ -1,0 +1,43 @@
+"""List the plug-ins of a kind, one id per line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from harness.commands import DONE
+from harness.commands.base.arguments import JsonArguments, add_json, one_of
+from harness.commands.base.output import print_result
+from harness.core import presets
+from harness.core.discovery import descriptions
+from harness.core.recipes import methods_of_settings
+
+EXAMPLE = "harness list tasks"
+KINDS = ("tasks", "presets", "engines", "graders", "metrics", "objectives", "tables")
+
+
+class Arguments(JsonArguments):
+    kind: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", **one_of(KINDS))
+    add_json(parser)
+
+
+def run(args: Arguments) -> int:
+    found = _descriptions(args.kind)
+    width = max(map(len, found), default=0)
+    lines = [f"{plugin_id:{width}}  {description}" for plugin_id, description in found.items()]
+    print_result(args, found, "\n".join(lines))
+    return DONE
+
+
+def _descriptions(kind: str) -> Mapping[str, str]:
+    """Return the ids of a kind in order, each with one line about it."""
+    if kind == "presets":
+        return presets.titles()
+    if kind != "objectives":
+        return descriptions(kind)
+    methods = {name: method.description for name, method in methods_of_settings().items()}
+    return dict(sorted({**methods, **descriptions(kind)}.items()))

@@ -1,0 +1,32 @@
+"""Write tables from run folders."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands import DONE
+from harness.commands.base.arguments import JsonArguments, add_json
+from harness.commands.base.output import print_result
+from harness.reports.build import write_report
+
+EXAMPLE = "harness report runs/* --out report"
+
+
+class Arguments(JsonArguments):
+    runs: list[Path]
+    out: Path
+    table: list[str] | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders; a train run brings its held-out evaluations")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
+    parser.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
+    add_json(parser)
+
+
+def run(args: Arguments) -> int:
+    files = write_report(args.runs, args.out, args.table if args.table else None)
+    print_result(args, {"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, files.markdown)
+    return DONE

@@ -1,0 +1,70 @@
+"""Train a model."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.commands import DONE
+from harness.commands.base.arguments import (
+    RunArguments,
+    add_run_options,
+    default_folder,
+    parse_sets,
+    plugin_settings,
+    strictness,
+)
+from harness.commands.base.output import print_config, print_result
+from harness.core.config import Tree, merge, parse, read_toml
+from harness.core.progress import Progress
+from harness.core.recipes import find_config
+
+EXAMPLE = "harness train countdown-flowrl --set loop.steps=40 --out runs/a"
+
+
+class Arguments(RunArguments):
+    config: str
+    engine: str | None
+    rollouts_only: bool
+    from_rollouts: Path | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a TOML file, or the name of a recipe (`harness show NAME` prints it)")
+    parser.add_argument("--engine", help="what samples (default: the recipe's, else hf)")
+    rollouts = parser.add_mutually_exclusive_group()
+    rollouts.add_argument("--rollouts-only", action="store_true", help="sample and save every step without training")
+    rollouts.add_argument("--from-rollouts", type=Path, metavar="RUN", help="train on what another run saved")
+    add_run_options(parser)
+
+
+def run(args: Arguments) -> int:
+    # Imported here because they load torch, which `harness train --help` and a misspelt config can do without.
+    path = find_config(args.config)
+    settings = merge(read_toml(path), _settings(args))
+    from harness.trainers.settings import TrainConfig
+
+    config = parse(TrainConfig, settings)
+    folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
+    from harness.trainers.run import parts_of, train
+
+    if args.dry_run:
+        from harness.trainers.forecast import forecast
+
+        estimate = forecast(config, parts_of(config, folder))
+        print_config(args, config, folder, asdict(estimate), estimate.lines())
+        return DONE
+    view = train(config, folder, Progress(quiet=args.quiet))
+    result = {"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}
+    print_result(args, result, folder)
+    return DONE
+
+
+def _settings(args: Arguments) -> Tree:
+    """Return the flags that were given as a config tree; --set stands above the others."""
+    rollouts: Tree = {"only": True} if args.rollouts_only else {}
+    if args.from_rollouts is not None:
+        rollouts["source"] = str(args.from_rollouts)
+    flags = {"rollouts": rollouts} if rollouts else {}
+    return merge(strictness(args), plugin_settings("engine", args.engine), flags, parse_sets(args.set))

@@ -1,0 +1,132 @@
+"""Grade every reference, and answers that are known to be wrong, without a model.
+
+A reference that its own grader does not accept, or that accepts its nearest wrong neighbour, is a fault of the data or
+of the grader; either would be in every number made with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.commands import DONE, FAILED, UNGRADED
+from harness.commands.base.arguments import (
+    OutputArguments,
+    add_output_options,
+    add_set,
+    add_split,
+    build_task,
+    parse_sets,
+    positive,
+)
+from harness.commands.base.output import print_tables
+from harness.core.errors import ConfigError
+from harness.core.progress import Progress
+from harness.core.protocols import SpecimenTask, Split, Task
+from harness.core.types import Completion, Problem, Specimen, Table, Tokens, Verdict
+from harness.evaluate import problems_of
+from harness.grading import Ungraded, in_order
+
+EXAMPLE = "harness validate math500 minerva"
+
+
+class Arguments(OutputArguments):
+    tasks: list[str]
+    split: Split
+    limit: int | None
+    set: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", nargs="+", metavar="TASK")
+    add_split(parser)
+    parser.add_argument("--limit", type=positive, help="only the first problems; needed for train")
+    add_set(parser)
+    add_output_options(parser)
+
+
+def run(args: Arguments) -> int:
+    tables: list[Table] = []
+    outcomes: list[TestOutcome] = []
+    settings = parse_sets(args.set)
+    tasks = {name: build_task(name, settings) for name in args.tasks}
+    for name, task in tasks.items():
+        of_task = validate(name, task, problems_of(task, args.split, 0, args.limit), Progress(quiet=args.quiet))
+        tables += [summary_table(name, of_task), failures_table(name, of_task)]
+        outcomes += of_task
+    print_tables(args, [table for table in tables if table.rows])
+    failures = [outcome for outcome in outcomes if not outcome.is_as_known]
+    if not failures:
+        return DONE
+    return UNGRADED if all(failure.is_ungraded for failure in failures) else FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class TestOutcome:
+    """One specimen and the verdict that it got."""
+
+    problem_id: str
+    specimen: Specimen
+    verdict: Verdict
+
+    @property
+    def is_as_known(self) -> bool:
+        return self.verdict.outcome == self.specimen.outcome
+
+    @property
+    def is_ungraded(self) -> bool:
+        return self.verdict.outcome == "ungraded"
+
+
+def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[TestOutcome]:
+    """Every specimen of every problem, graded."""
+    if not isinstance(task, SpecimenTask):
+        raise ConfigError(f"{task_id} has no specimens to validate with")
+    specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
+    asked = [Ungraded(problem, _completion(problem, specimen)) for problem, specimen in specimens]
+    progress.begin(f"validate {task_id}", len(specimens))
+    outcomes: list[TestOutcome] = []
+    n_surprises = 0
+    for (problem, specimen), graded in zip(specimens, in_order(asked, task.grader, None), strict=True):
+        outcomes.append(TestOutcome(problem.id, specimen, graded.verdict))
+        n_surprises += not outcomes[-1].is_as_known
+        progress.advance(1, {"surprises": n_surprises})
+    progress.end()
+    return outcomes
+
+
+def _completion(problem: Problem[Any], specimen: Specimen) -> Completion:
+    return Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))
+
+
+def summary_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
+    """How many specimens of each sort were judged as known."""
+    total: Counter[tuple[str, str]] = Counter()
+    right: Counter[tuple[str, str]] = Counter()
+    ungraded: Counter[tuple[str, str]] = Counter()
+    for outcome in outcomes:
+        key = (outcome.specimen.what, outcome.specimen.outcome)
+        total[key] += 1
+        right[key] += outcome.is_as_known
+        ungraded[key] += outcome.is_ungraded
+    rows = tuple((*key, count, right[key], ungraded[key]) for key, count in total.items())
+    return Table(f"Validation of {task_id}", ("specimen", "known verdict", "graded", "as known", "ungraded"), rows)
+
+
+def failures_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
+    """The specimens that were judged otherwise than known, or could not be."""
+    rows = tuple(
+        (
+            outcome.problem_id,
+            outcome.specimen.what,
+            " ".join(outcome.specimen.text.split())[-60:],
+            outcome.verdict.outcome,
+            outcome.verdict.reason,
+        )
+        for outcome in outcomes
+        if not outcome.is_as_known
+    )
+    return Table(f"Surprises in {task_id}", ("problem", "specimen", "ends in", "verdict", "reason"), rows)

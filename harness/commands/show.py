@@ -54,19 +54,19 @@ def run(args: Arguments) -> int:
 
 
 def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
-    """`name` is a run folder, a recipe, an id, a preset, or `kind/id` where several kinds have it."""
+    """Describe a run folder, a recipe, a preset or a plug-in; `kind/id` where several kinds have the id."""
     is_run = (Path(name) / "run.json").exists()
-    what = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
-    what = "method without a file of its own" if what is None and _is_of_settings(name) else what
-    if what is not None and (settings or problem is not None):
-        raise ConfigError(f"{name} is a {what}: it has no options to set and no problems")
+    sort = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
+    sort = "method without a file of its own" if sort is None and _is_of_settings(name) else sort
+    if sort is not None and (settings or problem is not None):
+        raise ConfigError(f"{name} is a {sort}: it has no options to set and no problems")
     if model is not None and problem is None:
-        raise ConfigError("--model shows how one problem is written for it; say which with --problem")
+        raise ConfigError("--model shows how one problem is written for it; choose one with --problem")
     if is_run:
         return _run(RunView.read(Path(name)))
     if name in recipes():
         return recipes()[name].read_text(encoding="utf-8").rstrip()
-    if what == "preset":
+    if sort == "preset":
         return presets.shown(name.removeprefix("presets/"))
     if problem is not None:
         return _problem(build_task(name.removeprefix("tasks/"), settings), split, problem, model)
@@ -76,7 +76,7 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
 
 
 def _is_of_settings(name: str) -> bool:
-    """A method that differs from an objective's by settings alone, unless somebody has made it a file."""
+    """Whether this is a method that differs from an objective only by settings, and no plug-in has its name."""
     return name in methods_of_settings() and name not in discovery.entries("objectives")
 
 
@@ -87,7 +87,7 @@ def _method(name: str) -> str:
 
 
 def _is_preset(name: str) -> bool:
-    """`presets/NAME`, or a bare name that is nothing else's."""
+    """Whether this is `presets/NAME`, or a preset's bare name that no plug-in has."""
     others = (plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind))
     return name.startswith("presets/") or (name in presets.presets() and name not in others)
 
@@ -96,14 +96,14 @@ def _find(name: str) -> tuple[str, str]:
     kind, slash, plugin_id = name.partition("/")
     if slash and kind in discovery.KINDS:
         return kind, plugin_id
-    if ":" in name:  # one of a family, and families are of tasks
+    if ":" in name:  # a member of a family; only tasks have families
         return "tasks", name
     owners = [kind for kind in discovery.KINDS if name in discovery.entries(kind)]
     if len(owners) > 1:
-        raise ConfigError(f"{name!r} is a name of several: " + " or ".join(f"{kind}/{name}" for kind in owners))
+        raise ConfigError(f"{name!r} is the name of several: " + " or ".join(f"{kind}/{name}" for kind in owners))
     if not owners:
         if Path(name).is_dir():
-            raise RunFolderError(f"{name} is no run folder: it has no run.json")
+            raise RunFolderError(f"{name} is not a run folder: it has no run.json")
         known = {plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind)}
         raise UnknownNameError(
             "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.presets()}
@@ -123,7 +123,7 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
 
 
 def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str]:
-    """Each option with its value, as it is after the options have been completed from one another."""
+    """Return each option with its value, resolved where all required ones are given."""
     fields = dataclasses.fields(discovery.load(kind, plugin_id).Config)
     required = [f.name for f in fields if configs.is_required(f)]
     if not settings.keys() >= set(required):
@@ -162,8 +162,8 @@ def _by_reason(errata: Iterable[Erratum]) -> dict[str, str]:
 
 
 def _section(title: str, facts: Mapping[str, str]) -> str:
-    told = [f"  {name}: {text}" for name, text in facts.items() if text]
-    return "\n".join([f"{title}:", *told]) if told else ""
+    lines = [f"  {name}: {text}" for name, text in facts.items() if text]
+    return "\n".join([f"{title}:", *lines]) if lines else ""
 
 
 def _problem(task: Any, split: Split, name: str, model: str | None) -> str:
@@ -177,7 +177,7 @@ def _problem(task: Any, split: Split, name: str, model: str | None) -> str:
 
 
 def _find_problem(task: Any, split: Split, name: str) -> Problem[Any]:
-    """By id or number. A train split may be endless: of it only a number is looked for."""
+    """Find a problem by id or number. A train split may be endless, so there only a number will do."""
     if name.removeprefix("-").isdecimal() and int(name) < 0:
         raise ConfigError(f"problems are counted from 0, not {name}")
     if split == "train" and not name.isdecimal():
@@ -192,19 +192,19 @@ def _find_problem(task: Any, split: Split, name: str) -> Problem[Any]:
 
 
 def _as_written(problem: Problem[Any], model: str) -> str:
-    """The prompt as the model reads it, with what is easily wrong about it said."""
+    """Return the prompt as the model reads it, with facts about it that are easily wrong."""
     tokenizer = load_tokenizer(ModelSource(resolve(model)))
     ids = prompt_ids(tokenizer, problem.messages)
     written = tokenizer.decode(ids)
     roles = {message.role for message in problem.messages}
     bos = ids[:2].count(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else 0
-    said = {
+    facts = {
         "tokens": str(len(ids)),
         "system message": "the task's" if "system" in roles else "the template's own, if it has one",
         "leading BOS tokens": str(bos) + (" (one too many)" if bos > 1 else ""),
         "reasoning": "opened by the template" if written.rstrip().endswith("<think>") else "left to the model",
     }
-    return "\n\n".join([f"[as {model} reads it]\n{written}", _section("about it", said)])
+    return "\n\n".join([f"[as {model} reads it]\n{written}", _section("about it", facts)])
 
 
 def _run(view: RunView) -> str:

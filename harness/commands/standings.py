@@ -44,7 +44,7 @@ class Arguments(OutputArguments):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="where they go; it must not exist yet")
+    parser.add_argument("file", type=Path, help="where the standings go; it must not exist yet")
     parser.add_argument(
         "contests", nargs="*", metavar="CONTEST", help="numbers (default: those of the task codeforces)"
     )
@@ -60,7 +60,7 @@ def run(args: Arguments) -> int:
 
 
 def contests_of(ids: Sequence[str]) -> list[str]:
-    """The contests of problems by their ids, such as 1971A."""
+    """Return the contests of problem ids such as 1971A."""
     found = (re.match(r"[0-9]+(?=[A-Z])", key) for key in ids)
     return sorted({match.group() for match in found if match is not None}, key=int)
 
@@ -68,9 +68,9 @@ def contests_of(ids: Sequence[str]) -> list[str]:
 def fetch_standings(
     path: Path, contests: Sequence[str], progress: Progress, *, api: str = API, pause_s: float = PAUSE_S
 ) -> Table:
-    """Fetch the contests into a file that is not there yet. What was fetched before it broke off is kept beside it."""
+    """Fetch the contests into a new file. An interrupted fetch leaves a `.part` file, and the next one resumes it."""
     if path.exists():
-        raise UsageError(f"{path} is there already, and a frozen file is never changed; name another one")
+        raise UsageError(f"{path} exists already, and a frozen file is never changed; name another one")
     part = path.with_name(path.name + ".part")
     done: dict[str, Any] = _read_part(part) if part.exists() else {}
     progress.begin("standings", len(contests), len(done.keys() & set(contests)))
@@ -105,8 +105,8 @@ def _summary(path: Path, contests: Mapping[str, Any]) -> Table:
 
 
 def _contest(api: str, contest: str, pause_s: float, progress: Progress) -> dict[str, Any]:
-    standings = _asked(f"{api}/contest.standings?contestId={contest}&showUnofficial=false", pause_s, progress)
-    changes = _asked(f"{api}/contest.ratingChanges?contestId={contest}", pause_s, progress)
+    standings = _call(f"{api}/contest.standings?contestId={contest}&showUnofficial=false", pause_s, progress)
+    changes = _call(f"{api}/contest.ratingChanges?contestId={contest}", pause_s, progress)
     try:
         ratings = {change["handle"]: change["oldRating"] for change in changes}
         rows = [
@@ -118,12 +118,12 @@ def _contest(api: str, contest: str, pause_s: float, progress: Progress) -> dict
         return {"name": standings["contest"]["name"], "points": points, "rows": rows}
     except (LookupError, TypeError) as error:
         raise DataError(
-            f"the answers of {api} for contest {contest} are not of the form expected ({type(error).__name__}: {error})"
+            f"the answers of {api} for contest {contest} don't have the expected form ({type(error).__name__}: {error})"
         ) from None
 
 
-def _asked(url: str, pause_s: float, progress: Progress) -> Any:
-    """The result of one call. A busy server is asked again, and that is said."""
+def _call(url: str, pause_s: float, progress: Progress) -> Any:
+    """Return the result of one call. A busy server is asked again, with a line of progress."""
     for attempt in range(1, _ATTEMPTS + 1):
         time.sleep(pause_s * attempt)
         status, body = _answer(url)
@@ -131,14 +131,14 @@ def _asked(url: str, pause_s: float, progress: Progress) -> Any:
             answer = json.loads(body)
         except ValueError:
             answer = {}
-        told = answer.get("comment", "no comment") if isinstance(answer, dict) else "no object"
+        comment = answer.get("comment", "no comment") if isinstance(answer, dict) else "no object"
         if isinstance(answer, dict) and answer.get("status") == "OK" and "result" in answer:
             return answer["result"]
-        if not (status == 429 or status >= 500 or "limit exceeded" in told):
+        if not (status == 429 or status >= 500 or "limit exceeded" in comment):
             break
         if attempt < _ATTEMPTS:
-            progress.say(f"{url} answered {status} ({told}); asking again")
-    raise DataError(f"{url} answered {status}: {told}; run the same command again to go on with the rest")
+            progress.say(f"{url} answered {status} ({comment}); asking again")
+    raise DataError(f"{url} answered {status}: {comment}; run the same command again to go on with the rest")
 
 
 def _answer(url: str) -> tuple[int, bytes]:
@@ -149,7 +149,7 @@ def _answer(url: str) -> tuple[int, bytes]:
         with error:
             return error.code, error.read()
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise DataError(
-            f"{url} can't be reached ({told}); run the same command again to go on with the rest"
+            f"{url} can't be reached ({reason}); run the same command again to go on with the rest"
         ) from error

@@ -1,7 +1,7 @@
 """Grade every reference, and answers that are known to be wrong, without a model.
 
-A reference that its own grader does not accept, or that accepts its nearest wrong neighbour, is a fault of the data or
-of the grader; either would be in every number made with them.
+A reference that its own grader rejects, or one that accepts its nearest wrong neighbour, is a fault of the data or of
+the grader, and would falsify every number made with them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(args: Arguments) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TestOutcome:
-    """One specimen and the verdict that it got."""
+    """One specimen and the verdict on it."""
 
     problem_id: str
     specimen: Specimen
@@ -82,7 +82,7 @@ class TestOutcome:
 
 
 def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[TestOutcome]:
-    """Every specimen of every problem, graded."""
+    """Grade every specimen of every problem."""
     if not isinstance(task, SpecimenTask):
         raise ConfigError(f"{task_id} has no specimens to validate with")
     specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
@@ -103,7 +103,7 @@ def _completion(problem: Problem[Any], specimen: Specimen) -> Completion:
 
 
 def summary_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
-    """How many specimens of each sort were judged as known."""
+    """Count by sort the specimens whose verdict is the known one."""
     total: Counter[tuple[str, str]] = Counter()
     right: Counter[tuple[str, str]] = Counter()
     ungraded: Counter[tuple[str, str]] = Counter()
@@ -117,7 +117,7 @@ def summary_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
 
 
 def failures_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
-    """The specimens that were judged otherwise than known, or could not be."""
+    """List the specimens that were judged otherwise than known, or could not be graded."""
     rows = tuple(
         (
             outcome.problem_id,

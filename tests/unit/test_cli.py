@@ -121,9 +121,9 @@ def refused(capsys, *command, code=2):
         (["report", "absent"], "absent is no run folder: it has no run.json"),
         (["report", "."], ". is no run folder: it has no run.json"),
         (["show", "countdwn"], "is called 'countdwn'; did you mean 'countdown'"),
-        (["show", "countdown"], "'countdown' is a name of several: tasks/countdown or graders/countdown"),
+        (["show", "countdown"], "'countdown' is the name of several: tasks/countdown or graders/countdown"),
         (["show", "tasks/countdwn"], "no task is called 'countdwn'; did you mean 'countdown'"),
-        (["show", "."], ". is no run folder: it has no run.json"),
+        (["show", "."], ". is not a run folder: it has no run.json"),
         (["show", "countdown", "--problem", "-1"], "problems are counted from 0"),
         (["show", "countdown", "--problem", "1000000"], "has no problem number 1000000"),
         (["show", "grpo", "--problem", "1"], "no task is called 'grpo'"),
@@ -413,7 +413,7 @@ def test_show_prints_options_as_set_and_refuses_those_that_are_not_there(capsys)
         (["countdown-grpo", "--problem", "0"], "countdown-grpo is a recipe"),
         (["countdown-grpo", "--preset", "simple"], "countdown-grpo is a recipe"),
         (["run", "--set", "a=1"], "run is a run"),
-        (["countdown", "--model", "countdown-tiny"], "say which with --problem"),
+        (["countdown", "--model", "countdown-tiny"], "choose one with --problem"),
     ],
 )
 @pytest.mark.usefixtures("finished")

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from harness.core.protocols import Grader
-from harness.core.types import Completion, Graded, Problem, Verdict
+from harness.core.types import Completion, Graded, Problem, StoredCompletion, Verdict
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -23,18 +23,18 @@ class Ungraded(NamedTuple):
     """A completion that a verdict is wanted of."""
 
     problem: Problem[Any]
-    completion: Completion
-    kept: Completion | None = None
+    completion: Completion | StoredCompletion
+    kept: StoredCompletion | None = None
     """The same as it goes on, where its text is on record and need not be held."""
 
 
-Waiting = Graded[Any] | tuple[Problem[Any], Completion, Future[Verdict]]
+Waiting = Graded[Any] | tuple[Problem[Any], Completion | StoredCompletion, Future[Verdict]]
 
 
 class Keeper(Protocol):
     """Where verdicts go."""
 
-    def append_verdict(self, completion: Completion, verdict: Verdict) -> None: ...
+    def append_verdict(self, completion: Completion | StoredCompletion, verdict: Verdict) -> None: ...
 
 
 def in_order(
@@ -57,11 +57,9 @@ def in_order(
         threads.shutdown(cancel_futures=True)
 
 
-def _submitted(
-    answer: Ungraded, grader: Grader[Any], threads: ThreadPoolExecutor
-) -> tuple[Problem[Any], Completion, Future[Verdict]]:
+def _submitted(answer: Ungraded, grader: Grader[Any], threads: ThreadPoolExecutor) -> Waiting:
     problem, completion, kept = answer
-    verdict = threads.submit(grader.grade, problem, completion)
+    verdict = threads.submit(lambda: grader.grade(problem, completion.load()))
     return problem, kept if kept is not None else completion, verdict
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.core.records import Records, StoredCompletion
+from harness.core.records import Records, stored_at
 from harness.core.stopwatch import Stopwatch
 from harness.core.store import RunStore
-from harness.core.types import Completion, Verdict
+from harness.core.types import Completion, StoredCompletion, Verdict
 
 LOST = "no_completion"  # in a verdict's details: there was nothing to grade, and the next run asks again
 
@@ -24,12 +24,12 @@ class Ledger:
         for key in [key for key, verdict in self.verdicts.items() if LOST in verdict.details]:
             del self.verdicts[key]
 
-    def append_completion(self, completion: Completion) -> Completion:
-        """Put it on record. What comes back leaves its text and ids there: they take the most room."""
-        place = self._store.append_completion(self._task, completion, with_ids=self._with_ids)
-        stored = StoredCompletion.of(completion, *place)
+    def append_completion(self, completion: Completion) -> StoredCompletion:
+        """Append it to completions.jsonl; return a handle that reads its text and ids back on demand."""
+        path, offset = self._store.append_completion(self._task, completion, with_ids=self._with_ids)
+        stored = stored_at(completion, path, offset)
         self.completions[stored.problem_id, stored.index] = stored
         return stored
 
-    def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
+    def append_verdict(self, completion: Completion | StoredCompletion, verdict: Verdict) -> None:
         self._store.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)

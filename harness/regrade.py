@@ -95,7 +95,7 @@ def _graded(
     progress.begin(f"grade {task} with {label}", len(pairs), 0)
     try:
         with ThreadPoolExecutor(n_threads if n_threads is not None else n_at_once) as threads:
-            verdicts = threads.map(lambda pair: grader.grade(*pair), pairs)
+            verdicts = threads.map(lambda pair: grader.grade(pair[0], pair[1].load()), pairs)
             for (problem, completion), verdict in zip(pairs, verdicts, strict=True):
                 store.append_verdict(task, problem.id, completion.index, label, verdict)
                 progress.advance(True, {})

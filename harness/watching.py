@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from harness.core.progress import Progress
-from harness.core.types import Completion, Graded
+from harness.core.types import Completion, Graded, StoredCompletion
 
 SOON = 32
 """After so many empty completions, and no other, it is said without waiting for the end."""
@@ -40,6 +40,7 @@ def watched(
         progress.warn(f"{task}: {n_empty} of {n_seen} completions are empty; {_EMPTY}")
 
 
-def _is_empty(completion: Completion) -> bool:
-    """More than a token or two is not nothing; texts on record are read from their file, so most are not looked at."""
-    return completion.finish_reason != "failed" and completion.tokens.n_completion <= 2 and not completion.text.strip()
+def _is_empty(completion: Completion | StoredCompletion) -> bool:
+    """Return whether it has no text. One of more than two tokens has some, and is not read from its file."""
+    may_be = completion.finish_reason != "failed" and completion.tokens.n_completion <= 2
+    return may_be and not completion.load().text.strip()

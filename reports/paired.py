@@ -15,7 +15,7 @@ from harness.core.errors import RunFolderError, UsageError, nearest
 from harness.core.protocols import PerProblem
 from harness.core.records import Records
 from harness.core.store import RunView
-from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.core.types import Completion, Graded, Problem, StoredCompletion, Tokens, Verdict
 from harness.reports.cards import grader_of
 from harness.reports.runs import plugin_id, setting
 
@@ -99,7 +99,7 @@ def _graded(run: RunView, task: str, grader: str, records: Records) -> list[Grad
     for (problem_id, index), verdict in records.verdicts[task].items():
         if n is None or index < n:
             problem = problems.setdefault(problem_id, Problem(problem_id, task, (), None))
-            completion: Completion | None = samples.get((problem_id, index))
+            completion: Completion | StoredCompletion | None = samples.get((problem_id, index))
             if completion is None:
                 completion = _lost(run, verdict, problem_id, index)
             found.append(Graded(problem, completion, verdict))

@@ -125,7 +125,7 @@ def _values(reference: LmEvalReference, items: Sequence[Graded[Any]]) -> Values 
     if repeats == 1:
         on_record: Values | None = first[0].verdict.details.get("lm_eval")
         return on_record
-    completions: list[Completion] = [item.completion for item in first]
+    completions: list[Completion] = [item.completion.load() for item in first]
     return reference.judged(completions)[0]
 
 

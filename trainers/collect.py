@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.journal import Journal, read_lines
 from harness.core.models import fingerprint, load_module, load_tokenizer
 from harness.core.progress import Progress
 from harness.core.store import RunStore, RunView, ending
@@ -38,7 +37,7 @@ def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress)
         writer = RolloutWriter(folder, facts)
         try:
             sampler = Sampler(config, parts.task, parts.objective, parts.engine, tokenizer)
-            _fill(config, sampler, writer, store.steps, facts["must_agree"]["weights"], progress)
+            _fill(config, sampler, writer, store, facts["must_agree"]["weights"], progress)
         finally:
             writer.close()
             parts.engine.close()
@@ -46,10 +45,10 @@ def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress)
 
 
 def _fill(
-    config: TrainConfig, sampler: Sampler, writer: RolloutWriter, steps: Journal, weights: str, progress: Progress
+    config: TrainConfig, sampler: Sampler, writer: RolloutWriter, store: RunStore, weights: str, progress: Progress
 ) -> None:
     stream = sampler.problems(writer.n_problems_drawn)
-    steps.rewrite(row for row in list(read_lines(steps.path)) if row["step"] <= writer.last_step)
+    store.rewind_steps(writer.last_step)
     progress.begin("sample", config.loop.steps, writer.last_step)
     for step in range(writer.last_step + 1, config.loop.steps + 1):
         record = StepRecord(step)
@@ -57,7 +56,7 @@ def _fill(
             rollouts = sampler.draw(step, stream)
         record.note_samples(rollouts, collate(rollouts.chosen, "cpu"))
         row: dict[str, Any] = record.row()
-        steps.append(row)
+        store.append_step(row)
         writer.append(step, rollouts, weights)
         progress.advance(figures={name: row[name] for name in ("reward", "solve_rate")})
     progress.end()

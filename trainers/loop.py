@@ -126,18 +126,17 @@ class Trainer:
         if newest is not None:
             reference = self.reference.module if self.reference is not None else None
             position = checkpoints.restore(newest, learner.optimizer, self.objective, learner.steering, reference)
-        kept = [row for row in self.store.view().steps() if row["step"] <= position.step]
-        self.store.steps.rewrite(iter(kept))
-        self.store.warnings.rewrite(asdict(alarm) for row in kept for alarm in watch.see(row))
+        kept = self.store.rewind_steps(position.step)
+        self.store.replace_warnings(asdict(alarm) for row in kept for alarm in watch.see(row))
         for tracker in self.trackers:
             tracker.resume(self.store.record, position.step)
         self.engine.load_weights(self.policy.tensors(), position.step)
         return position
 
     def _record(self, row: dict[str, float], watch: Watch) -> None:
-        self.store.steps.append(row)
+        self.store.append_step(row)
         for alarm in watch.see(row):
-            self.store.warnings.append(asdict(alarm))
+            self.store.append_warning(asdict(alarm))
             self.progress.warn(f"step {alarm.step}: {alarm.text}")
         for tracker in self.trackers:
             tracker.log(row)

@@ -33,12 +33,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parsed(line: bytes) -> Any:
-    """A line as a value, three times as quickly as by json, whose word it is what is JSON."""
-    from pydantic_core import from_json  # late, for many a verb reads no journal
+    """Decode a line: with msgspec, or with json what only that accepts."""
+    import msgspec  # late: many commands read no journal
 
     try:
-        return from_json(line)
-    except ValueError:  # half a surrogate pair, for one
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError:  # half a surrogate pair, or an infinity
         return json.loads(line)
 
 
@@ -65,7 +65,11 @@ def read_line_at(path: Path, offset: int) -> dict[str, Any]:
             row: dict[str, Any] = json.loads(file.readline())
             return row
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} was altered while it was in use, at byte {offset}: {error}") from None
+        raise altered_in_use(path, offset, error) from None
+
+
+def altered_in_use(path: Path, offset: int, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path} was altered while it was in use, at byte {offset}: {error}")
 
 
 def altered(path: Path, number: int, what: str) -> RunFolderError:

@@ -27,7 +27,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -57,9 +57,9 @@ class RunStore:
         self._lock = lock
         self._completions = Journal(folder / "completions.jsonl")
         self._verdicts = Journal(folder / "verdicts.jsonl")
-        self.steps = Journal(folder / "steps.jsonl")
-        self.warnings = Journal(folder / "warnings.jsonl")
-        self._journals = (self._completions, self._verdicts, self.steps, self.warnings)
+        self._steps = Journal(folder / "steps.jsonl")
+        self._warnings = Journal(folder / "warnings.jsonl")
+        self._journals = (self._completions, self._verdicts, self._steps, self._warnings)
 
     @classmethod
     def open(
@@ -105,6 +105,25 @@ class RunStore:
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
         self._verdicts.append(verdict_row(task, problem_id, index, grader, verdict))
+
+    # --- training
+
+    def append_step(self, row: Mapping[str, Any]) -> None:
+        self._steps.append(row)
+
+    def append_warning(self, row: Mapping[str, Any]) -> None:
+        self._warnings.append(row)
+
+    def rewind_steps(self, last_step: int) -> list[dict[str, Any]]:
+        """Drop the records of steps after `last_step`, which are done again; return those that are kept."""
+        kept = [row for row in read_lines(self._steps.path) if row["step"] <= last_step]
+        self._steps.rewrite(iter(kept))
+        return kept
+
+    def replace_warnings(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._warnings.rewrite(iter(rows))
+
+    # --- the run as a whole
 
     def note_regrading(self, task: str, grader: str, facts: Mapping[str, str]) -> None:
         """All verdicts of this grader on this task are of this version of the code now."""

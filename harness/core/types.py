@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 R = TypeVar("R")
 
@@ -125,6 +125,36 @@ class Completion:
     """Wall time that was waited for the engine since the completion before. Their sum over completions is the time
     that generating them took, over all sessions of a run. None where nobody measured it."""
 
+    def load(self) -> Completion:
+        """Return itself: there is nothing to read, unlike for a `StoredCompletion`."""
+        return self
+
+
+class CompletionReader(Protocol):
+    """The file of a run folder that completions are read back from."""
+
+    def read(self, offset: int) -> Completion:
+        """Read the completion whose line begins at this byte."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCompletion:
+    """A completion in a run folder, without its text and likelihoods. `load` reads the whole of it from the file."""
+
+    problem_id: str
+    index: int
+    seed: int
+    finish_reason: FinishReason
+    tokens: Tokens
+    """Counts and cost, without ids and log-probabilities."""
+    engine_s: float | None = field(compare=False)
+    reader: CompletionReader = field(repr=False)
+    offset: int = field(repr=False)
+
+    def load(self) -> Completion:
+        return self.reader.read(self.offset)
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -153,10 +183,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Graded(Generic[R]):
-    """A completion with its problem and its verdict."""
+    """A completion with its problem and its verdict. Its text is at `completion.load().text`."""
 
     problem: Problem[R]
-    completion: Completion
+    completion: Completion | StoredCompletion
     verdict: Verdict
 
 

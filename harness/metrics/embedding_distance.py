@@ -112,7 +112,7 @@ class SentenceModel:
 
 
 def _right_texts(problem: ProblemSamples) -> list[str]:
-    return [item.completion.text for item in problem.graded if item.verdict.outcome == "correct"]
+    return [item.completion.load().text for item in problem.graded if item.verdict.outcome == "correct"]
 
 
 def _left_out(n_problems: int) -> tuple[str, ...]:

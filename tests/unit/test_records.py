@@ -1,4 +1,4 @@
-"""What is read of a run folder without parsing every line, against the reader that parses them."""
+"""The index of a run folder, against the reader that builds every completion and verdict whole."""
 
 import copy
 import json
@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core import pieces, records
+from harness.core import records
 from harness.core.errors import RunFolderError
 from harness.core.journal import as_line
-from harness.core.records import Records, StoredCompletion
+from harness.core.records import Records, stored_at
 from harness.core.store import RunView
-from harness.core.types import Completion, RunRecord, Tokens, Verdict
+from harness.core.types import Completion, Likelihood, RunRecord, Tokens, Verdict
 
 RECORD = RunRecord("r", "eval", "now", "d", "c", {}, {}, {}, "done")
-# What could be taken for the border of a field, and half of a surrogate pair.
+# Text that looks like the border of a field, and half of a surrogate pair.
 TEXTS = st.text(st.sampled_from('a"\\,{}:\n\u00e9\ud800') | st.characters(), max_size=20) | st.sampled_from(
     ['","finish_reason":"length","tokens":{},"engine_s":1', ',"seed":7,"text":"', ',"grader":"x","index":3', "\\", '"']
 )
@@ -64,7 +64,8 @@ def folder_of(folder, completions=(), verdicts=()):
 def without_ids(completion):
     told = completion.tokens
     tokens = Tokens(told.n_prompt, told.n_completion, cost_usd=told.cost_usd)
-    return (completion.problem_id, completion.index, completion.seed, completion.text, completion.finish_reason, tokens)
+    text = completion.load().text
+    return (completion.problem_id, completion.index, completion.seed, text, completion.finish_reason, tokens)
 
 
 @settings(max_examples=200, deadline=None)
@@ -107,26 +108,39 @@ def test_the_last_verdict_of_the_task_s_own_grader_counts(tmp_path):
     assert list(found.completions) == ["t"]
 
 
-def test_a_text_is_read_when_it_is_asked_for(tmp_path):
-    view = folder_of(tmp_path / "run", [("t", completion()), ("t", completion(index=1, text="\ud800 other"))])
+def test_a_stored_completion_is_loaded_whole_on_demand(tmp_path):
+    whole = Completion("p", 1, 5, "\ud800 other", "stop", Tokens(2, 3, [1, 2], [3, 4, 5], [0.0, 0.5, 1.0]), (), 0.5)
+    view = folder_of(tmp_path / "run", [("t", completion()), ("t", whole)])
     stored = Records(view, {"t": "g"}).completions["t"]["p", 1]
-    assert stored.text == "\ud800 other"
-    for twin in (copy.copy(stored), pickle.loads(pickle.dumps(stored))):
-        assert twin == completion(index=1, text="\ud800 other")
-    (tmp_path / "run" / "completions.jsonl").write_bytes(b"")
-    with pytest.raises(RunFolderError, match=r"completions.jsonl was altered while it was in use"):
-        _ = stored.text
+    assert not hasattr(stored, "text")
+    assert stored.tokens == Tokens(2, 3)
+    for twin in (stored, copy.copy(stored), pickle.loads(pickle.dumps(stored))):
+        assert twin.load() == whole
+        assert twin.load().engine_s == whole.engine_s
+    assert whole.load() is whole
+    for damaged in (b"", b"{}\n" * 1000):
+        (tmp_path / "run" / "completions.jsonl").write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=r"completions.jsonl was altered while it was in use"):
+            stored.load()
 
 
-def test_what_is_put_on_record_is_what_is_read_later(tmp_path):
+def test_a_handle_of_an_appended_completion_equals_the_one_that_is_read_later(tmp_path):
     long = Tokens(2, 3, [1, 2], [3, 4, 5], [0.0, 0.5, 1.0], cost_usd=0.25)
     whole = Completion("p", 0, 5, "text", "stop", long, engine_s=0.5)
     view = folder_of(tmp_path / "run", [("t", whole)])
-    stored = StoredCompletion.of(whole, tmp_path / "run" / "completions.jsonl", 0)
+    stored = stored_at(whole, tmp_path / "run" / "completions.jsonl", 0)
     (read,) = Records(view, {"t": "g"}).completions["t"].values()
     assert stored == read
     assert without_ids(stored) == without_ids(whole)
     assert stored.engine_s == read.engine_s == 0.5
+
+
+def test_infinities_are_read_as_python_writes_them(tmp_path):
+    row = ("t", "p", 0, "g", Verdict("incorrect", 0.0, details={"logp": float("-inf")}))
+    view = folder_of(tmp_path / "run", [("t", completion(likelihoods=(Likelihood(float("-inf"), False, 1),)))], [row])
+    found = Records(view, {"t": "g"})
+    assert found.verdicts["t"]["p", 0] == row[-1]
+    assert found.completions["t"]["p", 0].load().likelihoods[0].logp == float("-inf")
 
 
 def test_lines_of_another_form_are_read_too(tmp_path):
@@ -179,11 +193,16 @@ def test_a_torn_last_line_is_none(tmp_path):
     assert len(Records(view, {"t": "g"}).completions["t"]) == 1
 
 
-def test_few_pieces_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "MOST_KNOWN", 2)
-    known = pieces.Known(len)
-    assert [known[piece] for piece in (b"a", b"bb", b"ccc", b"a", b"ccc", b"d" * 900)] == [1, 2, 3, 1, 3, 900]
-    assert sorted(known) == [b"a", b"bb"]
+def test_equal_verdicts_and_counts_share_an_object_up_to_a_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MOST_SHARED", 2)
+    texts = ["a", "b", "c", "a", "c"]
+    verdicts = [("t", "p", i, "g", Verdict("incorrect", 0.0, text)) for i, text in enumerate(texts)]
+    long = {"long": "x" * records.LONGEST_SHARED}
+    verdicts += [("t", "p", 5 + i, "g", Verdict("incorrect", 0.0, "a", details=long)) for i in range(2)]
+    found = Records(folder_of(tmp_path / "run", [], verdicts), {"t": "g"}).verdicts["t"]
+    assert [found["p", i] for i in range(7)] == [verdict for *_, verdict in verdicts]
+    shared = {i: found["p", i] is found["p", j] for i, j in ((0, 3), (2, 4), (5, 6))}
+    assert shared == {0: True, 2: False, 5: False}
 
 
 def test_collection_is_as_it_was(tmp_path):

@@ -86,7 +86,7 @@ def make_train(folder, *, n_steps=12, rows=None, status="done"):
     store = RunStore.open(folder, "train", TrainConfig(), seeds={"run": 4}, data={"sums": {"fingerprint": "f00d"}})
     for step in range(1, n_steps + 1):
         row = {"step": step, "reward": step / 10, "solve_rate": step / 20, "n_tokens": 100, "wall_s": 0.5}
-        store.steps.append({**row, "n_ungraded": 1} if rows is None else {"step": step, **rows})
+        store.append_step({**row, "n_ungraded": 1} if rows is None else {"step": step, **rows})
     store.finish("done")
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "status": status}))  # as a kill leaves it

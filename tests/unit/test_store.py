@@ -512,9 +512,24 @@ def test_metrics_that_can_not_be_read_say_how_to_get_them_again(folder, text):
 
 def test_steps_are_rows_of_their_journal(folder):
     store = open_store(folder, kind="train")
-    store.steps.append({"step": 1, "loss": 0.5})
+    store.append_step({"step": 1, "loss": 0.5})
     store.finish("done")
     assert RunView.read(folder).steps() == [{"step": 1, "loss": 0.5}]
+
+
+def test_rewinding_drops_the_records_of_later_steps(folder):
+    store = open_store(folder, kind="train")
+    assert store.rewind_steps(3) == []
+    for step in (1, 2, 3):
+        store.append_step({"step": step})
+        store.append_warning({"step": step, "name": "w"})
+    assert store.rewind_steps(2) == [{"step": 1}, {"step": 2}]
+    store.replace_warnings({"step": step, "name": "w"} for step in (1, 2))
+    store.append_step({"step": 3, "is_second_try": True})
+    store.finish("done")
+    view = RunView.read(folder)
+    assert view.steps() == [{"step": 1}, {"step": 2}, {"step": 3, "is_second_try": True}]
+    assert [row["step"] for row in view.warnings()] == [1, 2]
 
 
 @pytest.mark.parametrize("place", ["absent", "empty", "full", "full/file"])

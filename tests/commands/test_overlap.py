@@ -3,7 +3,10 @@
 import random
 
 import pytest
+from command_output import tables
+from official_shapes import wiki, write
 
+from harness.cli import main
 from harness.commands.overlap import RUN, Pair, find_pairs, pairs_table, statements, summary_table, tokens
 from harness.core.errors import ConfigError
 
@@ -110,3 +113,42 @@ def test_a_test_problem_is_counted_once_and_as_the_same_where_it_is():
 def test_a_task_without_files_is_refused():
     with pytest.raises(ConfigError, match="countdown makes its problems itself"):
         statements("countdown", object(), "train")
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_overlap_lists_the_pairs(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2  + 2", "answer": "#### 4"}])
+    counts, found = tables(capsys, "overlap", "gsm8k", "aime24")
+    assert [tuple(row.values()) for row in counts["rows"]] == [("gsm8k", "aime24", 2, 1, 0)]
+    assert [tuple(row.values()) for row in found["rows"]] == [("2024-I-2", "train-0", "same", 1.0)]
+
+
+def test_overlap_of_nothing_lists_no_pairs(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 3 + 3", "answer": "#### 6"}])
+    (counts,) = tables(capsys, "overlap", "gsm8k", "aime24")
+    assert [tuple(row.values()) for row in counts["rows"]] == [("gsm8k", "aime24", 2, 0, 0)]
+
+
+def test_overlap_of_two_splits_of_one_task_tells_their_ids_apart(mirror, capsys):
+    for split in ("train", "test"):
+        write(mirror / f"gsm8k/openai_{split}.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
+    _, found = tables(capsys, "overlap", "gsm8k", "gsm8k")
+    (row,) = found["rows"]
+    assert (row["test problem"], row["training problem"]) == ("test-0", "train-0")
+
+
+def test_overlap_sets_options_of_the_test_task_which_the_training_task_may_lack(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
+    rows = [{"question": "What is $2 + 2$?", "answer": 4.0, "url": wiki(2022, "AMC_12A", 1)}]
+    write(mirror / "amc23/prime_aimo-validation-amc.jsonl", rows)
+    _, found = tables(capsys, "overlap", "gsm8k", "amc23", "--set", "edition=2022-2023")
+    assert [row["test problem"] for row in found["rows"]] == ["2022-12A-1"]
+
+
+@pytest.mark.parametrize("near", ["0", "-1", "1.5", "nan", "half"])
+def test_overlap_refuses_a_share_that_is_none(capsys, near):
+    with pytest.raises(SystemExit, match="2"):
+        main(["overlap", "gsm8k", "aime24", "--near", near])
+    assert "--near" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from train_step import GRPO, WARM_UP, measure_ours
 LOSSES: dict[str, dict[str, Any]] = {
     "grpo": GRPO,
     "grpo with a reference": {**GRPO, "kl_beta": 0.04},
-    "flowrl": {"id": "flowrl", "variant": "recipe"},
+    "flowrl": {"id": "flowrl_recipe"},
 }
 
 

@@ -43,11 +43,25 @@ def reduced(per_token: Tensor, completion_mask: Tensor, totals: Totals, reductio
             return sequence_sum(per_token, completion_mask).sum() / totals.n_completions
 
 
+def released_mean(per_completion: Tensor, totals: Totals) -> Tensor:
+    """Return a micro-batch's share of the loss as FlowRL's released code scales it (see `flowrl_release`). (B,) -> ()
+
+    Its factor of 9, the number of metrics it logs, stands where the number of completions of the micro-batch should.
+    """
+    return per_completion.sum() / totals.n_completions * 9 / len(per_completion)
+
+
 def whitened(values: Tensor, completion_mask: Tensor, eps: float = 1e-8) -> Tensor:
     """Mean 0 and (sample) variance 1 over all tokens, 0 where masked. (B, T) -> (B, T)"""
     chosen = values[completion_mask]
     variance = chosen.var() if len(chosen) > 1 else chosen.new_zeros(())
     return (values - chosen.mean()) * (variance + eps).rsqrt() * completion_mask
+
+
+def mean_but_last(mean: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean over all positions but the last, from the mean over all. (B, H), (B, H), (B,) -> (B, H)"""
+    n = lengths[:, None]
+    return (mean * n - last) / (n - 1).clamp(min=1)
 
 
 # --- over groups ------------------------------------------------------------------------------------------------
@@ -208,6 +222,19 @@ def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tens
     return log_z + logp - scaled_reward - logp_reference
 
 
+# --- sums for the step record -----------------------------------------------------------------------------------
+
+
 def total(values: Tensor, completion_mask: Tensor) -> tuple[float, float]:
-    """The sum over tokens and their number, as a step record takes them. (B, T)"""
+    """Return the sum over tokens, and their number. (B, T)"""
     return float((values.detach() * completion_mask).sum()), float(completion_mask.sum())
+
+
+def summed(**per_completion: Tensor) -> dict[str, tuple[float, float]]:
+    """Return for each metric the sum over completions, and their number. All (B,)"""
+    return {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
+
+
+def log_z_errors(log_z: Tensor, log_z_group: Tensor) -> dict[str, Tensor]:
+    """Return log Z, the group's estimate of it, and their distance, for `summed`. All (B,)"""
+    return {"log_z": log_z, "log_z_group": log_z_group, "log_z_error": (log_z - log_z_group).abs()}

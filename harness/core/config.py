@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 from harness.core import discovery
 from harness.core.errors import ConfigError, UsageError, nearest
+from harness.core.removed_options import REMOVED_OPTIONS
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -119,10 +120,13 @@ def parse(schema: type[T], tree: Mapping[str, Any]) -> T:
     return cast(T, _parse_table(schema, tree, ""))
 
 
-def _parse_table(schema: Any, tree: Mapping[str, Any], where: str) -> Any:
+def _parse_table(schema: Any, tree: Mapping[str, Any], where: str, removed: Mapping[str, str] | None = None) -> Any:
+    """`removed` are keys that the schema had once, each with what to write in its place."""
     fields = {field.name: field for field in dataclasses.fields(schema)}
     types = _types_of(schema)
     for key in tree:
+        if key not in fields and removed is not None and key in removed:
+            raise ConfigError(f"{_at(where, key)!r} is not an option any more: {removed[key]}")
         if key not in fields:
             raise ConfigError(f"unknown key {_at(where, key)!r}; {nearest(key, fields)}")
     defaults = {name: d for name, field in fields.items() if (d := field.metadata.get("default")) is not None}
@@ -218,7 +222,8 @@ def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = ""
     if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
         raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
     options = {key: item for key, item in table.items() if key != "id"}
-    return Chosen(table["id"], _parse_table(discovery.load(kind_name, table["id"]).Config, options, where))
+    schema = discovery.load(kind_name, table["id"]).Config
+    return Chosen(table["id"], _parse_table(schema, options, where, REMOVED_OPTIONS.get((kind_name, table["id"]))))
 
 
 def _example_id(kind_name: str) -> str:

@@ -1,4 +1,4 @@
-"""The file system is the registry: one folder, one file, one id, one constant at the end of the file.
+"""The file system is the registry: a plug-in is a file or a package with one constant, and its name is the id.
 
 Listing reads file names and docstrings and imports nothing. Loading imports exactly one module and checks its
 constant against the protocol. Third parties plug in through entry-point groups named like the folders' packages.
@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def entries(kind_name: str) -> dict[str, Entry]:
     """Every plug-in of a kind by id, built-in files first, then entry points; two with one id are an error."""
     kind = KINDS[kind_name]
-    files = (path for path in sorted(_folder(kind).glob("*.py")) if path.stem[0] not in "_.")
-    found = {path.stem: _file_entry(kind, path) for path in files}
+    files = [path for path in sorted(_folder(kind).glob("*.py")) if path.stem[0] not in "_."]
+    packages = [path for path in sorted(_folder(kind).glob("*/__init__.py")) if _assigns(path, kind.constant)]
+    named = sorted([*((path.stem, path) for path in files), *((path.parent.name, path) for path in packages)])
+    found = {plugin_id: _file_entry(kind, plugin_id, path) for plugin_id, path in named}
     for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
         if point.name in found:
             raise PluginError(
@@ -135,8 +138,13 @@ def _folder(kind: Kind) -> Path:
     return PACKAGE.joinpath(*kind.group.split(".")[1:])
 
 
-def _file_entry(kind: Kind, path: Path) -> Entry:
-    return Entry(path.stem, _first_sentence(path.read_bytes()), f"{kind.group}.{path.stem}")
+def _file_entry(kind: Kind, plugin_id: str, path: Path) -> Entry:
+    return Entry(plugin_id, _first_sentence(path.read_bytes()), f"{kind.group}.{plugin_id}")
+
+
+def _assigns(path: Path, constant: str) -> bool:
+    """Whether a package's file sets the constant; a folder of helpers does not, and so is not a plug-in."""
+    return re.search(rf"^{constant}\b[^=\n]*=", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _point_description(point: importlib.metadata.EntryPoint) -> str:

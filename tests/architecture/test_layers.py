@@ -91,6 +91,11 @@ def test_plugins_are_independent_of_their_siblings(checkout):
         ("tasks/planted.py", "from . import countdown"),
         ("harness/engines/_decode.py", "import harness.engines.hf"),
         ("trainers/objectives/flowrl.py", "def late():\n    import harness.trainers.objectives.grpo"),
+        ("trainers/objectives/planted.py", "from harness.trainers.objectives.flowrl import FlowRL"),
+        (
+            "trainers/objectives/planted.py",
+            "from harness.trainers.objectives.flowrl import FlowRL, Need\nclass A(FlowRL): ...",
+        ),
     ],
 )
 def test_an_import_of_a_sibling_is_seen(copied_checkout, file, planted):
@@ -116,14 +121,28 @@ def test_a_visit_to_a_private_helper_is_seen(copied_checkout):
 
 
 def _sibling_imports(checkout):
-    """(importer, imported) within one room, private helpers excepted."""
+    """(importer, imported) within one room, private helpers excepted, and siblings that the importer subclasses.
+
+    A variant of a published method is its class with a method or two overridden. That is not a hidden dependency: the
+    variant is defined by its difference from the sibling.
+    """
     return sorted(
         (importer, imported)
         for room, members in _rooms(checkout).items()
         for importer, path in members.items()
-        for imported in _imports(importer, path) & set(members)
+        for imported in (_imports(importer, path) & set(members)) - _subclassed(path)
         if imported != importer and not imported.removeprefix(f"{room}.").startswith("_")
     )
+
+
+def _subclassed(path):
+    """Modules of which a file imports nothing but classes that it subclasses."""
+    tree = ast.parse(path.read_text())
+    bases = {
+        base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases if hasattr(base, "id")
+    }
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in imports if {alias.asname or alias.name for alias in node.names} <= bases}
 
 
 def _visits(checkout):

@@ -38,8 +38,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "skip": {"optimizer": {"on_non_finite": "skip"}},
     "gradient_checkpointing": {"loop": {"gradient_checkpointing": True}},
     "epochs": {"loop": {"epochs": 2}},
-    "random_z": {"objective": {"id": "flowrl", "variant": "random_z"}},
-    "release": {"objective": {"id": "flowrl", "variant": "release"}},
 }
 
 

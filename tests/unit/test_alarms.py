@@ -14,7 +14,7 @@ from harness.core.training import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.trainers.alarms import Alarm, Watch
 from harness.trainers.gauges import quantiles, ratios_of
-from harness.trainers.objectives.flowrl import FlowRL
+from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 from harness.trainers.objectives.gflowrl import GFlowRL
 from harness.trainers.objectives.tb import TrajectoryBalance
 from harness.trainers.objectives.vargrad_tb import VarGradTrajectoryBalance
@@ -103,7 +103,7 @@ def test_ratios_are_of_tokens_unless_the_loss_says_otherwise() -> None:
         for t in range(n)
     ]
     assert ratios_of(BATCH, live, frozen, LossResult(torch.zeros(()), {})).tolist() == pytest.approx(by_hand)
-    objective = FlowRL(FlowRL.Config(variant="no_log_z", importance_weight_over="mean"))
+    objective = FlowRLAblation(FlowRLAblation.Config(log_z="none", importance_weight_over="mean"))
     result = objective.loss(BATCH, live, frozen, objective.credit(BATCH, frozen))
     means = [float((live.logp - frozen.logp)[row, :n].mean().exp().detach()) for row, n in enumerate(LENGTHS)]
     assert ratios_of(BATCH, live, frozen, result).tolist() == pytest.approx(means)
@@ -132,7 +132,7 @@ def test_different_right_answers_of_the_problems_that_were_solved() -> None:
 @pytest.mark.parametrize(
     ("objective", "by_length"),
     [
-        (FlowRL(FlowRL.Config(variant="vargrad", beta=2.0, group_statistics="none")), True),
+        (FlowRLAblation(FlowRLAblation.Config(log_z="group_mean", beta=2.0, group_statistics="none")), True),
         (GFlowRL(GFlowRL.Config(beta=2.0, normalise_by_std=False)), True),
         (VarGradTrajectoryBalance(VarGradTrajectoryBalance.Config(beta=2.0)), False),
         (TrajectoryBalance(TrajectoryBalance.Config(beta=2.0, log_z="scalar", log_z_start=0.7)), False),

@@ -44,7 +44,7 @@ def test_an_objective_whose_credit_reads_them_says_so(path: Path) -> None:
 
 
 def test_what_reads_them_too_early_fails() -> None:
-    objective = objective_of(recipe("countdown-flowrl", objective={"anchor": "old"}))
+    objective = objective_of(recipe("countdown-flowrl_no_log_z", objective={"anchor": "old"}))
     with pytest.raises(RuntimeError, match="meta"):
         objective.credit(BATCH, not_yet(BATCH))
 
@@ -133,7 +133,7 @@ WEIGHED: dict[str, Any] = {"engine_correction": {"level": "token"}, "loop": {**S
         ("countdown-grpo", {"loop": SINGLE, **KL}, False, "recompute"),
         ("countdown-grpo", {"loop": SINGLE, "objective": {"kl_beta": 0.04}}, False, "recompute"),
         ("countdown-grpo", WEIGHED, False, "recompute"),
-        ("countdown-flowrl", {"loop": SINGLE, "objective": {"anchor": "none"}}, False, "recompute"),
+        ("countdown-flowrl_no_log_z", {"loop": SINGLE, "objective": {"anchor": "none"}}, False, "recompute"),
         ("countdown-ppo", {"loop": SINGLE}, False, "recompute"),
     ],
 )

@@ -396,14 +396,14 @@ def test_show_prints_a_task_with_its_options_and_its_card(capsys):
 
 
 def test_show_prints_options_as_they_are_after_they_completed_one_another(capsys):
-    out = done(capsys, "show", "flowrl").out
-    assert "  variant = 'paper'\n  beta = 15.0\n  importance_weight = 'clipped'\n" in out
+    out = done(capsys, "show", "flowrl_release").out
+    assert "  beta = 15.0\n" in out and "  log_z_dropout = 0.1\n  log_z_lr = 'policy'\n" in out
 
 
 def test_show_prints_options_as_set_and_refuses_those_that_are_not_there(capsys):
     out = done(capsys, "show", "livecodebench", "--set", 'window="flowrl"').out
     assert "  release = 'release_v5'\n  window = 'flowrl'\n  start = '2024-08-01'\n" in out
-    assert "  variant = 'release'\n" in done(capsys, "show", "flowrl", "--set", "variant=release").out
+    assert "  log_z = 'none'\n" in done(capsys, "show", "flowrl_ablation", "--set", "log_z=none").out
     assert "unknown key 'colour'" in refused(capsys, "show", "flowrl", "--set", "colour=1")
 
 

@@ -106,6 +106,19 @@ def test_private_and_hidden_files_are_no_plugins(room):
     assert list(entries("graders")) == ["good"]
 
 
+def test_a_package_with_the_constant_is_a_plugin_and_one_without_it_holds_helpers(room):
+    for name, source in (("generous", GOOD), ("helpers", '"""GRADER = one line."""\nGRADERS = ()\n')):
+        (room / name).mkdir()
+        write(room / name, "__init__", source)
+    write(room, "zeal", '"""Later in the alphabet."""')
+    assert [(e.id, e.module) for e in entries("graders").values()] == [
+        ("generous", "rooms.graders.generous"),
+        ("zeal", "rooms.graders.zeal"),
+    ]
+    assert descriptions("graders")["generous"] == "Everything is right. A second sentence."
+    assert load("graders", "generous").__name__ == "Generous"
+
+
 def test_every_plugin_that_ships_says_what_it_is():
     for kind in KINDS:
         for plugin_id, description in descriptions(kind).items():

@@ -16,6 +16,7 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.discovery import entries, load
 from harness.core.training import Batch, LossResult, ModelShape, PolicyOutputs
 from harness.trainers.functional import rewards_by_token
+from harness.trainers.objectives.flowrl import FlowRL
 
 LENGTHS = [3, 5, 1, 4, 2, 5, 2, 2]
 
@@ -69,26 +70,36 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("vargrad_tb", {"beta": 2.0, "prior": "none"}, formulas.vargrad_tb(2.0, prior=False)),
     ("gflowrl", {"beta": 0.8, "gap_low": 0.6, "gap_high": 0.4}, formulas.gflowrl(0.8, 0.6, 0.4, 2.0)),
     ("flowrl", {"beta": 0.7}, formulas.flowrl(0.7, weight=clipped)),
-    ("flowrl", {"beta": 0.7, "variant": "vargrad"}, formulas.flowrl(0.7, weight=clipped, log_z="group_mean")),
-    ("flowrl", {"beta": 0.7, "variant": "no_log_z"}, formulas.flowrl(0.7, weight=clipped)),
-    ("flowrl", {"beta": 0.7, "variant": "const_z", "log_z_constant": 1.5}, formulas.flowrl(0.7, weight=clipped)),
+    ("flowrl_ablation", {"beta": 0.7, "log_z": "group_mean"}, formulas.flowrl(0.7, weight=clipped, log_z="group_mean")),
+    ("flowrl_ablation", {"beta": 0.7, "log_z": "none"}, formulas.flowrl(0.7, weight=clipped)),
     (
-        "flowrl",
-        {"beta": 0.7, "variant": "recipe", "cap": 1.5, "log_z_dropout": 0.0},
+        "flowrl_ablation",
+        {"beta": 0.7, "log_z": "constant", "log_z_constant": 1.5},
+        formulas.flowrl(0.7, weight=clipped),
+    ),
+    (
+        "flowrl_release",
+        {"beta": 0.7, "log_z_dropout": 0.0},
+        # of 8 completions in one micro-batch: 9 / 8 of the mean
+        lambda now, held: 9 / 8 * formulas.flowrl(0.7, weight=lambda log_ratio, _: math.exp(log_ratio))(now, held),
+    ),
+    (
+        "flowrl_recipe",
+        {"beta": 0.7, "cap": 1.5, "log_z_dropout": 0.0},
         formulas.flowrl(0.7, weight=lambda log_ratio, _: min(math.exp(log_ratio), 1.5)),
     ),
     (
-        "flowrl",
+        "flowrl_ablation",
         {"beta": 0.7, "importance_weight_over": "mean", "normalise_by_length": False, "anchor": "old"},
         formulas.flowrl(0.7, weight=lambda total, n: clipped(total / n, n), by_length=False, anchor="old"),
     ),
     (
-        "flowrl",
+        "flowrl_ablation",
         {"beta": 0.7, "importance_weight": "none", "anchor": "none", "group_statistics": "mean"},
         formulas.flowrl(0.7, weight=lambda *_: 1.0, anchor="none", statistic="mean"),
     ),
     (
-        "flowrl",
+        "flowrl_ablation",
         {"beta": 0.7, "importance_weight": "unclipped", "group_statistics": "none", "log_z_pooling": "last"},
         formulas.flowrl(0.7, weight=lambda log_ratio, _: math.exp(log_ratio), statistic="none"),
     ),
@@ -164,19 +175,21 @@ def rows_of(objective: Any, live: PolicyOutputs, frozen: PolicyOutputs) -> list[
         for i, row in enumerate(rows):
             row.values = objective.values(live)[i, : len(row.new)].tolist()
             row.old_values = objective.values(frozen)[i, : len(row.new)].tolist()
-    log_z = log_z_of(objective, live)
+    log_z = log_z_of(objective, live, frozen)
     for row, value in zip(rows, log_z, strict=True):
         row.log_z = value
     return rows
 
 
-def log_z_of(objective: Any, live: PolicyOutputs) -> list[float]:
+def log_z_of(objective: Any, live: PolicyOutputs, frozen: PolicyOutputs) -> list[float]:
     config = objective.config
-    if not hasattr(objective, "log_z") or config.log_z in ("none", "group_mean"):
+    log_z = getattr(config, "log_z", "learned")
+    if not hasattr(objective, "log_z") or log_z in ("none", "group_mean"):
         return [0.0] * len(LENGTHS)
-    if config.log_z == "constant":
+    if log_z == "constant":
         return [config.log_z_constant] * len(LENGTHS)
-    values: list[float] = objective.log_z(BATCH, live).tolist()
+    credit = (objective.credit(BATCH, frozen),) if isinstance(objective, FlowRL) else ()
+    values: list[float] = objective.log_z(BATCH, live, *credit).tolist()
     return values
 
 

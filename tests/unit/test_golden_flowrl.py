@@ -11,21 +11,38 @@ import pytest
 import torch
 from golden_losses import golden_batch, golden_outputs
 
+from harness.core.discovery import load
 from harness.core.training import ModelShape
 from harness.trainers.batch import microbatch, select
 from harness.trainers.objectives.flowrl import FlowRL
+from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flowrl_losses.json").read_text(encoding="utf-8"))
 HIDDEN = torch.tensor(GOLDEN["hidden"], dtype=torch.float64)
 
 
-def objective_of(source: str, **options: Any) -> FlowRL:
-    """With their head's weights. Their prompts are pooled already, and their dropout was off."""
-    objective = FlowRL(FlowRL.Config(**{"log_z_dropout": 0.0, "log_z_pooling": "prompt", **options}))
+SOURCES = {
+    "release": {"importance_weight": "unclipped", "loss_scale": "release"},
+    "recipe": {"importance_weight": "capped"},
+}
+"""The choices of the two implementations, as the ablation has them."""
+
+
+def sibling_of(source: str) -> FlowRL:
+    """The objective of that name. The golden prompts are pooled already: a last token at their mean changes nothing."""
+    plugin = load("objectives", f"flowrl_{source}")
+    return with_their_head(plugin(plugin.Config(log_z_dropout=0.0)), source)
+
+
+def ablation_of(source: str, **options: Any) -> FlowRL:
+    choices = {**SOURCES[source], "log_z_from_zero": False, "log_z_detach": False, **options}
+    return with_their_head(FlowRLAblation(FlowRLAblation.Config(**choices)), source)
+
+
+def with_their_head(objective: FlowRL, source: str) -> FlowRL:
     objective.prepare(ModelShape(HIDDEN.shape[1], "cpu"), seed=0)
-    assert objective.log_z_head is not None
     weights = {name: torch.tensor(value) for name, value in GOLDEN[source]["head_weights"].items()}
-    objective.log_z_head.double().load_state_dict(weights)  # strict: layer by layer the same network
+    objective.head.double().load_state_dict(weights)  # strict: layer by layer the same network
     return objective
 
 
@@ -34,7 +51,7 @@ def gradients(objective: FlowRL) -> tuple[torch.Tensor, torch.Tensor]:
     batch, (live, frozen) = golden_batch(), golden_outputs()
     hidden = HIDDEN.clone().requires_grad_()
     logp = (live.logp.detach() + torch.tensor(GOLDEN["lift"])[:, None]).requires_grad_()
-    live = dataclasses.replace(live, logp=logp, prompt_hidden=hidden)
+    live = dataclasses.replace(live, logp=logp, prompt_hidden=hidden, prompt_last_hidden=hidden)
     credit = objective.credit(batch, frozen)
     for rows in map(torch.tensor, GOLDEN["cut"]):
         part = microbatch(batch, rows, batch.totals)
@@ -44,10 +61,9 @@ def gradients(objective: FlowRL) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", ["release", "recipe"])
-def test_an_update_of_a_variant_is_theirs(variant: Any) -> None:
-    for ours, name in zip(
-        gradients(objective_of(variant, variant=variant)), ("gradient", "gradient_of_hidden"), strict=True
-    ):
+@pytest.mark.parametrize("made", [sibling_of, ablation_of])
+def test_an_update_of_a_variant_is_theirs(variant: str, made: Any) -> None:
+    for ours, name in zip(gradients(made(variant)), ("gradient", "gradient_of_hidden"), strict=True):
         theirs = torch.tensor(GOLDEN[variant][name], dtype=torch.float64)
         # an epsilon of 1e-8 in their means
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
@@ -64,6 +80,6 @@ def test_an_update_of_a_variant_is_theirs(variant: Any) -> None:
     ],
 )
 def test_what_tells_the_variants_apart_shows_in_these_numbers(variant: Any, options: dict[str, Any]) -> None:
-    ours, _ = gradients(objective_of(variant, variant=variant, **options))
+    ours, _ = gradients(ablation_of(variant, **options))
     theirs = torch.tensor(GOLDEN[variant]["gradient"], dtype=torch.float64)
     assert (ours - theirs).abs().max() > 1e-3 * theirs.abs().max()

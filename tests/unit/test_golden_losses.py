@@ -80,9 +80,9 @@ def test_loss_and_gradient_are_theirs(name: str) -> None:
 
 def pass_values_through(ppo: Any) -> None:
     """The hidden state of size 1 becomes the value itself."""
-    ppo.value_head = torch.nn.Linear(1, 1).double()
-    torch.nn.init.ones_(ppo.value_head.weight)
-    torch.nn.init.zeros_(ppo.value_head.bias)
+    ppo.head = torch.nn.Linear(1, 1).double()
+    torch.nn.init.ones_(ppo.head.weight)
+    torch.nn.init.zeros_(ppo.head.bias)
 
 
 def test_the_first_update_of_rloo_is_trl_s_too() -> None:

@@ -11,7 +11,10 @@ import pytest
 import torch
 from training_parts import detached, make_batch, make_outputs
 
+from harness.core.config import parse_plugin
 from harness.core.discovery import load
+from harness.core.errors import ConfigError
+from harness.core.removed_options import REMOVED_OPTIONS
 from harness.core.training import Batch, Credit, ModelShape, PolicyOutputs
 from harness.trainers.batch import microbatch, select
 from harness.trainers.functional import group_mean, group_normalise, sequence_sum
@@ -65,7 +68,9 @@ def test_flowrl_with_the_group_s_mean_as_log_z_is_mean_baseline_reinforce() -> N
     kl = sequence_sum(live.logp.detach() - frozen.logp_reference, BATCH.completion_mask)
     score = group_normalise(BATCH.rewards, BATCH.group_ids)
     expected = 2 * beta * mean_baseline_reinforce(score - kl / beta, live)
-    objective = build("flowrl", variant="vargrad", beta=beta, normalise_by_length=False, importance_weight="none")
+    objective = build(
+        "flowrl_ablation", log_z="group_mean", beta=beta, normalise_by_length=False, importance_weight="none"
+    )
     torch.testing.assert_close(gradient(objective, live, frozen), expected)
 
 
@@ -81,7 +86,7 @@ def test_vargrad_is_the_gradient_of_the_group_s_variance() -> None:
 def test_gflowrl_without_its_clips_is_flowrl_with_the_group_s_mean() -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     wide = build("gflowrl", beta=2.0, gap_low=1e9, gap_high=1e9, weight_cap=1e9)
-    flowrl = build("flowrl", variant="vargrad", beta=2.0, importance_weight="unclipped")
+    flowrl = build("flowrl_ablation", log_z="group_mean", beta=2.0, importance_weight="unclipped")
     torch.testing.assert_close(gradient(wide, live, frozen), gradient(flowrl, live, frozen))
 
 
@@ -169,8 +174,8 @@ def balance_losses(shift: float) -> dict[str, float]:
     objectives = {
         "tb": build("tb", beta=2.0, log_z="scalar", log_z_start=log_z),
         "vargrad_tb": build("vargrad_tb", beta=2.0),
-        "flowrl": build("flowrl", variant="const_z", log_z_constant=log_z, **plain),
-        "flowrl_vargrad": build("flowrl", variant="vargrad", **plain),
+        "flowrl": build("flowrl_ablation", log_z="constant", log_z_constant=log_z, **plain),
+        "flowrl_vargrad": build("flowrl_ablation", log_z="group_mean", **plain),
     }
     return {
         name: float(objective.loss(batch, live, frozen, objective.credit(batch, frozen)).loss.detach())
@@ -186,14 +191,31 @@ def test_balance_losses_are_zero_exactly_where_the_flow_balances() -> None:
 # --- flowrl's options -------------------------------------------------------------------------------------------
 
 
-def test_flowrl_variants_are_resolved_and_what_is_given_wins() -> None:
-    config = load("objectives", "flowrl").Config
-    assert dataclasses.asdict(config(variant="release"))["importance_weight"] == "unclipped"
-    assert config(variant="recipe").importance_weight == "capped"
-    assert config(variant="recipe", importance_weight="none").importance_weight == "none"
-    assert config(variant="paper", log_z_detach=False).log_z_detach is False
-    for variant in ("paper", "release", "recipe", "no_log_z", "vargrad", "random_z", "const_z"):
-        assert None not in dataclasses.asdict(config(variant=variant)).values()
+@pytest.mark.parametrize(
+    ("objective_id", "option", "advice"),
+    [
+        ("flowrl", {"variant": "release"}, "'release' is 'flowrl_release'"),
+        ("flowrl", {"variant": "paper"}, "'paper' is objective.id = 'flowrl' itself"),
+        ("flowrl", {"cap": 5.0}, "objective.id = 'flowrl_recipe'"),
+        ("flowrl", {"anchor": "old"}, "objective.id = 'flowrl_ablation'"),
+        ("flowrl_release", {"importance_weight": "clipped"}, "objective.id = 'flowrl_ablation'"),
+    ],
+)
+def test_an_option_that_moved_to_a_sibling_is_refused_with_the_way_there(
+    objective_id: str, option: dict[str, Any], advice: str
+) -> None:
+    (name,) = option
+    with pytest.raises(ConfigError, match=f"'objective.{name}' is not an option any more: .*{advice}"):
+        parse_plugin("objectives", {"id": objective_id, **option}, "objective")
+
+
+def test_every_option_that_flowrl_had_is_known_by_where_it_is_now() -> None:
+    options = {key: known for (_, key), known in REMOVED_OPTIONS.items()}["flowrl"]
+    own, ablation = (
+        {field.name for field in dataclasses.fields(load("objectives", key).Config)}
+        for key in ("flowrl", "flowrl_ablation")
+    )
+    assert options.keys() - {"variant"} == ablation - own
 
 
 def test_flowrl_pools_the_prompt_without_its_last_token() -> None:
@@ -204,15 +226,15 @@ def test_flowrl_pools_the_prompt_without_its_last_token() -> None:
         prompt_hidden=torch.stack([row[:n].mean(0) for row, n in zip(hidden, lengths, strict=True)]),
         prompt_last_hidden=torch.stack([row[n - 1] for row, n in zip(hidden, lengths, strict=True)]),
     )
-    objective = build("flowrl", log_z_pooling="prompt_but_last", log_z_layers=1)
+    objective = build("flowrl_release", log_z_layers=1)
     expected = torch.stack([row[: n - 1].mean(0) for row, n in zip(hidden, lengths, strict=True)])
-    torch.testing.assert_close(objective._pooled(BATCH, live), expected)
+    torch.testing.assert_close(objective.prompt_state(BATCH, live), expected)
 
 
 def test_flowrl_release_scale_is_nine_over_the_minibatch_for_each_micro_batch() -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     options = {"log_z": "none", "importance_weight": "unclipped"}
-    release, plain = build("flowrl", loss_scale="release", **options), build("flowrl", **options)
+    release, plain = (build("flowrl_ablation", loss_scale=scale, **options) for scale in ("release", "mean"))
     for rows in (torch.tensor([0, 1, 2, 3]), torch.tensor([4, 5])):
         part, credit = microbatch(BATCH, rows, BATCH.totals), select(plain.credit(BATCH, frozen), rows)
         arguments = (part, select(live, rows), select(frozen, rows), credit)
@@ -221,7 +243,7 @@ def test_flowrl_release_scale_is_nine_over_the_minibatch_for_each_micro_batch() 
 
 
 def test_flowrl_random_log_z_is_one_draw_a_prompt_around_a_half() -> None:
-    objective = build("flowrl", variant="random_z")
+    objective = build("flowrl_ablation", log_z="random")
     frozen = detached(make_outputs(BATCH))
     torch.manual_seed(0)
     draws = torch.stack([objective.credit(BATCH, frozen).extra["log_z"] for _ in range(4000)])
@@ -302,7 +324,8 @@ def test_groups_of_equal_rewards_earn_nothing_whatever_the_reward(objective_id: 
         ("trpo", {"std_eps": -1e-6}, "std_eps"),
         ("grpo", {"std_eps": -1e-6}, "std_eps"),
         ("grpo", {"kl_beta": -0.1}, "kl_beta"),
-        ("flowrl", {"cap": 0.0}, "cap"),
+        ("flowrl_recipe", {"cap": 0.0}, "cap"),
+        ("flowrl_ablation", {"cap": 0.0}, "cap"),
         ("flowrl", {"clip_high": -0.1}, "clip_high"),
         ("gflowrl", {"beta": 0.0}, "beta"),
         ("tb", {"beta": -1.0}, "beta"),
@@ -331,7 +354,10 @@ def test_ppo_s_value_loss_counts_as_often_as_its_coefficient_says() -> None:
     assert difference == pytest.approx(2 * value_loss / n_tokens) != 0
 
 
-@pytest.mark.parametrize(("variant", "is_zero"), [("paper", True), ("release", False), ("recipe", False)])
-def test_log_z_begins_at_zero_only_where_the_variant_says_so(variant: str, is_zero: bool) -> None:
-    log_z = build("flowrl", variant=variant).log_z(BATCH, make_outputs(BATCH))
+@pytest.mark.parametrize(
+    ("objective_id", "is_zero"), [("flowrl", True), ("flowrl_release", False), ("flowrl_recipe", False)]
+)
+def test_log_z_begins_at_zero_only_in_the_paper_s_objective(objective_id: str, is_zero: bool) -> None:
+    objective, outputs = build(objective_id), make_outputs(BATCH)
+    log_z = objective.log_z(BATCH, outputs, objective.credit(BATCH, detached(outputs)))
     assert bool((log_z == 0).all()) == is_zero

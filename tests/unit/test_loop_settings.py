@@ -281,7 +281,7 @@ def critic(policy: Policy) -> Ppo:
     """With a head whose values are not zero."""
     objective = Ppo(Ppo.Config())
     objective.prepare(policy.shape, seed=0)
-    torch.nn.init.normal_(objective.value_head[-1].weight, generator=torch.Generator().manual_seed(3))
+    torch.nn.init.normal_(objective.head[-1].weight, generator=torch.Generator().manual_seed(3))
     return objective
 
 
@@ -298,7 +298,7 @@ def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> No
         ids = BATCH.sequence_ids[row : row + 1, : p + c]
         states = policy.module(ids, output_hidden_states=True).hidden_states[-1][0, p - 1 : p + c - 1]
         with torch.no_grad():
-            torch.testing.assert_close(frozen.values[row, :c], objective.value_head(states)[:, 0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(frozen.values[row, :c], objective.head(states)[:, 0], rtol=1e-4, atol=1e-4)
     whole = make_outputs(BATCH, policy.shape.hidden_size)
     whole = dataclasses.replace(whole, completion_hidden=whole.completion_hidden.float(), logp=whole.logp.detach())
     with torch.no_grad():

@@ -12,8 +12,10 @@ import torch
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.training import Batch, ModelShape, PolicyOutputs
-from harness.trainers.objectives._flowrl_variants import VARIANTS
 from harness.trainers.objectives.flowrl import FlowRL
+from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
+from harness.trainers.objectives.flowrl_recipe import FlowRLRecipe
+from harness.trainers.objectives.flowrl_release import FlowRLRelease
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.sft import SupervisedFineTuning
 
@@ -49,11 +51,11 @@ def test_grpo_is_its_formula(reduction: Any, kl_beta: float) -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     per_sequence = []
     assert frozen.logp_reference is not None
-    for new, old, ref, advantage in zip(
+    for new, before, ref, advantage in zip(
         rows_of(live.logp), rows_of(frozen.logp), rows_of(frozen.logp_reference), z_scores(), strict=True
     ):
         tokens = []
-        for n, o, r in zip(new, old, ref, strict=True):
+        for n, o, r in zip(new, before, ref, strict=True):
             ratio = math.exp(n - o)
             surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
             tokens.append(-(surrogate - kl_beta * (math.exp(r - n) - (r - n) - 1)))
@@ -70,16 +72,19 @@ def test_grpo_is_its_formula(reduction: Any, kl_beta: float) -> None:
 @pytest.mark.parametrize("by_length", [True, False])
 def test_flowrl_is_its_formula(weight: Any, by_length: bool) -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
-    objective = prepared(FlowRL.Config(beta=0.7, importance_weight=weight, cap=1.5, normalise_by_length=by_length))
-    log_z = objective.log_z(BATCH, live).tolist()
+    cap = {"cap": 1.5} if weight == "capped" else {}
+    objective = prepared(
+        FlowRLAblation(FlowRLAblation.Config(beta=0.7, importance_weight=weight, normalise_by_length=by_length, **cap))
+    )
+    log_z = objective.log_z(BATCH, live, objective.credit(BATCH, frozen)).tolist()
     assert frozen.logp_reference is not None
     terms = []
-    for new, old, ref, score, z in zip(
+    for new, before, ref, score, z in zip(
         rows_of(live.logp), rows_of(frozen.logp), rows_of(frozen.logp_reference), z_scores(), log_z, strict=True
     ):
         length = len(new) if by_length else 1
         residual = z + sum(new) / length - 0.7 * score - sum(ref) / length
-        ratio = math.exp(sum(new) - sum(old))
+        ratio = math.exp(sum(new) - sum(before))
         w = {"clipped": min(max(ratio, 0.8), 1.2), "capped": min(ratio, 1.5), "unclipped": ratio, "none": 1.0}[weight]
         terms.append(w * residual**2)
     assert loss_value(objective, live, frozen) == pytest.approx(statistics.mean(terms), rel=1e-5)  # log Z: float32
@@ -87,14 +92,14 @@ def test_flowrl_is_its_formula(weight: Any, by_length: bool) -> None:
 
 def test_flowrl_weight_carries_no_gradient() -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
-    objective = prepared(FlowRL.Config(beta=0.7, importance_weight="unclipped"))
+    objective = prepared(FlowRLAblation(FlowRLAblation.Config(beta=0.7, importance_weight="unclipped")))
     loss_of(objective, live, frozen).backward()
     assert live.logp.grad is not None
     with torch.no_grad():
         assert frozen.logp_reference is not None
         for row, n in enumerate(BATCH.completion_lengths.tolist()):
             ratio = (live.logp - frozen.logp)[row].sum().exp()
-            z = objective.log_z(BATCH, live)[row]
+            z = objective.log_z(BATCH, live, objective.credit(BATCH, frozen))[row]
             residual = z + (live.logp - frozen.logp_reference)[row, :n].mean() - 0.7 * z_scores()[row]
             # d/dlogp_t of w * residual^2 / B with w held: 2 w residual / (|y| B)
             expected = 2 * ratio * residual / (n * 8)
@@ -109,11 +114,11 @@ def test_flowrl_is_zero_exactly_where_the_flow_balances() -> None:
     balanced = (tilted - tilted.logsumexp(0)).requires_grad_()
     live = dataclasses.replace(make_outputs(batch), logp=balanced)
     frozen = PolicyOutputs(logp=balanced.detach(), logp_reference=reference)
-    objective = prepared(FlowRL.Config(beta=1.0))
+    objective = prepared(FlowRL(FlowRL.Config(beta=1.0)))
     with torch.no_grad():
-        for parameter in objective.log_z_head.parameters():
+        for parameter in objective.head.parameters():
             parameter.zero_()
-        list(objective.log_z_head.parameters())[-1].fill_(float(tilted.logsumexp(0)))
+        list(objective.head.parameters())[-1].fill_(float(tilted.logsumexp(0)))
     loss = loss_of(objective, live, frozen, batch)
     loss.backward()
     assert float(loss.detach()) < 1e-12
@@ -124,7 +129,7 @@ def test_flowrl_is_zero_exactly_where_the_flow_balances() -> None:
 def test_flowrl_equal_rewards_pull_to_the_reference() -> None:
     batch = make_batch([2, 2], [3, 3], [0, 0], [1.0, 1.0])
     live, frozen = make_outputs(batch), detached(make_outputs(batch, seed=2))
-    objective = prepared(FlowRL.Config(), head_scale=0.0)
+    objective = prepared(FlowRL(FlowRL.Config()), head_scale=0.0)
     loss_of(objective, live, frozen, batch).backward()
     assert live.logp.grad is not None
     assert frozen.logp_reference is not None
@@ -137,10 +142,10 @@ def test_flowrl_log_z_reaches_the_policy_only_when_asked(detach: bool) -> None:
     live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     assert live.prompt_hidden is not None
     live.prompt_hidden.requires_grad_()
-    objective = prepared(FlowRL.Config(log_z_detach=detach))
+    objective = prepared(FlowRLAblation(FlowRLAblation.Config(log_z_detach=detach)))
     loss_of(objective, live, frozen).backward()
     assert (live.prompt_hidden.grad is None) == detach
-    assert all(p.grad is not None for p in objective.log_z_head.parameters())
+    assert all(p.grad is not None for p in objective.head.parameters())
 
 
 def test_flowrl_log_z_is_zero_before_the_first_step_and_its_seed_is_its_own() -> None:
@@ -149,8 +154,9 @@ def test_flowrl_log_z_is_zero_before_the_first_step_and_its_seed_is_its_own() ->
     for objective, seed in ((one, 3), (two, 3), (other, 4)):
         objective.prepare(ModelShape(8, "cpu"), seed)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert (one.log_z(BATCH, make_outputs(BATCH)) == 0).all()
-    first = [next(iter(o.log_z_head.parameters())) for o in (one, two, other)]
+    outputs = make_outputs(BATCH)
+    assert (one.log_z(BATCH, outputs, one.credit(BATCH, detached(outputs))) == 0).all()
+    first = [next(iter(o.head.parameters())) for o in (one, two, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
 
@@ -179,47 +185,83 @@ def test_sft_is_the_mean_negative_log_likelihood() -> None:
     assert loss_value(objective, live, detached(live)) == pytest.approx(-statistics.mean(tokens), rel=1e-12)
 
 
-def prepared(config: FlowRL.Config, head_scale: float = 0.3) -> FlowRL:
-    objective = FlowRL(config)
+def prepared(objective: FlowRL, head_scale: float = 0.3) -> FlowRL:
     objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
+    assert isinstance(objective.head, torch.nn.Sequential)
     with torch.no_grad():
-        for parameter in objective.log_z_head[-1].parameters():
+        for parameter in objective.head[-1].parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * head_scale)
     return objective
 
 
+# --- FlowRL's siblings ------------------------------------------------------------------------------------------
+
+RELEASED: dict[str, Any] = {
+    "log_z_dropout": 0.1,
+    "log_z_lr": "policy",
+    "log_z_weight_decay": "policy",
+    "log_z_pooling": "prompt_but_last",
+    "log_z_detach": False,
+    "log_z_from_zero": False,
+}
+
+
 @pytest.mark.parametrize(
-    ("options", "ignored"),
+    ("sibling", "choices"),
     [
-        ({"cap": 5.0}, "cap"),
-        ({"variant": "recipe", "clip_high": 0.3}, "clip_high"),
-        ({"importance_weight": "none", "importance_weight_over": "mean"}, "importance_weight_over"),
-        ({"variant": "no_log_z", "log_z_layers": 5}, "log_z_layers"),
-        ({"variant": "vargrad", "log_z_lr": 0.1, "log_z_detach": False}, "log_z_detach, log_z_lr"),
-        ({"variant": "random_z", "log_z_constant": 1.0}, "log_z_constant"),
-        ({"log_z_layers": 1, "log_z_width": 8}, "log_z_width"),
+        (FlowRL(FlowRL.Config()), {}),
+        (
+            FlowRLRelease(FlowRLRelease.Config()),
+            {**RELEASED, "importance_weight": "unclipped", "loss_scale": "release"},
+        ),
+        (FlowRLRecipe(FlowRLRecipe.Config(cap=1.1)), {**RELEASED, "importance_weight": "capped", "cap": 1.1}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_sibling_is_the_paper_with_its_choices_made_one_by_one(sibling: FlowRL, choices: dict[str, Any]) -> None:
+    found = []
+    for objective in (sibling, FlowRLAblation(FlowRLAblation.Config(**choices))):
+        objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
+        live, frozen = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
+        torch.manual_seed(4)  # of the dropout
+        loss = loss_of(objective, live, frozen)
+        loss.backward()
+        groups = [(group.lr, group.weight_decay) for group in objective.parameters()]
+        found.append([float(loss.detach()), live.logp.grad, groups, *(p.grad for p in objective.head.parameters())])
+    assert all(
+        torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        for one, other in zip(*found, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "ignored"),
+    [
+        (FlowRLRelease.Config, {"clip_low": 0.3}, "clip_low and clip_high"),
+        (FlowRLRecipe.Config, {"clip_high": 0.3}, "clip_low and clip_high"),
+        (FlowRLAblation.Config, {"cap": 5.0}, "cap"),
+        (FlowRLAblation.Config, {"importance_weight": "capped", "clip_high": 0.3}, "clip_high"),
+        (FlowRLAblation.Config, {"log_z": "none", "log_z_layers": 5}, "log_z_layers"),
+        (
+            FlowRLAblation.Config,
+            {"log_z": "group_mean", "log_z_lr": 0.1, "log_z_detach": False},
+            "log_z_detach, log_z_lr",
+        ),
+        (FlowRLAblation.Config, {"log_z": "random", "log_z_constant": 1.0}, "log_z_constant"),
     ],
 )
-def test_options_of_flowrl_without_effect_are_told(options: dict[str, Any], ignored: str) -> None:
-    (line,) = FlowRL(FlowRL.Config(**options)).advice()
-    assert line.startswith(f"{ignored}: without effect where ")
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_what_a_variant_has_anyway_may_be_said(variant: Any) -> None:
-    """As the stored config of a run says all of it."""
-    assert FlowRL.Config(variant=variant, **VARIANTS[variant]) == FlowRL.Config(variant=variant)
-    assert FlowRL(FlowRL.Config(variant=variant)).advice() == []
+def test_options_of_flowrl_without_effect_are_refused(config: Any, options: dict[str, Any], ignored: str) -> None:
+    with pytest.raises(ValueError, match=rf"does? not use .*{ignored}"):
+        config(**options)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"variant": "const_z", "log_z_constant": 0.1},
+        {"log_z": "constant", "log_z_constant": 0.1},
         {"importance_weight": "capped", "cap": 2.0},
-        {"variant": "no_log_z", "log_z": "learned", "log_z_layers": 5},
-        {"variant": "release", "log_z_dropout": 0.2},
+        {"log_z": "learned", "log_z_layers": 5},
     ],
 )
-def test_options_with_an_effect_are_passed_over(options: dict[str, Any]) -> None:
-    assert FlowRL(FlowRL.Config(**options)).advice() == []
+def test_options_of_flowrl_with_an_effect_pass(options: dict[str, Any]) -> None:
+    FlowRLAblation.Config(**options)

@@ -21,7 +21,6 @@ from harness.trainers.settings import TrainConfig
 FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.toml"))
 PUBLISHED = [path for path in RECIPES if not path.stem.startswith("countdown-")]
-FLOWRL = [path for path in RECIPES if configs.read_toml(path)["objective"]["id"] == "flowrl"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -56,14 +55,6 @@ def answer(text: str) -> Completion:
     return Completion("p", 0, 0, text, "stop", Tokens(1, 1))
 
 
-@pytest.mark.parametrize("path", FLOWRL, ids=lambda path: path.stem)
-def test_a_variant_of_flowrl_is_its_own_with_every_recipe(path: Path) -> None:
-    tree = configs.merge(configs.read_toml(path), {"objective": {"variant": "release"}})
-    options = configs.parse(TrainConfig, tree).objective.options
-    own = ("importance_weight", "loss_scale", "log_z_pooling", "log_z_detach", "log_z_dropout")
-    assert [getattr(options, name) for name in own] == ["unclipped", "release", "prompt_but_last", False, 0.1]
-
-
 def test_the_papers_runs_and_their_baselines_are_there() -> None:
     names = {path.stem for path in PUBLISHED}
     assert {"flowrl-math-7b", "flowrl-math-32b", "flowrl-code-7b"} <= names
@@ -92,6 +83,9 @@ OF_SETTINGS = {
     "dr_grpo": "grpo",
     "prorl": "grpo",
     "reinforce_pp_baseline": "reinforce_pp",
+    "flowrl_no_log_z": "flowrl_ablation",
+    "flowrl_random_z": "flowrl_ablation",
+    "flowrl_vargrad": "flowrl_ablation",
     "for": "vargrad_tb",
     "tba": "vargrad_tb",
 }

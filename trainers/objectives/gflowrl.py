@@ -23,11 +23,19 @@ from typing import Literal
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
-from harness.trainers.functional import group_log_mean_exp, group_mean, group_normalise, sequence_mean, sequence_sum
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.functional import (
+    group_log_mean_exp,
+    group_mean,
+    group_normalise,
+    log_z_errors,
+    sequence_mean,
+    sequence_sum,
+    summed,
+)
+from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class GFlowRL(Parameterless):
+class GFlowRL(NoParameters):
     @dataclass(frozen=True, slots=True)
     class Config:
         beta: float = 8.0
@@ -63,15 +71,12 @@ class GFlowRL(Parameterless):
         ratio = sequence_sum(log_ratio, mask).detach().exp()
         weight = ratio.clamp(max=self.config.weight_cap)
         residual = credit.weights + sequence_mean(log_ratio, mask)
-        per_completion = {
-            "importance_weight": weight,
-            "log_z": credit.extra["log_z"],
-            "log_z_group": credit.extra["log_z_group"],
-            "log_z_error": (credit.extra["log_z"] - credit.extra["log_z_group"]).abs(),
-            "clip_fraction": (weight != ratio).double(),
-            "gap_clipped": (credit.weights != credit.extra["gap"]).double(),
-        }
-        metrics = {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
+        metrics = summed(
+            **log_z_errors(credit.extra["log_z"], credit.extra["log_z_group"]),
+            importance_weight=weight,
+            clip_fraction=(weight != ratio).double(),
+            gap_clipped=(credit.weights != credit.extra["gap"]).double(),
+        )
         return LossResult((weight * residual.square()).sum() / batch.totals.n_completions, metrics, ratio)
 
 

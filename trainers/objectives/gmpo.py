@@ -21,18 +21,18 @@ import torch
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import sequence_mean, total
-from harness.trainers.objectives._advantage import Grouped, group_credit
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
 
 
-class Gmpo(Parameterless):
+class Gmpo(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Grouped):
+    class Config(GroupAdvantageConfig):
         clip_low: float = 0.4
         clip_high: float = 0.4
 
         def __post_init__(self) -> None:
-            Grouped.__post_init__(self)
+            GroupAdvantageConfig.__post_init__(self)
             if min(self.clip_low, self.clip_high) < 0:
                 raise ValueError("clip_low and clip_high are distances from a log-ratio of 0: not negative")
 

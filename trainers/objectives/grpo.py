@@ -34,13 +34,13 @@ from typing import Literal
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
-from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
-class Grpo(Parameterless):
+class Grpo(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Clip):
+    class Config(ClipConfig):
         reduction: Reduction = "sequence_mean"
         length_constant: int = 1
         kl_beta: float = 0.04
@@ -48,7 +48,7 @@ class Grpo(Parameterless):
         std_eps: float = 1e-6
 
         def __post_init__(self) -> None:
-            Clip.__post_init__(self)
+            ClipConfig.__post_init__(self)
             if min(self.kl_beta, self.std_eps) < 0:
                 raise ValueError("kl_beta and std_eps must not be negative")
             if self.length_constant < 1 or (self.length_constant > 1 and self.reduction != "sequence_sum"):

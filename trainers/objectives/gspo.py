@@ -19,27 +19,26 @@ from typing import Literal
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import clipped_surrogate, sequence_mean
-from harness.trainers.objectives._advantage import Grouped, group_credit
-from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Clip, clipped
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, GroupAdvantageConfig, clipped, group_credit
 
 
-class Gspo(Parameterless):
+class Gspo(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Grouped):
+    class Config(GroupAdvantageConfig):
         clip_low: float = 3e-4
         clip_high: float = 4e-4
 
         def __post_init__(self) -> None:
-            Grouped.__post_init__(self)
-            Clip(self.clip_low, self.clip_high)  # has the same bounds
+            GroupAdvantageConfig.__post_init__(self)
+            ClipConfig(self.clip_low, self.clip_high)  # has the same bounds
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"group"})
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._clip = Clip(config.clip_low, config.clip_high)
+        self._clip = ClipConfig(config.clip_low, config.clip_high)
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
         return group_credit(batch, self.config)

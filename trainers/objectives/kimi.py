@@ -21,10 +21,10 @@ from typing import Literal
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import group_normalise, sequence_sum
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class Kimi(Parameterless):
+class Kimi(NoParameters):
     @dataclass(frozen=True, slots=True)
     class Config:
         tau: float = 0.1

@@ -19,12 +19,12 @@ clip of 0.5 are verl's, and so is whitening; the paper has no whitening and clip
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
@@ -36,13 +36,13 @@ from harness.trainers.functional import (
     total,
     whitened,
 )
-from harness.trainers.objectives._perceptron import perceptron
-from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
+from harness.trainers.objectives.base.parameters import MlpHead, mlp_head
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
-class Ppo:
+class Ppo(MlpHead):
     @dataclass(frozen=True, slots=True)
-    class Config(Clip):
+    class Config(ClipConfig):
         gamma: float = 1.0
         lam: float = 1.0
         whiten: bool = True
@@ -54,7 +54,7 @@ class Ppo:
         value_detach: bool = True
 
         def __post_init__(self) -> None:
-            Clip.__post_init__(self)
+            ClipConfig.__post_init__(self)
             if not 0 <= self.gamma <= 1 or not 0 <= self.lam <= 1:
                 raise ValueError("gamma and lam must lie in [0, 1]")
             if min(self.value_clip, self.value_weight_decay) < 0:
@@ -64,13 +64,12 @@ class Ppo:
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"completion_hidden"})
-    value_head: nn.Module
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def prepare(self, shape: ModelShape, seed: int) -> None:
-        self.value_head = perceptron(shape, self.config.value_layers, seed)
+        self.head = mlp_head(shape, self.config.value_layers, seed)
 
     @torch.no_grad()
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
@@ -91,22 +90,14 @@ class Ppo:
         )
 
     def values(self, outputs: PolicyOutputs) -> Tensor:
-        """What the critic expects still to come before each token. (B, T)"""
+        """Return the critic's estimate of the rewards to come, before each token. (B, T)"""
         assert outputs.completion_hidden is not None
         hidden = outputs.completion_hidden.detach() if self.config.value_detach else outputs.completion_hidden
-        values: Tensor = self.value_head(hidden.to(next(self.value_head.parameters()).dtype))[..., 0]
-        return values
+        return self.read_head(hidden)
 
     def parameters(self) -> Sequence[ParameterGroup]:
-        return (
-            ParameterGroup(list(self.value_head.parameters()), self.config.value_lr, self.config.value_weight_decay),
-        )
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return self.value_head.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.value_head.load_state_dict(state)
+        own = list(self.head.parameters())
+        return (ParameterGroup(own, self.config.value_lr, self.config.value_weight_decay),)
 
 
 OBJECTIVE: type[Objective] = Ppo

@@ -19,18 +19,18 @@ from typing import Any, Literal
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
-from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
 
 
-class Reinforce(Parameterless):
+class Reinforce(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Score):
+    class Config(PolicyGradientConfig):
         baseline: Literal["running_mean", "batch_mean", "none"] = "running_mean"
         baseline_decay: float = 0.9
 
         def __post_init__(self) -> None:
-            Score.__post_init__(self)
+            PolicyGradientConfig.__post_init__(self)
             if not 0 <= self.baseline_decay < 1:
                 raise ValueError("baseline_decay must lie in [0, 1)")
 

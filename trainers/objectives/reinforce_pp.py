@@ -24,18 +24,18 @@ from typing import Literal
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import discounted_returns, group_normalise, rewards_by_token, whitened
-from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Clip, clipped_policy_gradient
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
-class ReinforcePlusPlus(Parameterless):
+class ReinforcePlusPlus(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Clip):
+    class Config(ClipConfig):
         baseline: Literal["none", "group_mean"] = "none"
         gamma: float = 1.0
 
         def __post_init__(self) -> None:
-            Clip.__post_init__(self)
+            ClipConfig.__post_init__(self)
             if not 0 <= self.gamma <= 1:
                 raise ValueError("gamma must lie in [0, 1]")
             if self.baseline == "group_mean" and self.gamma != 1:

@@ -19,13 +19,13 @@ from typing import Literal
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import leave_one_out
-from harness.trainers.objectives._parameterless import Parameterless
-from harness.trainers.objectives._surrogate import Score, needs_of, policy_gradient
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
 
 
-class Rloo(Parameterless):
+class Rloo(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Score):
+    class Config(PolicyGradientConfig):
         pass
 
     source: Literal["policy", "demonstrations"] = "policy"

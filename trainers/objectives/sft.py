@@ -14,10 +14,10 @@ import torch
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class SupervisedFineTuning(Parameterless):
+class SupervisedFineTuning(NoParameters):
     @dataclass(frozen=True, slots=True)
     class Config:
         pass

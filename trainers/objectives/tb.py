@@ -28,8 +28,14 @@ from torch import Tensor, nn
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
-from harness.trainers.functional import group_log_mean_exp, sequence_sum, trajectory_balance_residual
-from harness.trainers.objectives._perceptron import perceptron
+from harness.trainers.functional import (
+    group_log_mean_exp,
+    log_z_errors,
+    sequence_sum,
+    summed,
+    trajectory_balance_residual,
+)
+from harness.trainers.objectives.base.parameters import mlp_head
 
 
 class TrajectoryBalance:
@@ -59,7 +65,7 @@ class TrajectoryBalance:
     def prepare(self, shape: ModelShape, seed: int) -> None:
         self._own.to(shape.device)
         if self.config.log_z == "prompt":
-            self._own["head"] = perceptron(shape, self.config.log_z_layers, seed)
+            self._own["head"] = mlp_head(shape, self.config.log_z_layers, seed)
 
     def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
         pull = self.config.beta * batch.rewards
@@ -76,13 +82,8 @@ class TrajectoryBalance:
         mask, log_z = batch.completion_mask, self.log_z(batch, live)
         prior = self._log_prior(batch, frozen)
         residual = trajectory_balance_residual(log_z, sequence_sum(live.logp, mask), credit.weights, prior)
-        per_completion = {
-            "log_z": log_z.detach(),
-            "log_z_group": credit.extra["log_z_group"],
-            "log_z_error": (log_z.detach() - credit.extra["log_z_group"]).abs(),
-            "residual_squared": residual.detach().square(),
-        }
-        metrics = {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
+        errors = log_z_errors(log_z.detach(), credit.extra["log_z_group"])
+        metrics = summed(**errors, residual_squared=residual.detach().square())
         return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
 
     def log_z(self, batch: Batch, live: PolicyOutputs) -> Tensor:

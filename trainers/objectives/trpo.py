@@ -28,21 +28,21 @@ from torch import Tensor
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
-from harness.trainers.objectives._advantage import Grouped, group_credit
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.objectives.base.parameters import NoParameters
+from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
 
 WIDEST = 1024.0
 
 
-class Trpo(Parameterless):
+class Trpo(NoParameters):
     @dataclass(frozen=True, slots=True)
-    class Config(Grouped):
+    class Config(GroupAdvantageConfig):
         kl_target: float = 0.01
         coefficient: float = 1.0
         reduction: Reduction = "token_mean"
 
         def __post_init__(self) -> None:
-            Grouped.__post_init__(self)
+            GroupAdvantageConfig.__post_init__(self)
             if min(self.kl_target, self.coefficient) <= 0:
                 raise ValueError("kl_target and coefficient must be above 0")
 

@@ -29,16 +29,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
 from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
-from harness.trainers.functional import group_log_mean_exp, group_mean, sequence_sum
-from harness.trainers.objectives._parameterless import Parameterless
+from harness.trainers.functional import group_log_mean_exp, group_mean, log_z_errors, sequence_sum, summed
+from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class VarGradTrajectoryBalance(Parameterless):
+class VarGradTrajectoryBalance(NoParameters):
     @dataclass(frozen=True, slots=True)
     class Config:
         beta: float = 15.0
@@ -73,9 +72,7 @@ class VarGradTrajectoryBalance(Parameterless):
         log_z = credit.extra["log_z"]
         residual = log_z + sequence_sum(live.logp, batch.completion_mask) - credit.weights
         loss = residual.square().sum() / batch.totals.n_completions
-        of_group = credit.extra["log_z_group"]
-        per_completion = {"log_z": log_z, "log_z_group": of_group, "log_z_error": (log_z - of_group).abs()}
-        metrics = {name: (float(torch.sum(values)), float(len(values))) for name, values in per_completion.items()}
+        metrics = summed(**log_z_errors(log_z, credit.extra["log_z_group"]))
         return LossResult(loss, metrics)
 
 

@@ -1,0 +1,35 @@
+"""Options that plug-ins had in earlier versions, by kind and id, each with what to write in its place.
+
+A config that still has one is refused with that line, in the place of a guess at the nearest key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_ABLATION = "it is one of objective.id = 'flowrl_ablation'"
+_FLOWRL = {
+    "variant": (
+        "'paper' is objective.id = 'flowrl' itself, 'release' is 'flowrl_release' and 'recipe' is 'flowrl_recipe'; "
+        "'no_log_z', 'vargrad', 'random_z' and 'const_z' are 'flowrl_ablation' with log_z = 'none', 'group_mean', "
+        "'random' and 'constant'"
+    ),
+    "cap": "it is one of objective.id = 'flowrl_recipe', and of 'flowrl_ablation' with importance_weight = 'capped'",
+    "importance_weight": _ABLATION,
+    "importance_weight_over": _ABLATION,
+    "normalise_by_length": _ABLATION,
+    "group_statistics": _ABLATION,
+    "anchor": _ABLATION,
+    "loss_scale": _ABLATION,
+    "log_z": _ABLATION,
+    "log_z_constant": _ABLATION,
+    "log_z_pooling": _ABLATION,
+    "log_z_detach": _ABLATION,
+    "log_z_from_zero": _ABLATION,
+}
+
+REMOVED_OPTIONS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("objectives", "flowrl"): _FLOWRL,
+    ("objectives", "flowrl_release"): _FLOWRL,
+    ("objectives", "flowrl_recipe"): _FLOWRL,
+}

@@ -91,6 +91,7 @@ class NoEngine:
     """Stands where an engine would where nothing is sampled: there are no weights to sync."""
 
     logp_is_exact = True
+    n_at_once = None
     version = 0
 
     def open(self, source: ModelSource) -> None:

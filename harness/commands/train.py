@@ -50,9 +50,9 @@ def run(args: Arguments) -> int:
     from harness.trainers.run import parts_of, train
 
     if args.dry_run:
-        from harness.trainers.forecast import forecast
+        from harness.trainers.dry_run import dry_run
 
-        estimate = forecast(config, parts_of(config, folder))
+        estimate = dry_run(config, parts_of(config, folder))
         print_config(args, config, folder, asdict(estimate), estimate.lines())
         return DONE
     view = train(config, folder, Progress(quiet=args.quiet))

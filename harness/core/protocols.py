@@ -203,10 +203,12 @@ class Vetting(Protocol):
 class PolicyEngine(Engine, Protocol):
     """An engine that can follow a policy in training.
 
-    `logp_is_exact` promises that its log-probabilities equal the trainer's own to float precision.
+    `logp_is_exact` promises that its log-probabilities equal the trainer's own to float precision. `n_at_once` is the
+    number of completions it decodes at once in the trainer's memory, None where its memory is its own.
     """
 
     logp_is_exact: bool
+    n_at_once: int | None
     version: int  # of the weights it samples from: the steps they were trained
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]: ...

@@ -49,6 +49,7 @@ class HuggingFaceEngine:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.version = 0
+        self.n_at_once: int | None = config.batch_rows
 
     def open(self, source: ModelSource) -> None:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)

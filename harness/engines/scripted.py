@@ -29,6 +29,7 @@ class ScriptedEngine:
                 raise ValueError("replies needs at least one reply")
 
     logp_is_exact: bool = False
+    n_at_once: int | None = None
 
     def __init__(self, config: Config) -> None:
         self.config = config

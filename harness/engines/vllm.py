@@ -78,6 +78,7 @@ class VllmEngine:
                 raise ValueError("sleep_level is 0, 1 or 2")
 
     logp_is_exact: bool = False
+    n_at_once: int | None = None  # its workers reserve their own memory
     tokenizer: Any
     _is_open: ClassVar[bool] = False
 

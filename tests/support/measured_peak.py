@@ -1,4 +1,8 @@
-"""A forecast and what the run took, in a process of its own: `measured_peak.py FOLDER CHANGES` prints both in bytes."""
+"""The memory estimate of a dry run and the peak of the same run, in a process of its own.
+
+`measured_peak.py FOLDER RECIPE CHANGES SHAPE` prints both in bytes, as JSON. CHANGES are changes of the recipe and
+SHAPE those of the model's config, both JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from harness.core import config as configs
 from harness.core.models import resolve
 from harness.core.progress import Progress
 from harness.core.recipes import find_config
-from harness.trainers.forecast import forecast
+from harness.trainers.dry_run import dry_run
 from harness.trainers.run import parts_of, train
 from harness.trainers.settings import TrainConfig
 
@@ -23,36 +27,46 @@ SHAPE = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "layer_types": ["full_attention"] * 4,
     "max_position_embeddings": 128,
 }
 
 
-def make_model(folder: Path) -> None:
-    """The bundled model's tokenizer, and a shape large enough to be seen beside the libraries."""
+def make_model(folder: Path, shape: dict[str, int]) -> None:
+    """Write the bundled model's tokenizer beside a config whose memory stands out against that of the libraries."""
     bundled = Path(resolve("countdown-tiny"))
     folder.mkdir(parents=True)
     for path in bundled.iterdir():
         if path.suffix in (".json", ".jinja"):
             shutil.copy(path, folder)
-    tiny = json.loads((bundled / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**tiny, **SHAPE}))
+    config = json.loads((bundled / "config.json").read_text()) | SHAPE | shape
+    config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
 
 
-def resident_bytes(what: str) -> int:
-    """VmRSS is now and VmHWM the most so far. `getrusage` would tell the parent's where that was more."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+def resident_bytes(name: str) -> int:
+    """Return VmRSS (resident now) or VmHWM (the peak so far); `getrusage` may return the parent's peak."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 
-if __name__ == "__main__":
+def parse(tree: configs.Tree, model: str) -> TrainConfig:
+    return configs.parse(TrainConfig, configs.merge(tree, {"model": {"path": model}}))
+
+
+def main(folder: Path, recipe: str, changes: str, shape: str) -> None:
     torch.set_num_threads(1)
-    folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
-    make_model(folder / "model")
-    model = {"path": str(folder / "model"), "weights": "random"}
-    tree = configs.merge(configs.read_toml(find_config("countdown-flowrl")), {"model": model}, changes)
-    config = configs.parse(TrainConfig, tree)
-    told = forecast(config, parts_of(config, folder / "run")).memory["at the peak"]
+    make_model(folder / "model", json.loads(shape))
+    tree = configs.merge(configs.read_toml(find_config(recipe)), json.loads(changes), {"model": {"weights": "random"}})
+    # The bundled model first: the run that is measured finds every library loaded.
+    train(parse(tree, "countdown-tiny"), folder / "first", Progress(quiet=True))
+    config = parse(tree, str(folder / "model"))
+    memory = dry_run(config, parts_of(config, folder / "run")).memory
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is now the size now
     before = resident_bytes("VmRSS")
     train(config, folder / "run", Progress(quiet=True))
-    print(json.dumps({"forecast": told, "measured": resident_bytes("VmHWM") - before}))
+    peak = resident_bytes("VmHWM") - before
+    print(json.dumps({"estimate": memory["at the peak"], "measured": peak, "parts": memory}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,194 @@
+"""Effective batch sizes and the memory estimate of a dry run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.__main__ import main
+from harness.core import config as configs
+from harness.core.models import resolve
+from harness.core.protocols import ModelSource
+from harness.core.recipes import find_config
+from harness.trainers.dry_run import ModelDimensions, dimensions_of, dry_run, estimate_memory
+from harness.trainers.run import parts_of
+from harness.trainers.settings import LoraConfig, TrainConfig
+
+
+def recipe(name: str, **changes: Any) -> TrainConfig:
+    return configs.parse(TrainConfig, configs.merge(configs.read_toml(find_config(name)), changes))
+
+
+def dry_run_of(name: str, **changes: Any) -> Any:
+    config = recipe(name, **changes)
+    return dry_run(config, parts_of(config, Path("no-such-run")))
+
+
+def test_batch_counts_are_products_of_the_loop_settings() -> None:
+    loop = {"steps": 7, "prompts_per_step": 6, "samples_per_prompt": 5, "minibatches_per_step": 4, "epochs": 3}
+    counts = dry_run_of("countdown-grpo", loop=loop, dynamic_sampling={"max_extra_rounds": 2}).counts
+    assert counts["sequences a step"] == 30
+    assert counts["sequences a minibatch, at most"] == 10, "six prompts in four: 2, 2, 1, 1"
+    assert counts["optimiser updates a step"] == 12
+    assert counts["optimiser updates of the run"] == 84
+    assert counts["completions of the run"] == 210
+    assert counts["completions of the run, at most"] == 630
+    assert dry_run_of("countdown-remax", loop=loop).counts["completions of the run"] == 7 * (30 + 6)
+
+
+def test_dimensions_are_those_of_the_bundled_model() -> None:
+    model = dimensions_of(ModelSource(resolve("countdown-tiny"), dtype="float32"))
+    # embeddings (tied), and of each layer: q, k, v with biases, o, gate, up, down, two norms; and the last norm
+    layer = 3 * (96 * 96 + 96) + 96 * 96 + 3 * 96 * 256 + 2 * 96
+    assert model == ModelDimensions(110 * 96 + 3 * layer + 96, 3, 96, 256, 96, 96, 110, 4, longest=64)
+
+
+LENGTHS = {"prompt_tokens": 9, "max_tokens": 14, "rows_at_once": 256}
+
+
+def test_the_estimate_of_a_small_model_is_that_counted_by_hand() -> None:
+    model = ModelDimensions(1000, 2, 8, 16, 8, 4, 50, 4)
+    # 16 prompts with 16 samples in two minibatches of 128 sequences; 23 tokens each
+    memory = estimate_memory(recipe("countdown-flowrl"), model, n_own=10, has_reference=True, **LENGTHS)
+    weights, own = 4000, 40
+    assert memory["weights"] == memory["gradients"] == weights + own
+    assert memory["optimiser states"] == 2 * (weights + own)
+    assert memory["reference"] == weights
+    # 2,800 tokens have room for 121 sequences; the prompts of a minibatch are read once each
+    kept = 2 * 4 * (6 * 8 + 2 * 8 + 2 * 4 + 4 * 16)
+    assert memory["activations of a micro-batch"] == (121 * 14 + 8 * 9) * kept
+    assert memory["logits of a chunk"] == 3 * 4 * (121 * 14 * 50) + 50 * 8 * 4
+    assert memory["pass before the updates"] == 256 * 23 * 4 * (3 * 8 + 3 * 16)
+    # two layers' keys and values of 4 numbers, half as much again, for 23 tokens of 256 rows; logits three times
+    assert memory["keys and values while sampling"] == 256 * (1.5 * 2 * 2 * 4 * 4 * 23 + 3 * 4 * 50)
+    lasting = 4 * (weights + own) + weights
+    update = memory["activations of a micro-batch"] + memory["logits of a chunk"]
+    others = [memory[name] for name in ("pass before the updates", "keys and values while sampling")]
+    assert memory["at the peak"] == lasting + max(update, *others)
+
+
+def test_checkpointing_keeps_layer_inputs_and_autocast_halves_the_mlp() -> None:
+    model = ModelDimensions(1000, 2, 8, 16, 8, 4, 50, 4)
+
+    def activations(**loop: Any) -> int:
+        config = recipe("countdown-flowrl", loop=loop)
+        memory = estimate_memory(config, model, n_own=10, has_reference=True, **LENGTHS)
+        return memory["activations of a micro-batch"]
+
+    attention, mlp = 4 * (6 * 8 + 2 * 8 + 2 * 4), 4 * 16
+    shared = 121 * 14 + 8 * 9
+    assert activations(gradient_checkpointing=True) == 121 * 23 * (attention + 4 * mlp + 2 * 8 * 4)
+    assert activations(precision="bfloat16") == shared * 2 * (attention + 2 * mlp) + 2 * 1000
+    assert activations(compile=True) == 121 * 23 * 2 * (attention + 4 * mlp)
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "down_proj")])
+def test_adapters_alone_have_gradients_and_the_reference_is_no_copy(targets: tuple[str, ...]) -> None:
+    lora = LoraConfig(rank=4, target_modules=targets)
+    model = dimensions_of(ModelSource(resolve("countdown-tiny"), dtype="float32"), lora)
+    # of each layer: q, k, v and o are 96 x 96; gate, up and down 96 x 256
+    adapters = 3 * 4 * (2 * 96 + 96 + 256 if targets else 4 * 2 * 96 + 3 * (96 + 256))
+    assert model.n_adapters == adapters
+    for reset, copies in ((0, 0), (1, 1)):
+        config = recipe("countdown-flowrl", reference={"reset_every_steps": reset})
+        memory = estimate_memory(config, model, n_own=10, has_reference=True, **LENGTHS)
+        assert memory["weights"] == 4 * (model.n_parameters + adapters + 10)
+        assert memory["gradients"] == 4 * (adapters + 10)
+        assert memory["optimiser states"] == 8 * (adapters + 10)
+        assert memory["reference"] == 4 * adapters * copies
+
+
+def test_a_dry_run_counts_adapters_and_remarks_that_compilation_is_not_counted() -> None:
+    changes = {"lora": {"rank": 4}, "loop": {"precision": "bfloat16", "compile": True}}
+    adapted, plain = dry_run_of("countdown-grpo", **changes), dry_run_of("countdown-grpo")
+    assert adapted.memory["gradients"] < 0.2 * plain.memory["gradients"]
+    (remark,) = adapted.remarks
+    assert remark.startswith("The estimate is that without loop.compile")
+    assert plain.remarks == ()
+
+
+def test_an_engine_with_memory_of_its_own_is_not_in_the_estimate() -> None:
+    scripted = dry_run_of("countdown-grpo", engine={"id": "scripted"})
+    assert scripted.memory["keys and values while sampling"] == 0
+    assert scripted.remarks == ("The estimate does not include the memory of the engine 'scripted'.",)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("flowrl", {}),
+        ("flowrl", {"loop": {"gradient_checkpointing": True}}),
+        pytest.param("grpo", {"loop": {"precision": "bfloat16"}}, marks=pytest.mark.slow),
+        pytest.param("grpo", {"lora": {"rank": 8}}, marks=pytest.mark.slow),
+        pytest.param("flowrl", {"lora": {"rank": 8}, "loop": {"precision": "bfloat16"}}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_estimate_is_within_a_factor_of_the_measured_peak(
+    method: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    loop = {"steps": 1, "prompts_per_step": 16, "samples_per_prompt": 8, "minibatches_per_step": 1}
+    loop |= {"tokens_per_microbatch": 5000}
+    changes = configs.merge({"loop": loop, "sampling": {"max_tokens": 32}}, changes)
+    program = Path(__file__).parents[1] / "support" / "measured_peak.py"
+    # Each freed tensor goes back to the system at once, so that the peak is that of tensors in use.
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **allocator, "OMP_NUM_THREADS": "1"}
+    arguments = [str(tmp_path / "run"), f"countdown-{method}", json.dumps(changes), "{}"]
+    done = subprocess.run([sys.executable, str(program), *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sizes = json.loads(done.stdout.splitlines()[-1])
+    assert 1 / 1.5 < sizes["estimate"] / sizes["measured"] < 1.5, sizes
+
+
+def test_a_batch_that_does_not_fit_is_remarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.trainers.dry_run.available_bytes", lambda _: 40_000_000)
+    too_large = dry_run_of("countdown-flowrl").remarks
+    assert len(too_large) == 1
+    assert "DOES NOT FIT" in too_large[0]
+    assert "tokens_per_microbatch" in too_large[0]
+    assert dry_run_of("countdown-flowrl", loop={"tokens_per_microbatch": 200}, engine={"batch_rows": 32}).remarks == ()
+    monkeypatch.setattr("harness.trainers.dry_run.available_bytes", lambda _: 1_000_000)
+    assert "too large to be trained here at all" in dry_run_of("countdown-flowrl").remarks[0]
+
+
+def test_sequences_longer_than_a_micro_batch_or_the_model_are_remarked() -> None:
+    short = dry_run_of("countdown-grpo", loop={"tokens_per_microbatch": 20}).remarks
+    assert any("may have 23 tokens" in remark for remark in short)
+    long = dry_run_of("countdown-grpo", sampling={"max_tokens": 60}).remarks
+    assert any("69 tokens, and the model was made for 64" in remark for remark in long)
+
+
+def test_options_without_effect_are_remarked() -> None:
+    (remark,) = dry_run_of("countdown-flowrl", objective={"variant": "no_log_z"}).remarks
+    assert remark.startswith("objective: log_z_lr: without effect where log_z = 'none'")
+
+
+def test_a_model_that_is_not_here_leaves_the_counts() -> None:
+    away = dry_run_of("countdown-grpo", model={"path": "someone/something"})
+    assert away.counts["sequences a step"] == 256
+    assert away.memory == {}
+    assert "No memory estimate" in away.remarks[0]
+
+
+def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["train", "countdown-grpo", "--dry-run"]
+    assert main([*words, "--set", "loop.samples_per_prompt=1"]) == 2
+    assert "samples_per_prompt to 2" in capsys.readouterr().err
+    assert main([*words, "--from-rollouts", str(tmp_path)]) == 2
+    assert "--rollouts-only writes them" in capsys.readouterr().err
+    held_out = ["--set", "held_out.every_steps=1", "--set", "held_out.tasks=[{id='countdown', min_solutions=9999}]"]
+    assert main([*words, *held_out]) == 2
+    assert "held_out can't evaluate" in capsys.readouterr().err
+    (tmp_path / "checkpoints" / "step-000999").mkdir(parents=True)
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert "has 999 steps already" in capsys.readouterr().err
+    assert main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["counts"]["sequences a step"] == 256
+    assert printed["memory"]["at the peak"] > printed["memory"]["weights"]

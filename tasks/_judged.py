@@ -1,4 +1,4 @@
-"""What the data sets that a model judges share: how the judge is named."""
+"""The part that data sets graded by a model share: the options that name the judge."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ class JudgedConfig(DatasetConfig):
 
     prompt: str = "simple"
     judge_url: str = ""
-    """The judge's OpenAI-compatible server, such as http://localhost:8000/v1."""
+    """The judge's OpenAI-compatible server, such as http://localhost:8000/v1. For another engine, set `[grader]`."""
     judge_model: str = ""
     judge_key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the key, if the server wants one."""
 
 
 def judge_of(config: JudgedConfig) -> JudgeGrader:
+    """Return the judge, which grades nothing until both its server and its model are named."""
     return JudgeGrader(
         JudgeGrader.Config(base_url=config.judge_url, model=config.judge_model, key_variable=config.judge_key_variable)
     )

@@ -6,7 +6,7 @@ import datetime
 import email.utils
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +34,21 @@ class Answer:
     cost_usd: float | None
 
 
-def read_answer(body: str) -> Answer:
+def read_answer(body: bytes, redact: Callable[[Any], Any]) -> Answer:
+    """Return the one choice of a completion. Nothing but `redact`ed values goes into it, nor into the errors."""
+    fields = _read_json(body, redact)
     try:
-        fields = json.loads(body)
         (choice,) = fields["choices"]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
         reason = choice["finish_reason"]
     except (ValueError, KeyError, TypeError) as error:
-        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {_start(body)}") from None
+        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {_start(fields)}") from None
     if reason not in ("stop", "length"):
         if reason is None or not isinstance(reason, str):
-            raise MalformedError(f"the answer has no finish_reason: {_start(body)}")
+            raise MalformedError(f"the answer has no finish_reason: {_start(fields)}")
         raise RefusedError(f"the server ended the completion with {reason!r}")
     if text is not None and not isinstance(text, str):
-        raise MalformedError(f"the text of the answer is no text: {_start(body)}")
+        raise MalformedError(f"the text of the answer is no text: {_start(fields)}")
     usage = fields.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Answer(
@@ -59,10 +60,10 @@ def read_answer(body: str) -> Answer:
     )
 
 
-def read_listing(body: str) -> dict[str, dict[str, str]]:
+def read_listing(body: bytes, redact: Callable[[Any], Any]) -> dict[str, dict[str, str]]:
     """Model -> what the server says of it, without what changes by itself; nothing where this is no list."""
     try:
-        entries = {entry["id"]: entry for entry in json.loads(body)["data"]}
+        entries = {entry["id"]: entry for entry in _read_json(body, redact)["data"]}
         return {
             name: {
                 key: str(value)
@@ -71,8 +72,17 @@ def read_listing(body: str) -> dict[str, dict[str, str]]:
             }
             for name, entry in entries.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (MalformedError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _read_json(body: bytes, redact: Callable[[Any], Any]) -> Any:
+    """Decode a body. This is the one place where values that a server made up come in."""
+    try:
+        return redact(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        text = redact(body.decode(errors="replace"))
+        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {text[:80]!r}") from None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -120,5 +130,5 @@ def _money(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _start(body: str) -> str:
-    return repr(body[:80])
+def _start(fields: Any) -> str:
+    return repr(json.dumps(fields)[:80])

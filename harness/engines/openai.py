@@ -12,9 +12,9 @@ import asyncio
 import hashlib
 import itertools
 import json
-import os
 import queue
 import random
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ from harness.engines._answers import (
     read_listing,
     retry_after_s,
 )
+from harness.engines._connection import ApiKey, new_client
 from harness.engines._gate import Gate
 
 _MAY_PASS = (408, 409, 425, 429)  # and everything from 500 on
@@ -77,6 +78,8 @@ class OpenAIEngine:
         """The environment variable that holds the API key; servers of one's own need none."""
         is_listed: bool = incidental(default=True)
         """Refuse a model that the server does not list."""
+        is_counted: bool = incidental(default=True)
+        """Refuse an answer whose tokens nobody counts. If false, it counts for none."""
         max_concurrency: int = incidental(default=64)
         max_tries: int = incidental(default=6)
         timeout_s: float = incidental(default=600.0)
@@ -104,33 +107,34 @@ class OpenAIEngine:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._key = ApiKey(config.key_variable)
         self._tokenizer: Any = None
-        self._listing: Mapping[str, str] = {}
+        self._listings: Mapping[str, Mapping[str, str]] | None = None
 
     def open(self, source: ModelSource) -> None:
         self._openai = extras.require("server", "the engine openai")
+        self._tls = ssl.create_default_context()
         self._model = source.path
-        self._key = os.environ.get(self.config.key_variable)
         if self.config.tokenizer is not None:
             self._tokenizer = load_tokenizer(ModelSource(resolve(self.config.tokenizer)))
-        try:
-            listing = asyncio.run(self._list_models())
-        except _HopelessError as error:
-            raise ModelError(str(error)) from None
-        if listing and self._model not in listing and self.config.is_listed:
+        self._listings = None
+        if not self.config.is_listed:
+            return
+        listings = self._listed()
+        if listings and self._model not in listings:
             raise ModelError(
-                f"the server {self.config.base_url} has no model {self._model!r}; {nearest(self._model, listing)} "
+                f"the server {self.config.base_url} has no model {self._model!r}; {nearest(self._model, listings)} "
                 "(engine.is_listed = false asks it all the same)"
             )
-        self._listing = listing.get(self._model, {})
 
     def close(self) -> None:
         pass
 
     def facts(self, model: str) -> Mapping[str, str]:
-        told = json.dumps(self._listing, sort_keys=True)
+        listing = self._listed().get(self._model, {})
+        told = json.dumps(listing, sort_keys=True)
         fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
-        said = {f"served {key}": value for key, value in self._listing.items()}
+        said = {f"served {key}": value for key, value in listing.items()}
         return {"name": model, "server": self.config.base_url, "fingerprint": fingerprint, **said}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
@@ -213,29 +217,36 @@ class OpenAIEngine:
             async with asyncio.timeout(self.config.timeout_s):
                 response = await self._post(client, request)
             gate.pause(min(pause_s(response.headers), self.config.longest_wait_s))
-            return self._completion(request, read_answer(response.text))
+            return self._completion(request, read_answer(response.content, self._key.redact_reply))
         except TimeoutError:
             return _Trouble(f"no whole answer within {self.config.timeout_s:g} s", is_overload=True)
         except MalformedError as error:
-            return _Trouble(self._without_key(str(error)))
+            return _Trouble(self._key.redact(str(error)))
         except RefusedError as error:
-            return _Trouble(str(error), may_pass=False)
+            return _Trouble(self._key.redact(str(error)), may_pass=False)
         except self._openai.APIStatusError as error:
             return self._status_trouble(error)
         except self._openai.APIConnectionError as error:
             is_overload = isinstance(error, self._openai.APITimeoutError)
-            return _Trouble(f"the connection failed: {error.__cause__!r}", is_overload=is_overload)
+            return _Trouble(self._key.redact(f"the connection failed: {error.__cause__!r}"), is_overload=is_overload)
 
     async def _post(self, client: Any, request: Request) -> Any:
-        """The response of the server, its text as it came."""
+        """The response of the server, its body as it came."""
         fields = {**self._fields(request), **self.config.extra_body}
         if self.config.endpoint == "chat":
             turns = [{"role": message.role, "content": message.content} for message in request.messages]
-            create = client.chat.completions.with_raw_response.create
-            raw = await create(model=self._model, messages=turns, extra_body=fields)
+            asking = client.chat.completions.with_raw_response.create(
+                model=self._model, messages=turns, extra_body=fields
+            )
         else:
             ids = prompt_ids(self._tokenizer, request.messages)
-            raw = await client.completions.with_raw_response.create(model=self._model, prompt=ids, extra_body=fields)
+            asking = client.completions.with_raw_response.create(model=self._model, prompt=ids, extra_body=fields)
+        try:
+            raw = await asking
+        except (self._openai.OpenAIError, RefusedError):
+            raise
+        except Exception as error:  # the package's own, where it can't read a response
+            raise MalformedError(f"the response can't be read: {type(error).__name__}: {error}") from None
         return raw.http_response
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -256,8 +267,9 @@ class OpenAIEngine:
 
     def _status_trouble(self, error: Any) -> _Trouble:
         status = error.status_code
-        said = " ".join(str(error.message).split()).removeprefix(f"Error code: {status} - ")
-        reason = f"the server answered {status}: {self._without_key(said)[:300]}"
+        text = " ".join(self._key.redact(str(error.message)).split())
+        detail = text.removeprefix(f"Error code: {status}").removeprefix(" - ")
+        reason = f"the server answered {status}" + (f": {detail[:300]}" if detail else "")
         if status in (401, 403):
             raise _HopelessError(f"{reason}; the key is read from the environment variable {self.config.key_variable}")
         if status == 404 or error.code == "insufficient_quota":
@@ -281,6 +293,8 @@ class OpenAIEngine:
         if answer.n_prompt is not None and answer.n_completion is not None:
             return answer.n_prompt, answer.n_completion
         if self._tokenizer is None:
+            if not self.config.is_counted:
+                return 0, 0
             raise RefusedError("the server counts no tokens (usage); set engine.tokenizer to count them here")
         n_completion = len(self._tokenizer(answer.text, add_special_tokens=False)["input_ids"])
         return len(prompt_ids(self._tokenizer, request.messages)), n_completion
@@ -294,13 +308,18 @@ class OpenAIEngine:
     # --- the server
 
     def _client(self) -> Any:
-        key = self._key if self._key is not None else "none"
-        return self._openai.AsyncOpenAI(
-            api_key=key, base_url=self.config.base_url, max_retries=0, timeout=self.config.timeout_s
-        )
+        return new_client(self._openai, self.config.base_url, self._key, self.config.timeout_s, self._tls)
+
+    def _listed(self) -> Mapping[str, Mapping[str, str]]:
+        """What the server says of each of its models, asked for once; nothing where it keeps no list."""
+        if self._listings is None:
+            try:
+                self._listings = asyncio.run(self._list_models())
+            except (_HopelessError, RefusedError) as error:
+                raise ModelError(str(error)) from None
+        return self._listings
 
     async def _list_models(self) -> dict[str, dict[str, str]]:
-        """What the server says of each of its models; nothing where it keeps no list."""
         async with self._client() as client:
             try:
                 async with asyncio.timeout(min(self.config.timeout_s, _LIST_TIMEOUT_S)):
@@ -312,11 +331,9 @@ class OpenAIEngine:
                     return {}
                 raise _HopelessError(self._status_trouble(error).reason) from None
             except self._openai.APIConnectionError as error:
-                raise _HopelessError(f"no server answers at {self.config.base_url}: {error.__cause__}") from None
-        return read_listing(raw.http_response.text)
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "(the key)") if self._key else text
+                cause = self._key.redact(str(error.__cause__))
+                raise _HopelessError(f"no server answers at {self.config.base_url}: {cause}") from None
+        return read_listing(raw.http_response.content, self._key.redact_reply)
 
 
 def _failure(request: Request, reason: str) -> Failure:

@@ -1,30 +1,37 @@
-"""A language model as the judge of free-text answers, behind any OpenAI-compatible server (SimpleQA, HLE).
+"""A language model as the judge of free-text answers (SimpleQA, HLE), behind any engine; by default a server.
 
 The judge is shown the question, the right answer and the end of the reply after its reasoning, and must end its own
-reply with a line `VERDICT: CORRECT`, `VERDICT: INCORRECT` or `VERDICT: NOT_ATTEMPTED`. Nothing else is understood: a
-reply without exactly one such line is `ungraded`. So is an answer when the server can't be reached. `NOT_ATTEMPTED`
-is `incorrect` with the reason `no answer`.
+reply with a line `VERDICT: CORRECT`, `VERDICT: INCORRECT` or `VERDICT: NOT_ATTEMPTED`. A reply without exactly one such
+line is `ungraded`, and so is an answer when the engine gives no reply. `NOT_ATTEMPTED` is `incorrect` with the reason
+`no answer`.
 
-Details give the judge's model, whether the reply came from the cache, and `failed_attempts`, the number of requests
-that went wrong before. `errors` of the grader counts what was left ungraded, by reason. Replies are cached by content
-in `cache_dir`, so that grading again asks nothing; a reply that could not be parsed is not cached.
+Set `base_url` and `model` for an OpenAI-compatible server, whose key is read from the environment variable named by
+`key_variable`; or set `engine` to any other engine with its options, and `model` to a model that it can open. A judge
+is a model: report its name with its numbers, and compare no numbers of different judges.
 
-Set `base_url` and `model`; the key is read from the environment variable named by `key_variable` and is never
-written. A judge is a model: its number belongs beside its name, and never beside that of another judge.
+Details give the judge's model and whether the reply came from the cache. `errors` of the grader counts what was left
+ungraded, by reason. Replies are cached by content in `cache_dir`, so that grading again asks nothing; a reply that
+could not be parsed is not cached.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from harness.core.config import incidental
-from harness.core.protocols import Grader
-from harness.core.types import Completion, Problem, Verdict
-from harness.graders._judge_client import JudgeUnreachableError, ReplyCache, Server
+from harness.core.config import Chosen, incidental, parse_plugin, plugin, to_tree
+from harness.core.errors import DiskError, EngineError, HarnessError, RunFolderError
+from harness.core.journal import write_whole
+from harness.core.models import resolve
+from harness.core.protocols import Engine, Grader, ModelSource, Served
+from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
 from harness.graders._math_answer import answer_region
 from harness.graders._text_reference import TextReference
 
@@ -57,41 +64,45 @@ VERDICT: NOT_ATTEMPTED"""
 
 
 class JudgeGrader:
-    @dataclass(frozen=True, slots=True)
+    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        base_url: str
-        """Such as http://localhost:8000/v1."""
+        base_url: str | None = None
+        """The judge's OpenAI-compatible server, such as http://localhost:8000/v1."""
         model: str
+        """The judge's name at its server, or the model that `engine` opens."""
         key_variable: str = incidental(default="OPENAI_API_KEY")
+        """The environment variable that holds the server's API key, if it wants one."""
+        engine: Chosen | None = plugin("engines", otherwise=None)
+        """Another engine, or the server's with all of its options; then `base_url` is left out."""
         cache_dir: str = incidental(default=".judge-cache")
         timeout_s: float = incidental(default=60.0)
         attempts: int = incidental(default=5)
         first_wait_s: float = incidental(default=1.0)
         max_tokens: int = 512
         at_once: int = 8
-        """How many questions are open at the server."""
+        """How many questions are asked at the same time."""
         opening_tag: str = "<think>"
         closing_tag: str = "</think>"
 
         def __post_init__(self) -> None:
             if min(self.attempts, self.at_once) < 1:
                 raise ValueError("attempts and at_once must be at least 1")
+            if self.base_url is None and self.engine is None:
+                raise ValueError("base_url is missing, the judge's server, such as http://localhost:8000/v1")
+            if self.base_url is not None and self.engine is not None:
+                raise ValueError("give either base_url or engine; an engine has a base_url of its own")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.n_at_once = config.at_once
         self.errors: Counter[str] = Counter()
-        self._server = Server(
-            config.base_url,
-            config.model,
-            config.key_variable,
-            config.timeout_s,
-            config.attempts,
-            config.first_wait_s,
-            config.max_tokens,
-        )
+        self._judge = _Judge(config) if config.model and config.base_url != "" else None
         self._cache = ReplyCache(Path(config.cache_dir))
         self._guard = threading.Lock()
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what identifies the judge, for the run record. Raises UsageError where its engine can't be used."""
+        return self._judge.facts() if self._judge is not None else {}
 
     def grade(self, problem: Problem[TextReference], completion: Completion) -> Verdict:
         reference: object = problem.reference
@@ -105,33 +116,29 @@ class JudgeGrader:
         if not answer:
             reason = "truncated" if completion.finish_reason == "length" else "no answer"
             return Verdict("incorrect", 0.0, reason=reason)
-        if not config.base_url or not config.model:
+        if self._judge is None:
             return self._ungraded("no judge named: give its server and model")
-        return self._judged(_prompt(reference, answer), answer)
+        return self._grade_answer(self._judge, _prompt(reference, answer), answer)
 
-    def _judged(self, prompt: str, answer: str) -> Verdict:
-        digest, failed_attempts = self._server.digest(prompt), 0
+    def _grade_answer(self, judge: _Judge, prompt: str, answer: str) -> Verdict:
+        digest = judge.digest(prompt)
         reply = self._cache.get(digest)
         is_cached = reply is not None
         if reply is None:
             try:
-                reply, failed_attempts = self._server.ask(prompt)
-            except JudgeUnreachableError as error:
-                return self._ungraded("judge unreachable", error=str(error), failed_attempts=self.config.attempts)
-        words = _VERDICT.findall(reply)
-        if len(words) != 1:
-            return self._ungraded("judge unclear", reply=reply[-1000:], failed_attempts=failed_attempts)
+                reply = judge.ask(prompt)
+            except Exception as error:  # whatever an engine raises is a failure to grade
+                message = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+                return self._ungraded("judge unreachable", error=message)
+        verdicts = _VERDICT.findall(reply)
+        if len(verdicts) != 1:
+            return self._ungraded("judge unclear", reply=reply[-1000:])
         if not is_cached:
             self._cache.put(digest, reply)
-        details = {
-            "judge": self.config.model,
-            "cached": is_cached,
-            "failed_attempts": failed_attempts,
-            "said": words[0],
-        }
-        if words[0] == "CORRECT":
+        details = {"judge": self.config.model, "cached": is_cached, "said": verdicts[0]}
+        if verdicts[0] == "CORRECT":
             return Verdict("correct", 1.0, answer[-1000:], details=details)
-        reason = "wrong" if words[0] == "INCORRECT" else "no answer"
+        reason = "wrong" if verdicts[0] == "INCORRECT" else "no answer"
         return Verdict("incorrect", 0.0, answer[-1000:], reason, details)
 
     def _ungraded(self, reason: str, **details: object) -> Verdict:
@@ -144,6 +151,102 @@ def _prompt(reference: TextReference, answer: str) -> str:
     gold = "\nor: ".join((reference.text, *reference.aliases))
     quoted = answer.replace("<<<", "< < <").replace(">>>", "> > >")
     return _PROMPT.format(question=reference.question, gold=gold, answer=quoted)
+
+
+class _Judge:
+    """The model that is asked, behind its engine, which is opened when first needed."""
+
+    def __init__(self, config: JudgeGrader.Config) -> None:
+        self._config = config
+        self._engine_id = config.engine.id if config.engine is not None else "openai"
+        self._engine = _make_engine(config)
+        self._is_remote = isinstance(self._engine, Served)
+        self._opening, self._asking = threading.Lock(), threading.Lock()
+        self._is_open = False
+        self._refusal: HarnessError | None = None
+
+    def facts(self) -> Mapping[str, str]:
+        if self._is_remote:  # opened without loading anything
+            self._open()
+        return {"judge": self._config.model, "engine": self._engine_id}
+
+    def digest(self, prompt: str) -> str:
+        """Return the key of the reply in the cache: a digest of all that it depends on."""
+        config = self._config
+        engine = config.base_url if config.engine is None else to_tree(config.engine, identity_only=True)
+        parts = [engine, config.model, config.max_tokens, prompt]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def ask(self, prompt: str) -> str:
+        """Return the reply, greedily decoded. Raises HarnessError where the engine has none."""
+        self._open()
+        sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0.0)
+        request = Request("judge", 0, (Message("user", prompt),), 0, sampling)
+        if self._is_remote:
+            (answer,) = self._engine.generate([request])
+        else:
+            with self._asking:  # a model in memory works on one call at a time
+                (answer,) = self._engine.generate([request])
+        if isinstance(answer, Failure):
+            raise EngineError(answer.reason)
+        return answer.text
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._is_open:
+                return
+            try:
+                model = self._config.model if self._is_remote else resolve(self._config.model)
+                self._engine.open(ModelSource(model))
+            except HarnessError as error:
+                if not self._is_remote:  # loading a model again for each question would fail as slowly each time
+                    self._refusal = error
+                raise
+            self._is_open = True
+
+
+def _make_engine(config: JudgeGrader.Config) -> Engine:
+    if config.engine is not None:
+        return cast(Engine, config.engine.build("engines"))
+    options = {
+        "base_url": config.base_url,
+        "key_variable": config.key_variable,
+        "max_tries": config.attempts,
+        "timeout_s": config.timeout_s,
+        "first_wait_s": config.first_wait_s,
+        "omit": ["seed"],  # a greedy reply needs none, and some servers refuse one
+        "is_listed": False,
+        "is_counted": False,
+    }
+    return cast(Engine, parse_plugin("engines", {"id": "openai", **options}, "judge").build("engines"))
+
+
+class ReplyCache:
+    """Replies on disk. A file that can't be read is asked for again; a disk that can't be written costs the cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, digest: str) -> str | None:
+        try:
+            reply = json.loads(self._path(digest).read_text(encoding="utf-8"))["reply"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return reply if isinstance(reply, str) else None
+
+    def put(self, digest: str, reply: str) -> bool:
+        """Return whether it is kept."""
+        try:
+            self._path(digest).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path(digest), json.dumps({"reply": reply}) + "\n")
+        except (OSError, DiskError, RunFolderError):
+            return False
+        return True
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / f"{digest}.json"
 
 
 GRADER: type[Grader[TextReference]] = JudgeGrader

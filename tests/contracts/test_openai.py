@@ -291,6 +291,78 @@ def test_a_wrong_key_names_its_variable_and_shows_no_key(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("bad", ["sk-very-secret\n", "sk-very-s\u00e9cret"])
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(
+    bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOME_SERVERS_KEY", bad)
+    with LoopbackServer() as server:
+        assert evaluate(server, tmp_path / "run", "--set=engine.key_variable=SOME_SERVERS_KEY") == 2
+        assert server.heads == []
+    message = capsys.readouterr().err
+    assert "SOME_SERVERS_KEY holds a line break" in message and "very" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_that_the_server_repeats_is_on_no_record(
+    tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repeats = ["say {key}", "phrase {key}", "redirect 307 http://{key}.example/v1", "garbage {key}"]
+    turns = itertools.cycle(repeats)
+    with LoopbackServer(lambda seed, attempt: next(turns).format(key=key), key=key) as server:
+        server.listed = {"owned_by": key, key: "x"}
+        settings = ("--set=engine.key_variable=SOME_SERVERS_KEY", "--set=engine.max_tries=2")
+        assert evaluate(server, tmp_path / "run", *settings) == 3
+    assert RunView.read(tmp_path / "run").record.data["model"]["served owned_by"] == "(the key)"
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any("(the key)" in path.read_text() for path in written if path.name == "completions.jsonl")
+    assert [path for path in written if key in path.read_text()] == []
+    captured = capsys.readouterr()
+    assert key not in captured.out + captured.err
+
+
+def test_no_header_carries_a_key_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with LoopbackServer() as server:
+        list(opened(server).generate(requests(1)))
+    assert len(server.heads) == 2
+    assert not any("authorization" in head.lower() for head in server.heads)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_no_redirect_to_another_server_is_followed(code: int, key: str) -> None:
+    with LoopbackServer() as other, LoopbackServer(lambda seed, attempt: f"redirect {code} {other.base_url}") as server:
+        _, lost = split(opened(server, key_variable="SOME_SERVERS_KEY").generate(requests(2)))
+        assert other.heads == []
+        assert len(lost) == 2 and all("redirects to another, 127.0.0.1:" in each.reason for each in lost.values())
+        assert set(server.attempts.values()) == {1}
+        server.list_at = other.base_url + "/models"
+        with pytest.raises(ModelError, match="redirects to another"):
+            opened(server)
+    assert other.heads == []
+
+
+def test_a_redirect_on_the_same_server_is_followed() -> None:
+    with LoopbackServer(lambda seed, attempt: "redirect 307 /elsewhere" if attempt == 1 else "ok") as server:
+        had, _ = split(opened(server).generate(requests(1)))
+    assert had[0].text == reply_to(0)[0]
+    assert [head.split()[1] for head in server.heads[1:]] == ["/v1/chat/completions", "/elsewhere"]
+
+
+def test_tokens_that_nobody_counts_may_be_let_go() -> None:
+    with LoopbackServer(lambda seed, attempt: "no usage") as server:
+        had, _ = split(opened(server, is_counted=False).generate(requests(1)))
+    assert (had[0].tokens.n_prompt, had[0].tokens.n_completion) == (0, 0)
+
+
+def test_a_list_is_asked_for_only_where_it_is_needed() -> None:
+    with LoopbackServer() as server:
+        pass
+    engine = opened(server, is_listed=False)
+    with pytest.raises(ModelError, match="no server answers"):
+        engine.facts(MODEL)
+
+
 def test_another_model_behind_the_same_name_is_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LoopbackServer() as server:
         assert evaluate(server, tmp_path / "run") == 0

@@ -37,6 +37,8 @@ class LoopbackServer:
         self.attempts: Counter[int] = Counter()
         self.log: list[tuple[float, int, str]] = []
         self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
+        self.list_at: str | None = None
         self.under_way = self.most_under_way = 0
 
     def __enter__(self) -> LoopbackServer:
@@ -75,10 +77,13 @@ class LoopbackServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
+        self.heads.append(head)
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             said = f"the key {headers.get('authorization')} is wrong"
             return await _send(writer, 401, {"error": {"message": said}})
         if head.startswith("GET"):
+            if self.list_at is not None:
+                return await _send(writer, 307, b"", {"location": self.list_at})
             entry = {"id": MODEL, "object": "model", "created": int(time.time()), **self.listed}
             return await _send(writer, 200, {"data": [entry]})
         request = json.loads(body)
@@ -125,6 +130,16 @@ class LoopbackServer:
             await _send(writer, 200, {"choices": [{**whole["choices"][0], "finish_reason": "content_filter"}]})
         elif behaviour == "no usage":
             await _send(writer, 200, {"choices": whole["choices"]})
+        elif behaviour.startswith("say "):
+            choice = {**whole["choices"][0], "message": {"content": behaviour.removeprefix("say ")}}
+            await _send(writer, 200, {**whole, "choices": [choice]})
+        elif behaviour.startswith("phrase "):
+            await _send(writer, 400, b"", phrase=behaviour.removeprefix("phrase "))
+        elif behaviour.startswith("garbage "):
+            await _send(writer, 200, behaviour.encode())
+        elif behaviour.startswith("redirect "):
+            _, code, place = behaviour.split()
+            await _send(writer, int(code), b"", {"location": place})
         elif behaviour == "remaining 0":
             limits = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"}
             await _send(writer, 200, whole, limits)
@@ -139,9 +154,11 @@ class LoopbackServer:
             await _send(writer, 200, whole)
 
 
-async def _send(writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None, phrase: str = "X"
+) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = {"content-type": "application/json", "content-length": str(len(content)), "connection": "close"}
     head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, **(headers or {})}.items())
-    writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + content)
+    writer.write(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n".encode() + content)
     await writer.drain()

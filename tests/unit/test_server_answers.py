@@ -6,25 +6,36 @@ import asyncio
 import datetime
 import email.utils
 import json
+import urllib.parse
 from typing import Any
 
 import pytest
 
-from harness.engines._answers import (
-    Answer,
-    MalformedError,
-    RefusedError,
-    duration_s,
-    pause_s,
-    read_answer,
-    read_listing,
-    retry_after_s,
-)
+from harness.core.errors import ConfigError
+from harness.engines import _answers
+from harness.engines._answers import Answer, MalformedError, RefusedError, duration_s, pause_s, retry_after_s
+from harness.engines._connection import ApiKey
 from harness.engines._gate import Gate
+
+KEY = 'sk-"a+b/c\\d'
 
 
 def chat(content: Any = "hi", finish_reason: Any = "stop", **more: Any) -> str:
     return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": finish_reason}], **more})
+
+
+def read_answer(body: str, redact: Any = lambda value: value) -> Answer:
+    return _answers.read_answer(body.encode(), redact)
+
+
+def read_listing(body: str, redact: Any = lambda value: value) -> dict[str, dict[str, str]]:
+    return _answers.read_listing(body.encode(), redact)
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> ApiKey:
+    monkeypatch.setenv("SOME_SERVERS_KEY", KEY)
+    return ApiKey("SOME_SERVERS_KEY")
 
 
 def test_an_answer_is_its_text_its_end_and_the_servers_counts() -> None:
@@ -102,6 +113,55 @@ def test_a_listing_is_what_does_not_change_by_itself() -> None:
     entry = {"id": "m", "object": "model", "created": 1, "owned_by": "us", "max_model_len": 9, "permission": [{}]}
     assert read_listing(json.dumps({"data": [entry]})) == {"m": {"owned_by": "us", "max_model_len": "9"}}
     assert [read_listing(body) for body in ("", "{}", '{"data": null}', '{"data": ["m"]}', "[]")] == [{}] * 5
+
+
+# --- the key ------------------------------------------------------------------------------------------------------
+
+
+def test_no_representation_of_a_key_shows_it(key: ApiKey) -> None:
+    assert key.reveal() == KEY
+    assert "sk-" not in f"{key} {key!r} {[key]}"
+
+
+@pytest.mark.parametrize("write", [str, repr, json.dumps, urllib.parse.quote_plus])
+def test_a_key_is_redacted_however_it_is_written(key: ApiKey, write: Any) -> None:
+    assert "a+b" not in key.redact(write(f"<{KEY}>")) and "%2Bb" not in key.redact(write(f"<{KEY}>"))
+
+
+def test_a_key_is_redacted_in_everything_that_an_answer_holds(key: ApiKey) -> None:
+    body = json.dumps({"choices": [{"message": {"content": f"is it {KEY}?"}, "finish_reason": "stop"}]})
+    assert read_answer(body, key.redact_reply).text == "is it (the key)?"
+    with pytest.raises(RefusedError, match=r"\(the key\)"):
+        read_answer(chat(finish_reason=KEY), key.redact_reply)
+    for broken in (chat(content=[KEY]), f"<html>{json.dumps(KEY)}", f"{' ' * 70}{KEY}"):
+        with pytest.raises(MalformedError) as raised:
+            read_answer(broken, key.redact_reply)
+        assert "sk-" not in str(raised.value)
+    listing = json.dumps({"data": [{"id": KEY, KEY: "x", "owned_by": KEY}]})
+    assert read_listing(listing, key.redact_reply) == {"(the key)": {"(the key)": "x", "owned_by": "(the key)"}}
+
+
+def test_a_key_too_short_to_be_a_secret_is_redacted_in_errors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVERS_KEY", "EMPTY")
+    key = ApiKey("SOME_SERVERS_KEY")
+    assert read_answer(chat(content="The set is EMPTY."), key.redact_reply).text == "The set is EMPTY."
+    assert key.redact("the key EMPTY is wrong") == "the key (the key) is wrong"
+
+
+def test_no_key_redacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_SERVERS_KEY", raising=False)
+    key = ApiKey("SOME_SERVERS_KEY")
+    assert (key.reveal(), key.redact("text"), key.redact_reply(["text"])) == ("", "text", ["text"])
+
+
+@pytest.mark.parametrize(
+    "bad", ["sk-1234567\n", "sk-1234567\r", " sk-1234567", "sk-1234567\t", "sk-123456é", "sk-1\x7f"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_unseen(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVERS_KEY", bad)
+    with pytest.raises(ConfigError, match="environment variable SOME_SERVERS_KEY holds") as raised:
+        ApiKey("SOME_SERVERS_KEY")
+    assert "sk-" not in str(raised.value)
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------

@@ -322,6 +322,11 @@ def _refuse_another_config(former: RunView, kind: str, config: Any, digest: str)
         )
     if former.record.config_digest == digest:
         return
+    if removed := configs.unknown_keys(type(config), former.config()):
+        raise RunFolderError(
+            f"{where} can't be resumed: version {former.record.code} began it with keys that this version does not "
+            f"have ({', '.join(removed)}); resume it with that version, or choose another --out"
+        )
     try:
         old = configs.to_tree(configs.parse(type(config), former.config()), identity_only=True)
     except UsageError as error:

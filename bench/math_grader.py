@@ -1,7 +1,7 @@
 """The maths grader beside math-verify: throughput and agreement on realistic outputs, latency, limits, memory.
 
     HARNESS_DATA_DIR=... python bench/math_grader.py [--rounds 3] [--gradings 100000]
-    HARNESS_DATA_DIR=... python bench/math_grader.py --audit    # the table of docs/graders.md
+    HARNESS_DATA_DIR=... python bench/math_grader.py --audit    # the table of docs/explanations/grading.md
 
 The outputs are made of the real files: the reference solution of a row (its boxes taken out) as the reasoning, then a
 final box with the gold in another spelling, or with one digit changed. math-verify is called as the FlowRL evaluation

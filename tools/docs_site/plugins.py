@@ -1,0 +1,164 @@
+"""Reference pages of the plug-ins: tasks, engines, graders, metrics, objectives, tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from docs_site.fields import settings_of
+from docs_site.markdown import block, cell, code, docstring_of, page, section, table
+from harness.core import config as configs
+from harness.core import discovery
+from harness.core.recipes import methods_of_settings
+
+INTRODUCTIONS = {
+    "tasks": """
+Benchmarks and training sets. Select them with `--tasks ID,ID` in `harness eval` or `[task] id = "ID"` in a training
+recipe. `harness show ID` prints the same card with all errata, `harness show ID --problem 0` the prompt of one problem.
+""",
+    "engines": """
+Engines generate completions. Select one with `--engine ID` or `[engine] id = "ID"`.
+""",
+    "graders": """
+Graders turn a completion into a verdict. Each task has its own. `--grader ID` replaces it, and
+`harness grade RUN --grader ID` adds the verdicts of another one to a finished run.
+[Grading](../explanations/grading.md) explains how they decide.
+""",
+    "metrics": """
+Metrics turn verdicts into estimates with intervals. Select them with `--set 'metrics=["ID", "ID"]'`.
+[Statistics](../explanations/statistics.md) defines each number and its interval.
+""",
+    "objectives": """
+Losses. Select one with `[objective] id = "ID"`, or start from a [recipe](recipes.md). Formulas are to be minimised.
+`harness show ID` prints the same text.
+""",
+    "tables": """
+Tables of a report. `harness report RUNS --table ID` builds only that one; the default is all of them.
+""",
+}
+
+
+def plugin_page(kind_name: str) -> str:
+    """Return the page of one kind of plug-in."""
+    entries = discovery.entries(kind_name)
+    overview = table(
+        [discovery.KINDS[kind_name].noun, "summary"],
+        ([f"[`{plugin_id}`](#{plugin_id})", _escaped(entry.description)] for plugin_id, entry in entries.items()),
+    )
+    parts = [_plugin(kind_name, plugin_id) for plugin_id in entries]
+    extra = _methods() if kind_name == "objectives" else ""
+    return page(kind_name.capitalize(), INTRODUCTIONS[kind_name].strip(), overview, extra, *parts)
+
+
+def _methods() -> str:
+    """Return the methods that are settings of another objective."""
+    rows = (
+        [code(name), f"[`{method.objective}`](#{method.objective})", ", ".join(map(code, method.recipes))]
+        for name, method in methods_of_settings().items()
+    )
+    lead = "These methods are settings of another objective. Start from the recipe."
+    return section("Methods without a file of their own", lead, table(["method", "objective", "recipes"], rows))
+
+
+def _plugin(kind_name: str, plugin_id: str) -> str:
+    plugin = discovery.load(kind_name, plugin_id)
+    summary, rest = docstring_of(_module(kind_name, plugin_id))
+    parts = [_escaped(summary), _prose(rest), _options(plugin)]
+    if kind_name == "tasks":
+        parts += _task_parts(plugin_id)
+    return section(f"{code(plugin_id)} {{ #{plugin_id} }}", *parts)
+
+
+def _module(kind_name: str, plugin_id: str) -> Any:
+    import importlib
+
+    return importlib.import_module(discovery.entries(kind_name)[plugin_id].module.partition(":")[0])
+
+
+def _prose(text: str) -> str:
+    """Return the rest of a docstring: indented passages as blocks, the others as Markdown."""
+    return "\n\n".join(_passages(text))
+
+
+def _passages(text: str) -> Iterator[str]:
+    indented: list[str] = []
+    for paragraph in text.split("\n\n"):
+        is_indented = paragraph.startswith("    ") and all(
+            line.startswith("    ") for line in paragraph.splitlines() if line
+        )
+        if indented and not is_indented:
+            yield block("\n\n".join(indented))
+            indented = []
+        if is_indented:
+            indented.append("\n".join(line[4:] for line in paragraph.splitlines()))
+        elif paragraph.strip():
+            yield _escaped(paragraph)
+    if indented:
+        yield block("\n\n".join(indented))
+
+
+def _escaped(text: str) -> str:
+    """Return the text with what Markdown would take for HTML or emphasis escaped, code spans left alone."""
+    parts = text.split("`")
+    for number in range(0, len(parts), 2):
+        for mark in "\\<*_":
+            parts[number] = parts[number].replace(mark, "\\" + mark)
+    return "`".join(parts)
+
+
+def _options(plugin: Any) -> str:
+    rows = [
+        [code(setting.key), setting.default, cell(setting.values), _escaped(setting.meaning)]
+        for setting in settings_of(plugin.Config)
+    ]
+    if not any(row[3] for row in rows):
+        return table(["option", "default", "values"], (row[:3] for row in rows))
+    return table(["option", "default", "values", "meaning"], rows)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+
+def _task_parts(task_id: str) -> list[str]:
+    """Return the card of a task, or what a family of tasks says instead."""
+    plugin = discovery.load("tasks", task_id)
+    if hasattr(plugin, "member") or any(map(configs.is_required, dataclasses.fields(plugin.Config))):
+        return []
+    task = configs.parse_plugin("tasks", {"id": task_id}).build("tasks")
+    card = task.card
+    facts = {
+        "title": card.title,
+        "source": card.source,
+        "licence": card.licence,
+        "paper": card.paper,
+        **{f"{split} split": size for split, size in card.sizes.items()},
+        "grader": _grader_of(task),
+        "sampling": _sampling(task.sampling),
+        "errata": f"{len(card.errata)} problems" if card.errata else "",
+        "not decided by tests alone": f"{len(card.exclusions)} problems" if card.exclusions else "",
+        "note": card.notes,
+    }
+    rows = [[name, _escaped(text)] for name, text in facts.items() if text]
+    return [table(["card", ""], rows), _prompts(task), _fields(card.fields)]
+
+
+def _grader_of(task: Any) -> str:
+    grader_id = type(task.grader).__module__.rpartition(".")[2]
+    return f"[`{grader_id}`](graders.md#{grader_id})"
+
+
+def _sampling(sampling: Any) -> str:
+    values = {field.name: getattr(sampling, field.name) for field in dataclasses.fields(sampling)}
+    return ", ".join(
+        f"{name} {value}" for name, value in values.items() if value not in (None, (), 0) or name == "temperature"
+    )
+
+
+def _prompts(task: Any) -> str:
+    prompts: Mapping[str, Any] = getattr(task, "PROMPTS", {})
+    return table(["prompt", "source"], ([code(name), _escaped(prompt.source)] for name, prompt in prompts.items()))
+
+
+def _fields(fields: Mapping[str, str]) -> str:
+    return table(["field", "meaning"], ([code(name), _escaped(text)] for name, text in fields.items()))

@@ -34,14 +34,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.types import Call, Completion, Limits, Problem, Program, Tokens
-from harness.graders._answer_rules import ExpectedAnswer
-from harness.graders._comparing import is_right_answer
-from harness.graders._evalplus_judge import judge_evalplus
-from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
-from harness.graders._output_rules import lines_equal
-from harness.graders._plain_values import encode
-from harness.graders._program_reference import EvalPlusReference
 from harness.graders.code import CodeGrader
+from harness.graders.code.equality import ExpectedAnswer
+from harness.graders.code.evalplus_judge import judge_evalplus
+from harness.graders.code.isolated_compare import is_right_answer
+from harness.graders.code.judge import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.graders.code.output_match import lines_equal
+from harness.graders.code.reference import EvalPlusReference
+from harness.graders.code.values import encode
 from harness.sandbox import Pool, strongest
 
 T1 = "a, b = map(int, input().split())\nprint(a + b)\n"

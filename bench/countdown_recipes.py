@@ -22,7 +22,7 @@ from harness.cli import main
 from harness.commands import DONE
 from harness.core import config as configs
 from harness.core.recipes import recipes
-from harness.core.store import RunView
+from harness.runs.folder import RunReader
 
 SUPERVISED = 320
 ASKED = ("--tasks", "countdown", "--split", "validation", "--limit", "96", "--n", "16", "--quiet")
@@ -53,7 +53,7 @@ def compared(recipe: str, steps: int, folder: Path) -> dict[str, Any]:
     harness("eval", str(run), *ASKED, "--out", str(run_eval))
     words = ("compare", str(base_eval), str(run_eval), "--metric", "avg@16", "--anyway", "--json")
     row: dict[str, Any] = json.loads(harness(*words))[0]["rows"][0]
-    solved = [step["solve_rate"] for step in RunView.read(run).steps()]
+    solved = [step["solve_rate"] for step in RunReader.read(run).steps()]
     return {**row, "steps": len(solved), "begin": statistics.fmean(solved[:5]), "end": statistics.fmean(solved[-5:])}
 
 

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.models import BUNDLED
 from harness.core.progress import Progress
-from harness.core.protocols import SpecimenTask
+from harness.core.protocols import SelfCheckingTask
 from harness.core.types import Completion, Request, Tokens
-from harness.eval_config import EvalConfig
-from harness.evaluate import evaluate, evaluate_open_engine
+from harness.evaluation.config import EvalConfig
+from harness.evaluation.loop import evaluate, evaluate_open_engine
+from harness.models.loading import BUNDLED
 
 OTHERWISE = "1+2=3\n3*4=12\n" * 20
 
@@ -50,11 +50,11 @@ class Paced:
             yield Completion(request.problem_id, request.index, request.seed, text, "stop", Tokens(100, 800))
 
     def learn(self, split: str) -> None:
-        if not isinstance(self._task, SpecimenTask):
+        if not isinstance(self._task, SelfCheckingTask):
             self._texts = collections.defaultdict(lambda: [OTHERWISE])
             return
         for problem in self._task.problems(split, 0):
-            self._texts[problem.id] = [*(s.text for s in self._task.specimens(problem)), "no"]
+            self._texts[problem.id] = [*(s.text for s in self._task.golden_completions(problem)), "no"]
 
 
 def main() -> None:

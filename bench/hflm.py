@@ -23,9 +23,9 @@ import torch
 from train_step import VOCABULARY, make_model, make_tokenizer
 
 from harness.core.config import parse_plugin
-from harness.core.prompts import PLAIN
 from harness.core.protocols import ModelSource
 from harness.core.types import Message, Passage, Request, Sampling
+from harness.models.chat import PLAIN
 
 ENDINGS = list(range(100, 100 + VOCABULARY // 20))
 PROBLEMS, SAMPLES, NEW_TOKENS, QUESTIONS = 96, 4, 128, 200

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from harness.core.pairs import sign_flip
-from harness.core.stats import DRAWS, bootstrap_interval, hierarchical_interval
+from harness.stats.intervals import DRAWS, bootstrap_interval, hierarchical_interval
+from harness.stats.paired_tests import sign_flip
 
 PROBLEMS, SAMPLES, SEEDS, LOOP_DRAWS = 1000, 64, 5, 100
 

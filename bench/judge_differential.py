@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.types import Completion, Problem, Tokens
-from harness.graders._program_reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
 from harness.graders.code import CodeGrader
-from harness.graders.lcb_official import LcbOfficialGrader
-from harness.tasks._mbpp_inputs import python_values
+from harness.graders.code.reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
+from harness.graders.published.lcb_official import LcbOfficialGrader
+from harness.tasks.mbpp_plus.inputs import python_values
 
 Case = tuple[str, str, Any, str]
 """Name, how the program was changed, its reference, its source."""
@@ -262,7 +262,7 @@ def ours(grader: Any, case: Case) -> str:
 
 
 def evalplus_says(case: Case) -> str:
-    from harness.graders.legacy_evalplus import LegacyEvalPlusGrader
+    from harness.graders.published.legacy_evalplus import LegacyEvalPlusGrader
 
     config = LegacyEvalPlusGrader.Config(runs_untrusted_programs=True, least_s=4.0)
     name, _, reference, source = case

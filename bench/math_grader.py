@@ -22,12 +22,12 @@ from collections import Counter
 from pathlib import Path
 
 from harness.core.types import Completion, Problem, Tokens
-from harness.graders._math_algebra import POOL
-from harness.graders._math_reference import MathReference, typed_reference
-from harness.graders.legacy_dapo import LegacyDapoGrader
-from harness.graders.legacy_hendrycks import LegacyHendrycksGrader
-from harness.graders.legacy_math_verify import LegacyMathVerifyGrader
 from harness.graders.math import MathGrader
+from harness.graders.math.algebra import POOL
+from harness.graders.math.reference import MathReference, typed_reference
+from harness.graders.published.legacy_dapo import LegacyDapoGrader
+from harness.graders.published.legacy_hendrycks import LegacyHendrycksGrader
+from harness.graders.published.legacy_math_verify import LegacyMathVerifyGrader
 
 DATA = Path(os.environ.get("HARNESS_DATA_DIR", "data"))
 GRADER = MathGrader(MathGrader.Config())

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.models import fingerprint
 from harness.core.progress import Progress
 from harness.core.seeds import derive
-from harness.core.store import RunStore
-from harness.eval_config import EvalConfig
-from harness.evaluate import data_facts, problems_of
+from harness.evaluation.config import EvalConfig
+from harness.evaluation.loop import data_facts, problems_of
+from harness.models.loading import fingerprint
+from harness.runs.folder import RunWriter
 
 WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
 TASKS = '--set=tasks=[{id="countdown", min_solutions=1}]'
@@ -38,9 +38,9 @@ for name in ("completions", "verdicts"):
 READ = """
 import sys
 from pathlib import Path
-from harness.core.store import RunView
-from harness.core.records import Records
-Records(RunView.read(Path(sys.argv[1])), {"countdown": "countdown"})
+from harness.runs.folder import RunReader
+from harness.runs.index import Records
+Records(RunReader.read(Path(sys.argv[1])), {"countdown": "countdown"})
 """
 
 
@@ -53,7 +53,7 @@ def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
     task = config.tasks[0].build("tasks")
     data = data_facts(config, {"countdown": task}, Progress(quiet=True))
     model = fingerprint(config.model.source(0).path)
-    store = RunStore.open(folder, "eval", config, seeds={"run": 0}, data={**data, "model": model})
+    store = RunWriter.open(folder, "eval", config, seeds={"run": 0}, data={**data, "model": model})
     rng = random.Random(1)
     pool = [" ".join(rng.choices(WORDS, k=rng.randint(80, 280)))[: rng.randint(300, 1000)] for _ in range(5000)]
     with (folder / "completions.jsonl").open("w") as completions, (folder / "verdicts.jsonl").open("w") as verdicts:

@@ -103,11 +103,11 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     from harness.core import config as configs
     from harness.core.progress import Progress
     from harness.core.protocols import ModelSource
-    from harness.core.store import RunStore
+    from harness.runs.folder import RunWriter
+    from harness.trainers.config import TrainConfig
     from harness.trainers.loop import Trainer
     from harness.trainers.policies import sampling_source
-    from harness.trainers.policy import Policy
-    from harness.trainers.settings import TrainConfig
+    from harness.trainers.policy.model import Policy
 
     config = configs.parse(
         TrainConfig,
@@ -145,7 +145,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
             rows.append({**row, "cpu_s": marks[-1] - marks[-2]})
 
     with tempfile.TemporaryDirectory() as folder:
-        store = RunStore.open(Path(folder) / "run", "train", config, seeds={}, data={})
+        store = RunWriter.open(Path(folder) / "run", "train", config, seeds={}, data={})
         parts: list[Any] = [config, words_task(), built, engine, policy, reference, tokenizer, store, [Clock()]]
         Trainer(*parts, Progress(quiet=True), lambda: None).fit()
         store.finish("done")

@@ -16,8 +16,8 @@ from typing import Any, NoReturn, Protocol
 
 import harness
 from harness.commands import FAILED, INTERRUPTED
-from harness.core.discovery import refuse_lost_links
 from harness.core.errors import HarnessError, UnknownNameError, UsageError
+from harness.core.registry import refuse_lost_links
 
 FOLDER = Path(__file__).resolve().parent / "commands"
 ORDER = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import RunFolderError, UsageError
-from harness.core.store import RunView
 from harness.core.types import Estimate, Table
-from harness.reports.cards import card
-from harness.reports.paired import Paired, measure, pairs, pooled
-from harness.reports.runs import Cell, labels, task_ids, unfinished
+from harness.reports.paired_values import Paired, measure, pairs, pooled
+from harness.reports.protocol_card import card
+from harness.reports.run_facts import Cell, labels, task_ids, unfinished
+from harness.runs.folder import RunReader
 
 TOLD = (
     "limit",
@@ -64,7 +64,7 @@ def compare(
     Runs of one side differ in their seeds. Runs under other protocols are refused unless `anyway`. With a `grader` its
     verdicts count, whichever is on record.
     """
-    sides = ([RunView.read(folder) for folder in first], [RunView.read(folder) for folder in second])
+    sides = ([RunReader.read(folder) for folder in first], [RunReader.read(folder) for folder in second])
     runs = [*sides[0], *sides[1]]
     _refuse(runs)
     tasks = [task for task in task_ids(runs[0]) if all(task in task_ids(run) for run in runs)]
@@ -82,7 +82,7 @@ def compare(
     return _table([paired for group in found for paired in group], notes)
 
 
-def _refuse(runs: Sequence[RunView]) -> None:
+def _refuse(runs: Sequence[RunReader]) -> None:
     for run in runs:
         if run.record.kind != "eval":
             raise RunFolderError(f"{run.folder} is a train run; name one of its evaluations, such as evals/...")
@@ -91,7 +91,7 @@ def _refuse(runs: Sequence[RunView]) -> None:
         raise UsageError("a run is named twice; a comparison needs different ones")
 
 
-def _named(runs: Sequence[RunView]) -> str:
+def _named(runs: Sequence[RunReader]) -> str:
     *others, last = (str(run.folder) for run in runs)
     return f"{', '.join(others)} and {last}"
 
@@ -100,7 +100,7 @@ def _named(runs: Sequence[RunView]) -> str:
 
 
 def _card_differences(
-    runs: Sequence[RunView], tasks: Sequence[str], *, is_regraded: bool
+    runs: Sequence[RunReader], tasks: Sequence[str], *, is_regraded: bool
 ) -> tuple[list[str], list[str]]:
     """What makes the numbers of another kind, and what is only to be known: `task setting: one / other`."""
     deciding: dict[str, None] = {}
@@ -127,7 +127,7 @@ def _said(cell: Cell) -> str:
 
 
 def _table(found: Sequence[Paired], notes: Sequence[str]) -> Table:
-    from harness.core.pairs import holm  # numpy
+    from harness.stats.paired_tests import holm  # numpy
 
     if not found:
         raise UsageError("no problem has graded samples in all runs, so there is nothing to compare")
@@ -148,8 +148,8 @@ def _over_all(found: Sequence[Paired]) -> list[Paired]:
 
 
 def _row(paired: Paired) -> dict[str, Cell]:
-    from harness.core.pairs import crossed_interval, detectable, mcnemar, regrouped, sign_flip, standard_error
-    from harness.core.stats import by_cluster
+    from harness.stats.intervals import by_cluster
+    from harness.stats.paired_tests import crossed_interval, detectable, mcnemar, regrouped, sign_flip, standard_error
 
     first, second = _means(paired.first), _means(paired.second)
     differences = [b - a for a, b in zip(first, second, strict=True)]
@@ -192,7 +192,7 @@ def _means(runs: Sequence[Sequence[float]]) -> list[float]:
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
-def _notes(sides: Sequence[Sequence[RunView]]) -> list[str]:
+def _notes(sides: Sequence[Sequence[RunReader]]) -> list[str]:
     runs = [run for side in sides for run in side]
     names = labels(runs)
     first, second = names[: len(sides[0])], names[len(sides[0]) :]

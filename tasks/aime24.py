@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths, contest_id
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths, contest_id
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -21,7 +21,7 @@ def rows(path: Path) -> Iterator[Row]:
 class Aime24(Maths):
     """Both contests of 2024. Ids are contest and number: `2024-I-3`."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="AIME 2024, I and II",
         source="HuggingFaceH4/aime_2024 (train); the same rows in QwenLM/Qwen2.5-Math evaluation/data/aime24",
         licence="not stated; the problems are the MAA's",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths
 
 PER_CONTEST = 15
 
@@ -24,7 +24,7 @@ def rows(path: Path) -> Iterator[Row]:
 class Aime25(Maths):
     """Both contests of 2025, in the order of the file. Ids are contest and number: `2025-II-5`."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="AIME 2025, I and II",
         source="math-ai/aime25 (test); the same file in inclusionAI/AReaL evaluation/data/aime25",
         licence="Apache-2.0 (AReaL); the problems are the MAA's",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.core.data import read_records
 from harness.core.protocols import Split, Task
-from harness.core.types import Card, DataFile
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths, MathsConfig, contest_id
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths, MathsConfig, contest_id
 
 _FORTY = "HuggingFaceTB/math_tasks"
 _ALL = "AI-MO/aimo-validation-amc"
@@ -27,7 +27,7 @@ def rows(path: Path) -> Iterator[Row]:
 class Amc23(Maths):
     """Ids are contest and number: `2023-12A-3`. Answers are rephrased by the source so that each is one number."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="AMC 12, 2023 (40 problems), or 2022 and 2023 (83)",
         source=f"{_FORTY} data/amc23, byte for byte QwenLM/Qwen2.5-Math evaluation/data/amc23; {_ALL} for the 83",
         licence="not stated (40), Apache-2.0 (83); the problems are the MAA's",

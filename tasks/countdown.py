@@ -12,11 +12,11 @@ from random import Random
 from typing import cast, get_args
 
 from harness.core.errors import ConfigError
-from harness.core.protocols import Demonstrator, Grader, Split, Task
+from harness.core.protocols import Grader, Split, SupervisedTask, Task
 from harness.core.seeds import derive
-from harness.core.types import Card, Message, Problem, Sampling
-from harness.graders._countdown_rules import CountdownReference, legal_chains, solution_counts, writings
+from harness.core.types import DatasetCard, Message, Problem, Sampling
 from harness.graders.countdown import CountdownGrader
+from harness.graders.countdown.rules import CountdownReference, legal_chains, solution_counts, writings
 
 ID = __name__.rpartition(".")[2]
 DIGITS = range(1, 10)
@@ -26,7 +26,7 @@ TARGETS = range(10, 100)
 Numbers = tuple[int, ...]
 
 
-class Countdown(Demonstrator[CountdownReference]):
+class Countdown(SupervisedTask[CountdownReference]):
     """Six sorted numbers 1..9 and a target 10..99; an answer is two steps, `4*9=36;36+2=38`.
 
     The numbers alone decide the split, so no numbers seen in training are ever in validation or test.
@@ -53,8 +53,8 @@ class Countdown(Demonstrator[CountdownReference]):
         self.grader = CountdownGrader(CountdownGrader.Config())
         self.sampling = Sampling(max_tokens=14, temperature=1.0)
 
-    def _make_card(self) -> Card:
-        return Card(
+    def _make_card(self) -> DatasetCard:
+        return DatasetCard(
             title="Countdown, two steps, six numbers",
             source="generated; every solution is enumerated",
             licence="Apache-2.0",
@@ -65,7 +65,7 @@ class Countdown(Demonstrator[CountdownReference]):
         )
 
     # Made when first read, since it enumerates every problem; the protocol wants a plain attribute.
-    card: Card = cast(Card, functools.cached_property(_make_card))
+    card: DatasetCard = cast(DatasetCard, functools.cached_property(_make_card))
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem[CountdownReference]]:
         """`train`: endless passes, each shuffled anew; the others: one pass in the order of `seed`."""

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._program_reference import HeldTests, ProgramReference
-from harness.tasks._dataset import Row, Source, content_id, splits, without_repeats
-from harness.tasks._parquet_tests import CellTests, located_rows
-from harness.tasks._program_tests import function_name_of, tests_of
-from harness.tasks._programs import TRAINING, Programs
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.code.reference import HeldTests, ProgramReference
+from harness.tasks._base.dataset import Row, Source, content_id, splits, without_repeats
+from harness.tasks._base.parquet_tests import CellTests, located_rows
+from harness.tasks._base.program_tests import function_name_of, tests_of
+from harness.tasks._base.programs import TRAINING, Programs
 
 HUB = "agentica-org/DeepCoder-Preview-Dataset"
 PARTS = {"primeintellect": 5, "taco": 4, "lcbv5": 11}
@@ -58,7 +58,7 @@ def _row(problem: str, part: str, reference: ProgramReference) -> Row:
 class DeepCoder(Programs):
     """Ids are made of the problems' texts."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="DeepCoder preview data, training split",
         source=f"{HUB}, configs primeintellect, taco and lcbv5 (train)",
         licence="MIT",

@@ -8,14 +8,14 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from harness.core.data import read_records
 from harness.core.protocols import Split, Task
 from harness.core.seeds import derive
-from harness.core.types import Card, DataFile, Message, Problem, Sampling, Specimen
-from harness.graders._choice_reference import ChoiceReference
+from harness.core.types import DataFile, DatasetCard, GoldenCompletion, Message, Problem, Sampling
+from harness.data.files import read_records
 from harness.graders.choice import ChoiceGrader
-from harness.tasks._dataset import Dataset, DatasetConfig, Row, Source, splits
-from harness.tasks._prompts import CHOICES, Prompt
+from harness.graders.references.choice import ChoiceReference
+from harness.tasks._base.dataset import Dataset, DatasetConfig, Row, Source, splits
+from harness.tasks._base.prompts import CHOICES, Prompt
 
 HUB, REVISION = "Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd"
 LETTERS = "ABCD"
@@ -35,7 +35,7 @@ class Gpqa(Dataset[ChoiceReference]):
     The authors ask that the questions not be shown in plain text where they could be crawled.
     """
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="GPQA",
         source=f"{HUB} gpqa_diamond.csv, gpqa_main.csv, gpqa_extended.csv at {REVISION[:12]} (gated)",
         licence="CC-BY-4.0",
@@ -78,14 +78,14 @@ class Gpqa(Dataset[ChoiceReference]):
         options = dict(zip(LETTERS, self.reference(row).options, strict=True))
         return prompt.messages(problem=row.problem, **options)
 
-    def specimens(self, problem: Problem[ChoiceReference]) -> Sequence[Specimen]:
+    def golden_completions(self, problem: Problem[ChoiceReference]) -> Sequence[GoldenCompletion]:
         right = problem.reference.letter
         other = LETTERS[(LETTERS.index(right) + 1) % 4]
         return [
-            Specimen("the reference", f"So we have it.\n\nAnswer: {right}", "correct"),
-            Specimen("the reference in a box", f"So the answer is $\\boxed{{{right}}}$.", "correct"),
-            Specimen("another letter", f"So we have it.\n\nAnswer: {other}", "incorrect"),
-            Specimen("an empty reply", "", "incorrect"),
+            GoldenCompletion("the reference", f"So we have it.\n\nAnswer: {right}", "correct"),
+            GoldenCompletion("the reference in a box", f"So the answer is $\\boxed{{{right}}}$.", "correct"),
+            GoldenCompletion("another letter", f"So we have it.\n\nAnswer: {other}", "incorrect"),
+            GoldenCompletion("an empty reply", "", "incorrect"),
         ]
 
 

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from harness.core.data import read_records
 from harness.core.errors import ConfigError, DataError
 from harness.core.protocols import Split, Task
-from harness.core.types import Card, DataFile, LoadedData, Message, Sampling
-from harness.graders._math_reference import MathReference, typed_reference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths, MathsConfig
-from harness.tasks._prompts import Prompt
+from harness.core.types import DataFile, DatasetCard, LoadedData, Message, Sampling
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference, typed_reference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths, MathsConfig
+from harness.tasks._base.prompts import Prompt
 
 HUB = "openai/gsm8k"
 EXAMPLES_SEED = 1234  # lm-eval's fewshot_seed
@@ -52,7 +52,7 @@ class Gsm8k(Maths):
     """Ids are split and row: `test-12`. The answer is what follows `####`; thousands separators occur."""
 
     Config = Gsm8kConfig
-    CARD = Card(
+    CARD = DatasetCard(
         title="GSM8K",
         source=f"{HUB} (config main); openai/grade-school-math grade_school_math/data",
         licence="MIT",

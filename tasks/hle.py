@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile, Problem, Sampling, Specimen
-from harness.graders._text_reference import TextReference
-from harness.tasks._dataset import Dataset, Row, Source, splits
-from harness.tasks._judged import JudgedConfig, judge_of
-from harness.tasks._prompts import EXACT_ANSWERS
+from harness.core.types import DataFile, DatasetCard, GoldenCompletion, Problem, Sampling
+from harness.data.files import read_records
+from harness.graders.references.text import TextReference
+from harness.tasks._base.dataset import Dataset, Row, Source, splits
+from harness.tasks._base.judged import JudgedConfig, judge_of
+from harness.tasks._base.prompts import EXACT_ANSWERS
 
 FILE = DataFile("data/test-00000-of-00001.parquet", "cais/hle", is_gated=True)
 COLUMNS = ["id", "question", "answer", "image", "answer_type", "category"]
@@ -27,7 +27,7 @@ def rows(path: Path) -> Iterator[Row]:
 class Hle(Dataset[TextReference]):
     """Ids are the source's. Needs a judge: `harness show graders/judge` says how to give one."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="Humanity's Last Exam, text only",
         source="cais/hle (test; gated)",
         licence="MIT; its authors ask that it not be redistributed",
@@ -48,10 +48,10 @@ class Hle(Dataset[TextReference]):
     def reference(self, row: Row) -> TextReference:
         return TextReference(row.problem, row.answer)
 
-    def specimens(self, problem: Problem[TextReference]) -> Sequence[Specimen]:
+    def golden_completions(self, problem: Problem[TextReference]) -> Sequence[GoldenCompletion]:
         return [
-            Specimen("the reference", f"Explanation: known.\nAnswer: {problem.reference.text}", "correct"),
-            Specimen("an empty reply", "", "incorrect"),
+            GoldenCompletion("the reference", f"Explanation: known.\nAnswer: {problem.reference.text}", "correct"),
+            GoldenCompletion("an empty reply", "", "incorrect"),
         ]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._program_reference import EvalPlusReference
-from harness.tasks._dataset import Source, splits
-from harness.tasks._evalplus import FIELDS, EvalPlus, rows_of
+from harness.core.types import DataFile, DatasetCard
+from harness.graders.code.reference import EvalPlusReference
+from harness.tasks._base.dataset import Source, splits
+from harness.tasks._base.evalplus import FIELDS, EvalPlus, rows_of
 
 FILE = DataFile(
     "HumanEvalPlus-v0.1.10.jsonl.gz",
@@ -18,7 +18,7 @@ FILE = DataFile(
 class HumanEvalPlus(EvalPlus):
     """Ids are the source's."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="HumanEval+ v0.1.10",
         source="evalplus/humanevalplus_release, HumanEvalPlus.jsonl.gz",
         licence="Apache-2.0",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile, Erratum
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, content_id, splits, without_repeats
-from harness.tasks._maths import TRAINING, Maths, last_boxed
+from harness.core.types import DataFile, DatasetCard, Erratum
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, content_id, splits, without_repeats
+from harness.tasks._base.maths import TRAINING, Maths, last_boxed
 
 HUB = "EleutherAI/hendrycks_math"
 SUBJECTS = (
@@ -53,7 +53,7 @@ def _row(problem: str, solution: str, level: str, subject: str, path: Path) -> R
 class Math(Maths):
     """Ids are made of the problems' texts, since the source has none. Answers are what the solutions box."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="MATH, training split",
         source=f"{HUB}, seven configs (train)",
         licence="MIT",

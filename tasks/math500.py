@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths
 
 FILE = DataFile(
     "test.jsonl",
@@ -29,7 +29,7 @@ def rows(path: Path) -> Iterator[Row]:
 class Math500(Maths):
     """Ids are the paths of the original MATH files: `test/algebra/2584`."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="MATH-500",
         source="HuggingFaceH4/MATH-500 (test); openai/prm800k prm800k/math_splits/test.jsonl",
         licence="MIT",

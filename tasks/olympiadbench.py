@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.core.data import read_records
 from harness.core.errors import DataError
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile
-from harness.graders._math_reference import MathReference
-from harness.tasks._dataset import Row, Source, splits
-from harness.tasks._maths import Maths
+from harness.core.types import DataFile, DatasetCard
+from harness.data.files import read_records
+from harness.graders.math.reference import MathReference
+from harness.tasks._base.dataset import Row, Source, splits
+from harness.tasks._base.maths import Maths
 
 HUB = "HuggingFaceTB/math_tasks"
 FILE = DataFile("data/olympiadbench/test.jsonl", HUB, mirrored_as="olympiadbench/qwen25math_olympiadbench_test.jsonl")
@@ -40,7 +40,7 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
 class OlympiadBench(Maths):
     """Ids are those of the source. One string may hold several answers, separated by commas."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="OlympiadBench, OE_TO_maths_en_COMP",
         source=f"{HUB} data/olympiadbench, byte for byte QwenLM/Qwen2.5-Math evaluation/data/olympiadbench; first "
         "published as Hothan/OlympiadBench, config OE_TO_maths_en_COMP",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.core.data import read_records
 from harness.core.protocols import Task
-from harness.core.types import Card, DataFile, Problem, Sampling, Specimen
-from harness.graders._text_reference import TextReference
-from harness.tasks._dataset import Dataset, Row, Source, content_id, splits
-from harness.tasks._judged import JudgedConfig, judge_of
-from harness.tasks._prompts import QUESTIONS
+from harness.core.types import DataFile, DatasetCard, GoldenCompletion, Problem, Sampling
+from harness.data.files import read_records
+from harness.graders.references.text import TextReference
+from harness.tasks._base.dataset import Dataset, Row, Source, content_id, splits
+from harness.tasks._base.judged import JudgedConfig, judge_of
+from harness.tasks._base.prompts import QUESTIONS
 
 FILE = DataFile("simple_qa_test_set.csv", "basicv8vc/SimpleQA", mirrored_as="simpleqa/simple_qa_test_set.csv")
 
@@ -24,7 +24,7 @@ def rows(path: Path) -> Iterator[Row]:
 class SimpleQa(Dataset[TextReference]):
     """Ids are made of the questions' texts. Needs a judge: `harness show graders/judge` says how to give one."""
 
-    CARD = Card(
+    CARD = DatasetCard(
         title="SimpleQA",
         source="basicv8vc/SimpleQA (test); openai/simple-evals simple_qa_test_set.csv",
         licence="MIT",
@@ -45,10 +45,10 @@ class SimpleQa(Dataset[TextReference]):
     def reference(self, row: Row) -> TextReference:
         return TextReference(row.problem, row.answer)
 
-    def specimens(self, problem: Problem[TextReference]) -> Sequence[Specimen]:
+    def golden_completions(self, problem: Problem[TextReference]) -> Sequence[GoldenCompletion]:
         return [
-            Specimen("the reference", f"The answer is {problem.reference.text}.", "correct"),
-            Specimen("an empty reply", "", "incorrect"),
+            GoldenCompletion("the reference", f"The answer is {problem.reference.text}.", "correct"),
+            GoldenCompletion("an empty reply", "", "incorrect"),
         ]
 
 

@@ -1,6 +1,6 @@
 """Draws docs/demo.svg from the results of a demo: solutions found against share solved, with their intervals.
 
-python docs/draw_demo.py runs/demo/report/results.csv docs/demo.svg
+python tools/draw_demo.py runs/demo/report/results.csv docs/demo.svg
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import EngineError, RunError
-from harness.core.training import Batch, Totals
+from harness.core.tensors import Batch, Totals
 from harness.core.types import Graded
 
 

@@ -24,8 +24,8 @@ import torch
 from safetensors import SafetensorError
 
 from harness.core.errors import RunFolderError
-from harness.core.journal import disk_error
-from harness.core.models import CHECKPOINT_PREFIX, checkpoint_folders
+from harness.models.loading import CHECKPOINT_PREFIX, checkpoint_folders
+from harness.runs.jsonl import disk_error
 
 _STATE = "training_state.pt"
 _REFERENCE = "reference.pt"  # not safetensors, of which some loaders take all that they find

@@ -6,33 +6,33 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.models import fingerprint, load_module, load_tokenizer
 from harness.core.progress import Progress
-from harness.core.store import RunStore, RunView, ending
+from harness.models.loading import fingerprint, load_module, load_tokenizer
+from harness.runs.folder import RunReader, RunWriter, ending
 from harness.trainers.batch import collate
+from harness.trainers.checks import refuse_prompts_the_model_cannot_read
+from harness.trainers.config import TrainConfig
 from harness.trainers.policies import sampling_source
-from harness.trainers.record import StepRecord
-from harness.trainers.refusals import refuse_prompts_the_model_cannot_read
-from harness.trainers.replay import data_facts, rollout_facts
 from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.rollouts import Sampler
-from harness.trainers.settings import TrainConfig
+from harness.trainers.saved_rollouts import data_facts, rollout_facts
+from harness.trainers.step_metrics import StepRecord
 
 if TYPE_CHECKING:
-    from harness.trainers.run import Parts
+    from harness.trainers.train import TrainSetup
 
 
-def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress) -> RunView:
+def collect(config: TrainConfig, parts: TrainSetup, folder: Path, progress: Progress) -> RunReader:
     """Open or resume the run folder, and sample to the last step."""
     data = data_facts(config, parts.task, progress)
     about = {config.task.id: data, "model": fingerprint(parts.base.path)}
-    RunStore.refuse(folder, "rollouts", config, about)  # before what takes minutes with a large model
+    RunWriter.refuse(folder, "rollouts", config, about)  # before what takes minutes with a large model
     tokenizer, module = load_tokenizer(parts.base), load_module(parts.base)
     refuse_prompts_the_model_cannot_read(config, parts, tokenizer, module)
     facts = rollout_facts(config, parts.task, data, tokenizer, module.state_dict().items())
     parts.engine.open(dataclasses.replace(sampling_source(config, parts.base), module=module, tokenizer=tokenizer))
     parts.engine.load_weights(module.state_dict().items(), version=0)
-    store = RunStore.open(folder, "rollouts", config, seeds={"run": config.seed}, data=about)
+    store = RunWriter.open(folder, "rollouts", config, seeds={"run": config.seed}, data=about)
     with ending(store):
         writer = RolloutWriter(folder, facts)
         try:
@@ -45,7 +45,7 @@ def collect(config: TrainConfig, parts: Parts, folder: Path, progress: Progress)
 
 
 def _fill(
-    config: TrainConfig, sampler: Sampler, writer: RolloutWriter, store: RunStore, weights: str, progress: Progress
+    config: TrainConfig, sampler: Sampler, writer: RolloutWriter, store: RunWriter, weights: str, progress: Progress
 ) -> None:
     stream = sampler.problems(writer.n_problems_drawn)
     store.rewind_steps(writer.last_step)

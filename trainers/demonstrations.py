@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from harness.core.errors import ConfigError
-from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource, Task
 from harness.core.types import Completion, Problem, Request, Tokens
+from harness.models.chat import prompt_ids
 
 
 class DemonstrationEngine:

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.core.errors import UsageError
-from harness.core.models import load_tokenizer, pick_device
-from harness.core.prompts import prompt_ids
 from harness.core.protocols import ModelSource
-from harness.core.training import ModelShape
+from harness.core.tensors import ModelShape
+from harness.models.chat import prompt_ids
+from harness.models.loading import load_tokenizer, pick_device
+from harness.trainers.checks import reads_reference
+from harness.trainers.config import LoraConfig, TrainConfig
 from harness.trainers.learner import FROZEN_FACTOR
-from harness.trainers.logprob import CHUNK_ELEMENTS
-from harness.trainers.lora import n_parameters
-from harness.trainers.refusals import reads_reference
-from harness.trainers.settings import LoraConfig, TrainConfig
+from harness.trainers.policy.logprobs import CHUNK_ELEMENTS
+from harness.trainers.policy.lora import n_parameters
 
 if TYPE_CHECKING:
-    from harness.trainers.run import Parts
+    from harness.trainers.train import TrainSetup
 
 N_PROMPTS_READ = 64
 KEPT = ("weights", "gradients", "optimiser states", "reference")
@@ -53,7 +53,7 @@ class DryRun:
         return [*table, *(f"# {remark}" for remark in self.remarks)]
 
 
-def dry_run(config: TrainConfig, parts: Parts) -> DryRun:
+def dry_run(config: TrainConfig, parts: TrainSetup) -> DryRun:
     """Return the batch sizes of a run and its estimated memory. Nothing is loaded but the tokenizer."""
     counts = batch_counts(config, with_greedy="greedy_reward" in parts.objective.needs)
     try:
@@ -222,7 +222,7 @@ def dimensions_of(source: ModelSource, lora: LoraConfig | None = None) -> ModelD
     )
 
 
-def longest_prompt(parts: Parts) -> int:
+def longest_prompt(parts: TrainSetup) -> int:
     tokenizer = load_tokenizer(parts.base)
     problems = itertools.islice(parts.task.problems("train", 0), N_PROMPTS_READ)
     return max(len(prompt_ids(tokenizer, problem.messages)) for problem in problems)
@@ -232,7 +232,7 @@ def longest_prompt(parts: Parts) -> int:
 
 
 def _remarks(
-    config: TrainConfig, parts: Parts, memory: Mapping[str, int], longest: int, made_for: int | None
+    config: TrainConfig, parts: TrainSetup, memory: Mapping[str, int], longest: int, made_for: int | None
 ) -> list[str]:
     remarks = []
     if made_for is not None and longest > made_for:

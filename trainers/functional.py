@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.core.training import Batch, Totals
+from harness.core.tensors import Batch, Totals
 
 Reduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
 KlEstimator = Literal["k1", "k2", "k3", "k1_plus", "k3_plus"]

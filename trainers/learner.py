@@ -13,18 +13,18 @@ import torch
 from harness.core.errors import RunError
 from harness.core.protocols import Critic, Need, Objective
 from harness.core.seeds import derive
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs, Totals
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
-from harness.trainers.before_step import not_yet, now, source_of_logp_old
+from harness.trainers.config import TrainConfig
 from harness.trainers.functional import sequence_mean, total
-from harness.trainers.lora import AdapterReference
+from harness.trainers.kl import engine_weights, weigh_gradient, with_terms
+from harness.trainers.old_logprobs import not_yet, now, source_of_logp_old
 from harness.trainers.optimizer import clip_gradients, set_learning_rates
-from harness.trainers.policy import Policy
-from harness.trainers.record import StepRecord
-from harness.trainers.settings import TrainConfig
-from harness.trainers.shaping import shaped
+from harness.trainers.policy.lora import AdapterReference
+from harness.trainers.policy.model import Policy
+from harness.trainers.reward_shaping import shaped
 from harness.trainers.steering import Steering
-from harness.trainers.terms import engine_weights, weigh_gradient, with_terms
+from harness.trainers.step_metrics import StepRecord
 
 FROZEN_FACTOR = 4
 """A pass without gradient keeps no activations, so its micro-batches may be larger."""
@@ -35,8 +35,8 @@ class Credited:
     """What the updates of one step share: the batch, what was before them, and what was earned."""
 
     batch: Batch
-    frozen: PolicyOutputs
-    credit: Credit
+    old: PolicyOutputs
+    advantages: Advantages
     engine_weights: torch.Tensor | None
 
 
@@ -61,19 +61,19 @@ class Learner:
     def credited(self, step: int, batch: Batch, record: StepRecord) -> Credited:
         """The frozen pass, the shaped rewards and the objective's credit. Its randomness is the step's own."""
         config = self.config
-        frozen = self._frozen(batch, record)
-        if frozen.logp_reference is not None:
-            drift = sequence_mean(frozen.logp - frozen.logp_reference, batch.completion_mask)
+        old = self._frozen(batch, record)
+        if old.logp_reference is not None:
+            drift = sequence_mean(old.logp - old.logp_reference, batch.completion_mask)
             record.note(kl_to_reference=float(drift.mean()))
-        batch = shaped(batch, frozen, config.overlong, self.steering.kl, self.max_tokens)
-        weights = engine_weights(batch, frozen, config.engine_correction)
+        batch = shaped(batch, old, config.overlong, self.steering.kl, self.max_tokens)
+        weights = engine_weights(batch, old, config.engine_correction)
         if weights is not None:
             at_cap = weights >= config.engine_correction.cap
             record.add({"engine_weight": total(weights, batch.completion_mask)})
             record.add({"engine_weight_at_cap": total(at_cap, batch.completion_mask)})
         with torch.random.fork_rng():
             torch.manual_seed(derive(config.seed, "credit", step))
-            return Credited(batch, frozen, self.objective.credit(batch, frozen), weights)
+            return Credited(batch, old, self.objective.advantages(batch, old), weights)
 
     @torch.no_grad()
     def _frozen(self, batch: Batch, record: StepRecord) -> PolicyOutputs:
@@ -169,15 +169,15 @@ class Learner:
         """The gradient of one micro-batch, added to what is there."""
         config = self.config
         part = microbatch(credited.batch, rows, totals)
-        live = self._compared(part, self._live_needs(), record)
-        frozen = now(select(credited.frozen, rows), live)
-        weighed = live
+        current = self._compared(part, self._live_needs(), record)
+        old = now(select(credited.old, rows), current)
+        weighed = current
         if credited.engine_weights is not None:
-            logp = weigh_gradient(live.logp, credited.engine_weights[rows])
-            weighed = dataclasses.replace(live, logp=logp, logp_unweighed=live.logp)
-        result = self.objective.loss(part, weighed, frozen, select(credited.credit, rows))
-        record.compare(part, live, frozen, result)
-        result = with_terms(result, part, live, frozen, self.steering.kl, config.loop.entropy_bonus)
+            logp = weigh_gradient(current.logp, credited.engine_weights[rows])
+            weighed = dataclasses.replace(current, logp=logp, logp_unweighed=current.logp)
+        result = self.objective.loss(part, weighed, old, select(credited.advantages, rows))
+        record.compare(part, current, old, result)
+        result = with_terms(result, part, current, old, self.steering.kl, config.loop.entropy_bonus)
         result.loss.backward()  # type: ignore[no-untyped-call]
         return dataclasses.replace(result, loss=result.loss.detach())
 

@@ -12,24 +12,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.core.progress import Progress
-from harness.core.protocols import Objective, PolicyEngine, RestingEngine, Task
-from harness.core.store import RunStore
+from harness.core.protocols import Objective, PolicyEngine, SleepingEngine, Task
 from harness.core.types import Problem
-from harness.trainers.alarms import Watch
+from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
-from harness.trainers.gap import largest_gap
+from harness.trainers.config import TrainConfig
+from harness.trainers.diagnostics import Watch
+from harness.trainers.engine_mismatch import largest_gap
 from harness.trainers.learner import Learner
-from harness.trainers.lora import AdapterReference
 from harness.trainers.optimizer import make_optimizer
-from harness.trainers.policy import Policy
-from harness.trainers.record import StepRecord
-from harness.trainers.replay import Replay, weights_digest
+from harness.trainers.policy.lora import AdapterReference
+from harness.trainers.policy.model import Policy
+from harness.trainers.reward_shaping import trained_rows
 from harness.trainers.rollout_file import RolloutWriter
 from harness.trainers.rollouts import Sampler
-from harness.trainers.settings import TrainConfig
-from harness.trainers.shaping import trained_rows
+from harness.trainers.saved_rollouts import Replay, weights_digest
 from harness.trainers.steering import Steering
+from harness.trainers.step_metrics import StepRecord
 from harness.trainers.trackers import Tracker
 
 SHOWN = ("reward", "solve_rate")
@@ -46,7 +46,7 @@ class Trainer:
     policy: Policy
     reference: Policy | AdapterReference | None
     tokenizer: Any
-    store: RunStore
+    store: RunWriter
     trackers: Sequence[Tracker]
     progress: Progress
     hold_out: Callable[[], None]
@@ -85,7 +85,7 @@ class Trainer:
         record = StepRecord(step)
         with record.phase("sample"):
             rollouts = sampler.draw(step, stream)
-            if isinstance(self.engine, RestingEngine):
+            if isinstance(self.engine, SleepingEngine):
                 self.engine.rest()
         if self.writer is not None:
             self.writer.append(step, rollouts, weights_digest(self.policy.tensors()))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from harness.core.protocols import Objective
-from harness.trainers.settings import OptimizerConfig
+from harness.trainers.config import OptimizerConfig
 
 
 def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -> torch.optim.Optimizer:

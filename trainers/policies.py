@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from harness.core.models import load_module
 from harness.core.protocols import ModelSource
 from harness.core.seeds import derive
-from harness.trainers.lora import AdapterReference, Adapters
-from harness.trainers.policy import Policy
-from harness.trainers.settings import TrainConfig
+from harness.models.loading import load_module
+from harness.trainers.config import TrainConfig
+from harness.trainers.policy.lora import AdapterReference, Adapters
+from harness.trainers.policy.model import Policy
 
 
 def sampling_source(config: TrainConfig, base: ModelSource) -> ModelSource:

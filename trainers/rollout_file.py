@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.core.config import digest
 from harness.core.errors import RunFolderError
-from harness.core.journal import Journal
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.runs.jsonl import JsonlFile
 from harness.trainers.rollouts import Rollouts
 
 FILE = "rollouts.jsonl"
@@ -32,7 +32,7 @@ class RolloutWriter:
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         path = folder / FILE
-        self._journal = Journal(path)
+        self._journal = JsonlFile(path)
         ends = [json.loads(line) for line in _lines(path, _END)] if path.exists() else []
         self.last_step = ends[-1]["end"] if ends else 0
         self.n_problems_drawn = sum(end["n_problems_drawn"] for end in ends)

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import evaluate
 from harness.core.errors import RunError
 from harness.core.protocols import Engine, Objective, Task
 from harness.core.seeds import derive
 from harness.core.types import Graded, Problem
-from harness.eval_config import Plan
+from harness.evaluation import loop
+from harness.evaluation.config import Plan
+from harness.trainers.config import TrainConfig
 from harness.trainers.demonstrations import DemonstrationEngine
-from harness.trainers.settings import TrainConfig
 
 Items = Sequence[Graded[Any]]
 
@@ -92,7 +92,7 @@ class Sampler:
             sampling = dataclasses.replace(sampling, temperature=0.0)
         plan = Plan(n, sampling, self.config.seed, ("greedy" if greedy else "train", step))
         order = {problem.id: i for i, problem in enumerate(problems)}
-        graded = evaluate.run(problems, engine, self.task.grader, plan)
+        graded = loop.run(problems, engine, self.task.grader, plan)
         return sorted(graded, key=lambda item: (order[item.problem.id], item.completion.index))
 
     def _with_greedy(self, rollouts: Rollouts, step: int, asked: Mapping[str, Problem[Any]]) -> Rollouts:

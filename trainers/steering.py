@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from harness.trainers.settings import KlConfig, ReferenceConfig
+from harness.trainers.config import KlConfig, ReferenceConfig
 
 LARGEST_ERROR = 0.2
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from harness.core.errors import MissingExtraError
 from harness.core.types import RunRecord
-from harness.trainers.settings import TrackConfig
+from harness.trainers.config import TrackConfig
 
 
 class Tracker(Protocol):

@@ -16,10 +16,10 @@ from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_result
 from harness.core.errors import UsageError
-from harness.core.rows import Key
-from harness.core.store import RunView
 from harness.core.types import Completion, Table, Verdict
 from harness.reports.render import to_terminal
+from harness.runs.folder import RunReader
+from harness.runs.schema import Key
 
 EXAMPLE = "harness audit runs/a --show 20"
 SHOWN_CHARACTERS = 400
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    found = audit(RunView.read(args.run), args.show)
+    found = audit(RunReader.read(args.run), args.show)
     tables = [table for table in (found.rates, found.agreement) if table.rows]
     print_result(args, asdict(found), "\n\n".join([*map(to_terminal, tables), disagreements_text(found)]))
     return DONE
@@ -68,7 +68,7 @@ class Audit:
     n_disagreements: int
 
 
-def audit(view: RunView, n_shown: int) -> Audit:
+def audit(view: RunReader, n_shown: int) -> Audit:
     """Tabulate the verdicts of every grader and of every pair, with the first disagreements."""
     graders = view.graders()
     if not graders:

@@ -25,16 +25,16 @@ from harness.commands.base.arguments import OutputArguments, add_output_options,
 from harness.commands.base.output import print_path, print_results_table
 from harness.core.config import merge, parse, read_toml
 from harness.core.errors import HarnessError, RunError, RunFolderError
-from harness.core.journal import read_lines
 from harness.core.progress import Progress
 from harness.core.recipes import find_config
-from harness.core.store import RunStore
-from harness.eval_config import EvalConfig
-from harness.evaluate import evaluate
-from harness.reports.build import write_report
+from harness.evaluation.config import EvalConfig
+from harness.evaluation.loop import evaluate
+from harness.reports.report import write_report
+from harness.runs.folder import RunWriter
+from harness.runs.jsonl import read_lines
 
 if TYPE_CHECKING:
-    from harness.trainers.settings import TrainConfig
+    from harness.trainers.config import TrainConfig
 
 EXAMPLE = "harness demo --out runs/demo"
 STEPS = 160
@@ -98,7 +98,7 @@ class Demo:
         return {temperature: self.folder / f"{name}-T{temperature:g}" for temperature in TEMPERATURES}
 
     def train_config(self, arm: Arm) -> TrainConfig:
-        from harness.trainers.settings import TrainConfig
+        from harness.trainers.config import TrainConfig
 
         assert arm.recipe is not None, f"the arm {arm.name} is not trained"
         settings = {
@@ -142,12 +142,12 @@ def _check_folders(demo: Demo) -> None:
         raise RunFolderError(f"{demo.folder} is a file; choose another --out")
     for arm in ARMS:
         if arm.recipe is not None and demo.train_folder(arm).exists():
-            from harness.trainers.refusals import refuse_fewer_steps  # only now, since it imports torch
+            from harness.trainers.checks import refuse_fewer_steps  # only now, since it imports torch
 
-            RunStore.refuse(demo.train_folder(arm), "train", demo.train_config(arm), {})
+            RunWriter.refuse(demo.train_folder(arm), "train", demo.train_config(arm), {})
             refuse_fewer_steps(demo.train_folder(arm), demo.steps)
         for temperature, eval_folder in demo.eval_folders(arm).items():
-            RunStore.refuse(eval_folder, "eval", demo.eval_config(arm, temperature), {})
+            RunWriter.refuse(eval_folder, "eval", demo.eval_config(arm, temperature), {})
     try:
         demo.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,7 +189,7 @@ def _run_lane(demo: Demo, arms: Sequence[Arm], threads: int, failures: SimpleQue
     for arm in arms:
         try:
             if arm.recipe is not None:
-                from harness.trainers.run import train
+                from harness.trainers.train import train
 
                 train(demo.train_config(arm), demo.train_folder(arm), quiet)
             for temperature, eval_folder in demo.eval_folders(arm).items():

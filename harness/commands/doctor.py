@@ -11,9 +11,9 @@ import harness
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_result
-from harness.core import discovery, extras
-from harness.core.models import bundled_models
-from harness.core.provenance import code_version, environment
+from harness.core import extras, registry
+from harness.models.loading import bundled_models
+from harness.runs.provenance import code_version, environment
 from harness.sandbox.probe import sandbox_facts
 
 EXAMPLE = "harness doctor --explain vllm"
@@ -51,7 +51,7 @@ def diagnosis() -> Mapping[str, Mapping[str, str]]:
         "environment": {**environment(), "device": _device(), "free disk": _free_disk()},
         "sandbox": sandbox_facts(),
         "extras": {name: _extra_line(name) for name in extras.EXTRAS},
-        "plug-ins": {kind: ", ".join(discovery.entries(kind)) for kind in discovery.KINDS},
+        "plug-ins": {kind: ", ".join(registry.entries(kind)) for kind in registry.KINDS},
         "bundled models": dict.fromkeys(bundled_models(), "ready"),
     }
 

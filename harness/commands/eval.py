@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cells import Cell, cells, evaluate_cells, sweep
 from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import (
     RunArguments,
@@ -23,13 +22,14 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_config, print_path, print_results_table
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.progress import Progress
-from harness.core.records import Records
-from harness.core.store import RunView
-from harness.core.task_facts import grader_name
-from harness.eval_config import EvalConfig
-from harness.evaluate import tasks_of
-from harness.ledger import LOST
-from harness.reports.build import write_report
+from harness.data.dataset_facts import grader_name
+from harness.evaluation.config import EvalConfig
+from harness.evaluation.loop import tasks_of
+from harness.evaluation.sweep import Cell, cells, evaluate_cells, sweep
+from harness.evaluation.task_results import LOST
+from harness.reports.report import write_report
+from harness.runs.folder import RunReader
+from harness.runs.index import CompletionIndex
 
 EXAMPLE = "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0"
 
@@ -133,7 +133,7 @@ def _write_common_report(every: Sequence[Cell], out: Path | None) -> Path:
     return write_report([cell.folder for cell in every], folder, None).markdown
 
 
-def _conclude(args: Arguments, config: EvalConfig, view: RunView) -> int:
+def _conclude(args: Arguments, config: EvalConfig, view: RunReader) -> int:
     """Print where the run is, warn of what it lacks, and return its exit code."""
     print_path(args, "run", view.folder)
     short = shortfall(config, view)
@@ -167,12 +167,12 @@ class Shortfall:
         return self.n_ungraded > share * self.n_asked
 
 
-def shortfall(config: EvalConfig, view: RunView) -> Shortfall:
+def shortfall(config: EvalConfig, view: RunReader) -> Shortfall:
     """Count the ungraded and the lost among the samples below n, under each task's own grader."""
     tasks = tasks_of(config)
     graders = {name: grader_name(task, config.judge(name)) for name, task in tasks.items()}
     wanted = {name: config.plan(name, task).n for name, task in tasks.items()}
-    records = Records(view, graders, with_completions=False)
+    records = CompletionIndex(view, graders, with_completions=False)
     found = [
         verdict
         for task, verdicts in records.verdicts.items()

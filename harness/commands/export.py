@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.bridges import inspect_export, inspect_log, lm_eval_export, trl_export, verl_export
-from harness.bridges.exported import ExportConfig, ProblemsConfig
 from harness.commands import DONE
 from harness.commands.base.arguments import (
     OutputArguments,
@@ -23,6 +21,8 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_result
 from harness.core.config import Tree, merge, parse
 from harness.core.errors import UsageError
+from harness.interop import inspect_export, inspect_log, lm_eval_export, trl_export, verl_export
+from harness.interop.problems import ExportConfig, ProblemsConfig
 
 EXAMPLE = "harness export lm-eval exported --tasks aime24,math500"
 FORMS = ("lm-eval", "inspect", "inspect-log", "trl", "verl")

@@ -9,12 +9,12 @@ from typing import Any
 from harness.commands import DONE
 from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
 from harness.commands.base.output import print_tables
-from harness.core import data
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
-from harness.core.protocols import FiledTask, Split
-from harness.core.task_facts import as_on_record
+from harness.core.protocols import DatasetTask, Split
 from harness.core.types import Table
+from harness.data import files as data
+from harness.data.dataset_facts import as_on_record
 
 EXAMPLE = "harness fetch aime24 math500"
 COLUMNS = ("task", "split", "rows", "fingerprint", "as on record", "files")
@@ -43,13 +43,13 @@ def run(args: Arguments) -> int:
 
 def fetch(task_id: str, task: Any, *, again: bool, progress: Progress) -> Table:
     """Fetch and check every file of every split; `again` downloads also what the cache has."""
-    if not isinstance(task, FiledTask):
+    if not isinstance(task, DatasetTask):
         raise ConfigError(f"{task_id} makes its problems itself; there is nothing to fetch")
     rows = tuple(_fetch_splits(task_id, task, again, progress))
     return Table(f"Data of {task_id}", COLUMNS, rows)
 
 
-def _fetch_splits(task_id: str, task: FiledTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
+def _fetch_splits(task_id: str, task: DatasetTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
     for split, files in task.files().items():
         progress.begin(f"fetch {task_id} {split}", len(files))
         for file in files:
@@ -60,6 +60,6 @@ def _fetch_splits(task_id: str, task: FiledTask, again: bool, progress: Progress
         yield _row(task_id, task, split)
 
 
-def _row(task_id: str, task: FiledTask, split: Split) -> tuple[Any, ...]:
+def _row(task_id: str, task: DatasetTask, split: Split) -> tuple[Any, ...]:
     loaded = task.loaded(split)
     return task_id, split, loaded.n_rows, loaded.fingerprint, as_on_record(loaded), len(loaded.files)

@@ -9,9 +9,9 @@ from pathlib import Path
 from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, parse_sets, positive
 from harness.commands.base.output import print_result
-from harness.core.config import Chosen, parse_plugin
+from harness.core.config import PluginChoice, parse_plugin
 from harness.core.progress import Progress
-from harness.regrade import Regraded, regrade
+from harness.evaluation.regrade import Regraded, regrade
 
 EXAMPLE = "harness grade runs/a --grader math"
 
@@ -37,7 +37,7 @@ def run(args: Arguments) -> int:
     return UNGRADED if regraded.too_many_ungraded else DONE
 
 
-def _grader(args: Arguments) -> Chosen | None:
+def _grader(args: Arguments) -> PluginChoice | None:
     if not args.grader:
         return None
     return parse_plugin("graders", {"id": args.grader, **parse_sets(args.set)}, "grader")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json, one_of
 from harness.commands.base.output import print_result
-from harness.core import presets
-from harness.core.discovery import descriptions
 from harness.core.recipes import methods_of_settings
+from harness.core.registry import descriptions
+from harness.evaluation import presets
 
 EXAMPLE = "harness list tasks"
 KINDS = ("tasks", "presets", "engines", "graders", "metrics", "objectives", "tables")

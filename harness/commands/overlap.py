@@ -18,7 +18,7 @@ from harness.commands import DONE
 from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
-from harness.core.protocols import FiledTask, Split
+from harness.core.protocols import DatasetTask, Split
 from harness.core.types import Table
 
 EXAMPLE = "harness overlap math olympiadbench"
@@ -123,7 +123,7 @@ def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
     """Return the ids and texts of a split, without the prompts around them."""
-    if not isinstance(task, FiledTask):
+    if not isinstance(task, DatasetTask):
         raise ConfigError(f"{task_id} makes its problems itself, split by split; it shares none")
     return list(task.statements(split))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_result
-from harness.reports.build import write_report
+from harness.reports.report import write_report
 
 EXAMPLE = "harness report runs/* --out report"
 

@@ -13,15 +13,16 @@ from typing import Any
 from harness.commands import DONE
 from harness.commands.base.arguments import add_set, add_split, build_task, parse_sets
 from harness.core import config as configs
-from harness.core import discovery, presets
-from harness.core.choosing import find_problem
+from harness.core import registry
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
-from harness.core.models import load_tokenizer, resolve
-from harness.core.prompts import prompt_ids
-from harness.core.protocols import FiledTask, ModelSource, Split
+from harness.core.protocols import DatasetTask, ModelSource, Split
 from harness.core.recipes import methods_of_settings, recipes
-from harness.core.store import RunView
 from harness.core.types import Erratum, Problem
+from harness.evaluation import presets
+from harness.evaluation.select import find_problem
+from harness.models.chat import prompt_ids
+from harness.models.loading import load_tokenizer, resolve
+from harness.runs.folder import RunReader
 
 EXAMPLE = "harness show countdown --problem 3"
 CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
@@ -63,7 +64,7 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
     if model is not None and problem is None:
         raise ConfigError("--model shows how one problem is written for it; choose one with --problem")
     if is_run:
-        return _run(RunView.read(Path(name)))
+        return _run(RunReader.read(Path(name)))
     if name in recipes():
         return recipes()[name].read_text(encoding="utf-8").rstrip()
     if sort == "preset":
@@ -77,7 +78,7 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
 
 def _is_of_settings(name: str) -> bool:
     """Whether this is a method that differs from an objective only by settings, and no plug-in has its name."""
-    return name in methods_of_settings() and name not in discovery.entries("objectives")
+    return name in methods_of_settings() and name not in registry.entries("objectives")
 
 
 def _method(name: str) -> str:
@@ -88,23 +89,23 @@ def _method(name: str) -> str:
 
 def _is_preset(name: str) -> bool:
     """Whether this is `presets/NAME`, or a preset's bare name that no plug-in has."""
-    others = (plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind))
+    others = (plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind))
     return name.startswith("presets/") or (name in presets.presets() and name not in others)
 
 
 def _find(name: str) -> tuple[str, str]:
     kind, slash, plugin_id = name.partition("/")
-    if slash and kind in discovery.KINDS:
+    if slash and kind in registry.KINDS:
         return kind, plugin_id
     if ":" in name:  # a member of a family; only tasks have families
         return "tasks", name
-    owners = [kind for kind in discovery.KINDS if name in discovery.entries(kind)]
+    owners = [kind for kind in registry.KINDS if name in registry.entries(kind)]
     if len(owners) > 1:
         raise ConfigError(f"{name!r} is the name of several: " + " or ".join(f"{kind}/{name}" for kind in owners))
     if not owners:
         if Path(name).is_dir():
             raise RunFolderError(f"{name} is not a run folder: it has no run.json")
-        known = {plugin_id for kind in discovery.KINDS for plugin_id in discovery.entries(kind)}
+        known = {plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind)}
         raise UnknownNameError(
             "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.presets()}
         )
@@ -112,9 +113,9 @@ def _find(name: str) -> tuple[str, str]:
 
 
 def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
-    plugin = discovery.load(kind, plugin_id)
+    plugin = registry.load(kind, plugin_id)
     documentation = inspect.getdoc(inspect.getmodule(plugin))
-    parts = [f"{discovery.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
+    parts = [f"{registry.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
     options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
@@ -124,7 +125,7 @@ def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
 
 def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str]:
     """Return each option with its value, resolved where all required ones are given."""
-    fields = dataclasses.fields(discovery.load(kind, plugin_id).Config)
+    fields = dataclasses.fields(registry.load(kind, plugin_id).Config)
     required = [f.name for f in fields if configs.is_required(f)]
     if not settings.keys() >= set(required):
         return [f"  {f.name}" + (" (required)" if f.name in required else f" = {_default(f)!r}") for f in fields]
@@ -133,7 +134,7 @@ def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str
 
 
 def _shown(value: Any) -> str:
-    return configs.label_of(value) if isinstance(value, configs.Chosen) else repr(value)
+    return configs.label_of(value) if isinstance(value, configs.PluginChoice) else repr(value)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -143,7 +144,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _task_parts(task: Any) -> list[str]:
     card = task.card
     parts = [_section("card", {name: getattr(card, name) for name in CARD}), _section("sizes", card.sizes)]
-    if isinstance(task, FiledTask):
+    if isinstance(task, DatasetTask):
         files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
         parts.append(_section("files", files))
     parts.append(_section("fields", card.fields))
@@ -207,7 +208,7 @@ def _as_written(problem: Problem[Any], model: str) -> str:
     return "\n\n".join([f"[as {model} reads it]\n{written}", _section("about it", facts)])
 
 
-def _run(view: RunView) -> str:
+def _run(view: RunReader) -> str:
     record = view.record
     lines = [
         f"run {record.id}: {record.kind}, {view.status}" + (f" ({record.error})" if record.error is not None else ""),

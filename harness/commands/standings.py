@@ -24,9 +24,9 @@ from harness.commands.base.arguments import OutputArguments, add_output_options
 from harness.commands.base.output import print_tables
 from harness.core.config import parse_plugin
 from harness.core.errors import DataError, UsageError
-from harness.core.journal import write_whole
 from harness.core.progress import Progress
 from harness.core.types import Table
+from harness.runs.jsonl import write_whole
 
 EXAMPLE = "harness standings standings.json"
 API = "https://codeforces.com/api"

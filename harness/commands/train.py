@@ -43,16 +43,16 @@ def run(args: Arguments) -> int:
     # Imported here because they load torch, which `harness train --help` and a misspelt config can do without.
     path = find_config(args.config)
     settings = merge(read_toml(path), _settings(args))
-    from harness.trainers.settings import TrainConfig
+    from harness.trainers.config import TrainConfig
 
     config = parse(TrainConfig, settings)
     folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
-    from harness.trainers.run import parts_of, train
+    from harness.trainers.train import build_setup, train
 
     if args.dry_run:
         from harness.trainers.dry_run import dry_run
 
-        estimate = dry_run(config, parts_of(config, folder))
+        estimate = dry_run(config, build_setup(config, folder))
         print_config(args, config, folder, asdict(estimate), estimate.lines())
         return DONE
     view = train(config, folder, Progress(quiet=args.quiet))

@@ -25,10 +25,10 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
-from harness.core.protocols import SpecimenTask, Split, Task
-from harness.core.types import Completion, Problem, Specimen, Table, Tokens, Verdict
-from harness.evaluate import problems_of
-from harness.grading import Ungraded, in_order
+from harness.core.protocols import SelfCheckingTask, Split, Task
+from harness.core.types import Completion, GoldenCompletion, Problem, Table, Tokens, Verdict
+from harness.evaluation.loop import problems_of
+from harness.evaluation.pipeline import Pending, in_order
 
 EXAMPLE = "harness validate math500 minerva"
 
@@ -69,7 +69,7 @@ class TestOutcome:
     """One specimen and the verdict on it."""
 
     problem_id: str
-    specimen: Specimen
+    specimen: GoldenCompletion
     verdict: Verdict
 
     @property
@@ -83,14 +83,14 @@ class TestOutcome:
 
 def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[TestOutcome]:
     """Grade every specimen of every problem."""
-    if not isinstance(task, SpecimenTask):
+    if not isinstance(task, SelfCheckingTask):
         raise ConfigError(f"{task_id} has no specimens to validate with")
-    specimens = [(problem, specimen) for problem in problems for specimen in task.specimens(problem)]
-    asked = [Ungraded(problem, _completion(problem, specimen)) for problem, specimen in specimens]
-    progress.begin(f"validate {task_id}", len(specimens))
+    golden_completions = [(problem, specimen) for problem in problems for specimen in task.golden_completions(problem)]
+    asked = [Pending(problem, _completion(problem, specimen)) for problem, specimen in golden_completions]
+    progress.begin(f"validate {task_id}", len(golden_completions))
     outcomes: list[TestOutcome] = []
     n_surprises = 0
-    for (problem, specimen), graded in zip(specimens, in_order(asked, task.grader, None), strict=True):
+    for (problem, specimen), graded in zip(golden_completions, in_order(asked, task.grader, None), strict=True):
         outcomes.append(TestOutcome(problem.id, specimen, graded.verdict))
         n_surprises += not outcomes[-1].is_as_known
         progress.advance(1, {"surprises": n_surprises})
@@ -98,7 +98,7 @@ def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], pr
     return outcomes
 
 
-def _completion(problem: Problem[Any], specimen: Specimen) -> Completion:
+def _completion(problem: Problem[Any], specimen: GoldenCompletion) -> Completion:
     return Completion(problem.id, 0, 0, specimen.text, "stop", Tokens(0, 0))
 
 

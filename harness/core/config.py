@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
-from harness.core import discovery
+from harness.core import registry
 from harness.core.errors import ConfigError, UsageError, nearest
 from harness.core.removed_options import REMOVED_OPTIONS
 
@@ -29,14 +29,14 @@ Tree = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class PluginChoice:
     """One plug-in chosen by a config: its id and its parsed options."""
 
     id: str
     options: Any
 
     def build(self, kind_name: str) -> Any:
-        return discovery.build(kind_name, self.id, self.options)
+        return registry.build(kind_name, self.id, self.options)
 
 
 def plugin(
@@ -167,7 +167,7 @@ def _unknown_options(kind_name: str, table: Any, where: str) -> list[str]:
     if not isinstance(table, Mapping):
         return []
     try:
-        plugin_class = discovery.load(kind_name, table["id"])
+        plugin_class = registry.load(kind_name, table["id"])
     except UsageError:  # the plug-in itself is unknown, which `parse` reports
         return []
     return unknown_keys(plugin_class.Config, {key: item for key, item in table.items() if key != "id"}, where)
@@ -193,7 +193,7 @@ def _parse_section(schema: Any, value: Any, where: str) -> Any:
 
 def _parse_plugins(
     metadata: Mapping[str, Any], value: Any, where: str, *, are_several: bool
-) -> Chosen | tuple[Chosen, ...]:
+) -> PluginChoice | tuple[PluginChoice, ...]:
     kind_name, default = metadata["plugin"], metadata["default"]
     if not are_several:
         # Options without an id are those of the default.
@@ -216,18 +216,20 @@ def _parse_leaf(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where!r}: {detail[:1].lower() + detail[1:]}, not {value!r}") from None
 
 
-def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = "") -> Chosen:
+def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = "") -> PluginChoice:
     """One plug-in from its id, or from a table of its id and options."""
     table = {"id": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
         raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
     options = {key: item for key, item in table.items() if key != "id"}
-    schema = discovery.load(kind_name, table["id"]).Config
-    return Chosen(table["id"], _parse_table(schema, options, where, REMOVED_OPTIONS.get((kind_name, table["id"]))))
+    schema = registry.load(kind_name, table["id"]).Config
+    return PluginChoice(
+        table["id"], _parse_table(schema, options, where, REMOVED_OPTIONS.get((kind_name, table["id"])))
+    )
 
 
 def _example_id(kind_name: str) -> str:
-    return min(discovery.entries(kind_name), default="...")
+    return min(registry.entries(kind_name), default="...")
 
 
 @functools.cache
@@ -251,7 +253,7 @@ def _at(where: str, key: str) -> str:
 
 def to_tree(config: Any, *, identity_only: bool = False) -> Any:
     """The resolved config as plain values, without the keys that are None; optionally only its identity."""
-    if isinstance(config, Chosen):
+    if isinstance(config, PluginChoice):
         return {"id": config.id, **to_tree(config.options, identity_only=identity_only)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = [field for field in dataclasses.fields(config) if not (identity_only and _is_incidental(field))]
@@ -262,7 +264,7 @@ def to_tree(config: Any, *, identity_only: bool = False) -> Any:
     return config
 
 
-def label_of(chosen: Chosen) -> str:
+def label_of(chosen: PluginChoice) -> str:
     """The id, with the options that are not as by default: `legacy_math_verify(variant="lm-eval")`."""
     options: Mapping[str, Any] = to_tree(chosen.options, identity_only=True)
     defaults = {field.name: field.default for field in dataclasses.fields(chosen.options)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.core.errors import MissingExtraError, UnknownNameError
-from harness.core.provenance import installed_version
+from harness.runs.provenance import installed_version
 
 
 @dataclass(frozen=True, slots=True)

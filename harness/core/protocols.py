@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.core.types import (
     Call,
-    Card,
     Completion,
     DataFile,
+    DatasetCard,
     Estimate,
     Execution,
     Failure,
+    GoldenCompletion,
     Graded,
     Limits,
     LoadedData,
@@ -26,7 +27,6 @@ from harness.core.types import (
     Program,
     Request,
     Sampling,
-    Specimen,
     Table,
     Verdict,
 )
@@ -34,7 +34,7 @@ from harness.core.types import (
 if TYPE_CHECKING:
     import torch
 
-    from harness.core.store import RunView
+    from harness.runs.folder import RunReader
 
 Split = Literal["train", "validation", "test"]
 R = TypeVar("R")
@@ -65,14 +65,14 @@ class Task(Protocol[R]):
         ...
 
     @property
-    def card(self) -> Card: ...
+    def card(self) -> DatasetCard: ...
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem[R]]:
         """Problems in the order of `seed`. `train` may be endless; ids are unique within one pass."""
         ...
 
 
-class Demonstrator(Protocol[R]):
+class SupervisedTask(Protocol[R]):
     """A task that can also show how its problems are solved, for supervised training."""
 
     def demonstrate(self, problem: Problem[R], seed: int) -> str:
@@ -81,7 +81,7 @@ class Demonstrator(Protocol[R]):
 
 
 @runtime_checkable
-class FiledTask(Protocol):
+class DatasetTask(Protocol):
     """A task whose problems are read from published files."""
 
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
@@ -98,7 +98,7 @@ class FiledTask(Protocol):
 
 
 @runtime_checkable
-class TestedTask(Protocol):
+class CodeTask(Protocol):
     """A task whose problems are judged by tests that may not be all there are."""
 
     def tests_told(self, split: Split) -> Mapping[str, str]:
@@ -107,14 +107,14 @@ class TestedTask(Protocol):
 
 
 @runtime_checkable
-class SpecimenTask(Protocol[R]):
+class SelfCheckingTask(Protocol[R]):
     """A task that can write completions whose verdict is known."""
 
-    def specimens(self, problem: Problem[R]) -> Sequence[Specimen]: ...
+    def golden_completions(self, problem: Problem[R]) -> Sequence[GoldenCompletion]: ...
 
 
 @runtime_checkable
-class ForeignTask(Protocol):
+class ExternalTask(Protocol):
     """A task of another evaluator, which has numbers of its own."""
 
     def has_right_and_wrong(self) -> bool:
@@ -192,7 +192,7 @@ class Served(Protocol):
 
 
 @runtime_checkable
-class Vetting(Protocol):
+class PromptChecker(Protocol):
     """What an engine is too that can tell which requests it would refuse before it holds the model."""
 
     def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
@@ -219,7 +219,7 @@ class PolicyEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class RestingEngine(Protocol):
+class SleepingEngine(Protocol):
     """A policy engine that can give its memory back until `load_weights`; nothing is generated before that."""
 
     def rest(self) -> None: ...
@@ -251,7 +251,7 @@ class PerProblem(Protocol):
 
 
 class TableBuilder(Protocol):
-    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         """The same runs give the same rows, to the byte."""
         ...
 
@@ -273,11 +273,11 @@ class Objective(Protocol):
         """Make the parameters of its own (a log Z head, a value head), if it has any."""
         ...
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         """What each completion (or token) earned: detached, once per batch, with whole groups in view."""
         ...
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         """The loss of one micro-batch, divided by the totals of its minibatch (`batch.totals`), so that the sum
         over micro-batches is the loss of the minibatch however it was cut."""
         ...

@@ -241,7 +241,7 @@ class Erratum:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class DatasetCard:
     """What a task is made of, for the reader of a report."""
 
     title: str
@@ -278,7 +278,7 @@ class LoadedData:
 
 
 @dataclass(frozen=True, slots=True)
-class Specimen:
+class GoldenCompletion:
     """A completion whose verdict is known beforehand, to validate data and grader without a model."""
 
     what: str

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from harness.core.errors import EngineError
-from harness.core.prompts import prompt_text, text_ids
 from harness.core.types import Completion, Likelihood, Passage, Request, Tokens
+from harness.models.chat import prompt_text, text_ids
 
 # Matrix products of fewer rows take another kernel on a processor, which rounds otherwise.
 MIN_CPU_ROWS = 32

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.core.errors import ModelError
-from harness.core.prompts import prompt_ids
 from harness.core.types import Message, Request
+from harness.models.chat import prompt_ids
 
 # What transformers writes where a tokenizer has no limit is far above it.
 _NO_LIMIT = 10**9

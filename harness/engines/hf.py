@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.config import incidental
-from harness.core.models import context_of, load_module, load_tokenizer
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.engines._text import read_prompts, scored_context, stop_ids, text_of
+from harness.models.loading import context_of, load_module, load_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -23,8 +23,6 @@ from typing import Any, Literal
 from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, ModelError, nearest
-from harness.core.models import load_tokenizer, resolve
-from harness.core.prompts import PLAIN, prompt_ids
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Failure, Request, Tokens
 from harness.engines._answers import (
@@ -38,6 +36,8 @@ from harness.engines._answers import (
 )
 from harness.engines._connection import ApiKey, new_client
 from harness.engines._gate import Gate
+from harness.models.chat import PLAIN, prompt_ids
+from harness.models.loading import load_tokenizer, resolve
 
 _MAY_PASS = (408, 409, 425, 429)  # and everything from 500 on
 _OVERLOAD = (408, 429, 503, 504, 529)

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core import extras
-from harness.core.config import Chosen, differences, incidental, plugin
+from harness.core.config import PluginChoice, differences, incidental, plugin
 from harness.core.errors import EngineError, HarnessError, ModelError
-from harness.core.models import fingerprint
-from harness.core.protocols import Engine, ModelSource, Served, Vetting
-from harness.core.provenance import code_version
+from harness.core.protocols import Engine, ModelSource, PromptChecker, Served
 from harness.core.types import Completion, Failure, Message, Request
+from harness.models.loading import fingerprint
+from harness.runs.provenance import code_version
 
 _Answer = Completion | Failure
 
@@ -36,7 +36,7 @@ class RayEngine:
 
     @dataclass(frozen=True, slots=True)
     class Config:
-        inner: Chosen = plugin("engines", default="hf")
+        inner: PluginChoice = plugin("engines", default="hf")
         """The engine that is copied, with its options."""
         num_gpus: float = 0
         """Of each copy; may be a share of one. With 0 a copy sees none."""
@@ -69,7 +69,7 @@ class RayEngine:
 
     def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
         inner = self.config.inner.build("engines")
-        if isinstance(inner, Vetting):
+        if isinstance(inner, PromptChecker):
             inner.vet(source, requests)
 
     def open(self, source: ModelSource) -> None:
@@ -222,7 +222,9 @@ class _Copy:
 class _Actor:
     """What runs in a process of Ray's. Each method gives a stream."""
 
-    def open(self, inner: Chosen, source: ModelSource, *, has_gpus: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def open(
+        self, inner: PluginChoice, source: ModelSource, *, has_gpus: bool
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not has_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them in sight
         self._engine: Engine = inner.build("engines")

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, ModelError
-from harness.core.models import context_of, load_module, load_tokenizer
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.engines._replicas import Replicas
 from harness.engines._text import read_prompts, stop_ids, text_of
+from harness.models.loading import context_of, load_module, load_tokenizer
 
 if TYPE_CHECKING:
     import torch

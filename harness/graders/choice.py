@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
-from harness.graders._choice_reference import ChoiceReference
-from harness.graders._math_answer import answer_region, find
+from harness.graders.math.extraction import answer_region, find
+from harness.graders.references.choice import ChoiceReference
 
 _MARKS = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed|rm|bf)\b|[{}$*\\]")
 _FIRST_LETTER = re.compile(r"^(?:option|choice|answer)? *\(?([A-Za-z])(?![A-Za-z'])[).:]*(?P<rest>.*)$", re.IGNORECASE)

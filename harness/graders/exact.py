@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
-from harness.graders._math_reference import MathReference, gold_text
+from harness.graders.math.reference import MathReference, gold_text
 
 
 class ExactGrader:

@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from harness.core.config import Chosen, incidental, parse_plugin, plugin, to_tree
+from harness.core.config import PluginChoice, incidental, parse_plugin, plugin, to_tree
 from harness.core.errors import DiskError, EngineError, HarnessError, RunFolderError
-from harness.core.journal import write_whole
-from harness.core.models import resolve
 from harness.core.protocols import Engine, Grader, ModelSource, Served
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
-from harness.graders._math_answer import answer_region
-from harness.graders._text_reference import TextReference
+from harness.graders.math.extraction import answer_region
+from harness.graders.references.text import TextReference
+from harness.models.loading import resolve
+from harness.runs.jsonl import write_whole
 
 MOST_CHARACTERS = 20_000
 
@@ -72,7 +72,7 @@ class JudgeGrader:
         """The judge's name at its server, or the model that `engine` opens."""
         key_variable: str = incidental(default="OPENAI_API_KEY")
         """The environment variable that holds the server's API key, if it wants one."""
-        engine: Chosen | None = plugin("engines", otherwise=None)
+        engine: PluginChoice | None = plugin("engines", otherwise=None)
         """Another engine, or the server's with all of its options; then `base_url` is left out."""
         cache_dir: str = incidental(default=".judge-cache")
         timeout_s: float = incidental(default=60.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
-from harness.graders._lm_eval_reference import LmEvalReference
+from harness.graders.references.lm_eval import LmEvalReference
 
 
 class LmEvalGrader:

@@ -8,7 +8,14 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples, by_problem, mean_estimate, with_samples
+from harness.metrics.base.grouping import (
+    MeanOverProblems,
+    Means,
+    ProblemSamples,
+    by_problem,
+    mean_estimate,
+    with_samples,
+)
 
 
 class AvgAtK(MeanOverProblems):
@@ -43,7 +50,7 @@ class AvgAtK(MeanOverProblems):
 
 
 def _with_samples_drawn(means: Means, problems: Sequence[ProblemSamples]) -> Estimate:
-    from harness.core.stats import rate_interval  # numpy
+    from harness.stats.intervals import rate_interval  # numpy
 
     interval = rate_interval([p.n_correct for p in means.used], [p.n_graded for p in means.used])
     method = "; ".join([interval.method, *means.notes])

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from harness.core.errors import DataError
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import ProblemSamples, by_problem
-from harness.metrics._ratings import Population, contest_rating, likeliest_rating, virtual_score
-from harness.metrics._standings import Contest, Standings
+from harness.metrics.base.grouping import ProblemSamples, by_problem
+from harness.metrics.base.ratings import Population, contest_rating, likeliest_rating, virtual_score
+from harness.metrics.base.standings import Contest, Standings
 
 _FEWEST_PLAYERS = 200
 _ATTEMPTS = {"codeelo": 8, "flowrl": 16}
@@ -64,7 +64,7 @@ class CodeforcesRating:
             ratings.append(contest_rating(*_score(number, some, n_attempts, contest), contest.rows))
         if not ratings:
             return []
-        from harness.core.stats import INTERVAL_SEED, bootstrap_interval  # numpy
+        from harness.stats.intervals import INTERVAL_SEED, bootstrap_interval  # numpy
 
         low, high = bootstrap_interval(ratings, INTERVAL_SEED)
         rules = f"at most {n_attempts} attempts a problem, each failure before costs 50 points or a penalty of 10"

@@ -11,7 +11,7 @@ from typing import Any
 from harness.core.errors import PluginError
 from harness.core.protocols import Metric
 from harness.core.types import Graded
-from harness.metrics._grouping import Family, Means, ProblemSamples
+from harness.metrics.base.grouping import Family, Means, ProblemSamples
 
 Counts = tuple[int, list[int]]
 """Graded samples, and those of each right solution."""
@@ -40,7 +40,7 @@ class DistinctAtK(Family):
         return problem.n_graded, list(solutions.values())
 
     def values(self, counts: Sequence[Counts], k: int) -> Sequence[float]:
-        from harness.core.stats import pass_at_k  # numpy
+        from harness.stats.intervals import pass_at_k  # numpy
 
         n_samples = [n for n, solutions in counts for _ in solutions]
         chances = iter(pass_at_k(n_samples, [c for _, solutions in counts for c in solutions], k).tolist())

@@ -11,7 +11,7 @@ from harness.core.config import incidental
 from harness.core.errors import ConfigError, PluginError
 from harness.core.extras import require
 from harness.core.protocols import Metric
-from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples
+from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples
 
 if TYPE_CHECKING:
     import numpy as np

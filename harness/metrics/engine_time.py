@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import by_problem, per_right_answer, with_samples
+from harness.metrics.base.grouping import by_problem, per_right_answer, with_samples
 
 
 class EngineTime:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.core.protocols import Metric
-from harness.metrics._grouping import Family, MeanOverProblems, Means, ProblemSamples
+from harness.metrics.base.grouping import Family, MeanOverProblems, Means, ProblemSamples
 
 
 class GPassAtK(MeanOverProblems):
@@ -43,7 +43,7 @@ class _ShareRight(Family):
         self.name, self._tau = f"g-pass(tau={tau:g})", tau
 
     def values(self, counts: Sequence[tuple[int, int]], k: int) -> Sequence[float]:
-        from harness.core.stats import g_pass_at_k  # numpy
+        from harness.stats.intervals import g_pass_at_k  # numpy
 
         # As a decimal, 0.28 * 25 is 7; as floats it is a little more, and would ask for 8.
         n_needed = max(1, math.ceil(Fraction(str(self._tau)) * k))

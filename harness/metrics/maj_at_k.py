@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.core.protocols import Metric
-from harness.metrics._grouping import Family, Means, ProblemSamples, tells_answers
-from harness.metrics._votes import Ballot, ballot, is_prose, majority
+from harness.metrics.base.grouping import Family, Means, ProblemSamples, tells_answers
+from harness.metrics.base.votes import Ballot, ballot, is_prose, majority
 
 
 class MajAtK(Family):

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Graded
-from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples, rate, tells_answers
+from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples, rate, tells_answers
 
 
 class NoAnswer(MeanOverProblems):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.core.protocols import Metric
-from harness.metrics._grouping import Family
+from harness.metrics.base.grouping import Family
 
 
 class PassHatK(Family):
@@ -17,7 +17,7 @@ class PassHatK(Family):
     name = "pass-all"
 
     def values(self, counts: Sequence[tuple[int, int]], k: int) -> Sequence[float]:
-        from harness.core.stats import pass_hat_k  # numpy
+        from harness.stats.intervals import pass_hat_k  # numpy
 
         n_graded, n_correct = zip(*counts, strict=True)
         found: list[float] = pass_hat_k(n_graded, n_correct, k).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics._grouping import Family, ProblemSamples, by_problem, sizes, with_samples
+from harness.metrics.base.grouping import Family, ProblemSamples, by_problem, sizes, with_samples
 
 
 class PotentialAtK:
@@ -34,7 +34,7 @@ class PotentialAtK:
 
 
 def _potential_at(k: int, problems: Sequence[ProblemSamples]) -> Estimate | None:
-    from harness.core.stats import DRAWS, INTERVAL_SEED, pass_at_k, ratio_interval  # numpy
+    from harness.stats.intervals import DRAWS, INTERVAL_SEED, pass_at_k, ratio_interval  # numpy
 
     used, notes = with_samples(problems, k)
     n_samples, n_right = [p.n_graded for p in used], [p.n_correct for p in used]

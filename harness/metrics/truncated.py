@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.protocols import Metric
-from harness.metrics._grouping import MeanOverProblems, Means, ProblemSamples, rate
+from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples, rate
 
 
 class Truncated(MeanOverProblems):

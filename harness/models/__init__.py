@@ -1,1 +1,1 @@
-"""Bundled models, each a Hugging Face directory with its provenance, and the scripts that made them."""
+"""Loading models and tokenizers, chat templates, and the bundled model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.sandbox.levels import MEANING, Level
+from harness.sandbox.isolation import MEANING, Level
 from harness.sandbox.pool import Pool, open_pool, strongest
 
 __all__ = ["MEANING", "Level", "Pool", "open_pool", "strongest"]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from harness.core.errors import UsageError
 from harness.core.types import Execution, Limits
-from harness.sandbox.inside.kernel import MACHINE
-from harness.sandbox.levels import Level
+from harness.sandbox.inside.syscalls import MACHINE
+from harness.sandbox.isolation import Level
 from harness.sandbox.worker import Job
 
 _COMPILERS = ("g++", "clang++")

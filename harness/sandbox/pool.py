@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Call, Execution, Language, Limits, Program
-from harness.sandbox import compiler, levels, worker
-from harness.sandbox.answers import Look
-from harness.sandbox.levels import MEANING, Level
+from harness.sandbox import compiler, isolation, worker
+from harness.sandbox.calls import Look
+from harness.sandbox.isolation import MEANING, Level
 from harness.sandbox.worker import Job, Worker
 
 _ATTEMPTS = 3
@@ -143,7 +143,7 @@ def _function(program: Program, function: str, calls: Sequence[Call], look: Look
 @functools.cache
 def strongest() -> tuple[Level, tuple[tuple[Level, str], ...]]:
     """The strongest level that works here, tried for real, and why the stronger ones do not."""
-    levels.refuse_other_systems()
+    isolation.refuse_other_systems()
     failures: list[tuple[Level, str]] = []
     for level in sorted(Level, reverse=True):
         try:

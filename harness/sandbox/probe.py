@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Execution, Limits, Program
-from harness.sandbox.levels import MEANING
+from harness.sandbox.isolation import MEANING
 from harness.sandbox.pool import Pool, shared, strongest
 
 _LIMITS = Limits(cpu_s=0.3, wall_s=3.0, memory_bytes=256 << 20, output_bytes=1 << 20)

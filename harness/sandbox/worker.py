@@ -18,12 +18,12 @@ from typing import Any
 
 from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Execution, ExecutionStatus, Limits, Program
-from harness.sandbox import levels
-from harness.sandbox.answers import AnswerWatch, Look
-from harness.sandbox.inside import asking, programs, scratch, sealing
+from harness.sandbox import isolation
+from harness.sandbox.calls import AnswerWatch, Look
+from harness.sandbox.inside import caller, lockdown, programs, tmpdir
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
 from harness.sandbox.inside.zygote import read_reply
-from harness.sandbox.levels import Level
+from harness.sandbox.isolation import Level
 
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import inside.zygote as z; del sys.path[0]; "
@@ -56,7 +56,7 @@ class Job:
     calls: Sequence[Call] = ()
     prelude: str = ""
     look: Look | None = None
-    kind: sealing.Kind = "python"
+    kind: lockdown.Kind = "python"
     arguments: Sequence[str] = ()
     product: str = ""
 
@@ -104,7 +104,7 @@ class Worker:
             folder = str(Path(__file__).parent)
             flags = ["-I", "-S", "-B", "-X", "utf8", "-c", _START]
             process = subprocess.Popen(
-                [levels.interpreter(), *flags, folder, *map(str, fds), "first"],
+                [isolation.interpreter(), *flags, folder, *map(str, fds), "first"],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -179,26 +179,26 @@ class Worker:
                 pass
         self._opened.close()
         if self._scratch is not None:
-            scratch.remove_if_left(self._scratch, patience_s=_GRACE_S)
+            tmpdir.remove_if_left(self._scratch, patience_s=_GRACE_S)
 
 
 def _settings(level: Level, executable: Sequence[str]) -> bytes:
-    places = levels.package_places() if level != Level.SEALED else {}
-    folders = levels.package_folders(places)
+    places = isolation.package_places() if level != Level.SEALED else {}
+    folders = isolation.package_folders(places)
     told = {
         "level": level.title,
-        "preload": levels.preloaded(level),
+        "preload": isolation.preloaded(level),
         "packages": places,
         "folders": folders,
         "executable": executable,
         "scratch_parent": tempfile.gettempdir(),
-        "runtime_is_private": levels.runtime_is_private(folders),
+        "runtime_is_private": isolation.runtime_is_private(folders),
     }
     return json.dumps(told).encode()
 
 
 def _packed(calls: Sequence[Call]) -> bytes:
-    return asking.packed([(call.answer_bytes, call.arguments) for call in calls])
+    return caller.packed([(call.answer_bytes, call.arguments) for call in calls])
 
 
 @contextlib.contextmanager

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.protocols import TableBuilder
-from harness.core.store import RunView
 from harness.core.types import Estimate, Table, Verdict
-from harness.reports.cards import grader_of
-from harness.reports.runs import Cell, labelled, setting, task_ids
+from harness.reports.protocol_card import grader_of
+from harness.reports.run_facts import Cell, labelled, setting, task_ids
+from harness.runs.folder import RunReader
 
 COLUMNS = ("run", "task", "grader", "right", "graded", "ungraded", "judged otherwise", "problems")
 MOST_NAMED = 40
@@ -32,13 +32,13 @@ class Graders:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         rows = [row for run, label in labelled(runs, "eval") for row in _rows(run, label)]
         notes = ("`harness audit RUN` shows the texts on which graders disagree.",)
         return [Table("Graders", COLUMNS, tuple(rows), notes)] if rows else []
 
 
-def _rows(run: RunView, label: str) -> list[tuple[Cell, ...]]:
+def _rows(run: RunReader, label: str) -> list[tuple[Cell, ...]]:
     graders, rows = run.graders(), []
     for task in task_ids(run) if len(graders) > 1 else []:
         own = str(grader_of(run, task))
@@ -49,7 +49,7 @@ def _rows(run: RunView, label: str) -> list[tuple[Cell, ...]]:
     return rows
 
 
-def _of_task(run: RunView, task: str, grader: str) -> Verdicts:
+def _of_task(run: RunReader, task: str, grader: str) -> Verdicts:
     """Of the samples that the config asks for."""
     n = setting(run.config(), "n")
     verdicts = run.verdicts(grader).items()
@@ -68,7 +68,7 @@ def _cells(verdicts: Verdicts, own: Verdicts) -> tuple[Cell, ...]:
 
 
 def _right(is_right: Mapping[Sample, bool], n_ungraded: int) -> Estimate | None:
-    from harness.core.stats import mean_interval  # numpy
+    from harness.stats.intervals import mean_interval  # numpy
 
     by_problem: dict[str, list[bool]] = {}
     for (problem, _), right in sorted(is_right.items()):

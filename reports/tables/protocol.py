@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.protocols import TableBuilder
-from harness.core.store import RunView
 from harness.core.types import Table
-from harness.reports.cards import card
-from harness.reports.runs import Cell, Labelled, labelled, task_ids
+from harness.reports.protocol_card import card
+from harness.reports.run_facts import Cell, Labelled, labelled, task_ids
+from harness.runs.folder import RunReader
 
 DIFFERS = "differs"
 
@@ -24,7 +24,7 @@ class Protocol:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         named = labelled(runs, "eval")
         tasks = dict.fromkeys(task for run, _ in named for task in task_ids(run))
         return [_table(task, [(run, label) for run, label in named if task in task_ids(run)]) for task in tasks]

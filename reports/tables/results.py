@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from harness.core.protocols import TableBuilder
-from harness.core.store import RunView
 from harness.core.types import Estimate, Table
-from harness.reports.runs import (
+from harness.reports.run_facts import (
     Cell,
     Labelled,
     labelled,
@@ -23,6 +22,7 @@ from harness.reports.runs import (
     trainer_of,
     unfinished,
 )
+from harness.runs.folder import RunReader
 
 LEADING = ("run", "model", "objective", "task", "split", "n", "temperature")
 
@@ -43,7 +43,7 @@ class Results:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         evaluations = labelled(runs, "eval")
         rows = [row for run, label in evaluations for row in _rows(run, label)]
         if not rows:
@@ -54,7 +54,7 @@ class Results:
         return [Table("Results", (*LEADING, *names), cells, notes)]
 
 
-def _rows(run: RunView, label: str) -> list[Row]:
+def _rows(run: RunReader, label: str) -> list[Row]:
     config, trainer, estimates = run.config(), trainer_of(run), run.estimates()
     objective = plugin_id(setting(trainer.config(), "objective")) if trainer is not None else None
     return [
@@ -108,8 +108,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 def _detectable(rows: Sequence[Row]) -> list[str]:
     """What two runs like these could tell apart, from the width of the interval of avg@k."""
-    from harness.core.pairs import detectable  # numpy
-    from harness.core.stats import LEVEL
+    from harness.stats.intervals import LEVEL
+    from harness.stats.paired_tests import detectable  # numpy
 
     two_sided = NormalDist().inv_cdf((1 + LEVEL) / 2)
     told = [

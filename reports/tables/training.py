@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import TableBuilder
-from harness.core.store import RunView
 from harness.core.types import Table
-from harness.reports.runs import Cell, labelled, plugin_id, plugin_options, setting, unfinished
+from harness.reports.run_facts import Cell, labelled, plugin_id, plugin_options, setting, unfinished
+from harness.runs.folder import RunReader
 
 LAST = 10
 COLUMNS = (
@@ -44,7 +44,7 @@ class Training:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def build(self, runs: Sequence[RunView]) -> Sequence[Table]:
+    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         named = labelled(runs, "train")
         if not named:
             return []
@@ -58,7 +58,7 @@ class Training:
         return [Table("Training", COLUMNS, rows, (*unfinished(named), note, *warnings))]
 
 
-def _row(run: RunView, label: str) -> tuple[Cell, ...]:
+def _row(run: RunReader, label: str) -> tuple[Cell, ...]:
     config, steps = run.config(), run.steps()
     objective = setting(config, "objective")
     return (

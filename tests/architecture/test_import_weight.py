@@ -84,7 +84,9 @@ def test_rows_are_read_without_tensors_and_without_anybodys_loader(tmp_path, pyt
 def test_only_training_and_its_engine_load_tensors(checkout, tmp_path, python):
     """Lazily, that is: a module may import torch inside a function. A report needs no GPU stack, ever."""
     modules = [name for name in _modules(checkout / "harness", "harness") if name not in TENSOR_MODULES]
-    assert {"harness.evaluate", "harness.core.models", "harness.engines.scripted", "harness.reports"} <= set(modules)
+    assert {"harness.evaluation.loop", "harness.models.loading", "harness.engines.scripted", "harness.reports"} <= set(
+        modules
+    )
     loaded = _loaded_by(python, "\n".join(f"import {name}" for name in modules), tmp_path)[1]
     assert not loaded & {"torch", "transformers", "pandas"}
 

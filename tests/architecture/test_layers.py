@@ -21,16 +21,16 @@ ROOMS = (
 # task that names that grader.
 SHARED_HELPERS = {
     # countdown's generator, reference and grader share the rules of the game
-    ("harness.tasks.countdown", "harness.graders._countdown_rules"),
+    ("harness.tasks.countdown", "harness.graders.countdown.rules"),
 }
 
 LINT = "import importlinter.cli as c; raise SystemExit(c.lint_imports(no_cache=True, no_logo=True))"
 
 # One import that breaks each contract: where, what, and the id of the contract.
 PLANTS = [
-    ("harness/core/seeds.py", "import harness.evaluate", "layers"),
+    ("harness/core/seeds.py", "import harness.evaluation.loop", "layers"),
     ("harness/core/seeds.py", "from harness import graders", "layers"),
-    ("harness/evaluate.py", "from harness.trainers import settings", "layers"),
+    ("harness/evaluation/loop.py", "from harness.trainers import settings", "layers"),
     ("trainers/loop.py", "import harness.commands", "layers"),
     ("harness/commands/demo.py", "import harness.cli", "layers"),
     ("reports/planted.py", "import harness.commands.base.output", "layers"),
@@ -38,15 +38,15 @@ PLANTS = [
     ("harness/planted.py", "import harness", "layers"),  # a room without a place
     ("harness/cli.py", "import harness.engines.scripted", "plugins"),
     ("trainers/loop.py", "from harness.trainers.objectives import grpo", "plugins"),
-    ("harness/evaluate.py", "import harness.graders.exact", "graders"),
-    ("harness/evaluate.py", "from harness import metrics", "metrics"),
+    ("harness/evaluation/loop.py", "import harness.graders.exact", "graders"),
+    ("harness/evaluation/loop.py", "from harness import metrics", "metrics"),
     ("tasks/countdown.py", "import harness.sandbox", "sandbox"),
     ("tasks/countdown.py", "import harness.models.make_countdown_tiny", "models"),
-    ("reports/planted.py", "def late():\n    import harness.evaluate", "readers"),
+    ("reports/planted.py", "def late():\n    import harness.evaluation.loop", "readers"),
     ("harness/commands/doctor.py", "from harness.trainers import settings", "readers"),
     ("harness/commands/planted.py", "from harness.commands.eval import shortfall", "commands"),
     ("trainers/objectives/grpo.py", "from harness.trainers import policy", "objectives"),
-    ("harness/evaluate.py", "def late():\n    import torch", "tensors"),
+    ("harness/evaluation/loop.py", "def late():\n    import torch", "tensors"),
     ("reports/planted.py", "import torch", "tensors"),
     ("harness/engines/planted.py", "from torch import nn", "tensors"),
     ("harness/__init__.py", "from harness import cli", "root"),
@@ -112,7 +112,7 @@ def test_a_visit_to_a_private_helper_is_seen(copied_checkout):
     (copied_checkout / "tasks/planted.py").write_text("from harness.graders import _countdown_rules\n")
     (copied_checkout / "harness/metrics/planted.py").write_text("from harness.engines._cache import new_cache\n")
     assert {visit for visit in _visits(copied_checkout) - SHARED_HELPERS if not _is_handing_over(*visit)} == {
-        ("harness.tasks.planted", "harness.graders._countdown_rules"),
+        ("harness.tasks.planted", "harness.graders.countdown.rules"),
         ("harness.metrics.planted", "harness.engines._cache"),
     }
 

@@ -27,7 +27,7 @@ def test_a_mounted_folder_refuses_its_own_name(checkout, python, folder):
 
 def test_no_file_is_loaded_under_two_names(checkout, python):
     # Not vacuous: three mounted packages and a module of each of two are asked for, and must be there.
-    wanted = ["harness.tasks.countdown", "harness.trainers.settings", "harness.reports", "harness.reports.tables"]
+    wanted = ["harness.tasks.countdown", "harness.trainers.config", "harness.reports", "harness.reports.tables"]
     code = (
         f"import {', '.join(wanted)}\n"
         "import json, os, sys\n"

@@ -100,7 +100,7 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
-        from harness.core.training import Credit, LossResult
+        from harness.core.tensors import Credit, LossResult
 
 
         class RewardWeighted:

@@ -6,9 +6,9 @@ import pytest
 from command_output import output
 
 from harness.core import config as configs
-from harness.core.store import RunView
-from harness.core.task_facts import MOST_NAMED, doubt, task_facts
 from harness.core.types import LoadedData
+from harness.data.dataset_facts import MOST_NAMED, doubt, task_facts
+from harness.runs.folder import RunReader
 
 pytestmark = pytest.mark.usefixtures("mirror")
 AIME = "aime24/qwen25math_aime24_test.jsonl"
@@ -21,7 +21,7 @@ ENGINE = 'engine={id="scripted", replies=["\\\\boxed{2}"]}'
 def test_a_run_keeps_what_its_rows_were_and_says_that_they_differ(capsys, mirror, tmp_path):
     said = output(capsys, *EVAL, ENGINE, "--out", "run").err
     assert said.startswith("warning: ") and "30 of the test rows are not those on record (2024-I-1: altered" in said
-    facts = RunView.read(tmp_path / "work" / "run").record.data["aime24"]
+    facts = RunReader.read(tmp_path / "work" / "run").record.data["aime24"]
     task = configs.parse_plugin("tasks", {"id": "aime24"}).build("tasks")
     loaded = task.loaded("test")
     assert facts["fingerprint"] == loaded.fingerprint != facts["expected_fingerprint"] == loaded.expected

@@ -14,12 +14,12 @@ def test_validate_ends_well_when_every_verdict_is_as_known(capsys):
 
 
 def test_validate_fails_and_lists_what_is_judged_otherwise(capsys, monkeypatch):
-    from harness.core.types import Specimen
-    from harness.tasks import _maths
+    from harness.core.types import GoldenCompletion
+    from harness.tasks._base import maths
 
-    truth = _maths.specimens
+    truth = maths.golden_completions
     monkeypatch.setattr(
-        _maths, "specimens", lambda reference: [*truth(reference), Specimen("a lie", "Answer: 3", "correct")]
+        maths, "specimens", lambda reference: [*truth(reference), GoldenCompletion("a lie", "Answer: 3", "correct")]
     )
     _, surprises = tables(capsys, "validate", "aime24", code=1)
     assert {row["problem"] for row in surprises["rows"]} == {"2024-I-1", "2024-I-2"}

@@ -19,11 +19,11 @@ from docs_site import settings
 from docs_site.fields import Setting
 
 from harness.core import config as configs
-from harness.core import discovery
+from harness.core import registry
 from harness.core.errors import HarnessError
 from harness.core.recipes import recipes
-from harness.eval_config import EvalConfig
-from harness.trainers.settings import TrainConfig
+from harness.evaluation.config import EvalConfig
+from harness.trainers.config import TrainConfig
 
 
 def keys(schema: Any, where: str = "", *, is_mutable: bool = False) -> dict[str, bool]:
@@ -61,7 +61,7 @@ def test_a_meaning_of_a_setting_that_does_not_exist_fails() -> None:
 @pytest.mark.parametrize("kind", docs_hook.PLUGIN_KINDS)
 def test_every_plugin_has_a_section(kind: str) -> None:
     page = docs_hook.PAGES[f"reference/{kind}.md"]()
-    assert re.findall(r"^## `\w+` \{ #(\w+) \}$", page, re.MULTILINE) == list(discovery.entries(kind))
+    assert re.findall(r"^## `\w+` \{ #(\w+) \}$", page, re.MULTILINE) == list(registry.entries(kind))
 
 
 def test_the_formula_of_an_objective_is_a_block() -> None:

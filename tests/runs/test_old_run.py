@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.core.store import RunView
+from harness.runs.folder import RunReader
 
 OLD = Path(__file__).parent / "old_run"
 
@@ -39,16 +39,16 @@ def test_old_runs_are_compared(old, capsys):
 
 def test_an_old_run_is_graded_again_with_the_same_result(old):
     folder = old / "eval-a"
-    before, estimates = verdict_rows(folder), RunView.read(folder).estimates()
+    before, estimates = verdict_rows(folder), RunReader.read(folder).estimates()
     assert main(["grade", str(folder)]) == 0
     assert verdict_rows(folder) == [*before, *before]
-    assert RunView.read(folder).estimates() == estimates
-    assert RunView.read(folder).status == "done"
+    assert RunReader.read(folder).estimates() == estimates
+    assert RunReader.read(folder).status == "done"
 
 
 def test_an_old_run_is_graded_by_another_grader(old):
     assert main(["grade", str(old / "eval-a"), "--grader", "legacy_dapo"]) == 3, "it can't grade countdown"
-    assert RunView.read(old / "eval-a").graders() == ["countdown", "legacy_dapo"]
+    assert RunReader.read(old / "eval-a").graders() == ["countdown", "legacy_dapo"]
 
 
 def test_resuming_an_old_training_names_the_keys_that_are_gone(old, capsys):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from harness.core.types import Completion, Problem, Tokens
-from harness.graders import _math_algebra
-from harness.graders._math_reference import typed_reference
-from harness.graders.math import MathGrader
+from harness.graders.math import MathGrader, algebra
+from harness.graders.math.reference import typed_reference
 
 GOLD, ANSWER = r"\int_0^2 x dx", r"\int_0^2 t dt"
 
@@ -14,4 +13,4 @@ def asked_in_child(results):
     problem = Problem("p", "t", (), typed_reference(GOLD))
     completion = Completion("p", 0, 0, rf"\boxed{{{ANSWER}}}", "stop", Tokens(1, 1))
     verdict = MathGrader(MathGrader.Config()).grade(problem, completion)
-    results.put(((verdict.outcome, verdict.reason), _math_algebra.POOL.pids()))
+    results.put(((verdict.outcome, verdict.reason), algebra.POOL.pids()))

@@ -18,10 +18,10 @@ import tomllib
 from pathlib import Path
 
 from harness.core.types import Limits, Program
-from harness.graders._answer_rules import ExpectedAnswer
-from harness.graders._code_prelude import PRELUDE
-from harness.graders._comparing import is_right_answer
-from harness.graders._judging import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.graders.code.equality import ExpectedAnswer
+from harness.graders.code.isolated_compare import is_right_answer
+from harness.graders.code.judge import Allowance, FunctionTest, ScriptTest, judge_function, judge_script
+from harness.graders.code.prelude import PRELUDE
 from harness.sandbox import Level, Pool
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from training_parts import make_batch
 
-from harness.core.training import Batch, PolicyOutputs
+from harness.core.tensors import Batch, PolicyOutputs
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
 INPUTS, CASES = GOLDEN["inputs"], GOLDEN["cases"]
@@ -30,10 +30,10 @@ def golden_batch() -> Batch:
 
 
 def golden_outputs() -> tuple[PolicyOutputs, PolicyOutputs]:
-    live = PolicyOutputs(logp=tensor("logp").requires_grad_(), completion_hidden=tensor("values")[..., None])
-    frozen = PolicyOutputs(
+    current = PolicyOutputs(logp=tensor("logp").requires_grad_(), completion_hidden=tensor("values")[..., None])
+    old = PolicyOutputs(
         logp=tensor("logp_old"),
         logp_reference=tensor("logp_reference"),
         completion_hidden=tensor("values_old")[..., None],
     )
-    return live, frozen
+    return current, old

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from harness.core import config as configs
-from harness.core.models import resolve
 from harness.core.progress import Progress
 from harness.core.recipes import find_config
+from harness.models.loading import resolve
+from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import dry_run
-from harness.trainers.run import parts_of, train
-from harness.trainers.settings import TrainConfig
+from harness.trainers.train import build_setup, train
 
 SHAPE = {
     "hidden_size": 256,
@@ -60,7 +60,7 @@ def main(folder: Path, recipe: str, changes: str, shape: str) -> None:
     # The bundled model first: the run that is measured finds every library loaded.
     train(parse(tree, "countdown-tiny"), folder / "first", Progress(quiet=True))
     config = parse(tree, str(folder / "model"))
-    memory = dry_run(config, parts_of(config, folder / "run")).memory
+    memory = dry_run(config, build_setup(config, folder / "run")).memory
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is now the size now
     before = resident_bytes("VmRSS")
     train(config, folder / "run", Progress(quiet=True))

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from harness.core.models import load_module, load_tokenizer, resolve
 from harness.core.protocols import ModelSource
-from harness.core.training import Batch, PolicyOutputs, Totals
+from harness.core.tensors import Batch, PolicyOutputs, Totals
+from harness.models.loading import load_module, load_tokenizer, resolve
 
 VOCABULARY = 110
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.core.models import BUNDLED
+from harness.models.loading import BUNDLED
 
 NARROW, WIDE, HEADS = 24, 32, 4
 GROWN = WIDE / NARROW

@@ -13,12 +13,12 @@ import pytest
 
 from harness.__main__ import main
 from harness.core import config as configs
-from harness.core.models import resolve
 from harness.core.protocols import ModelSource
 from harness.core.recipes import find_config
+from harness.models.loading import resolve
+from harness.trainers.config import LoraConfig, TrainConfig
 from harness.trainers.dry_run import ModelDimensions, dimensions_of, dry_run, estimate_memory
-from harness.trainers.run import parts_of
-from harness.trainers.settings import LoraConfig, TrainConfig
+from harness.trainers.train import build_setup
 
 
 def recipe(name: str, **changes: Any) -> TrainConfig:
@@ -27,7 +27,7 @@ def recipe(name: str, **changes: Any) -> TrainConfig:
 
 def dry_run_of(name: str, **changes: Any) -> Any:
     config = recipe(name, **changes)
-    return dry_run(config, parts_of(config, Path("no-such-run")))
+    return dry_run(config, build_setup(config, Path("no-such-run")))
 
 
 def test_batch_counts_are_products_of_the_loop_settings() -> None:

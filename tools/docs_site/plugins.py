@@ -9,7 +9,7 @@ from typing import Any
 from docs_site.fields import settings_of
 from docs_site.markdown import block, cell, code, docstring_of, page, section, table
 from harness.core import config as configs
-from harness.core import discovery
+from harness.core import registry
 from harness.core.recipes import methods_of_settings
 
 INTRODUCTIONS = {
@@ -41,9 +41,9 @@ Tables of a report. `harness report RUNS --table ID` builds only that one; the d
 
 def plugin_page(kind_name: str) -> str:
     """Return the page of one kind of plug-in."""
-    entries = discovery.entries(kind_name)
+    entries = registry.entries(kind_name)
     overview = table(
-        [discovery.KINDS[kind_name].noun, "summary"],
+        [registry.KINDS[kind_name].noun, "summary"],
         ([f"[`{plugin_id}`](#{plugin_id})", _escaped(entry.description)] for plugin_id, entry in entries.items()),
     )
     parts = [_plugin(kind_name, plugin_id) for plugin_id in entries]
@@ -62,7 +62,7 @@ def _methods() -> str:
 
 
 def _plugin(kind_name: str, plugin_id: str) -> str:
-    plugin = discovery.load(kind_name, plugin_id)
+    plugin = registry.load(kind_name, plugin_id)
     summary, rest = docstring_of(_module(kind_name, plugin_id))
     parts = [_escaped(summary), _prose(rest), _options(plugin)]
     if kind_name == "tasks":
@@ -73,7 +73,7 @@ def _plugin(kind_name: str, plugin_id: str) -> str:
 def _module(kind_name: str, plugin_id: str) -> Any:
     import importlib
 
-    return importlib.import_module(discovery.entries(kind_name)[plugin_id].module.partition(":")[0])
+    return importlib.import_module(registry.entries(kind_name)[plugin_id].module.partition(":")[0])
 
 
 def _prose(text: str) -> str:
@@ -122,7 +122,7 @@ def _options(plugin: Any) -> str:
 
 def _task_parts(task_id: str) -> list[str]:
     """Return the card of a task, or what a family of tasks says instead."""
-    plugin = discovery.load("tasks", task_id)
+    plugin = registry.load("tasks", task_id)
     if hasattr(plugin, "member") or any(map(configs.is_required, dataclasses.fields(plugin.Config))):
         return []
     task = configs.parse_plugin("tasks", {"id": task_id}).build("tasks")

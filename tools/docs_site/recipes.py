@@ -6,8 +6,8 @@ from pathlib import Path
 
 from docs_site.markdown import block, code, collapsed, page, section, table
 from harness.core import config as configs
-from harness.core import presets
 from harness.core.recipes import recipes
+from harness.evaluation import presets
 
 RECIPES = """
 A recipe is a TOML file with all settings of a training run. `harness train NAME` runs one, `harness show NAME` prints

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from docs_site.fields import Setting, is_section, settings_of
 from docs_site.markdown import cell, code, page, section, table
-from harness.eval_config import EvalConfig
-from harness.trainers.settings import TrainConfig
+from harness.evaluation.config import EvalConfig
+from harness.trainers.config import TrainConfig
 
 MEANINGS = Path(__file__).with_name("meanings.toml")
 

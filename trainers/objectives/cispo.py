@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
@@ -41,13 +41,13 @@ class Cispo(NoParameters):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return group_credit(batch, self.config)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        ratio = (live.logp.detach() - frozen.logp).exp()
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        ratio = (current.logp.detach() - old.logp).exp()
         weight = ratio.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
-        per_token = -weight * credit.weights[:, None] * live.logp
+        per_token = -weight * advantages.values[:, None] * current.logp
         loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
         return LossResult(loss, {"clip_fraction": total(weight != ratio, batch.completion_mask)})
 

@@ -32,7 +32,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     group_log_mean_exp,
     group_normalise,
@@ -72,28 +72,28 @@ class FlowRL(MlpHead):
 
     # --- the formula
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         scaled_reward = self.config.beta * self.score(batch)  # (B,)
-        log_weights = scaled_reward - self.per_sequence(frozen.logp - self.prior(frozen), batch)  # (B,)
-        return Credit(scaled_reward, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        log_weights = scaled_reward - self.per_sequence(old.logp - self.prior(old), batch)  # (B,)
+        return Advantages(scaled_reward, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        log_z = self.log_z(batch, live, credit)  # (B,)
-        logp, logp_prior = self.per_sequence(live.logp, batch), self.per_sequence(self.prior(frozen), batch)  # (B,)
-        residual = log_z + logp - credit.weights - logp_prior  # (B,)
-        ratio = self.ratio((live.logp - frozen.logp).detach(), batch)  # (B,)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        log_z = self.log_z(batch, current, advantages)  # (B,)
+        logp, logp_prior = self.per_sequence(current.logp, batch), self.per_sequence(self.prior(old), batch)  # (B,)
+        residual = log_z + logp - advantages.values - logp_prior  # (B,)
+        ratio = self.ratio((current.logp - old.logp).detach(), batch)  # (B,)
         weight = self.weight(ratio)  # (B,)
         loss = self.mean(weight * residual.square(), batch)
-        return LossResult(loss, self.metrics(batch, live, frozen, credit, log_z.detach(), ratio), ratio)
+        return LossResult(loss, self.metrics(batch, current, old, advantages, log_z.detach(), ratio), ratio)
 
     def score(self, batch: Batch) -> Tensor:
         """Return r_hat. (B,)"""
         return group_normalise(batch.rewards, batch.group_ids)
 
-    def prior(self, frozen: PolicyOutputs) -> Tensor:
+    def prior(self, old: PolicyOutputs) -> Tensor:
         """Return the log-probabilities the policy is pulled to where rewards are equal. (B, T)"""
-        assert frozen.logp_reference is not None
-        return frozen.logp_reference
+        assert old.logp_reference is not None
+        return old.logp_reference
 
     def per_sequence(self, per_token: Tensor, batch: Batch) -> Tensor:
         """Return 1/|y| times the sum over the tokens of y. (B, T) -> (B,)"""
@@ -113,14 +113,14 @@ class FlowRL(MlpHead):
 
     # --- log Z
 
-    def log_z(self, batch: Batch, live: PolicyOutputs, credit: Credit) -> Tensor:  # noqa: ARG002
+    def log_z(self, batch: Batch, current: PolicyOutputs, advantages: Advantages) -> Tensor:  # noqa: ARG002
         """Return log Z of each completion's prompt, equal within a group but for dropout. (B,)"""
-        return self.read_head(self.prompt_state(batch, live))
+        return self.read_head(self.prompt_state(batch, current))
 
-    def prompt_state(self, batch: Batch, live: PolicyOutputs) -> Tensor:  # noqa: ARG002
+    def prompt_state(self, batch: Batch, current: PolicyOutputs) -> Tensor:  # noqa: ARG002
         """Return the input of the log Z head. (B, H)"""
-        assert live.prompt_hidden is not None
-        return live.prompt_hidden.detach()
+        assert current.prompt_hidden is not None
+        return current.prompt_hidden.detach()
 
     def prepare(self, shape: ModelShape, seed: int, *, zero_init: bool = True) -> None:
         layers, dropout = self.config.log_z_layers, self.config.log_z_dropout
@@ -133,15 +133,21 @@ class FlowRL(MlpHead):
         return (ParameterGroup(list(self.head.parameters()), own_lr, own_decay),)
 
     def metrics(
-        self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit, log_z: Tensor, ratio: Tensor
+        self,
+        batch: Batch,
+        current: PolicyOutputs,
+        old: PolicyOutputs,
+        advantages: Advantages,
+        log_z: Tensor,
+        ratio: Tensor,
     ) -> dict[str, tuple[float, float]]:
         weight = self.weight(ratio)
         return summed(
-            **log_z_errors(log_z, credit.extra["log_z_group"]),
+            **log_z_errors(log_z, advantages.extra["log_z_group"]),
             importance_weight=weight,
             clip_fraction=(weight != ratio).double(),
             effective_temperature=1 / (self.config.beta * batch.completion_lengths),
-            kl_reference_per_sequence=sequence_sum(live.logp.detach() - self.prior(frozen), batch.completion_mask),
+            kl_reference_per_sequence=sequence_sum(current.logp.detach() - self.prior(old), batch.completion_mask),
         )
 
 

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, ModelShape, ParameterGroup, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     group_draws,
     group_mean,
@@ -136,14 +136,14 @@ class FlowRLAblation(FlowRL):
             case "none":
                 return batch.rewards
 
-    def prior(self, frozen: PolicyOutputs) -> Tensor:
+    def prior(self, old: PolicyOutputs) -> Tensor:
         match self.config.anchor:
             case "reference":
-                return super().prior(frozen)
+                return super().prior(old)
             case "old":
-                return frozen.logp
+                return old.logp
             case "none":
-                return torch.zeros_like(frozen.logp)
+                return torch.zeros_like(old.logp)
 
     def mean(self, per_completion: Tensor, batch: Batch) -> Tensor:
         if self.config.loss_scale == "mean":
@@ -152,8 +152,8 @@ class FlowRLAblation(FlowRL):
 
     # --- log Z
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
-        learned = super().credit(batch, frozen)
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
+        learned = super().advantages(batch, old)
         group_estimate = learned.extra["log_z_group"]  # (B,)
         match self.config.log_z:
             case "learned":
@@ -161,19 +161,21 @@ class FlowRLAblation(FlowRL):
             case "none":
                 log_z = torch.zeros_like(group_estimate)
             case "group_mean":
-                drift = self.per_sequence(frozen.logp - self.prior(frozen), batch)  # (B,)
+                drift = self.per_sequence(old.logp - self.prior(old), batch)  # (B,)
                 log_z = group_mean(learned.weights - drift, batch.group_ids)
             case "random":
                 log_z = 0.5 + group_draws(batch.group_ids, like=group_estimate)
             case "constant":
                 log_z = torch.full_like(group_estimate, self.config.log_z_constant)
-        return Credit(learned.weights, {**learned.extra, "log_z": log_z})
+        return Advantages(learned.weights, {**learned.extra, "log_z": log_z})
 
-    def log_z(self, batch: Batch, live: PolicyOutputs, credit: Credit) -> Tensor:
-        return super().log_z(batch, live, credit) if self.config.log_z == "learned" else credit.extra["log_z"]
+    def log_z(self, batch: Batch, current: PolicyOutputs, advantages: Advantages) -> Tensor:
+        return (
+            super().log_z(batch, current, advantages) if self.config.log_z == "learned" else advantages.extra["log_z"]
+        )
 
-    def prompt_state(self, batch: Batch, live: PolicyOutputs) -> Tensor:
-        mean, last = live.prompt_hidden, live.prompt_last_hidden
+    def prompt_state(self, batch: Batch, current: PolicyOutputs) -> Tensor:
+        mean, last = current.prompt_hidden, current.prompt_last_hidden
         match self.config.log_z_pooling:
             case "prompt":
                 state = mean
@@ -196,9 +198,15 @@ class FlowRLAblation(FlowRL):
     # --- the step record
 
     def metrics(
-        self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit, log_z: Tensor, ratio: Tensor
+        self,
+        batch: Batch,
+        current: PolicyOutputs,
+        old: PolicyOutputs,
+        advantages: Advantages,
+        log_z: Tensor,
+        ratio: Tensor,
     ) -> dict[str, tuple[float, float]]:
-        metrics = super().metrics(batch, live, frozen, credit, log_z, ratio)
+        metrics = super().metrics(batch, current, old, advantages, log_z, ratio)
         if not self.config.normalise_by_length:
             metrics |= summed(effective_temperature=1 / (self.config.beta * torch.ones_like(batch.rewards)))
         if self.config.anchor != "reference":

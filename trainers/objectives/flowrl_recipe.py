@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from harness.core.protocols import Objective
-from harness.core.training import Batch
+from harness.core.tensors import Batch
 from harness.trainers.objectives.flowrl_release import FlowRLRelease
 
 

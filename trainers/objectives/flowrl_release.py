@@ -21,7 +21,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, ModelShape, PolicyOutputs
+from harness.core.tensors import Batch, ModelShape, PolicyOutputs
 from harness.trainers.functional import mean_but_last, released_mean
 from harness.trainers.objectives.flowrl import FlowRL
 
@@ -47,9 +47,9 @@ class FlowRLRelease(FlowRL):
     def mean(self, per_completion: Tensor, batch: Batch) -> Tensor:
         return released_mean(per_completion, batch.totals)
 
-    def prompt_state(self, batch: Batch, live: PolicyOutputs) -> Tensor:
-        assert live.prompt_hidden is not None and live.prompt_last_hidden is not None
-        return mean_but_last(live.prompt_hidden, live.prompt_last_hidden, batch.prompt_lengths)
+    def prompt_state(self, batch: Batch, current: PolicyOutputs) -> Tensor:
+        assert current.prompt_hidden is not None and current.prompt_last_hidden is not None
+        return mean_but_last(current.prompt_hidden, current.prompt_last_hidden, batch.prompt_lengths)
 
     def prepare(self, shape: ModelShape, seed: int, *, zero_init: bool = False) -> None:
         super().prepare(shape, seed, zero_init=zero_init)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import (
     group_log_mean_exp,
     group_mean,
@@ -54,28 +54,26 @@ class GFlowRL(NoParameters):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         """The clipped flow gap of each completion."""
-        assert frozen.logp_reference is not None
+        assert old.logp_reference is not None
         score = group_normalise(batch.rewards, batch.group_ids, by_std=self.config.normalise_by_std)
-        unbalanced = (
-            sequence_mean(frozen.logp - frozen.logp_reference, batch.completion_mask) - self.config.beta * score
-        )
+        unbalanced = sequence_mean(old.logp - old.logp_reference, batch.completion_mask) - self.config.beta * score
         log_z = group_mean(-unbalanced, batch.group_ids)
         gap = log_z + unbalanced
         extra = {"log_z": log_z, "log_z_group": group_log_mean_exp(-unbalanced, batch.group_ids), "gap": gap}
-        return Credit(gap.clamp(-self.config.gap_low, self.config.gap_high), extra)
+        return Advantages(gap.clamp(-self.config.gap_low, self.config.gap_high), extra)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        mask, log_ratio = batch.completion_mask, live.logp - frozen.logp
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        mask, log_ratio = batch.completion_mask, current.logp - old.logp
         ratio = sequence_sum(log_ratio, mask).detach().exp()
         weight = ratio.clamp(max=self.config.weight_cap)
-        residual = credit.weights + sequence_mean(log_ratio, mask)
+        residual = advantages.values + sequence_mean(log_ratio, mask)
         metrics = summed(
-            **log_z_errors(credit.extra["log_z"], credit.extra["log_z_group"]),
+            **log_z_errors(advantages.extra["log_z"], advantages.extra["log_z_group"]),
             importance_weight=weight,
             clip_fraction=(weight != ratio).double(),
-            gap_clipped=(credit.weights != credit.extra["gap"]).double(),
+            gap_clipped=(advantages.values != advantages.extra["gap"]).double(),
         )
         return LossResult((weight * residual.square()).sum() / batch.totals.n_completions, metrics, ratio)
 

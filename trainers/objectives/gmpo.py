@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import sequence_mean, total
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
@@ -42,15 +42,15 @@ class Gmpo(NoParameters):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return group_credit(batch, self.config)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        log_ratio, mask = live.logp - frozen.logp, batch.completion_mask
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        log_ratio, mask = current.logp - old.logp, batch.completion_mask
         near = log_ratio.clamp(-self.config.clip_low, self.config.clip_high)
-        is_rewarded = (credit.weights > 0)[:, None]
+        is_rewarded = (advantages.values > 0)[:, None]
         kept = torch.where(is_rewarded, torch.minimum(log_ratio, near), torch.maximum(log_ratio, near))
-        loss = -(credit.weights * sequence_mean(kept, mask).exp()).sum() / batch.totals.n_completions
+        loss = -(advantages.values * sequence_mean(kept, mask).exp()).sum() / batch.totals.n_completions
         return LossResult(loss, {"clip_fraction": total(kept != log_ratio, mask)})
 
 

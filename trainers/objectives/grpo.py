@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
@@ -61,19 +61,19 @@ class Grpo(NoParameters):
         self.config = config
         self.needs = frozenset({"group", "reference_logp"} if config.kl_beta != 0 else {"group"})
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         config = self.config
-        return Credit(
+        return Advantages(
             group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps), {}
         )
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)
         loss, metrics = result.loss, dict(result.metrics)
-        if frozen.logp_reference is not None and self.config.kl_beta != 0:
+        if old.logp_reference is not None and self.config.kl_beta != 0:
             # As in verl and TRL, the weights between engine and trainer are for the surrogate, not for the KL.
-            logp = live.logp_unweighed if live.logp_unweighed is not None else live.logp
-            kl = kl_estimate(logp, frozen.logp_reference, "k3")
+            logp = current.logp_unweighed if current.logp_unweighed is not None else current.logp
+            kl = kl_estimate(logp, old.logp_reference, "k3")
             loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)
             metrics["kl_reference_k3"] = total(kl, batch.completion_mask)
         return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import clipped_surrogate, sequence_mean
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, GroupAdvantageConfig, clipped, group_credit
@@ -40,13 +40,13 @@ class Gspo(NoParameters):
         self.config = config
         self._clip = ClipConfig(config.clip_low, config.clip_high)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return group_credit(batch, self.config)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        log_ratio = sequence_mean(live.logp - frozen.logp, batch.completion_mask)
-        surrogate = clipped_surrogate(log_ratio, credit.weights, self.config.clip_low, self.config.clip_high)
-        stopped = clipped(log_ratio.detach(), credit.weights, self._clip)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        log_ratio = sequence_mean(current.logp - old.logp, batch.completion_mask)
+        surrogate = clipped_surrogate(log_ratio, advantages.values, self.config.clip_low, self.config.clip_high)
+        stopped = clipped(log_ratio.detach(), advantages.values, self._clip)
         metrics = {"clip_fraction": (float(stopped.sum()), float(len(stopped)))}
         ratios = log_ratio.detach().exp()
         return LossResult(-surrogate.sum() / batch.totals.n_completions, metrics, ratios)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import group_normalise, sequence_sum
 from harness.trainers.objectives.base.parameters import NoParameters
 
@@ -41,14 +41,14 @@ class Kimi(NoParameters):
         self.config = config
         self.needs = frozenset({"group", "reference_logp"} if config.anchor == "reference" else {"group"})
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(group_normalise(batch.rewards, batch.group_ids, by_std=False), {})
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
+        return Advantages(group_normalise(batch.rewards, batch.group_ids, by_std=False), {})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        anchor = frozen.logp_reference if self.config.anchor == "reference" else frozen.logp
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        anchor = old.logp_reference if self.config.anchor == "reference" else old.logp
         assert anchor is not None
-        log_ratio = sequence_sum(live.logp - anchor, batch.completion_mask)
-        residual = credit.weights - self.config.tau * log_ratio
+        log_ratio = sequence_sum(current.logp - anchor, batch.completion_mask)
+        residual = advantages.values - self.config.tau * log_ratio
         loss = residual.square().sum() / (2 * self.config.tau * batch.totals.n_completions)
         return LossResult(loss, {"log_ratio_per_sequence": (float(log_ratio.detach().sum()), float(len(log_ratio)))})
 

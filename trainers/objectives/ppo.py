@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     clipped_value_loss,
     generalised_advantage,
@@ -72,17 +72,17 @@ class Ppo(MlpHead):
         self.head = mlp_head(shape, self.config.value_layers, seed)
 
     @torch.no_grad()
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         mask, rewards = batch.completion_mask, rewards_by_token(batch)
-        values = frozen.values if frozen.values is not None else self.values(frozen)
+        values = old.values if old.values is not None else self.values(old)
         advantages = generalised_advantage(rewards, values, mask, self.config.gamma, self.config.lam)
         weights = whitened(advantages, mask) if self.config.whiten else advantages
-        return Credit(weights, {"values": values, "returns": advantages + values})
+        return Advantages(weights, {"values": values, "returns": advantages + values})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        result = clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
-        values, returns, mask = self.values(live), credit.extra["returns"], batch.completion_mask
-        error = clipped_value_loss(values, credit.extra["values"], returns, self.config.value_clip)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)
+        values, returns, mask = self.values(current), advantages.extra["returns"], batch.completion_mask
+        error = clipped_value_loss(values, advantages.extra["values"], returns, self.config.value_clip)
         value_loss = reduced(error, mask, batch.totals, "token_mean")
         metrics = {**result.metrics, "value_loss": total(error, mask), "value": total(values, mask)}
         return dataclasses.replace(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
 
@@ -42,8 +42,8 @@ class Reinforce(NoParameters):
         self.needs = needs_of(config)
         self._running_mean: float | None = None
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(batch.rewards - self._baseline(float(batch.rewards.mean())), {})
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
+        return Advantages(batch.rewards - self._baseline(float(batch.rewards.mean())), {})
 
     def _baseline(self, mean_reward: float) -> float:
         """The baseline of this batch; the running mean takes the batch in for the next one."""
@@ -53,8 +53,8 @@ class Reinforce(NoParameters):
         self._running_mean = mean_reward if before is None else decay * before + (1 - decay) * mean_reward
         return before if before is not None else 0.0
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        return policy_gradient(batch, current, old, advantages.values, self.config)
 
     def state_dict(self) -> Mapping[str, Any]:
         return {"running_mean": self._running_mean}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import discounted_returns, group_normalise, rewards_by_token, whitened
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
@@ -48,17 +48,17 @@ class ReinforcePlusPlus(NoParameters):
         self.config = config
         self.needs = frozenset({"group"} if config.baseline == "group_mean" else set())
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         mask = batch.completion_mask
         if self.config.baseline == "group_mean":
             centred = group_normalise(batch.rewards, batch.group_ids, by_std=False)
             returns = centred[:, None].expand(mask.shape)
         else:
             returns = discounted_returns(rewards_by_token(batch), mask, self.config.gamma)
-        return Credit(whitened(returns, mask), {})
+        return Advantages(whitened(returns, mask), {})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        return clipped_policy_gradient(batch, live, frozen, credit.weights, self.config)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        return clipped_policy_gradient(batch, current, old, advantages.values, self.config)
 
 
 OBJECTIVE: type[Objective] = ReinforcePlusPlus

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
 
@@ -36,12 +36,12 @@ class ReMax(NoParameters):
         self.config = config
         self.needs = frozenset[Need]({"greedy_reward"}) | needs_of(config)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         assert batch.greedy_rewards is not None
-        return Credit(batch.rewards - batch.greedy_rewards, {})
+        return Advantages(batch.rewards - batch.greedy_rewards, {})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        return policy_gradient(batch, current, old, advantages.values, self.config)
 
 
 OBJECTIVE: type[Objective] = ReMax

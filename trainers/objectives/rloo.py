@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import leave_one_out
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
@@ -35,11 +35,11 @@ class Rloo(NoParameters):
         self.config = config
         self.needs = frozenset[Need]({"group"}) | needs_of(config)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(leave_one_out(batch.rewards, batch.group_ids), {})
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
+        return Advantages(leave_one_out(batch.rewards, batch.group_ids), {})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        return policy_gradient(batch, live, frozen, credit.weights, self.config)
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        return policy_gradient(batch, current, old, advantages.values, self.config)
 
 
 OBJECTIVE: type[Objective] = Rloo

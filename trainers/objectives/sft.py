@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.objectives.base.parameters import NoParameters
 
 
@@ -28,11 +28,11 @@ class SupervisedFineTuning(NoParameters):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
-        return Credit(torch.ones_like(batch.rewards), {})
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
+        return Advantages(torch.ones_like(batch.rewards), {})
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:  # noqa: ARG002
-        loss = -(live.logp * batch.completion_mask).sum() / batch.totals.n_tokens
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:  # noqa: ARG002
+        loss = -(current.logp * batch.completion_mask).sum() / batch.totals.n_tokens
         return LossResult(loss, {})
 
 

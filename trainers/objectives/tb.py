@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, ModelShape, ParameterGroup, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     group_log_mean_exp,
     log_z_errors,
@@ -67,32 +67,32 @@ class TrajectoryBalance:
         if self.config.log_z == "prompt":
             self._own["head"] = mlp_head(shape, self.config.log_z_layers, seed)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         pull = self.config.beta * batch.rewards
-        log_weights = pull + self._log_prior(batch, frozen) - sequence_sum(frozen.logp, batch.completion_mask)
-        return Credit(pull, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        log_weights = pull + self._log_prior(batch, old) - sequence_sum(old.logp, batch.completion_mask)
+        return Advantages(pull, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
 
-    def _log_prior(self, batch: Batch, frozen: PolicyOutputs) -> Tensor:
+    def _log_prior(self, batch: Batch, old: PolicyOutputs) -> Tensor:
         if self.config.prior == "none":
             return torch.zeros_like(batch.rewards)
-        assert frozen.logp_reference is not None
-        return sequence_sum(frozen.logp_reference, batch.completion_mask)
+        assert old.logp_reference is not None
+        return sequence_sum(old.logp_reference, batch.completion_mask)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        mask, log_z = batch.completion_mask, self.log_z(batch, live)
-        prior = self._log_prior(batch, frozen)
-        residual = trajectory_balance_residual(log_z, sequence_sum(live.logp, mask), credit.weights, prior)
-        errors = log_z_errors(log_z.detach(), credit.extra["log_z_group"])
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        mask, log_z = batch.completion_mask, self.log_z(batch, current)
+        prior = self._log_prior(batch, old)
+        residual = trajectory_balance_residual(log_z, sequence_sum(current.logp, mask), advantages.values, prior)
+        errors = log_z_errors(log_z.detach(), advantages.extra["log_z_group"])
         metrics = summed(**errors, residual_squared=residual.detach().square())
         return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
 
-    def log_z(self, batch: Batch, live: PolicyOutputs) -> Tensor:
+    def log_z(self, batch: Batch, current: PolicyOutputs) -> Tensor:
         """One log Z a completion, the same for those of one prompt. (B,)"""
         log_z: Tensor = self._own.get_parameter("start").expand(len(batch.rewards))
         if self.config.log_z == "scalar":
             return log_z
-        assert live.prompt_hidden is not None
-        from_prompt: Tensor = self._own["head"](live.prompt_hidden.detach().to(log_z.dtype))[:, 0]
+        assert current.prompt_hidden is not None
+        from_prompt: Tensor = self._own["head"](current.prompt_hidden.detach().to(log_z.dtype))[:, 0]
         return log_z + from_prompt
 
     def parameters(self) -> Sequence[ParameterGroup]:

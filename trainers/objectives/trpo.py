@@ -26,7 +26,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
 from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
@@ -54,7 +54,7 @@ class Trpo(NoParameters):
         self.coefficient = config.coefficient
         self._kl = (0.0, 0.0)
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         self._adapt()
         return group_credit(batch, self.config)
 
@@ -67,20 +67,20 @@ class Trpo(NoParameters):
             self.coefficient = max(self.coefficient / 2, self.config.coefficient / WIDEST)
         self._kl = (0.0, 0.0)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:
-        log_ratio = live.logp - frozen.logp
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
+        log_ratio = current.logp - old.logp
         ratio = log_ratio.exp()
-        kl = self._kl_before(live, frozen)
-        per_token = -ratio * credit.weights[:, None] + self.coefficient * kl
+        kl = self._kl_before(current, old)
+        per_token = -ratio * advantages.values[:, None] + self.coefficient * kl
         loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
         measured = total(kl, batch.completion_mask)
         self._kl = (self._kl[0] + measured[0], self._kl[1] + measured[1])
         return LossResult(loss, {"kl_before": measured, "kl_coefficient": (self.coefficient, 1.0)})
 
-    def _kl_before(self, live: PolicyOutputs, frozen: PolicyOutputs) -> Tensor:
+    def _kl_before(self, current: PolicyOutputs, old: PolicyOutputs) -> Tensor:
         # Weights between engine and trainer are for the surrogate, not for the KL, as in grpo.
-        logp = live.logp_unweighed if live.logp_unweighed is not None else live.logp
-        log_ratio = logp - frozen.logp
+        logp = current.logp_unweighed if current.logp_unweighed is not None else current.logp
+        log_ratio = logp - old.logp
         return log_ratio.exp() - 1 - log_ratio
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.core.protocols import Need, Objective
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import group_log_mean_exp, group_mean, log_z_errors, sequence_sum, summed
 from harness.trainers.objectives.base.parameters import NoParameters
 
@@ -55,24 +55,24 @@ class VarGradTrajectoryBalance(NoParameters):
         prior: set[Need] = {"reference_logp"} if config.prior == "reference" else set()
         self.needs = frozenset[Need]({"group", "logp_old"}) | prior
 
-    def credit(self, batch: Batch, frozen: PolicyOutputs) -> Credit:
-        log_reward = self._log_reward(batch, frozen)
-        log_weights = log_reward - sequence_sum(frozen.logp, batch.completion_mask)
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
+        log_reward = self._log_reward(batch, old)
+        log_weights = log_reward - sequence_sum(old.logp, batch.completion_mask)
         log_z = group_mean(log_weights, batch.group_ids)
-        return Credit(log_reward, {"log_z": log_z, "log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        return Advantages(log_reward, {"log_z": log_z, "log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
 
-    def _log_reward(self, batch: Batch, frozen: PolicyOutputs) -> Tensor:
+    def _log_reward(self, batch: Batch, old: PolicyOutputs) -> Tensor:
         scaled = self.config.beta * batch.rewards
         if self.config.prior == "none":
             return scaled
-        assert frozen.logp_reference is not None
-        return scaled + sequence_sum(frozen.logp_reference, batch.completion_mask)
+        assert old.logp_reference is not None
+        return scaled + sequence_sum(old.logp_reference, batch.completion_mask)
 
-    def loss(self, batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, credit: Credit) -> LossResult:  # noqa: ARG002
-        log_z = credit.extra["log_z"]
-        residual = log_z + sequence_sum(live.logp, batch.completion_mask) - credit.weights
+    def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:  # noqa: ARG002
+        log_z = advantages.extra["log_z"]
+        residual = log_z + sequence_sum(current.logp, batch.completion_mask) - advantages.values
         loss = residual.square().sum() / batch.totals.n_completions
-        metrics = summed(**log_z_errors(log_z, credit.extra["log_z_group"]))
+        metrics = summed(**log_z_errors(log_z, advantages.extra["log_z_group"]))
         return LossResult(loss, metrics)
 
 

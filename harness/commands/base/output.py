@@ -10,8 +10,8 @@ from typing import Any
 from harness.commands.base.arguments import JsonArguments
 from harness.core.config import to_toml, to_tree
 from harness.core.types import Table
-from harness.reports.build import tables_of
 from harness.reports.render import to_plain, to_terminal
+from harness.reports.report import tables_of
 
 
 def print_result(args: JsonArguments, value: object, text: object) -> None:

@@ -12,8 +12,8 @@ import types
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple, NoReturn
 
-from . import ending, kernel, plain
-from .asking import ANSWER_HEAD, LOADED, OPAQUE, PACKED, QUESTION_HEAD, RAISED, VALUE
+from . import codec, shutdown, syscalls
+from .caller import ANSWER_HEAD, LOADED, OPAQUE, PACKED, QUESTION_HEAD, RAISED, VALUE
 
 DID_NOT_COMPILE = 120
 """The exit code that says so. A program that uses it is called what it says."""
@@ -51,7 +51,7 @@ def script_payload(source: str) -> bytes:
 
 
 def function_payload(source: str, name: str, *, packs: bool) -> bytes:
-    """`packs`: whether large answers may come as `plain.packed` has them."""
+    """`packs`: whether large answers may come as `codec.packed` has them."""
     return _FUNCTION + json.dumps({"source": source, "function": name, "packs": packs}).encode()
 
 
@@ -59,8 +59,8 @@ def run(payload: bytes, main: Main) -> NoReturn:
     sys.setrecursionlimit(main.recursion_limit)
     if payload.startswith(_SCRIPT):
         status = _ending_of(lambda: _run_main(payload[1:], main.module))
-        ending.leave(status, main.module.__dict__, main.n_names)
-    ending.leave(_ending_of(lambda: _call_function(json.loads(payload[1:]), main.module)))
+        shutdown.leave(status, main.module.__dict__, main.n_names)
+    shutdown.leave(_ending_of(lambda: _call_function(json.loads(payload[1:]), main.module)))
 
 
 def set_up_interpreter() -> None:
@@ -136,7 +136,7 @@ def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
     # Not __main__: a program's main guard would run, and read a stdin that has nothing.
     exec(code, _namespace(module, "solution"))
     function = _found(module, job["function"])
-    _say(LOADED, kernel.current_core().to_bytes(4, "little"))
+    _say(LOADED, syscalls.current_core().to_bytes(4, "little"))
     while True:
         _answer(function, marshal.loads(_asked()), packs=job["packs"])
 
@@ -175,8 +175,8 @@ def _answer(function: Callable[..., Any], arguments: Any, *, packs: bool) -> Non
         _say(RAISED, type(error).__name__.encode("utf-8", "replace"))
         return
     try:
-        packed = plain.packed(value) if packs else None
-        body = packed if packed is not None else plain.encode(value).encode()
+        packed = codec.packed(value) if packs else None
+        body = packed if packed is not None else codec.encode(value).encode()
     except BaseException as error:
         _say(OPAQUE, f"{type(value).__name__}: {error}".encode("utf-8", "replace"))
     else:

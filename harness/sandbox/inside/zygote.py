@@ -26,7 +26,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import files, jail, kernel, policy, programs, scratch, sealing
+from . import landlock, lockdown, namespaces, programs, seccomp, syscalls, tmpdir
 
 LOOK_EVERY_S = 0.1
 _MOST_DESCRIPTORS = 6
@@ -85,7 +85,7 @@ def main(control_fd: int, requests_fd: int, first_run: bool) -> None:
 def _start_again_with_a_large_stack(*inherited: int) -> None:
     """The room for the main stack is laid out at exec. Programs recurse deeply through functions written in C."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    wanted = sealing.MACHINE_STACK_BYTES
+    wanted = lockdown.MACHINE_STACK_BYTES
     room = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (room, hard))
     for fd in inherited:
@@ -103,14 +103,14 @@ class _Worker:
         folders, executable = settings["folders"], settings["executable"]
         self._own_namespace = None
         if level == "namespaces":
-            self._own_namespace = jail.enter(files.mounted([*folders, *executable]), requests_fd)
+            self._own_namespace = namespaces.enter(landlock.mounted([*folders, *executable]), requests_fd)
         else:
-            jail.leave_outside(requests_fd)
+            namespaces.leave_outside(requests_fd)
         if os.geteuid() == 0 and (level == "sealed" or not settings["runtime_is_private"]):
-            jail.become_nobody()
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # of who stays outside; a change of user clears it
+            namespaces.become_nobody()
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)  # of who stays outside; a change of user clears it
         self.scratch = _scratch(level, settings["scratch_parent"])
-        self._walls = sealing.Walls(
+        self._walls = lockdown.Walls(
             filters=_filters(level, for_compiler=bool(executable)),
             landlock=_ruleset(level, folders, self.scratch, executable),
             owns_namespace=self._own_namespace is not None,
@@ -119,7 +119,7 @@ class _Worker:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         self._ready = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        sealing.limit_worker()
+        lockdown.limit_worker()
         _prepare_interpreter()
         self._mains: dict[str, programs.Main] = {}
         self._main_for("")
@@ -139,13 +139,13 @@ class _Worker:
                 return
             if message in (KILL, CLOCK):  # came too late for the run it was meant for
                 continue
-            request = sealing.Request(*marshal.loads(message))  # only ever from the judge
+            request = lockdown.Request(*marshal.loads(message))  # only ever from the judge
             reply = self._run(request, descriptors)
             if self.scratch is not None:
                 self.scratch.tidy()
             self._control.send(reply)
 
-    def _run(self, request: sealing.Request, descriptors: list[int]) -> bytes:
+    def _run(self, request: lockdown.Request, descriptors: list[int]) -> bytes:
         began = time.monotonic()
         try:
             pid = self._fork(request, descriptors)
@@ -164,21 +164,21 @@ class _Worker:
             said = b"nothing"
         cause = killed_for.encode() if killed_for is not None else b""
         cpu_s, memory_bytes, wall_s = used.ru_utime + used.ru_stime, used.ru_maxrss << 10, time.monotonic() - began
-        trouble = b"" if said == sealing.READY else said
+        trouble = b"" if said == lockdown.READY else said
         return _ENDED.pack(b"E", cause, status, cpu_s, memory_bytes, wall_s) + trouble
 
-    def _fork(self, request: sealing.Request, descriptors: Sequence[int]) -> int:
+    def _fork(self, request: lockdown.Request, descriptors: Sequence[int]) -> int:
         if self._own_namespace is not None:
-            kernel.unshare(kernel.CLONE_NEWPID)
+            syscalls.unshare(syscalls.CLONE_NEWPID)
         main = self._main_for(request.prelude)
-        pid = kernel.fork()
+        pid = syscalls.fork()
         if pid == 0:
-            sealing.become_program(self._walls, request, main, descriptors, self._ready[1])
+            lockdown.become_program(self._walls, request, main, descriptors, self._ready[1])
         if self._own_namespace is not None:
-            kernel.setns(self._own_namespace, kernel.CLONE_NEWPID)
+            syscalls.setns(self._own_namespace, syscalls.CLONE_NEWPID)
         return pid
 
-    def _watch(self, pid: int, began: float, request: sealing.Request, stdout: int) -> str | None:
+    def _watch(self, pid: int, began: float, request: lockdown.Request, stdout: int) -> str | None:
         """Wait for the end of a process, and bring it about where a limit asks for it."""
         handle = os.pidfd_open(pid)
         clock = ((~pid) << 3) | 2  # the CPU clock of another process
@@ -219,7 +219,7 @@ class _Worker:
         if self._own_namespace is not None:
             return False
         try:
-            return os.stat(f"/proc/{pid}/task").st_nlink - _LINKS_OF_A_FOLDER > sealing.MOST_THREADS
+            return os.stat(f"/proc/{pid}/task").st_nlink - _LINKS_OF_A_FOLDER > lockdown.MOST_THREADS
         except OSError:  # it ended, or there is no /proc
             return False
 
@@ -237,7 +237,7 @@ class _Worker:
         return "asked"
 
 
-def _limit_reached(request: sealing.Request, cpu_s: float, wall_s: float, output_bytes: int) -> str | None:
+def _limit_reached(request: lockdown.Request, cpu_s: float, wall_s: float, output_bytes: int) -> str | None:
     if cpu_s >= request.cpu_s:
         return "cpu"
     if wall_s >= request.wall_s:
@@ -245,32 +245,32 @@ def _limit_reached(request: sealing.Request, cpu_s: float, wall_s: float, output
     return "output" if output_bytes >= request.output_bytes else None
 
 
-def _scratch(level: str, parent: str) -> scratch.Scratch | None:
+def _scratch(level: str, parent: str) -> tmpdir.Scratch | None:
     """Where programs may write. Nowhere, where that can't be held."""
-    if level == "namespaces" and files.can_hold_writing():
-        return scratch.MountedScratch()
-    if level == "limits" or (level == "landlock" and files.can_hold_writing()):
-        return scratch.FolderScratch(parent)
+    if level == "namespaces" and landlock.can_hold_writing():
+        return tmpdir.MountedScratch()
+    if level == "limits" or (level == "landlock" and landlock.can_hold_writing()):
+        return tmpdir.FolderScratch(parent)
     os.chdir("/")
     return None
 
 
-def _filters(level: str, *, for_compiler: bool) -> dict[sealing.Kind, bytes]:
-    kinds: tuple[sealing.Kind, ...] = ("compiler",) if for_compiler else ("python", "binary")
+def _filters(level: str, *, for_compiler: bool) -> dict[lockdown.Kind, bytes]:
+    kinds: tuple[lockdown.Kind, ...] = ("compiler",) if for_compiler else ("python", "binary")
     opens = level in ("landlock", "namespaces")
     if level == "limits":
         return {}
-    codes = {kind: policy.compile_filter(kernel.MACHINE, may_open=opens, kind=kind) for kind in kinds}
+    codes = {kind: seccomp.compile_filter(syscalls.MACHINE, may_open=opens, kind=kind) for kind in kinds}
     # Each program is process 1 of its own namespace there.
-    return {kind: policy.with_pid(code, 1) for kind, code in codes.items()} if level == "namespaces" else codes
+    return {kind: seccomp.with_pid(code, 1) for kind, code in codes.items()} if level == "namespaces" else codes
 
 
-def _ruleset(level: str, folders: Sequence[str], room: scratch.Scratch | None, executable: Sequence[str]) -> int | None:
+def _ruleset(level: str, folders: Sequence[str], room: tmpdir.Scratch | None, executable: Sequence[str]) -> int | None:
     if level not in ("landlock", "namespaces"):
         return None
     # In a jail the folder around it: what is mounted there changes, and the folder itself is read-only.
-    writable = None if room is None else scratch.HOLDER if level == "namespaces" else room.path
-    return os.dup2(files.ruleset(files.readable(folders), writable, executable), sealing.LANDLOCK_FD)
+    writable = None if room is None else tmpdir.HOLDER if level == "namespaces" else room.path
+    return os.dup2(landlock.ruleset(landlock.readable(folders), writable, executable), lockdown.LANDLOCK_FD)
 
 
 def _prepare_interpreter() -> None:
@@ -294,7 +294,7 @@ def _end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _copy_product(request: sealing.Request, stdout: int) -> None:
+def _copy_product(request: lockdown.Request, stdout: int) -> None:
     """What a compiler made, into the file that its caller reads."""
     try:
         fd = os.open(request.product, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.core.training import ModelShape, ParameterGroup
+from harness.core.tensors import ModelShape, ParameterGroup
 
 
 class NoParameters:

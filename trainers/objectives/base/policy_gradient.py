@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.core.protocols import Need
-from harness.core.training import Batch, Credit, LossResult, PolicyOutputs
+from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, clipped_surrogate, group_normalise, reduced, total
 
 
@@ -24,10 +24,10 @@ class GroupAdvantageConfig:
             raise ValueError("std_eps must not be negative")
 
 
-def group_credit(batch: Batch, config: GroupAdvantageConfig) -> Credit:
+def group_credit(batch: Batch, config: GroupAdvantageConfig) -> Advantages:
     """Return GRPO's advantages, one per completion."""
     values = group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps)
-    return Credit(values, {})
+    return Advantages(values, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,20 @@ def needs_of(config: PolicyGradientConfig) -> frozenset[Need]:
 
 
 def policy_gradient(
-    batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, advantages: Tensor, config: PolicyGradientConfig
+    batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Tensor, config: PolicyGradientConfig
 ) -> LossResult:
     """Return - A log policy, or the clipped surrogate, reduced. Advantages: (B,) or (B, T)"""
     if config.surrogate == "clipped":
-        return clipped_policy_gradient(batch, live, frozen, advantages, config)
-    per_token = -live.logp * by_token(advantages)
+        return clipped_policy_gradient(batch, current, old, advantages, config)
+    per_token = -current.logp * by_token(advantages)
     return LossResult(reduced(per_token, batch.completion_mask, batch.totals, config.reduction), {})
 
 
 def clipped_policy_gradient(
-    batch: Batch, live: PolicyOutputs, frozen: PolicyOutputs, advantages: Tensor, config: ClipConfig
+    batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Tensor, config: ClipConfig
 ) -> LossResult:
     """Return PPO's clipped surrogate, negated and reduced. Advantages: (B,) or (B, T)"""
-    mask, log_ratio, weights = batch.completion_mask, live.logp - frozen.logp, by_token(advantages)
+    mask, log_ratio, weights = batch.completion_mask, current.logp - old.logp, by_token(advantages)
     per_token = -clipped_surrogate(log_ratio, weights, config.clip_low, config.clip_high, config.dual_clip)
     loss = reduced(per_token, mask, batch.totals, config.reduction)
     return LossResult(loss, {"clip_fraction": total(clipped(log_ratio.detach(), weights, config), mask)})

@@ -1,0 +1,1 @@
+"""Dataset files: where they are, downloads, fingerprints, facts for the run record."""

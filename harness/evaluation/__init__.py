@@ -1,0 +1,1 @@
+"""Problems x engine x grader: the evaluation loop and what surrounds it."""

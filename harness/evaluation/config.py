@@ -1,0 +1,159 @@
+"""What an evaluation depends on, and what it asks of each task."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from harness.core.config import PluginChoice, incidental, plugin, sections
+from harness.core.errors import ConfigError
+from harness.core.protocols import ExternalTask, ModelSource, Task
+from harness.core.seeds import derive_each
+from harness.core.types import Problem, Request, Sampling
+from harness.models.loading import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model: a directory, a train run, a bundled model or a hub id."""
+
+    path: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` takes the model's shape and tokenizer, and weights drawn from the run's seed."""
+
+    def source(self, random_seed: int, *, is_served: bool = False) -> ModelSource:
+        """What an engine opens; of a model that is served elsewhere, the name as it is."""
+        if is_served and (self.weights == "random" or self.revision is not None):
+            raise ConfigError("model.weights and model.revision are about files; whoever serves a model decides them")
+        seed = random_seed if self.weights == "random" else None
+        path = self.path if is_served else resolve(self.path)
+        return ModelSource(path, self.revision, self.dtype, self.device, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """What is set here replaces the task's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError("temperature must not be negative (0 is greedy)")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError("top_p must lie in (0, 1]; 1 is off")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError("top_k must not be negative (0 is off)")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+
+    def over(self, default: Sampling) -> Sampling:
+        names = ("temperature", "top_p", "top_k", "max_tokens", "stop")
+        return replace(default, **{name: v for name in names if (v := getattr(self, name)) is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings(SamplingConfig):
+    """What holds for one task alone, and replaces what holds for all."""
+
+    grader: PluginChoice | None = plugin("graders", is_incidental=True, otherwise=None)
+    """Instead of the task's own. Another one grades what is on record again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many completions of each problem, drawn how. `stream` names the randomness apart from other uses."""
+
+    n: int
+    sampling: Sampling
+    seed: int
+    stream: tuple[str | int, ...]
+    changes: tuple[SamplingConfig, ...] = ()
+    """What a problem with a sampling of its own is asked with instead, as the others are."""
+
+    def seeds(self, problem: Problem[Any]) -> Iterator[int]:
+        return derive_each(self.seed, *self.stream, problem.task, problem.id, n=self.n)
+
+    def request(self, problem: Problem[Any], index: int, seed: int) -> Request:
+        return Request(problem.id, index, problem.messages, seed, self._sampling(problem), problem.passages)
+
+    def _sampling(self, problem: Problem[Any]) -> Sampling:
+        if problem.sampling is None:
+            return self.sampling
+        return functools.reduce(lambda sampling, change: change.over(sampling), self.changes, problem.sampling)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Everything an evaluation depends on. `n` and `limit` may grow on resuming."""
+
+    model: ModelConfig
+    tasks: tuple[PluginChoice, ...] = plugin("tasks")
+    grader: PluginChoice | None = plugin("graders", otherwise=None)
+    """Of every task, instead of its own."""
+    engine: PluginChoice = plugin("engines", default="hf")
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    per_task: Mapping[str, TaskSettings] = sections()
+    preset: str | None = incidental(default=None)
+    """The protocol that the settings were taken from (`harness show preset NAME`)."""
+    deviations: tuple[str, ...] = incidental(default=())
+    """What is not as that protocol says."""
+    split: Literal["train", "validation", "test"] = "test"
+    n: int = incidental(default=16)
+    limit: int | None = incidental(default=None)
+    problems: tuple[str, ...] | None = incidental(default=None)
+    """Only these: ids, or numbers counted from 0. Every task must have some of them."""
+    seed: int = 0
+    problem_seed: int = 0
+    max_ungraded: float = incidental(default=0.01)
+    """The share of ungraded completions above which the command ends with exit code 3."""
+    strict_data: bool = incidental(default=False)
+    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
+    store_ids: bool = incidental(default=False)
+    """Keep token ids and log-probabilities with the texts."""
+    metrics: tuple[PluginChoice, ...] = plugin(
+        "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
+    )
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError("limit must be at least 1")
+        if not 0 <= self.max_ungraded <= 1:
+            raise ValueError("max_ungraded is a share, from 0 to 1")
+        if not self.tasks:
+            raise ValueError("tasks must name at least one task")
+        for chosen in self.metrics:
+            largest = max(getattr(chosen.options, "ks", ()), default=0)
+            if largest > self.n:
+                raise ValueError(
+                    f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}; raise n, or ask "
+                    "for other metrics"
+                )
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice; give each setting of it a run of its own")
+        if unknown := self.per_task.keys() - {chosen.id for chosen in self.tasks}:
+            raise ValueError(f"per_task has settings for {min(unknown)!r}, which is none of the tasks")
+        if self.problems is not None and self.limit is not None:
+            raise ValueError("limit and problems exclude each other: say how many, or which")
+
+    def judge(self, task: str) -> PluginChoice | None:
+        """Who grades a task in place of its own grader."""
+        special = self.per_task[task].grader if task in self.per_task else None
+        return special if special is not None else self.grader
+
+    def plan(self, name: str, task: Task[Any]) -> Plan:
+        """Sampling as it is set for the task, else for all, else as the task would have it."""
+        changes = (self.sampling, *([self.per_task[name]] if name in self.per_task else []))
+        sampling = functools.reduce(lambda sampling, change: change.over(sampling), changes, task.sampling)
+        n = task.n_samples(self.n, sampling) if isinstance(task, ExternalTask) else self.n
+        return Plan(n, sampling, self.seed, ("eval",), changes)

@@ -1,0 +1,244 @@
+"""Programs judged by running them: HumanEval+, MBPP+, LiveCodeBench, CodeForces. The verdict is made outside."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.core.errors import DataError, SandboxError
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Execution, Language, Limits, Problem, Program, Verdict
+from harness.graders.code.equality import ExpectedAnswer
+from harness.graders.code.evalplus_judge import judge_evalplus
+from harness.graders.code.extraction import program_in
+from harness.graders.code.isolated_compare import is_right_answer, is_right_output
+from harness.graders.code.judge import Allowance, FunctionTest, Report, ScriptTest, judge_function, judge_script, shown
+from harness.graders.code.output_match import Comparison, room_for
+from harness.graders.code.prelude import PRELUDE, with_files
+from harness.graders.code.reference import EvalPlusReference, ProgramReference, ProgramTest
+from harness.graders.code.values import encode
+from harness.sandbox import Level, Pool, open_pool
+
+_MOST_SOURCE_BYTES = 256 << 10
+_CHECKED_BYTES = 4 << 20
+_CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_bytes=1 << 10)
+
+
+class CodeGrader:
+    """AC, WA, TLE, MLE, OLE, RE or CE in `details["verdict"]`, with the first failing test.
+
+    A program never holds an expected output. What the sandbox itself could not do, and what the tests can't decide,
+    is ungraded.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        cpu_s: float = 6.0
+        """For each test of a problem that names no limit. For HumanEval+ and MBPP+ it is the larger of
+        `least_cpu_s` and `reference_factor` times what the reference solution took."""
+        least_cpu_s: float = 4.0
+        reference_factor: float = 4.0
+        time_factor: float = 1.0
+        """Multiplies every limit, for a machine slower than the one they were made for."""
+        memory_bytes: int | None = None
+        """Where a problem names none: 1 GiB, and 4 GiB for HumanEval+ and MBPP+, as there."""
+        total_cpu_s: float | None = None
+        """All tests of one program together; 60 for HumanEval+ and MBPP+ if not given."""
+        comparison: Comparison | None = None
+        """Instead of each problem's own. `lines`: LiveCodeBench's; `tokens`: CodeForces' usual one; `words`: the same
+        in any case; `floats`: with `tolerance`."""
+        tolerance: float = 0.0
+        """For floats, of functions too."""
+        prelude: bool = True
+        """Whether programs may use names of the standard library that they did not import, as accepted ones do."""
+        language: Language = "python"
+        """Of programs that read stdin. C++ is compiled by the machine's compiler, with -O2 -std=c++17."""
+        inputs: Literal["base", "plus"] = "plus"
+        """HumanEval+ and MBPP+: the original tests alone, or those and the added ones."""
+        tests: Literal["all", "longest"] = "all"
+        """`longest`: only the `n_tests` tests with the longest inputs."""
+        n_tests: int = 15
+        reward: Literal["all", "fraction"] = "all"
+        """1 for passing all tests, or the share of tests passed; every test is run for the latter."""
+        retries_timeouts: bool = True
+        """On a loaded machine a program over its time is run once more, alone, before that is its verdict."""
+        n_workers: int | None = None
+        least_level: Literal["limits", "sealed", "landlock", "namespaces"] = "sealed"
+        """The weakest sandbox that programs may run in here, see `harness doctor`."""
+
+        def __post_init__(self) -> None:
+            if min(self.cpu_s, self.least_cpu_s, self.reference_factor, self.time_factor) <= 0:
+                raise ValueError("time limits and factors must be above 0")
+            if self.n_tests < 1 or (self.n_workers is not None and self.n_workers < 1):
+                raise ValueError("n_tests and n_workers must be at least 1")
+            if self.comparison == "floats" and self.tolerance <= 0:
+                raise ValueError("comparison = 'floats' needs a tolerance above 0, such as 1e-6")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @functools.cached_property
+    def _pool(self) -> Pool:
+        return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
+
+    @property
+    def n_at_once(self) -> int:
+        """How many programs are judged side by side."""
+        return self._pool.n_workers
+
+    def facts(self) -> Mapping[str, str]:
+        """What the judging depended on. Raises UsageError where programs must not be run."""
+        self._pool.check(self.config.language)
+        return {"sandbox": self._pool.level.title}
+
+    def grade(self, problem: Problem[ProgramReference | EvalPlusReference], completion: Completion) -> Verdict:
+        program = program_in(completion.text, self.config.language)
+        if program is None:
+            cut = completion.finish_reason == "length"
+            return Verdict("incorrect", 0.0, reason="truncated" if cut else "no program in the reply")
+        reference = problem.reference
+        if isinstance(reference, ProgramReference) and reference.excluded_because is not None:
+            return Verdict("ungraded", None, program, f"excluded: {reference.excluded_because}")
+        if len(program.encode("utf-8", "replace")) > _MOST_SOURCE_BYTES:
+            return Verdict("incorrect", 0.0, reason="CE: more than 256 KiB of source", details={"verdict": "CE"})
+        try:
+            if isinstance(reference, EvalPlusReference):
+                if self.config.language != "python":
+                    return Verdict("ungraded", None, program, "HumanEval+ and MBPP+ are judged in Python alone")
+                return self._evalplus(problem.id, reference, program)
+            return self._program(reference, program)
+        except (SandboxError, DataError) as error:
+            return Verdict("ungraded", None, program, str(error))
+
+    def grade_many(
+        self, items: Iterable[tuple[Problem[ProgramReference | EvalPlusReference], Completion]]
+    ) -> Iterator[Verdict]:
+        """Verdicts in the order of the items, as many at a time as there are workers."""
+        with concurrent.futures.ThreadPoolExecutor(self._pool.n_workers) as threads:
+            yield from threads.map(lambda item: self.grade(*item), items)
+
+    # --- stdin and functions ------------------------------------------------------------------------------------
+
+    def _program(self, reference: ProgramReference, source: str) -> Verdict:
+        tests = self._chosen(reference.tests.read())
+        if not tests:
+            return Verdict("ungraded", None, source, "the problem has no tests")
+        language = self.config.language
+        if language != "python" and reference.function_name is not None:
+            return Verdict("ungraded", None, source, "functions are judged in Python alone")
+        program = Program(source, PRELUDE if self.config.prelude and language == "python" else "", language)
+        allowed = self._allowance(reference.time_limit_s, reference.memory_limit_bytes, 1 << 30, None)
+        if reference.function_name is None:
+            scripts = [self._script_test(reference, test) for test in tests]
+            report = judge_script(self._pool, program, scripts, allowed)
+        else:
+            functions = [self._function_test(test, allowed.cpu_s) for test in tests]
+            report = judge_function(self._pool, program, reference.function_name, functions, allowed)
+        place = report.first_failure
+        details = {} if place is None else _failing(tests[place])
+        return self._verdict(source, report, {**details, "coverage": reference.coverage})
+
+    def _script_test(self, reference: ProgramReference, test: ProgramTest) -> ScriptTest:
+        stdin, expected = (text.encode("utf-8", "surrogateescape") for text in (test.input, test.output))
+
+        if reference.checker is not None and self.config.comparison is None:
+            checker = reference.checker
+            return ScriptTest(stdin, expected, lambda output: self._checked(checker, test, output), _CHECKED_BYTES)
+        rule, tolerance = reference.comparison, reference.tolerance
+        if self.config.comparison is not None:
+            rule, tolerance = self.config.comparison, self.config.tolerance
+        return ScriptTest(stdin, expected, functools.partial(is_right_output, rule, tolerance, expected))
+
+    def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
+        """What the checker says. One that fails on the expected output too is broken; else the output broke it."""
+        if len(output) > room_for(test.output.encode("utf-8", "surrogateescape")) + _CHECKED_BYTES:
+            return False
+        execution = self._run_checker(checker, test, output.decode("utf-8", "replace"))
+        if _has_ended(execution):
+            return execution.stdout.strip() in (b"1", b"1.0", b"True")
+        on_expected = self._run_checker(checker, test, test.output)
+        if not _has_ended(on_expected):
+            told = shown(on_expected.stderr[-300:])
+            raise SandboxError(f"the problem's checker failed: {on_expected.status}, {told}")
+        return False
+
+    def _run_checker(self, checker: str, test: ProgramTest, output: str) -> Execution:
+        """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
+        return self._pool.run(Program(with_files(checker, test.input, test.output, output)), b"", _CHECKER_LIMITS)
+
+    def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
+        try:
+            arguments = [json.loads(line) for line in test.input.split("\n") if line.strip()]
+            answer = ExpectedAnswer(encode(json.loads(test.output)))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"a test is not of JSON values: {error}") from None
+        accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
+        return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
+
+    def _chosen(self, tests: Sequence[ProgramTest]) -> Sequence[ProgramTest]:
+        if self.config.tests == "all":
+            return tests
+        by_length = sorted(range(len(tests)), key=lambda place: (-len(tests[place].input), place))
+        return [tests[place] for place in sorted(by_length[: self.config.n_tests])]
+
+    # --- HumanEval+ and MBPP+ -----------------------------------------------------------------------------------
+
+    def _evalplus(self, problem_id: str, reference: EvalPlusReference, source: str) -> Verdict:
+        config = self.config
+        allowed = self._allowance(config.least_cpu_s, None, 4 << 30, 60.0)
+        report, n_base, failing = judge_evalplus(
+            self._pool, problem_id, reference, source, allowed, config.reference_factor, config.inputs == "plus"
+        )
+        base = report.n_passed if report.first_failure is None else report.first_failure
+        sets = {"base": "passed" if base >= n_base else "failed"}
+        return self._verdict(source, report, {**failing, **sets})
+
+    # --- both ---------------------------------------------------------------------------------------------------
+
+    def _allowance(
+        self, cpu_s: float | None, memory_bytes: int | None, usual_memory: int, usual_total: float | None
+    ) -> Allowance:
+        config = self.config
+        memory = next(m for m in (memory_bytes, config.memory_bytes, usual_memory) if m is not None)
+        total = config.total_cpu_s if config.total_cpu_s is not None else usual_total
+        return Allowance(
+            cpu_s=(cpu_s if cpu_s is not None else config.cpu_s) * config.time_factor,
+            memory_bytes=memory,
+            total_cpu_s=total,
+            runs_all_tests=config.reward == "fraction",
+            retries_timeouts=config.retries_timeouts,
+        )
+
+    def _verdict(self, source: str, report: Report, more: Mapping[str, Any]) -> Verdict:
+        place = report.first_failure
+        share = report.n_passed / report.n_tests
+        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "sandbox": self._pool.level.title}
+        details = {**more, **counts, **report.used()}
+        if place is None:
+            return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
+        finding = report.findings[place]
+        cause = f" ({finding.cause})" if finding.cause else ""
+        reward = share if self.config.reward == "fraction" else 0.0
+        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
+        if finding.difference:
+            told["difference"] = finding.difference
+        return Verdict("incorrect", reward, source, f"{finding.code} on test {place + 1}{cause}", {**told, **details})
+
+
+def _has_ended(execution: Execution) -> bool:
+    return execution.status == "exited" and execution.exit_code == 0
+
+
+def _failing(test: ProgramTest) -> dict[str, str]:
+    return {
+        "origin": test.origin,
+        "input": shown(test.input.encode("utf-8", "replace")),
+        "expected": shown(test.output.encode("utf-8", "replace")),
+    }
+
+
+GRADER: type[Grader[ProgramReference | EvalPlusReference]] = CodeGrader

@@ -1,0 +1,294 @@
+"""Whether two typed answers are the same: like with like, exactly, then by value, then by whoever is asked last.
+
+A structure is compared piece by piece, so that order, interval ends and the number of answers count, and only single
+expressions are ever computed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from harness.graders.math.arithmetic import LimitError, Node, Symbols, UndecidedError, Value, inexact
+from harness.graders.math.expression import UnreadableError, compiled
+from harness.graders.math.notation import known_unit, plain
+from harness.graders.math.reference import MathReference, as_interval, read
+
+Rung = Literal["exact", "numeric", "symbolic"]
+RUNGS: tuple[Rung, ...] = ("exact", "numeric", "symbolic")
+
+SAME_CONSTANT = 1e-12
+SAME_FUNCTION = 1e-9
+WRITTEN_OUT = Fraction(1, 10**6)
+"""How near a decimal must come to a value that has no finite decimal: six digits."""
+MAX_SYMBOLIC = 64
+
+_POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
+_WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
+_COUNTING = re.compile(r"\\(?:lfloor|lceil|binom)|!")
+
+_CONSTANTS = re.compile(r"\\(?:pi|sqrt|frac|infty|cdot|times)(?![a-z])")
+_PROSE = re.compile(r"(?<!\\)\b[a-z]{4,}\b")
+
+Equal = Callable[[str, str], bool]
+
+
+@dataclass
+class Comparison:
+    """One comparison of a gold with an answer; `rung` is the highest that was climbed."""
+
+    symbolic: Equal
+    rung: Rung = "exact"
+    n_symbolic: int = 0
+
+    def same(self, gold: MathReference, answer: MathReference) -> bool:
+        """Raises LimitError, and whatever `symbolic` raises."""
+        if not _units_agree(gold.unit, answer.unit):
+            return False
+        if (gold.kind, gold.brackets, gold.body) == (answer.kind, answer.brackets, answer.body):
+            return True
+        if gold.kind == "text":
+            return _letters(gold.body) == _letters(answer.body)
+        if gold.kind in ("set", "tuple", "interval"):
+            return self._same_structure(gold, answer)
+        if answer.kind == "set" and answer.brackets == "{}" and len(answer.items) == 1:
+            answer = answer.items[0]
+        if answer.kind in ("set", "tuple", "interval", "text"):
+            return False
+        if gold.value is not None and answer.value is not None:
+            return _near(gold, gold.value, answer.value)
+        return self._same_expression(gold, answer)
+
+    # --- structures
+
+    def _same_structure(self, gold: MathReference, answer: MathReference) -> bool:
+        if gold.kind == "set":
+            if gold.brackets.startswith("named") and gold.brackets == answer.brackets:
+                return all(map(self.same, gold.items, answer.items))
+            items = answer.items if answer.kind == "set" else (answer,)
+            return self._same_unordered(gold.items, items)
+        if "interval" in (gold.kind, answer.kind):
+            gold, answer = as_interval(gold), as_interval(answer)
+        if gold.kind != answer.kind or not _shapes_agree(gold.brackets, answer.brackets):
+            return False
+        if gold.brackets == "union":
+            return self._same_unordered(*(tuple(map(_point, side.items)) for side in (gold, answer)))
+        return len(gold.items) == len(answer.items) and all(map(self.same, gold.items, answer.items))
+
+    def _same_unordered(self, golds: Sequence[MathReference], answers: Sequence[MathReference]) -> bool:
+        """Each answer is one gold, and each gold one answer."""
+        left = list(answers)
+        if len(left) != len(golds):
+            return False
+        for gold in golds:
+            match = next((answer for answer in left if self.same(gold, answer)), None)
+            if match is None:
+                return False
+            left.remove(match)
+        return True
+
+    # --- expressions
+
+    def _same_expression(self, gold: MathReference, answer: MathReference) -> bool:
+        self._climb("numeric")
+        if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is no quotient
+            return False
+        try:
+            sides = _sides(gold.body), _sides(answer.body)
+            if "\\approx" in answer.body and not all(map(_is_balanced, sides[1])):
+                return False
+            if "\\approx" in gold.body and all(sides[0]) and all(map(_is_balanced, sides[0])):
+                return any(self.same(replace(read(side), unit=gold.unit), answer) for side in sides[0])
+            if len(sides[0]) == 1 and len(sides[1]) > 1:
+                if len(sides[1]) == 2 and (equation := _as_equation(gold)) and _begins_otherwise(equation, answer.body):
+                    return _same_equation(equation, f"{sides[1][0]}-({sides[1][1]})")
+                return self._same_chain(gold, answer, sides[1])
+            if len(sides[0]) != len(sides[1]):
+                return False
+            if len(sides[0]) == 1:
+                return _same_value(gold, answer)
+            return _same_equation(*(f"{left}-({right})" for left, right in sides))
+        except (UnreadableError, UndecidedError, ArithmeticError):
+            return self._ask(gold.body, answer.body)
+
+    def _same_chain(self, gold: MathReference, answer: MathReference, parts: Sequence[str]) -> bool:
+        """`3/6 = 1/2` is one answer because its parts are equal; `1/3 \\approx 0.33` because they are close."""
+        if not all(parts):
+            return False
+        if _is_name(parts[0]):
+            parts = parts[1:]
+        answers = [read(part) for part in parts]
+        agree = [self.same(gold, part) for part in answers]
+        if "\\approx" not in answer.body or not any(agree):
+            return all(agree)
+        nodes = list(map(_node, answers))
+        if any(names for _, names in nodes):
+            return all(agree)
+        return _is_rounding(answers, [inexact(node({})) for node, _ in nodes])
+
+    def _ask(self, gold: str, answer: str) -> bool:
+        if _PROSE.search(gold) is not None and gold.replace(" ", "") == answer.replace(" ", ""):
+            return True
+        self._climb("symbolic")
+        self.n_symbolic += 1
+        if self.n_symbolic > MAX_SYMBOLIC:
+            raise LimitError(f"more than {MAX_SYMBOLIC} comparisons by algebra")
+        return self.symbolic(gold, answer)
+
+    def _climb(self, rung: Rung) -> None:
+        self.rung = max(self.rung, rung, key=RUNGS.index)
+
+
+# --- notation ------------------------------------------------------------------------------------------------------
+
+
+def _units_agree(gold: str, answer: str) -> bool:
+    """A unit may be left out, and an unknown one says nothing; two known ones must be the same."""
+    if gold == "$" and answer.startswith("$"):
+        return True
+    return gold == answer or not (known_unit(gold) and known_unit(answer))
+
+
+def _letters(text: str) -> str:
+    words = re.sub(r"\\[A-Za-z]+", " ", text)
+    return "".join(character for character in words.casefold() if character.isalnum())
+
+
+def _shapes_agree(gold: str, answer: str) -> bool:
+    return gold == answer or {gold, answer} == {"()", "column"}
+
+
+def _point(part: MathReference) -> MathReference:
+    """`\\{1\\}` in a union is the interval from 1 to 1."""
+    if part.kind == "set" and len(part.items) == 1:
+        return replace(part, kind="interval", brackets="[]", items=part.items * 2)
+    return part
+
+
+def _is_balanced(side: str) -> bool:
+    return all(side.count(opening) == side.count(closing) for opening, closing in ("()", "{}", "[]"))
+
+
+def _is_rounding(parts: Sequence[MathReference], values: Sequence[complex]) -> bool:
+    """`1/3 \\approx 0.333`: each is near the first, and two that differ are given to different numbers of places."""
+    places = [_places(part) for part in parts]
+    for at, value in enumerate(values):
+        for before in range(at):
+            if abs(value - values[before]) > 10.0 ** -min(places[at], places[before]):
+                return False
+            if places[at] == places[before] and abs(value - values[before]) > SAME_CONSTANT * abs(value):
+                return False
+    return True
+
+
+def _places(part: MathReference) -> int:
+    """Decimal places; of what is no number written out, more than there can be."""
+    return len(part.body.partition(".")[2]) if part.kind in ("integer", "decimal") else 300
+
+
+def _as_equation(gold: MathReference) -> str:
+    """`y-(2x+3)` of a gold `y = 2x + 3` that has symbols on its right; nothing of any other."""
+    label = re.match(r"([A-Za-z]) ?=", plain(gold.text))
+    return f"{label.group(1)}-({gold.body})" if label is not None and compiled(gold.body)[1] else ""
+
+
+def _begins_otherwise(equation: str, answer: str) -> bool:
+    """Whether an answer is no `y = ...`, which is compared by its right side, and speaks of that y."""
+    return equation[0] in compiled("+".join(f"({side})" for side in _sides(answer)))[1]
+
+
+def _is_name(side: str) -> bool:
+    """`m+n`, `\\angle ABC`: letters without a number, which say what the other side is the value of."""
+    return re.search(r"[A-Za-z]", _CONSTANTS.sub("", side)) is not None and re.search(r"[0-9]", side) is None
+
+
+def _sides(body: str) -> list[str]:
+    return [side.strip() for side in re.split(r"(?<![<>!])=|\\(?:approx|equiv|simeq)(?![a-z])", body)]
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+
+def _same_value(gold: MathReference, answer: MathReference) -> bool:
+    gold_node, gold_names = _node(gold)
+    answer_node, answer_names = _node(answer)
+    if not gold_names and not answer_names:
+        return _near(gold, gold_node({}), answer_node({}), is_decimal=answer.kind in ("decimal", "scientific"))
+    if ("|" in gold.body) != ("|" in answer.body):
+        raise UndecidedError("an absolute value on one side: only positive symbols are tried here")
+    names = sorted(gold_names | answer_names)
+    counts = _COUNTING.search(gold.body) is not None or _COUNTING.search(answer.body) is not None
+    points = _whole_symbols(names) if counts else _symbols(names)
+    values = [(inexact(gold_node(point)), inexact(answer_node(point))) for point in points]
+    if all(abs(left - right) <= SAME_FUNCTION * max(abs(left), abs(right)) for left, right in values):
+        return True
+    if gold_names and answer_names and gold_names != answer_names and not _differ_by_case(gold_names, answer_names):
+        raise UndecidedError("other symbols: perhaps another notation")
+    return False
+
+
+def _differ_by_case(left: frozenset[str], right: frozenset[str]) -> bool:
+    """r is not R, whatever algebra makes of it."""
+    return {name.casefold() for name in left} == {name.casefold() for name in right}
+
+
+def _same_equation(gold: str, answer: str) -> bool:
+    """Two equations, each as left minus right, are the same when one is a multiple of the other."""
+    (left, left_names), (right, right_names) = compiled(gold), compiled(answer)
+    if left_names != right_names:
+        raise UndecidedError("other symbols: perhaps another notation")
+    ratios = [
+        inexact(left(point)) / inexact(right(point)) for point in _symbols(sorted(left_names)) if right(point) != 0
+    ]
+    if len(ratios) < len(_POINTS) or not all(map(abs, ratios)):
+        raise UndecidedError("an equation that always holds here")
+    return all(abs(ratio - ratios[0]) <= SAME_FUNCTION * abs(ratios[0]) for ratio in ratios)
+
+
+def _node(side: MathReference) -> tuple[Node, frozenset[str]]:
+    value = side.value
+    return compiled(side.body) if value is None else ((lambda symbols: value), frozenset())  # noqa: ARG005
+
+
+def _symbols(names: Sequence[str]) -> list[Symbols]:
+    """Positive values without pattern, so that no identity holds by accident."""
+    return [
+        {name: complex(start + math.modf((index + 1) * step)[0]) for index, name in enumerate(names)}
+        for start, step in _POINTS
+    ]
+
+
+def _whole_symbols(names: Sequence[str]) -> list[Symbols]:
+    """For what only holds of whole numbers: floors, factorials, binomials."""
+    return [{name: Fraction(start + 3 * index) for index, name in enumerate(names)} for start in _WHOLE]
+
+
+def _near(gold: MathReference, expected: Value, found: Value, *, is_decimal: bool = False) -> bool:
+    """Within the tolerances of the gold; exactly where both are rational and it has none."""
+    if isinstance(expected, Fraction) and isinstance(found, Fraction):
+        is_written_out = is_decimal and not _is_terminating(expected)
+        return abs(expected - found) <= max(_allowed(gold, expected), is_written_out * WRITTEN_OUT * abs(expected))
+    left, right = inexact(expected), inexact(found)
+    scale, difference = max(abs(left), abs(right)), abs(left - right)
+    tolerance = float(WRITTEN_OUT) if is_decimal else SAME_CONSTANT
+    if difference <= max(tolerance * scale, float(_allowed(gold, Fraction(abs(left)))) * (1 + SAME_CONSTANT)):
+        return True
+    if difference <= SAME_FUNCTION * (scale if left and right else 1.0):
+        raise UndecidedError("as near as floats can come")
+    return False
+
+
+def _allowed(gold: MathReference, expected: Fraction) -> Fraction:
+    return max(Fraction(str(gold.absolute_tolerance)), Fraction(str(gold.relative_tolerance)) * abs(expected))
+
+
+def _is_terminating(value: Fraction) -> bool:
+    denominator = value.denominator
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1

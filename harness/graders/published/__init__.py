@@ -1,0 +1,1 @@
+"""Graders of published papers, reproduced as they are."""

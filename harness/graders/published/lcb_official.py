@@ -1,0 +1,120 @@
+"""LiveCodeBench's own verdicts, with its known rejections of correct programs, so that published numbers come back."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness.core.errors import DataError, SandboxError
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Program, Verdict
+from harness.graders.code.equality import ExpectedAnswer
+from harness.graders.code.extraction import official_program_in
+from harness.graders.code.isolated_compare import is_right_answer
+from harness.graders.code.judge import Allowance, Finding, FunctionTest, Report, judge_function, shown
+from harness.graders.code.output_match import room_for
+from harness.graders.code.reference import ProgramReference, ProgramTest
+from harness.graders.code.values import encode
+from harness.graders.published.lcb_mock import driver
+from harness.sandbox import Level, Pool, open_pool
+
+_FAILURES: Mapping[str, Literal["TLE", "RE"]] = {"timeout": "TLE", "error": "RE"}
+
+
+class LcbOfficialGrader:
+    """What lcb_runner's checker would say: its extraction, its stand-in for stdin, its comparison, its alarm.
+
+    It runs in our sandbox, and the comparison is outside, so what forges a verdict there does not here. Problems that
+    its tests can't decide are judged all the same, as there.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        timeout_s: int = 6
+        memory_bytes: int = 4 << 30
+        n_workers: int | None = None
+        least_level: Literal["limits", "sealed", "landlock", "namespaces"] = "sealed"
+
+        def __post_init__(self) -> None:
+            if self.timeout_s < 1:
+                raise ValueError("timeout_s must be at least 1")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @functools.cached_property
+    def _pool(self) -> Pool:
+        return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
+
+    @property
+    def n_at_once(self) -> int:
+        """How many programs are judged side by side."""
+        return self._pool.n_workers
+
+    def facts(self) -> Mapping[str, str]:
+        """What the judging depended on. Raises UsageError where programs must not be run."""
+        return {"sandbox": self._pool.level.title}
+
+    def grade(self, problem: Problem[ProgramReference], completion: Completion) -> Verdict:
+        source, reference = official_program_in(completion.text), problem.reference
+        if not source:
+            return Verdict("incorrect", 0.0, reason="no program between two fences")
+        try:
+            tests = reference.tests.read()
+            if not tests:
+                return Verdict("ungraded", None, source, "the problem has no tests")
+            return self._judged(reference, source, tests)
+        except (SandboxError, DataError) as error:
+            return Verdict("ungraded", None, source, str(error))
+
+    def _judged(self, reference: ProgramReference, source: str, tests: Sequence[ProgramTest]) -> Verdict:
+        config = self.config
+        total_s = float((config.timeout_s + 1) * len(tests) + 5)
+        allowed = Allowance(total_s, config.memory_bytes, total_cpu_s=total_s, retries_timeouts=False)
+        name = reference.function_name
+        program = Program(driver(source, name, config.timeout_s))
+        made = [_script_test(test, total_s) if name is None else _function_test(test, total_s) for test in tests]
+        report = judge_function(self._pool, program, "_run" if name is None else "_call", made, allowed)
+        return self._verdict(source, report, reference.coverage)
+
+    def _verdict(self, source: str, report: Report, coverage: str) -> Verdict:
+        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "coverage": coverage}
+        details = {**counts, "sandbox": self._pool.level.title, **report.used()}
+        place = report.first_failure
+        if place is None:
+            return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
+        finding = _renamed(report.findings[place])
+        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
+        return Verdict("incorrect", 0.0, source, f"{finding.code} on test {place + 1}", {**told, **details})
+
+
+def _renamed(finding: Finding) -> Finding:
+    """Failures come back as answers here, since the stand-in catches them."""
+    for kind, code in _FAILURES.items():
+        if finding.code == "WA" and finding.got.startswith(f'["{kind}",'):
+            return replace(finding, code=code, cause=finding.got, got="")
+    return finding
+
+
+def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
+    return _made((test.input,), "output", test.output, limit_s)
+
+
+def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
+    try:
+        arguments = [json.loads(line) for line in test.input.split("\n")]
+        return _made((arguments,), "value", json.loads(test.output), limit_s)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a test is not of JSON values: {error}; {shown(test.input.encode())}") from None
+
+
+def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:
+    answer = ExpectedAnswer(encode([kind, expected]))
+    accepts = functools.partial(is_right_answer, (f"official_{kind}",), answer)
+    return FunctionTest(arguments, limit_s, max(room_for(answer.text), answer.room_bytes), accepts)
+
+
+GRADER: type[Grader[ProgramReference]] = LcbOfficialGrader

@@ -1,0 +1,64 @@
+"""Legacy: GSM8K as lm-eval's task of that name grades it (lm_eval/tasks/gsm8k/gsm8k.yaml, version 3).
+
+A pattern finds the answer, which is compared with the reference as text, without commas and dollar signs, whatever
+stands up to `#### `, and a full stop at the end. `variant` says which pattern:
+
+* `strict-match`: the first number after `#### `, which the examples in the prompt end with, and nothing else.
+* `flexible-extract`: the last number of the reply, wherever it is.
+
+Known to be wrong with it: 18.0 and 18 differ; a full stop or comma behind a number is part of it, and taken off again
+only where it is one; `strict-match` takes a model that boxes its answer for wrong, and `flexible-extract` a number that
+merely ends the reply for the answer. For numbers of one's own use `math`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Verdict
+from harness.graders.math.reference import MathReference, gold_text
+
+Variant = Literal["strict-match", "flexible-extract"]
+
+_STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+_IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
+
+
+class LegacyGsm8kGrader:
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        variant: Variant = "strict-match"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
+        gold = gold_text(problem.reference)
+        if gold is None:
+            return Verdict("ungraded", None, reason="reference unreadable")
+        answer = self._answer(completion.text)
+        if answer is None:
+            return Verdict("incorrect", 0.0, reason="no answer")
+        if _bare(answer) == _bare(gold):
+            return Verdict("correct", 1.0, answer)
+        return Verdict("incorrect", 0.0, answer, "wrong")
+
+    def _answer(self, text: str) -> str | None:
+        if self.config.variant == "strict-match":
+            first = _STRICT.search(text)
+            return first.group(1) if first is not None else None
+        numbers = [found.group() for found in _NUMBER.finditer(text)]
+        return numbers[-1] if numbers else None
+
+
+def _bare(answer: str) -> str:
+    for pattern in _IGNORED:
+        answer = pattern.sub("", answer)
+    return answer.lower()
+
+
+GRADER: type[Grader[MathReference | str]] = LegacyGsm8kGrader

@@ -1,0 +1,54 @@
+"""Legacy: math-verify alone, called as lm-eval and the FlowRL evaluation call it.
+
+`variant = "flowrl"` reproduces `recipe/r1/tasks/math.py` of FlowRL (and of verl before it): the gold in a box, read as
+LaTeX; the completion read as expression and LaTeX. `variant = "lm-eval"` reproduces the `math_verify` metric of its
+minerva_math tasks: both sides read with the defaults (there the gold is read from the whole reference solution, here
+from its answer in a box). For numbers of one's own use `math`.
+
+Known to be wrong with it: golds in e-notation (4.5e33) reject the right answer; two boxes a short gap apart become a
+set; 10% equals 10 and 0.1; the base of a number is dropped; `1,2` is accepted for `(1,2)`; a subset for "find all" in
+some versions; an answer inside an unfinished thought counts; towers of powers cost the whole time limit.
+
+One thing differs from the sources on purpose: a question that fails or takes longer than the limit is ungraded here
+(`limit`, `worker died`, `error`), where they score 0, so that their number is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.protocols import Grader
+from harness.core.types import Completion, Problem, Verdict
+from harness.graders.math.algebra import POOL, WorkerDiedError, WorkerTooSlowError
+from harness.graders.math.reference import MathReference, gold_text
+
+MOST_CHARACTERS = 1_000_000
+
+
+class LegacyMathVerifyGrader:
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        variant: Literal["flowrl", "lm-eval"] = "flowrl"
+        timeout_s: float = 15.0
+        """The sources allow 5 s for each side and for the comparison."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
+        gold = gold_text(problem.reference)
+        if gold is None:
+            return Verdict("ungraded", None, reason="reference unreadable")
+        if len(completion.text) > MOST_CHARACTERS:
+            return Verdict("ungraded", None, reason="limit")
+        try:
+            is_same = POOL.equal(f"\\boxed{{{gold}}}", completion.text, self.config.timeout_s, self.config.variant)
+        except WorkerTooSlowError as error:
+            return Verdict("ungraded", None, reason="limit", details={"error": str(error)})
+        except WorkerDiedError as error:
+            return Verdict("ungraded", None, reason="worker died", details={"error": str(error)})
+        return Verdict("correct", 1.0) if is_same else Verdict("incorrect", 0.0, reason="wrong")
+
+
+GRADER: type[Grader[MathReference | str]] = LegacyMathVerifyGrader

@@ -1,0 +1,1 @@
+"""Reference answers that several tasks share."""

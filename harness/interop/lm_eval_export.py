@@ -1,0 +1,97 @@
+"""`harness export lm-eval`: our tasks as lm-eval's, for its command's --include_path, judged by our graders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.interop.problems import ExportConfig, Exported, exported, new_folder, read_rows, write_rows
+from harness.interop.verdict_server import verdict
+from harness.runs.jsonl import write_whole
+
+PREFIX = "harness_"
+"""Before our ids, as lm-eval has tasks of the same names."""
+
+_CODE = '''"""Made by `harness export lm-eval`: the rows of a task, and the verdict of its own grader."""
+
+from pathlib import Path
+
+from harness.interop.lm_eval_export import data_set, process_results
+
+
+def rows(file, **_):
+    return data_set(Path(__file__).with_name(file))
+'''
+
+
+def export(config: ExportConfig, folder: Path, model: str | None) -> list[str]:
+    """Write the folder; the names of the tasks in it."""
+    tasks = exported(config, model)
+    new_folder(folder)
+    write_whole(folder / "utils.py", _CODE)
+    for task in tasks:
+        write_rows(folder / f"{task.id}.jsonl", task.rows)
+        write_whole(folder / f"{PREFIX}{task.id}.yaml", _yaml(task, is_written=model is not None))
+    return [PREFIX + task.id for task in tasks]
+
+
+def _yaml(task: Exported, *, is_written: bool) -> str:
+    """JSON is YAML but for the functions, so every value is written as JSON."""
+    drawn = task.sampling.temperature > 0
+    settings: dict[str, Any] = {
+        "until": list(task.sampling.stop),
+        "max_gen_toks": task.sampling.max_tokens,
+        "do_sample": drawn,
+        "temperature": task.sampling.temperature,
+        **({"top_p": task.sampling.top_p, "top_k": task.sampling.top_k} if drawn else {}),
+    }
+    filters = [{"name": "all", "filter": [{"function": "take_first_k", "k": task.n}]}]
+    metrics = [{"metric": metric, "aggregation": "mean", "higher_is_better": metric == "correct"} for metric in METRICS]
+    has_system = not is_written and any(row["system"] for row in task.rows)
+    how = "" if is_written else "# Its prompts are messages: give lm-eval --apply_chat_template.\n"
+    return "\n".join(
+        [
+            f"{how}task: {json.dumps(PREFIX + task.id)}",
+            "custom_dataset: !function utils.rows",
+            f"dataset_kwargs: {json.dumps({'file': f'{task.id}.jsonl'})}",
+            "test_split: test",
+            "output_type: generate_until",
+            "doc_to_text: prompt",
+            "doc_to_target: target",
+            *(["description: system"] if has_system else []),
+            "process_results: !function utils.process_results",
+            f"generation_kwargs: {json.dumps(settings)}",
+            f"repeats: {task.n}",
+            "num_fewshot: 0",
+            f"filter_list: {json.dumps(filters)}",
+            f"metric_list: {json.dumps(metrics)}",
+            f"metadata: {json.dumps({'version': 1, 'data': task.card.fingerprint, 'source': task.card.source})}",
+            "",
+        ]
+    )
+
+
+METRICS = ("correct", "ungraded")
+
+
+# --- called by lm-eval ------------------------------------------------------------------------------------------------
+
+
+def data_set(path: Path) -> Mapping[str, Any]:
+    from datasets import Dataset, DatasetDict
+
+    made: Mapping[str, Any] = DatasetDict({"test": Dataset.from_list(read_rows(path))})
+    return made
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The share of right replies, among those that could be graded, and the share of those that could not."""
+    verdicts = [verdict(doc, text) for text in results[0]]
+    graded = [found for found in verdicts if found.outcome != "ungraded"]
+    shares = {"ungraded": 1 - len(graded) / len(verdicts)}
+    if graded:
+        shares["correct"] = math.fsum(found.outcome == "correct" for found in graded) / len(graded)
+    return shares

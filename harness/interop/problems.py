@@ -1,0 +1,142 @@
+"""What of a task another evaluator is given: its problems as rows of a file, and how they are drawn and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core import config as configs
+from harness.core.config import PluginChoice, plugin
+from harness.core.errors import ConfigError, RunFolderError
+from harness.core.protocols import ExternalTask, ModelSource, Task
+from harness.core.types import DatasetCard, Problem, Sampling
+from harness.data.dataset_facts import judged_by
+from harness.evaluation.config import SamplingConfig
+from harness.evaluation.loop import problems_of
+from harness.models.chat import prompt_text
+from harness.models.loading import load_tokenizer, resolve
+from harness.runs.jsonl import write_whole
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemsConfig:
+    """Which problems, and who judges the replies."""
+
+    tasks: tuple[PluginChoice, ...] = plugin("tasks")
+    grader: PluginChoice | None = plugin("graders", otherwise=None)
+    """Of every task, instead of its own."""
+    split: Literal["train", "validation", "test"] = "test"
+    limit: int | None = None
+    problem_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice; give each setting of it a folder of its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig(ProblemsConfig):
+    """Asked how, besides; as in an evaluation, but for one reply a problem."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        ProblemsConfig.__post_init__(self)
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One task as another evaluator is to see it."""
+
+    id: str
+    card: DatasetCard
+    sampling: Sampling
+    n: int
+    rows: Sequence[Row]
+
+
+def exported(config: ExportConfig, model: str | None) -> list[Exported]:
+    """Every task, with its prompts as this model's chat template writes them, where a model is named."""
+    tokenizer = load_tokenizer(ModelSource(resolve(model))) if model is not None else None
+    return [_exported(chosen, config, tokenizer) for chosen in config.tasks]
+
+
+def _exported(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> Exported:
+    task, problems = problems_in(chosen, config)
+    origin = origin_of(chosen, config)
+    rows = [_row(problem, origin, tokenizer) for problem in problems]
+    return Exported(chosen.id, task.card, config.sampling.over(task.sampling), config.n, rows)
+
+
+def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
+    """The task as it will be judged, and its problems."""
+    task: Task[Any] = chosen.build("tasks")
+    if isinstance(task, ExternalTask):
+        raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
+    return judged_by(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
+
+
+def origin_of(chosen: PluginChoice, config: ProblemsConfig) -> Row:
+    """Where the problems come from and who judges them: what another process loads them by."""
+    grader = json.dumps(configs.to_tree(config.grader)) if config.grader is not None else None
+    return {
+        "task": json.dumps(configs.to_tree(chosen)),
+        "grader": grader,
+        "split": config.split,
+        "seed": config.problem_seed,
+        "limit": config.limit,
+    }
+
+
+def _row(problem: Problem[Any], origin: Row, tokenizer: Any) -> Row:
+    *before, last = problem.messages
+    if tokenizer is not None:
+        system, prompt = "", prompt_text(tokenizer, problem.messages)[0]
+    elif last.role == "user" and [message.role for message in before] in ([], ["system"]):
+        system, prompt = "".join(message.content for message in before), last.content
+    else:
+        raise ConfigError(f"the problems of {problem.task} are conversations; --model writes them as one text")
+    return {
+        "id": problem.id,
+        "system": system,
+        "prompt": prompt,
+        "target": _target(problem.reference),
+        "messages": turns(problem),
+        "tags": dict(problem.tags),
+        "harness": origin,
+    }
+
+
+def turns(problem: Problem[Any]) -> list[dict[str, str]]:
+    """Its messages as everyone writes them."""
+    return [{"role": message.role, "content": message.content} for message in problem.messages]
+
+
+def _target(reference: Any) -> str:
+    """For the reader of a log: the answer, where the reference is as simple as that."""
+    answer = getattr(reference, "text", reference)
+    return str(answer)
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder to write an export into: none is written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} is there already and not empty; name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

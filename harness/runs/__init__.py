@@ -1,0 +1,1 @@
+"""The run folder: its files, how they are written, read and indexed."""

@@ -1,0 +1,191 @@
+"""Index of a run folder: its completions without their texts, and the last verdict on each.
+
+Lines are decoded into structs of the wanted fields, so that a text is skipped and never held: a million completions
+are read in seconds. `StoredCompletion.load` reads one back whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from harness.core.types import Completion, FinishReason, Outcome, StoredCompletion, Tokens, Verdict
+from harness.runs.folder import BAD_ROW, RunReader, misunderstood
+from harness.runs.jsonl import altered_in_use, parsed, read_line_at, read_raw
+from harness.runs.schema import completion_of
+
+Samples = dict[tuple[str, int], StoredCompletion]
+Verdicts = dict[tuple[str, int], Verdict]
+"""By problem and sample index."""
+
+S = TypeVar("S")
+K = TypeVar("K")
+V = TypeVar("V")
+
+MOST_SHARED = 100_000
+"""Equal token counts and equal verdicts are one object, up to this many different ones."""
+LONGEST_SHARED = 500
+"""Bytes of a verdict's details above which the verdict is not looked up among the shared ones."""
+
+
+class TokenCounts(msgspec.Struct, frozen=True):
+    """The counts of a line's `tokens`; ids and log-probabilities are skipped."""
+
+    n_prompt: int
+    n_completion: int
+    cost_usd: float | None = None
+
+
+class CompletionLine(msgspec.Struct):
+    """The fields of a line of completions.jsonl that the index keeps."""
+
+    task: str
+    problem_id: str
+    index: int
+    seed: int
+    finish_reason: FinishReason
+    tokens: TokenCounts
+    engine_s: float | None = None  # not measured by earlier versions
+
+
+class VerdictLine(msgspec.Struct):
+    """A line of verdicts.jsonl; the details stay JSON, so that equal verdicts are found by it."""
+
+    task: str
+    problem_id: str
+    index: int
+    grader: str
+    outcome: Outcome
+    reward: float | None
+    extracted: str | None = None
+    reason: str = ""
+    details: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFile:
+    """The file that the completions of an index are loaded from."""
+
+    path: Path
+
+    def read(self, offset: int) -> Completion:
+        """Read the completion whose line begins at this byte."""
+        row = read_line_at(self.path, offset)
+        try:
+            return completion_of(row)[1]
+        except BAD_ROW as error:
+            raise altered_in_use(self.path, offset, error) from None
+
+
+def stored_at(completion: Completion, path: Path, offset: int) -> StoredCompletion:
+    """Return the handle of a completion whose line in `path` begins at this byte."""
+    c, counts = completion, completion.tokens
+    tokens = Tokens(counts.n_prompt, counts.n_completion, cost_usd=counts.cost_usd)
+    place = (CompletionFile(path), offset)
+    return StoredCompletion(c.problem_id, c.index, c.seed, c.finish_reason, tokens, c.engine_s, *place)
+
+
+class CompletionIndex:
+    """The completions of each task, and the last verdict on each under the task's grader."""
+
+    def __init__(self, view: RunReader, graders: Mapping[str, str], *, with_completions: bool = True) -> None:
+        """Read the folder. `graders` names one for each task; other tasks and graders are skipped."""
+        self.completions: dict[str, Samples] = {task: {} for task in graders}
+        self.verdicts: dict[str, Verdicts] = {task: {} for task in graders}
+        with _no_collections():
+            if with_completions:
+                self._read_completions(view.folder / "completions.jsonl")
+            self._read_verdicts(view.folder / "verdicts.jsonl", graders)
+
+    def _read_completions(self, path: Path) -> None:
+        file, decode = CompletionFile(path), _line_decoder(CompletionLine)
+        names: dict[str, str] = {}
+        counts: dict[TokenCounts, Tokens] = {}
+
+        def add(line: bytes, offset: int) -> None:
+            row = decode(line)
+            samples = self.completions.get(row.task)
+            if samples is None:
+                return
+            problem_id = names.setdefault(row.problem_id, row.problem_id)
+            tokens = counts.get(row.tokens)
+            if tokens is None:
+                tokens = Tokens(row.tokens.n_prompt, row.tokens.n_completion, cost_usd=row.tokens.cost_usd)
+                _share(counts, row.tokens, tokens)
+            samples[problem_id, row.index] = StoredCompletion(
+                problem_id, row.index, row.seed, row.finish_reason, tokens, row.engine_s, file, offset
+            )
+
+        _for_each_line(path, add)
+
+    def _read_verdicts(self, path: Path, graders: Mapping[str, str]) -> None:
+        decode = _line_decoder(VerdictLine)
+        names: dict[str, str] = {}
+        known: dict[tuple[object, ...], Verdict] = {}
+
+        def add(line: bytes, _offset: int) -> None:
+            row = decode(line)
+            if graders.get(row.task) != row.grader:
+                return
+            details = bytes(row.details)
+            content = (row.outcome, row.reward, row.extracted, row.reason, details)
+            verdict = known.get(content)
+            if verdict is None:
+                verdict = Verdict(row.outcome, row.reward, row.extracted, row.reason, parsed(details))
+                if len(details) <= LONGEST_SHARED:
+                    _share(known, content, verdict)
+            self.verdicts[row.task][names.setdefault(row.problem_id, row.problem_id), row.index] = verdict
+
+        _for_each_line(path, add)
+
+
+def _for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
+    """Call `add` with each line and the byte at which it begins."""
+    number = offset = 0
+    try:
+        for number, line in enumerate(read_raw(path), 1):  # noqa: B007 (named in the error)
+            add(line, offset)
+            offset += len(line)
+    except BAD_ROW as error:
+        raise misunderstood(path, number, error) from None
+
+
+def _line_decoder(kind: type[S]) -> Callable[[bytes], S]:
+    fast = msgspec.json.Decoder(kind).decode
+
+    def decode(line: bytes) -> S:
+        try:
+            return fast(line)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # half a surrogate pair or an infinity: Python writes and reads both
+            row = json.loads(line)
+            if isinstance(row, dict) and "details" in row:
+                row["details"] = msgspec.Raw(json.dumps(row["details"]).encode())
+            return msgspec.convert(row, kind)
+
+    return decode
+
+
+def _share(known: dict[K, V], key: K, value: V) -> None:
+    if len(known) < MOST_SHARED:
+        known[key] = value
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Pause the garbage collector: nothing that is read becomes garbage, and its passes take longer and longer."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

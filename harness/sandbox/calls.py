@@ -1,0 +1,200 @@
+"""What a function answers while its program runs, call by call, each held to its own limit.
+
+The calls are made by `inside.caller`, which says what came of them. Times are taken there and here, where a program
+can't touch them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from harness.core.types import Answer, Call
+from harness.sandbox.inside import caller
+from harness.sandbox.inside.zygote import CLOCK, KILL, read_reply
+
+_KINDS: dict[bytes, Literal["value", "packed", "raised", "opaque", "too_large"]] = {
+    caller.VALUE: "value",
+    caller.PACKED: "packed",
+    caller.RAISED: "raised",
+    caller.OPAQUE: "opaque",
+    caller.TOO_LARGE: "too_large",
+}
+_CHUNK_BYTES, _PIPE_BYTES = 1 << 16, 1 << 18
+_FIRST_LOOK_S, _LAST_WORD_S = 0.05, 5.0
+
+Look = Callable[[int, Answer], bool]
+"""Is told the place of a call and what it gave, and says whether to hear more."""
+
+
+def wall_limit_s(cpu_s: float) -> float:
+    """A safety net: what sleeps is over the limit as well, what only waits for its turn is not."""
+    return max(2 * cpu_s, cpu_s + 2)
+
+
+class AnswerWatch:
+    """The pipes of one run. `collect` ends when the last answer came, the program did, or a limit is reached."""
+
+    def __init__(self, calls: Sequence[Call], look: Look | None = None) -> None:
+        """Answers are kept where nobody looks at them as they come."""
+        self.calls = calls
+        self._look = look if look is not None else self._keep
+        self._buffer = bytearray()
+        self._has_loaded = self._has_ended = False
+        self._n_answers = 0
+        self.is_complete = False
+        self.answers: list[Answer] = []
+        self.cause: Literal["cpu", "wall", "malformed"] | None = None
+        self._asked_for: int | None = None
+        (self._our_end, told), (answers, answering), (asked, questions) = _pipes(3)
+        self.for_program: Sequence[int] = (answering, asked)
+        self.for_asker: Sequence[int] = (told, answers, questions)
+        for fd in (told, answers):
+            with contextlib.suppress(OSError):  # a user has only so much of it
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def __enter__(self) -> AnswerWatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._our_end)
+        self.close_their_ends()
+
+    def close_their_ends(self) -> None:
+        for fd in (*self.for_program, *self.for_asker):
+            os.close(fd)
+        self.for_program = self.for_asker = ()
+
+    def _keep(self, _place: int, answer: Answer) -> bool:
+        self.answers.append(answer)
+        return True
+
+    def collect(self, control: socket.socket) -> dict[str, Any] | None:
+        """The worker's reply if the program ended by itself, None if it was told to end the run. Raises OSError when
+        the worker is gone."""
+        poll = select.poll()
+        poll.register(self._our_end, select.POLLIN)
+        poll.register(control, select.POLLIN)
+        self._restart_clock()
+        while not self.is_complete and self.cause is None:
+            ready = {fd for fd, _ in poll.poll(self._patience_s() * 1000 + 1)}
+            if self._our_end in ready:
+                if not self._read():
+                    poll.unregister(self._our_end)
+            elif control.fileno() in ready:
+                message = control.recv(_CHUNK_BYTES)
+                if not message:
+                    raise ConnectionResetError("it ended")
+                reply = read_reply(message)
+                if "clock" not in reply:
+                    self._hear_the_rest()
+                    return reply
+                self._note_clock(reply["clock"])
+            self._check(control)
+        with contextlib.suppress(BrokenPipeError):
+            control.send(KILL)
+        return None
+
+    def _hear_the_rest(self) -> None:
+        """The program is gone, and no more of it can come than did. Raises OSError where not all of that was told: it
+        may have ended because whoever calls it did."""
+        poll = select.poll()
+        poll.register(self._our_end, select.POLLIN)
+        while not self.is_complete and poll.poll(_LAST_WORD_S * 1000) and self._read():
+            pass
+        if not (self.is_complete or self._has_ended or self.cause is not None):
+            raise ConnectionResetError("not all that a function answered was heard")
+
+    def _restart_clock(self) -> None:
+        self._began = time.monotonic()
+        self._cpu_at_start: float | None = None
+        self._next_look = self._began + _FIRST_LOOK_S
+
+    @property
+    def _limit_s(self) -> float:
+        # Loading may take as long as the longest call.
+        return self.calls[self._n_answers].cpu_s if self._has_loaded else max(call.cpu_s for call in self.calls)
+
+    def _patience_s(self) -> float:
+        wall_end = self._began + wall_limit_s(self._limit_s)
+        next_event = wall_end if self._asked_for is not None else min(self._next_look, wall_end)
+        return max(next_event - time.monotonic(), 0.0)
+
+    def _check(self, control: socket.socket) -> None:
+        """Ask for the CPU clock when it may have run out; give up when the wall clock has."""
+        if self.is_complete:
+            return
+        now = time.monotonic()
+        if now - self._began >= wall_limit_s(self._limit_s):
+            self.cause = "wall"
+        elif now >= self._next_look and self._asked_for is None:
+            self._asked_for = self._n_answers
+            control.send(CLOCK)
+
+    def _note_clock(self, cpu_s: float) -> None:
+        asked_for, self._asked_for = self._asked_for, None
+        if asked_for != self._n_answers:
+            return  # the call it was asked for is over
+        if self._cpu_at_start is None:
+            self._cpu_at_start = max(cpu_s - (time.monotonic() - self._began), 0.0)
+        left = self._limit_s - (cpu_s - self._cpu_at_start)
+        if left <= 0:
+            self.cause = "cpu"
+        self._next_look = time.monotonic() + max(left, 0.005)
+
+    def _read(self) -> bool:
+        """Take what is there. False at the end."""
+        data = os.read(self._our_end, _CHUNK_BYTES)
+        self._buffer += data
+        for kind, body, wall_s in self._taken_frames():
+            if self.is_complete or self.cause is not None:
+                break
+            self._take(kind, body, wall_s)
+            self._restart_clock()
+        return bool(data)
+
+    def _taken_frames(self) -> list[tuple[bytes, bytes, float]]:
+        """What came whole, with which the buffer is rid of it: a large answer should not be held twice."""
+        frames, begin, head_bytes = [], 0, caller.TOLD_HEAD.size
+        with memoryview(self._buffer) as view:
+            while begin + head_bytes <= len(view):
+                kind, length, wall_s = caller.TOLD_HEAD.unpack_from(view, begin)
+                end = begin + head_bytes + length
+                if end > len(view):
+                    break
+                frames.append((kind, bytes(view[begin + head_bytes : end]), wall_s))
+                begin = end
+        del self._buffer[:begin]
+        return frames
+
+    def _take(self, kind: bytes, body: bytes, wall_s: float) -> None:
+        if kind == caller.LOADED:
+            self._has_loaded = True
+        elif kind == caller.ENDED:
+            self._has_ended = True
+        elif kind == caller.MALFORMED:
+            self.cause = "malformed"
+        else:
+            hears_more = self._look(self._n_answers, Answer(_KINDS[kind], body, wall_s))
+            self._n_answers += 1
+            self.is_complete = not hears_more or kind == caller.TOO_LARGE or self._n_answers == len(self.calls)
+
+
+def _pipes(n: int) -> list[tuple[int, int]]:
+    """All of them or, with an OSError, none."""
+    made: list[tuple[int, int]] = []
+    try:
+        for _ in range(n):
+            made.append(os.pipe())
+    except OSError:
+        for fd in itertools.chain(*made):
+            os.close(fd)
+        raise
+    return made

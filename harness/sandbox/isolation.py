@@ -1,0 +1,88 @@
+"""How strongly programs are held, from nothing but limits to namespaces, and what programs may import."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+
+from harness.core.errors import UsageError
+from harness.sandbox.inside import syscalls
+
+
+class Level(IntEnum):
+    """Each holds whatever the one before it holds. `SEALED` is the least that untrusted programs are run under."""
+
+    LIMITS = 0
+    SEALED = 1
+    LANDLOCK = 2
+    NAMESPACES = 3
+
+    @property
+    def title(self) -> str:
+        return self.name.lower()
+
+
+MEANING: Mapping[Level, str] = {
+    Level.LIMITS: "limits alone: a program can read, write and signal whatever this user can",
+    Level.SEALED: "limits and seccomp: no other process, no network, no file can be opened after the start",
+    Level.LANDLOCK: "the same, and the interpreter's own files can be read, held by Landlock",
+    Level.NAMESPACES: "the same in namespaces: an empty root, no network devices, no other process in sight",
+}
+
+PACKAGES = ("numpy", "sympy", "mpmath", "sortedcontainers", "networkx")
+"""What programs may import beside the standard library, where it is installed."""
+
+_PRELOADED = """
+bisect collections copy datetime decimal fractions functools heapq io itertools json math operator random re statistics
+string threading traceback types typing
+"""
+# When files can't be opened these are all there is.
+_PRELOADED_WHEN_SEALED = """
+abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc concurrent.futures.thread contextlib
+csv ctypes dataclasses difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum errno fileinput gc glob
+graphlib hashlib html inspect keyword locale logging mmap numbers pathlib pickle platform pprint queue resource
+secrets select selectors shlex shutil signal socket stat struct subprocess tempfile textwrap time timeit tokenize
+unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
+"""
+
+
+def preloaded(level: Level) -> Sequence[str]:
+    """Loaded once, before programs run: what they commonly ask for."""
+    return [*_PRELOADED.split(), *(_PRELOADED_WHEN_SEALED.split() if level == Level.SEALED else ())]
+
+
+def interpreter() -> str:
+    """The real executable: launchers that pyenv or conda put in its place cost a tenth of a second each start."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def package_places() -> dict[str, str]:
+    """Package -> the file it is imported from."""
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
+    return {name: spec.origin for name, spec in specs.items() if spec is not None and spec.origin is not None}
+
+
+def package_folders(places: Mapping[str, str]) -> list[str]:
+    """Their folders, and the shared libraries that wheels keep beside them."""
+    folders = [Path(place).parent for place in places.values()]
+    libraries = [folder.with_name(f"{folder.name}.libs") for folder in folders]
+    return [str(folder) for folder in (*folders, *libraries) if folder.is_dir()]
+
+
+def runtime_is_private(folders: Sequence[str]) -> bool:
+    """Whether other users than the owner can't reach the interpreter's files."""
+    paths = [Path(sysconfig.get_path("stdlib")), *map(Path, folders)]
+    return any(not parent.stat().st_mode & 0o001 for path in paths for parent in (path, *path.parents))
+
+
+def refuse_other_systems() -> None:
+    if sys.platform != "linux" or syscalls.MACHINE not in syscalls.MACHINES:
+        raise UsageError(
+            f"programs of a model are run on Linux on x86-64 or aarch64 alone, not on {sys.platform} on "
+            f"{syscalls.MACHINE}; use a task without code, or a container of that kind"
+        )

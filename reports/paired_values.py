@@ -1,0 +1,233 @@
+"""The values of a task's problems in several runs, side by side: what a comparison is made of.
+
+Only the run folders are read. A metric gives the value of each problem in a run, whatever the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core import registry
+from harness.core.config import parse_plugin
+from harness.core.errors import RunFolderError, UsageError, nearest
+from harness.core.protocols import PerProblem
+from harness.core.types import Completion, Graded, Problem, StoredCompletion, Tokens, Verdict
+from harness.reports.protocol_card import grader_of
+from harness.reports.run_facts import plugin_id, setting
+from harness.runs.folder import RunReader
+from harness.runs.index import CompletionIndex
+
+RATE = "avg"
+"""The share of right samples. Its k is the number of samples, which may differ between runs that compare."""
+Values = Mapping[str, Mapping[str, float]]
+"""Metric, problem, value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one problem in one run."""
+
+    n_graded: int
+    n_ungraded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run on one task."""
+
+    counts: Mapping[str, Counts]
+    values: Values
+    clusters: Mapping[str, str]
+    """The family of each problem that has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The problems that all runs of both sides have a value of, and the values by run and problem."""
+
+    task: str
+    metric: str
+    problems: Sequence[str]
+    clusters: Sequence[Hashable] | None
+    """The family of each problem, where there are enough of them."""
+    first: Sequence[Sequence[float]]
+    second: Sequence[Sequence[float]]
+    n_graded: int
+    n_ungraded: int
+    n_unpaired: int
+    are_single: bool
+    """One run a side, and one sample of each problem."""
+
+
+def measure(run: RunReader, tasks: Sequence[str], grader: str | None, metric: str | None) -> dict[str, Measured]:
+    """By task, under a grader or the one on record: one metric, or all that the run's config has."""
+    graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
+    records = CompletionIndex(run, graders)
+    clusters = run.clusters()
+    return {
+        task: _measured(run, _graded(run, task, graders[task], records), clusters.get(task, {}), metric)
+        for task in tasks
+    }
+
+
+def _measured(
+    run: RunReader, graded: Sequence[Graded[Any]], clusters: Mapping[str, str], metric: str | None
+) -> Measured:
+    values: dict[str, Mapping[str, float]] = {}
+    for plugin in _metrics(run, metric):
+        if isinstance(plugin, PerProblem):
+            values |= {_common_name(name): found for name, found in plugin.per_problem(graded).items()}
+    outcomes: dict[str, list[str]] = {}
+    for item in graded:
+        outcomes.setdefault(item.problem.id, []).append(item.verdict.outcome)
+    counts = {
+        problem: Counts(len(found) - found.count("ungraded"), found.count("ungraded"))
+        for problem, found in outcomes.items()
+    }
+    return Measured(counts, values if metric is None else _only(metric, values), clusters)
+
+
+def _graded(run: RunReader, task: str, grader: str, records: CompletionIndex) -> list[Graded[Any]]:
+    """Every verdict on the samples that the config asks for, with its completion."""
+    if not records.verdicts[task]:
+        raise UsageError(
+            f"{run.folder} has no verdicts of the grader {grader!r} on {task}; {nearest(grader, run.graders())} "
+            f"(`harness grade {run.folder} --grader {grader}` adds them)"
+        )
+    n, samples, problems = setting(run.config(), "n"), records.completions[task], dict[str, Problem[None]]()
+    found: list[Graded[Any]] = []
+    for (problem_id, index), verdict in records.verdicts[task].items():
+        if n is None or index < n:
+            problem = problems.setdefault(problem_id, Problem(problem_id, task, (), None))
+            completion: Completion | StoredCompletion | None = samples.get((problem_id, index))
+            if completion is None:
+                completion = _lost(run, verdict, problem_id, index)
+            found.append(Graded(problem, completion, verdict))
+    return found
+
+
+def _lost(run: RunReader, verdict: Verdict, problem_id: str, index: int) -> Completion:
+    """The empty place of a completion that could not be had."""
+    if verdict.outcome != "ungraded":
+        raise RunFolderError(
+            f"{run.folder} has a verdict on {problem_id}[{index}] and no completion: restore its files"
+        )
+    return Completion(problem_id, index, 0, "", "failed", Tokens(0, 0))
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def _metrics(run: RunReader, metric: str | None) -> list[Any]:
+    """The rate and the metrics of the run's config; or those that may give the one asked for."""
+    if metric is not None:
+        ids = (
+            [metric]
+            if metric in registry.entries("metrics")
+            else sorted(filter(_is_quick, registry.entries("metrics")))
+        )
+        return [_with_k(plugin, metric.rpartition("@")[2]) for plugin in ids]
+    given = setting(run.config(), "metrics")
+    others = [table for table in (given if given is not None else []) if plugin_id(table) != "avg_at_k"]
+    return [parse_plugin("metrics", table).build("metrics") for table in ("avg_at_k", *others)]
+
+
+def _is_quick(plugin: str) -> bool:
+    """One that reads texts with a model is made only where it is named."""
+    return not getattr(registry.load("metrics", plugin), "reads_with_model", False)
+
+
+def _with_k(plugin: str, k: str) -> Any:
+    has_ks = k.isdigit() and hasattr(registry.load("metrics", plugin).Config(), "ks")
+    return parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build("metrics")
+
+
+def _common_name(name: str) -> str:
+    return RATE if name.startswith(f"{RATE}@") else name
+
+
+def _only(metric: str, values: Values) -> Values:
+    """The metric of that name; all of the plug-in of that id."""
+    if metric in registry.entries("metrics"):
+        return values
+    name = _common_name(metric)
+    if name not in values:
+        raise UsageError(f"no metric gives {metric!r} problem by problem for these runs; {nearest(name, values)}")
+    return {name: values[name]}
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------
+
+
+def pairs(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> list[Paired]:
+    """One for each metric that all runs have, without those that say the same as one before (pass@1 and avg)."""
+    runs = [*first, *second]
+    names = [name for name in runs[0].values if all(name in run.values for run in runs)]
+    kept: list[Paired] = []
+    for paired in (_paired(task, name, first, second) for name in names):
+        if paired.problems and not any(_is_same(paired, other) for other in kept):
+            kept.append(paired)
+    return kept
+
+
+def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[Measured]) -> Paired:
+    from harness.stats.intervals import usable  # numpy
+
+    runs = [*first, *second]
+    shared = sorted(set.intersection(*(set(run.values[metric]) for run in runs)))
+    counts = [run.counts[problem] for run in runs for problem in shared]
+    return Paired(
+        task=task,
+        metric=metric,
+        problems=shared,
+        clusters=usable([_cluster(runs, problem) for problem in shared]),
+        first=[[run.values[metric][problem] for problem in shared] for run in first],
+        second=[[run.values[metric][problem] for problem in shared] for run in second],
+        n_graded=sum(c.n_graded for c in counts),
+        n_ungraded=sum(c.n_ungraded for c in counts),
+        n_unpaired=len(set.union(*(set(run.counts) for run in runs))) - len(shared),
+        are_single=len(runs) == 2 and metric == RATE and all(c.n_graded == 1 for c in counts),
+    )
+
+
+def _cluster(runs: Sequence[Measured], problem: str) -> str:
+    """The family of the problem, or one of its own."""
+    families = [f"of {run.clusters[problem]}" for run in runs if problem in run.clusters]
+    return families[0] if families else problem
+
+
+def _is_same(one: Paired, other: Paired) -> bool:
+    import numpy as np
+
+    return one.problems == other.problems and all(
+        np.allclose(ours, theirs, rtol=0, atol=1e-9)
+        for ours, theirs in ((one.first, other.first), (one.second, other.second))
+    )
+
+
+def _clusters(paired: Paired) -> Sequence[Hashable]:
+    return paired.clusters if paired.clusters is not None else paired.problems
+
+
+def pooled(name: str, tasks: Sequence[Paired]) -> Paired:
+    """One metric over all problems of several tasks, each problem alike."""
+
+    from harness.stats.intervals import usable  # numpy
+
+    def joined(sides: Iterable[Sequence[Sequence[float]]]) -> list[list[float]]:
+        return [[value for run in runs for value in run] for runs in zip(*sides, strict=True)]
+
+    return Paired(
+        task=name,
+        metric=tasks[0].metric,
+        problems=[f"{paired.task}/{problem}" for paired in tasks for problem in paired.problems],
+        clusters=usable([f"{paired.task}/{cluster}" for paired in tasks for cluster in _clusters(paired)]),
+        first=joined(paired.first for paired in tasks),
+        second=joined(paired.second for paired in tasks),
+        n_graded=sum(paired.n_graded for paired in tasks),
+        n_ungraded=sum(paired.n_ungraded for paired in tasks),
+        n_unpaired=0,
+        are_single=all(paired.are_single for paired in tasks),
+    )

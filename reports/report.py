@@ -1,0 +1,187 @@
+"""`harness report`: run folders to report.md and CSV files, with what they were made of in the footer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness
+from harness.core import config as configs
+from harness.core import registry
+from harness.core.errors import RunFolderError, UsageError
+from harness.core.types import Table
+from harness.reports.render import escape_markdown, to_csv, to_markdown
+from harness.reports.run_facts import HELD_OUT_FOLDER, labels, setting, unfinished
+from harness.runs.folder import RunReader
+from harness.runs.jsonl import disk_error, write_whole
+
+MARK = "report.json"
+MARK_FORMAT = 1
+FIRST_TABLE = "results"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """What was written."""
+
+    folder: Path
+    markdown: Path
+    csv: tuple[Path, ...]
+
+
+def write_report(run_folders: Sequence[Path], out_folder: Path, table_ids: Sequence[str] | None = None) -> ReportFiles:
+    """All tables of these runs, or the named ones, as one markdown page and a CSV file each.
+
+    Everything is read and built before anything is written. Only a folder that is empty, absent or a report is
+    written to; files of its former report that this one does not have are removed.
+    """
+    runs = read_runs(run_folders)
+    tables = {table_id: _build(table_id, runs) for table_id in _chosen(table_ids)}
+    if not any(tables.values()):
+        raise UsageError(f"nothing to report: these runs have no rows for {', '.join(tables)}")
+    former = _former_files(out_folder)
+    contents = {
+        name: to_csv(table) for table_id, group in tables.items() for name, table in _csv_names(table_id, group)
+    }
+    _write_mark(out_folder, runs, [*former, *contents])
+    for name, text in contents.items():
+        write_whole(out_folder / name, text)
+    write_whole(out_folder / "report.md", _page(runs, tables))
+    for name in sorted(set(former) - set(contents)):
+        (out_folder / name).unlink(missing_ok=True)
+    _write_mark(out_folder, runs, list(contents))
+    return ReportFiles(out_folder, out_folder / "report.md", tuple(out_folder / name for name in contents))
+
+
+def tables_of(run_folders: Sequence[Path], table_ids: Sequence[str] | None = None) -> list[Table]:
+    """The named tables, or all, of these runs."""
+    runs = read_runs(run_folders)
+    return [table for table_id in _chosen(table_ids) for table in _build(table_id, runs)]
+
+
+def read_runs(run_folders: Sequence[Path]) -> list[RunReader]:
+    """Each folder once, in the order given; a train run is followed by its held-out evaluations, by step."""
+    if not run_folders:
+        raise UsageError("no run is given; name run folders, such as runs/*")
+    return [RunReader.read(folder) for folder in dict.fromkeys(_with_held_out(run_folders))]
+
+
+def _with_held_out(run_folders: Iterable[Path]) -> Iterable[Path]:
+    for folder in run_folders:
+        if not (folder / "run.json").is_file():
+            raise RunFolderError(f"{folder} is no run folder: it has no run.json; name folders that a run wrote")
+        whole = folder.resolve()
+        yield whole
+        yield from sorted(path.parent for path in (whole / HELD_OUT_FOLDER).glob("*/run.json"))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def _chosen(table_ids: Sequence[str] | None) -> list[str]:
+    if table_ids is not None:
+        return list(dict.fromkeys(table_ids))
+    return sorted(registry.entries("tables"), key=lambda table_id: (table_id != FIRST_TABLE, table_id))
+
+
+def _build(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
+    return list(configs.parse_plugin("tables", table_id).build("tables").build(runs))
+
+
+def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:
+    """`results.csv`, or `protocol-1.csv`, `protocol-2.csv` where an id has several tables."""
+    if len(tables) == 1:
+        return [(f"{table_id}.csv", tables[0])]
+    return [(f"{table_id}-{number}.csv", table) for number, table in enumerate(tables, 1)]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def _page(runs: Sequence[RunReader], tables: dict[str, list[Table]]) -> str:
+    named = list(zip(runs, labels(runs), strict=True))
+    warnings = [f"**{escape_markdown(line)}**\n" for line in (*unfinished(named), *_unheld(named))]
+    bodies = [to_markdown(table) for group in tables.values() for table in group]
+    empty = [
+        f"(These runs have nothing for the table `{table_id}`.)\n" for table_id, group in tables.items() if not group
+    ]
+    return "\n".join(["# Report\n", *warnings, *bodies, *empty, _footer(runs)])
+
+
+def _unheld(named: Sequence[tuple[RunReader, str]]) -> list[str]:
+    """A line for each run whose programs were held by nothing: its verdicts may be forged."""
+    judged = [
+        (f"{label} ({task})", setting(facts, "judging", "sandbox"))
+        for run, label in named
+        for task, facts in sorted(run.record.data.items())
+    ]
+    judged_again = [
+        (f"{label} ({task}, graded again by {grader})", facts.get("sandbox"))
+        for run, label in named
+        for task, graders in sorted(run.record.regraded.items())
+        for grader, facts in sorted(graders.items())
+    ]
+    return [
+        f"UNSAFE: the programs in {what} were run without a sandbox, with limits alone."
+        for what, level in judged + judged_again
+        if level == "limits"
+    ]
+
+
+def _footer(runs: Sequence[RunReader]) -> str:
+    columns = ("run", "kind", "status", "id", "created", "config digest", "code", "data")
+    rows = tuple(
+        (label, r.kind, _status(run.status), r.id, r.created, r.config_digest, r.code, _data(run))
+        for run, label in zip(runs, labels(runs), strict=True)
+        for r in (run.record,)
+    )
+    return to_markdown(Table("Runs", columns, rows, (f"Made by harness {harness.__version__}.",)))
+
+
+def _status(status: str) -> str:
+    return status if status == "done" else status.upper()
+
+
+def _data(run: RunReader) -> str:
+    prints = {name: setting(entry, "fingerprint") for name, entry in sorted(run.record.data.items())}
+    return ", ".join(f"{name} {value if value is not None else '-'}" for name, value in prints.items())
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+def _former_files(folder: Path) -> list[str]:
+    """The CSV files of the report that this folder holds; a folder that holds anything else is refused."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file; choose another --out")
+    if not (folder / MARK).exists():
+        if any(path.name != MARK + ".tmp" for path in folder.iterdir()):
+            raise UsageError(f"{folder} has files in it and is no report (no {MARK}); choose another --out")
+        return []
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        if mark["format"] != MARK_FORMAT:
+            raise UsageError(
+                f"{folder} is a report of format {mark['format']}, not {MARK_FORMAT}; choose another --out"
+            )
+        return [name for name in mark["files"] if Path(name).name == name and name.endswith(".csv")]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{folder / MARK} can't be read as a report's: {error!r}; choose another --out") from None
+
+
+def _write_mark(folder: Path, runs: Sequence[RunReader], csv_names: Sequence[str]) -> None:
+    mark = {
+        "format": MARK_FORMAT,
+        "harness": harness.__version__,
+        "runs": [{"folder": str(run.folder), "config_digest": run.record.config_digest} for run in runs],
+        "files": list(dict.fromkeys(csv_names)),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    write_whole(folder / MARK, json.dumps(mark, indent=1) + "\n")

@@ -1,0 +1,138 @@
+"""Any task of lm-evaluation-harness, with its own numbers: lm_eval:gsm8k, lm_eval:mmlu (needs the extra lm-eval)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from harness.core.config import incidental
+from harness.core.errors import ConfigError
+from harness.core.protocols import Split, Task
+from harness.core.types import DatasetCard, Estimate, Graded, Problem, Sampling
+from harness.graders.lm_eval import LmEvalGrader
+from harness.graders.references.lm_eval import LmEvalReference
+from harness.runs.provenance import installed_version
+from harness.tasks.lm_eval.loading import Loaded, check_name, load
+from harness.tasks.lm_eval.problems import SCORED, estimates, own_metrics, problems, repeats_of, sampling_of
+
+
+class LmEvalTask:
+    """A task, a group or a tag of lm-eval. Ids are its name and the number of the document: `gsm8k-12`.
+
+    Replies are drawn as the task says. Where that is greedily, or likelihoods are asked for, a second sample would be
+    the same, so that there are as many as lm-eval takes (one, as a rule), whatever n says.
+    """
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        """The options of lm-eval's command, under its names."""
+
+        num_fewshot: int | None = None
+        """Examples in the prompt, instead of the task's own number. A task that says 0 keeps it, as with lm-eval."""
+        include_path: str = ""
+        """A folder with more tasks."""
+        apply_chat_template: bool = False
+        fewshot_as_multiturn: bool | None = None
+        """Each example a turn of its own; if nothing is said, with the chat template."""
+        system_instruction: str = ""
+        fewshot_seed: int = 1234
+        run_unsafe_code: bool = False
+        """Allow tasks that run the model's programs in this process."""
+        metric: str = ""
+        """`metric` or `metric,filter`: which decides what is right (default: the task's first)."""
+        bootstrap_iters: int = incidental(default=100_000)
+        """For the standard errors that lm-eval draws for."""
+
+    NAME: ClassVar[str] = ""
+
+    config: Config
+    grader: LmEvalGrader
+
+    def __init__(self, config: Config) -> None:
+        check_name(self.NAME, config)
+        self.config = config
+        self.grader = LmEvalGrader(LmEvalGrader.Config())
+
+    @classmethod
+    @functools.cache
+    def member(cls, name: str) -> type[LmEvalTask]:
+        """The task of that name, which may yet turn out not to exist."""
+        return type(cls.__name__, (cls,), {"NAME": name, "__module__": cls.__module__})
+
+    @property
+    def _loaded(self) -> Loaded:
+        return load(self.NAME, self.config)
+
+    @property
+    def _id(self) -> str:
+        return f"lm_eval:{self.NAME}"
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of the first member that draws replies; each of the others has its own."""
+        found = (sampling for task in self._loaded.tasks.values() if (sampling := sampling_of(task)) is not None)
+        return next(found, SCORED)
+
+    @property
+    def card(self) -> DatasetCard:
+        tasks = self._loaded.tasks
+        everything = list(self.problems("test", 0))
+        sources = [f"{task.config.dataset_path} {task.config.dataset_name or ''}".strip() for task in tasks.values()]
+        digest = hashlib.sha256()
+        for problem in everything:
+            asked = [(passage.messages, passage.text) for passage in problem.passages]
+            digest.update(repr((problem.id, problem.messages, asked, str(problem.reference))).encode())
+        return DatasetCard(
+            title=f"{self.NAME} of lm-evaluation-harness",
+            source="; ".join(dict.fromkeys(sources)),
+            licence="that of its data set",
+            paper="",
+            sizes={"test": f"{len(everything)} problems"},
+            fingerprint=digest.hexdigest()[:16],
+            notes=f"lm-eval {self._version}; " + ", ".join(f"{name} {task.VERSION}" for name, task in tasks.items()),
+        )
+
+    @property
+    def _version(self) -> str:
+        return str(installed_version("lm-eval"))
+
+    def problems(self, split: Split, seed: int) -> Iterator[Problem[LmEvalReference]]:  # noqa: ARG002
+        """The documents that lm-eval evaluates, in its order; the members of a group take turns."""
+        if split != "test":
+            raise ConfigError(
+                f"{self._id} has no split {split!r}: lm-eval decides what it evaluates on, here called test"
+            )
+        return problems(self._id, self._loaded, self.config.metric)
+
+    # --- ForeignTask ----------------------------------------------------------------------------------------------
+
+    def has_right_and_wrong(self) -> bool:
+        """Whether every member's first metric is a mean over documents."""
+        from lm_eval.api.metrics import mean
+
+        return all(next(iter(task.aggregation().values()), mean) is mean for task in self._loaded.tasks.values())
+
+    def n_samples(self, n: int, sampling: Sampling) -> int:
+        tasks = self._loaded.tasks.values()
+        least = max(repeats_of(task) for task in tasks)
+        is_drawn = sampling.temperature > 0 and any(sampling_of(task) is not None for task in tasks)
+        return max(n, least) if is_drawn else least
+
+    def own_estimates(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Sequence[Estimate]]:
+        found = own_metrics(self._loaded, graded, self.config.bootstrap_iters)
+        return {
+            f"lm_eval:{name}": estimates(metrics, self._among(graded, name), self._version)
+            for name, metrics in found.items()
+        }
+
+    def _among(self, graded: Sequence[Graded[Any]], name: str) -> Sequence[Graded[Any]]:
+        """Those of one member, or of a group's members."""
+        group = self._loaded.groups.get(name)
+        members = {name} if group is None else {task.task_name for task in group.get_all_tasks()}
+        return [item for item in graded if item.problem.tags["member"] in members]
+
+
+TASK: type[Task[LmEvalReference]] = LmEvalTask

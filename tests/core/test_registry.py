@@ -1,0 +1,292 @@
+"""The file system is the registry: what is listed, what is loaded, what is refused."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import textwrap
+from typing import Protocol
+
+import pytest
+
+from harness.core import registry as discovery
+from harness.core.errors import PluginError, UnknownNameError
+from harness.core.protocols import Grader
+from harness.core.registry import KINDS, Kind, descriptions, entries, load
+
+GOOD = '''
+"""Everything is right. A second sentence.
+
+And more.
+"""
+from dataclasses import dataclass
+from harness.core.types import Verdict
+
+class Generous:
+    @dataclass(frozen=True)
+    class Config:
+        reward: float = 1.0
+
+    def __init__(self, config):
+        self.config = config
+
+    def grade(self, problem, completion):
+        return Verdict("correct", self.config.reward)
+
+GRADER = Generous
+'''
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder of graders beside the real ones: a package `rooms.graders` on the path, registered as a kind."""
+    folder = tmp_path / "rooms" / "graders"
+    folder.mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(discovery, "PACKAGE", tmp_path / "rooms")
+    monkeypatch.setitem(KINDS, "graders", Kind("grader", "rooms.graders", "GRADER", Grader))
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rooms"]:
+        del sys.modules[name]
+
+
+def write(folder, name, source):
+    (folder / f"{name}.py").write_text(textwrap.dedent(source).lstrip("\n"))
+
+
+def point_at(folder, distribution, name, value, group="rooms.graders"):
+    """An installed distribution with one entry point, as pip leaves it on the disk."""
+    info = folder / f"{distribution}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+
+
+def refusal(plugin_id):
+    with pytest.raises(PluginError) as caught:
+        load("graders", plugin_id)
+    assert repr(plugin_id) in str(caught.value) or f".{plugin_id} " in str(caught.value)
+    return str(caught.value)
+
+
+# --- listing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_listing_imports_no_plugin(kind):
+    program = textwrap.dedent(f"""
+        import sys
+        from harness.core import registry as discovery
+        before = set(sys.modules)
+        found = discovery.descriptions({kind!r})
+        print(*found)
+        group = discovery.KINDS[{kind!r}].group
+        assert not [name for name in set(sys.modules) - before if name.startswith("harness.")], sys.modules
+        assert "torch" not in sys.modules
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == set(descriptions(kind))
+
+
+def test_the_description_is_the_first_line_of_the_docstring(room):
+    write(room, "good", GOOD)
+    write(room, "silent", GOOD.replace('"""', "'''").replace("'''Everything", "x = '''Everything"))
+    write(room, "empty", '""" """')
+    assert descriptions("graders") == {"empty": "", "good": "Everything is right. A second sentence.", "silent": ""}
+
+
+def test_private_and_hidden_files_are_no_plugins(room):
+    write(room, "good", GOOD)
+    write(room, "_rules", "")
+    write(room, "__init__", "")
+    write(room, "._good", "")  # what macOS leaves on a foreign disk
+    (room / ".#good.py").symlink_to("nobody@nowhere.1")  # what emacs leaves beside a file being edited
+    (room / "notes.txt").write_text("")
+    assert list(entries("graders")) == ["good"]
+
+
+def test_a_package_with_the_constant_is_a_plugin_and_one_without_it_holds_helpers(room):
+    for name, source in (("generous", GOOD), ("helpers", '"""GRADER = one line."""\nGRADERS = ()\n')):
+        (room / name).mkdir()
+        write(room / name, "__init__", source)
+    write(room, "zeal", '"""Later in the alphabet."""')
+    assert [(e.id, e.module) for e in entries("graders").values()] == [
+        ("generous", "rooms.graders.generous"),
+        ("zeal", "rooms.graders.zeal"),
+    ]
+    assert descriptions("graders")["generous"] == "Everything is right. A second sentence."
+    assert load("graders", "generous").__name__ == "Generous"
+
+
+def test_every_plugin_that_ships_says_what_it_is():
+    for kind in KINDS:
+        for plugin_id, description in descriptions(kind).items():
+            assert description, f"{kind}/{plugin_id}"
+
+
+def test_a_lost_mount_is_explained(room):
+    shutil.rmtree(room)
+    with pytest.raises(PluginError, match="symbolic links"):
+        discovery.refuse_lost_links()
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+def test_a_good_file_is_loaded_and_built(room):
+    write(room, "good", GOOD)
+    plugin = load("graders", "good")
+    built = discovery.build("graders", "good", plugin.Config(reward=0.5))
+    assert built.grade(None, None).reward == 0.5
+
+
+def test_a_name_that_nobody_has_gets_the_nearest(room):
+    write(room, "good", GOOD)
+    with pytest.raises(UnknownNameError, match="no grader is called 'goood'; did you mean 'good'"):
+        load("graders", "goood")
+
+
+@pytest.mark.usefixtures("room")
+def test_in_an_empty_room_there_is_none():
+    with pytest.raises(UnknownNameError, match="there is none"):
+        load("graders", "good")
+
+
+def test_a_file_without_the_constant_is_refused_by_its_name(room):
+    write(room, "lacking", GOOD.replace("GRADER =", "Grader ="))
+    assert "does not end in the constant GRADER" in refusal("lacking")
+
+
+@pytest.mark.parametrize("value", ["Generous(Generous.Config())", "3", "lambda problem, completion: None"])
+def test_what_is_no_class_is_refused(room, value):
+    write(room, "instance", GOOD.replace("GRADER = Generous", f"GRADER = {value}"))
+    assert "must be a class with a nested dataclass Config" in refusal("instance")
+
+
+@pytest.mark.parametrize(("old", "new"), [("class Config:", "class Options:"), ("    @dataclass(frozen=True)\n", "")])
+def test_a_class_without_a_dataclass_config_is_refused(room, old, new):
+    write(room, "bare", GOOD.replace(old, new))
+    assert "must be a class with a nested dataclass Config" in refusal("bare")
+
+
+def test_a_class_without_a_member_of_the_protocol_is_refused_by_that_member(room):
+    write(room, "lacking", GOOD.replace("def grade", "def judge"))
+    assert "lacks grade of the protocol grader" in refusal("lacking")
+
+
+def test_inheriting_the_protocol_is_not_keeping_it(room):
+    source = GOOD.replace("def grade", "def judge").replace("class Generous:", "class Generous(Grader[str]):")
+    write(
+        room, "promising", source.replace("from harness", "from harness.core.protocols import Grader\nfrom harness", 1)
+    )
+    assert "lacks grade" in refusal("promising")
+
+
+def test_inheriting_a_member_is_having_it(room):
+    write(room, "good", GOOD)
+    write(
+        room,
+        "heir",
+        """
+        from rooms.graders.good import Generous
+
+        class Heir(Generous):
+            pass
+
+        GRADER = Heir
+        """,
+    )
+    assert load("graders", "heir").__name__ == "Heir"
+
+
+class Strict(Grader[str], Protocol):
+    strictness: float
+
+
+def test_an_annotated_attribute_of_a_protocol_is_demanded_and_an_annotation_is_enough(room, monkeypatch):
+    monkeypatch.setitem(KINDS, "graders", dataclasses.replace(KINDS["graders"], protocol=Strict))
+    write(room, "good", GOOD)
+    write(room, "strict", GOOD.replace("    @dataclass", "    strictness: float\n\n    @dataclass"))
+    assert "lacks strictness" in refusal("good")
+    assert load("graders", "strict").__name__ == "Generous"
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("def (:", "SyntaxError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("from harness.core.types import Nonsense", "ImportError: cannot import name 'Nonsense'"),
+    ],
+)
+def test_a_plugin_that_does_not_import_is_named_with_the_reason(room, source, what):
+    write(room, "broken", source)
+    message = refusal("broken")
+    assert what in message
+    assert "rooms.graders.broken" in message
+
+
+@pytest.mark.parametrize("source", [b"def (:\n", b'x = "\xff"\n', b"x = 1\x00\n", b"# coding: nonsense\n"])
+def test_a_broken_file_is_listed_as_such_and_does_not_disturb_the_others(room, source):
+    write(room, "good", GOOD)
+    (room / "broken.py").write_bytes(source)
+    found = descriptions("graders")
+    assert found["good"] == "Everything is right. A second sentence."
+    assert found["broken"].startswith("(this file does not parse")
+    assert load("graders", "good").__name__ == "Generous"
+
+
+# --- entry points -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "constant"), [("thirdparty", "GRADER"), ("thirdparty:THEIRS", "THEIRS")])
+def test_an_installed_distribution_adds_a_plugin(room, tmp_path, value, constant):
+    write(room, "good", GOOD)
+    write(tmp_path, "thirdparty", GOOD.replace("GRADER =", f"{constant} ="))
+    point_at(tmp_path, "foreign-graders", "theirs", value)
+    assert descriptions("graders") == {
+        "good": "Everything is right. A second sentence.",
+        "theirs": "from foreign-graders",
+    }
+    assert load("graders", "theirs").__name__ == "Generous"
+    del sys.modules["thirdparty"]
+
+
+@pytest.mark.usefixtures("room")
+def test_an_installed_plugin_is_held_to_the_protocol_too(tmp_path):
+    write(tmp_path, "thirdparty", GOOD.replace("def grade", "def judge"))
+    point_at(tmp_path, "foreign-graders", "theirs", "thirdparty")
+    assert "lacks grade" in refusal("theirs")
+    del sys.modules["thirdparty"]
+
+
+def test_an_installed_plugin_whose_module_is_gone_is_refused_only_when_asked_for(room, tmp_path):
+    write(room, "good", GOOD)
+    point_at(tmp_path, "foreign-graders", "theirs", "module_that_is_gone")
+    assert list(descriptions("graders")) == ["good", "theirs"]
+    assert load("graders", "good").__name__ == "Generous"
+    assert "No module named 'module_that_is_gone'" in refusal("theirs")
+
+
+def test_two_plugins_with_one_id_are_refused_by_both_origins(room, tmp_path):
+    write(room, "good", GOOD)
+    point_at(tmp_path, "foreign-graders", "good", "thirdparty")
+    with pytest.raises(PluginError, match="two plug-ins call themselves the grader 'good'") as caught:
+        entries("graders")
+    assert "rooms.graders.good and thirdparty" in str(caught.value)
+    assert "rename or uninstall one" in str(caught.value)
+
+
+@pytest.mark.usefixtures("room")
+def test_two_distributions_with_one_id_are_refused_too(tmp_path):
+    point_at(tmp_path, "one", "theirs", "module_one")
+    point_at(tmp_path, "two", "theirs", "module_two")
+    with pytest.raises(PluginError, match=r"module_(one|two) and module_(one|two)"):
+        entries("graders")
+
+
+@pytest.mark.usefixtures("room")
+def test_entry_points_of_other_groups_are_not_ours(tmp_path):
+    point_at(tmp_path, "foreign-things", "theirs", "thirdparty", group="rooms.elsewhere")
+    assert entries("graders") == {}

@@ -1,0 +1,42 @@
+"""Problems by id or number: what is found, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.core.errors import ConfigError, UnknownNameError
+from harness.core.types import Problem
+from harness.evaluation.select import find_problem, only
+
+
+def problems(*ids: str) -> list[Problem[str]]:
+    return [Problem(each, "t", (), "r", {"tag": "x"}) for each in ids]
+
+
+FIRST, SECOND = problems("2024-I-1", "2024-I-2"), problems("10", "2", "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("2024-I-2", 1), ("0", 0), ("1", 1), ("2", None), ("-1", None), ("2024", None), ("", None)]
+)
+def test_a_problem_is_found_by_id_or_by_number(name, expected):
+    assert find_problem(FIRST, name) == (FIRST[expected] if expected is not None else None)
+
+
+def test_an_id_that_is_a_number_is_an_id():
+    assert [find_problem(SECOND, name).id for name in ("2", "0", "1", "10")] == ["2", "0", "2", "10"]
+
+
+def test_each_task_is_asked_its_own_and_each_problem_once():
+    chosen = only({"a": FIRST, "b": SECOND}, ["0", "2024-I-1", "2"])
+    assert {task: [p.id for p in some] for task, some in chosen.items()} == {"a": ["2024-I-1"], "b": ["0", "2"]}
+
+
+def test_a_name_that_no_task_has_is_refused_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="no problem is called '2024-II-1'; did you mean '2024-I-1'"):
+        only({"a": FIRST}, ["2024-I-1", "2024-II-1"])
+
+
+def test_a_task_with_none_of_them_is_refused():
+    with pytest.raises(ConfigError, match="b has none of the problems 2024-I-1; leave that task out"):
+        only({"a": FIRST, "b": SECOND}, ["2024-I-1"])

@@ -1,0 +1,46 @@
+"""The values: frozen, and a verdict has a reward exactly when it is graded."""
+
+import dataclasses
+import inspect
+import pickle
+
+import pytest
+
+from harness.core import types
+from harness.core.types import Verdict
+
+CLASSES = [cls for cls in vars(types).values() if inspect.isclass(cls) and dataclasses.is_dataclass(cls)]
+
+
+@pytest.mark.parametrize(("outcome", "reward"), [("correct", 1.0), ("incorrect", 0.0), ("ungraded", None)])
+def test_a_verdict_has_a_reward_exactly_when_it_is_graded(outcome, reward):
+    assert Verdict(outcome, reward).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reward"), [("correct", None), ("incorrect", None), ("ungraded", 0.0), ("ungraded", 1.0)]
+)
+def test_a_verdict_that_scores_what_was_not_graded_can_not_be_made(outcome, reward):
+    with pytest.raises(ValueError, match="exactly when it is graded"):
+        Verdict(outcome, reward)
+
+
+def test_an_ungraded_verdict_can_not_be_given_a_reward_later():
+    with pytest.raises(ValueError, match="exactly when it is graded"):
+        dataclasses.replace(Verdict("ungraded", None), reward=0.0)
+
+
+def test_a_verdict_may_be_wrong_with_a_reward_and_right_with_another():
+    assert Verdict("incorrect", 0.3).reward == 0.3
+    assert Verdict("correct", 0.9).reward == 0.9
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_value_is_frozen_and_slotted(cls):
+    assert cls.__dataclass_params__.old
+    assert "__slots__" in vars(cls)
+
+
+def test_values_travel_between_processes():
+    verdict = Verdict("correct", 1.0, "4", "", {"solution": "2+2"})
+    assert pickle.loads(pickle.dumps(verdict)) == verdict

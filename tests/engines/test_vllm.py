@@ -1,0 +1,122 @@
+"""What vllm promises beyond the contract of all engines: the same distribution as hf, and weights in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from training_parts import tiny_source
+from vllm_parts import PROMPTS, TOLERANCE, assert_forced, opened, requests
+from wide_heads import write_wide_model
+
+from harness.core.config import parse_plugin
+from harness.core.errors import ModelError
+from harness.core.protocols import ModelSource
+from harness.core.types import Message, Passage, Request, Sampling
+from harness.models.chat import prompt_ids
+from harness.models.loading import load_module
+
+pytest.importorskip("vllm", reason="vllm is not installed; `tox -e vllm-cpu` runs this")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return ModelSource(str(write_wide_model(tmp_path_factory.mktemp("wide"))), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(wide: ModelSource) -> Iterator[Any]:
+    engine = opened(wide)
+    yield engine
+    engine.close()
+
+
+def test_the_wide_model_is_the_bundled_one(wide: ModelSource) -> None:
+    ids = torch.randint(3, 110, (8, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = load_module(wide)(ids).logits - load_module(tiny_source(random_seed=None))(ids).logits
+    assert difference.abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_are_those_of_transformers(engine: Any, wide: ModelSource, temperature: float) -> None:
+    module = load_module(wide)
+    for completion in engine.generate(requests(6, temperature=temperature)):
+        assert_forced(module, completion, temperature)
+
+
+def test_what_was_kept_is_what_log_probabilities_are_of(engine: Any) -> None:
+    for completion in engine.generate(requests(4, top_k=1)):
+        assert completion.tokens.logp_behaviour == (0.0,) * completion.tokens.n_completion
+
+
+def test_greedy_is_that_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
+    hf = parse_plugin("engines", "hf").build("engines")
+    hf.open(wide)
+    asked = requests(1, temperature=0.0)
+    assert {c.problem_id: c for c in engine.generate(asked)} == {c.problem_id: c for c in hf.generate(asked)}
+
+
+def test_likelihoods_are_those_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
+    hf = parse_plugin("engines", "hf").build("engines")
+    hf.open(wide)
+    prompts = [(Message("user", prompt),) for prompt in PROMPTS]
+    greedy = [c.text for c in hf.generate(requests(1, temperature=0.0))]
+    passages = [Passage(p, text) for p in prompts for text in (*greedy, "1+2=3", "4")] + [
+        Passage((), "3 4 = 7 : 3+4=7")
+    ]
+    asked = [
+        Request("a", 0, (), 0, Sampling(1), tuple(passages[:5])),
+        Request("b", 0, (), 0, Sampling(1), tuple(passages[5:])),
+    ]
+    for mine, other in zip(engine.score(asked), hf.score(asked), strict=True):
+        assert [found.is_greedy for found in mine.likelihoods] == [found.is_greedy for found in other.likelihoods]
+        assert [found.n_tokens for found in mine.likelihoods] == [found.n_tokens for found in other.likelihoods]
+        for one, two in zip(mine.likelihoods, other.likelihoods, strict=True):
+            assert abs(one.logp - two.logp) < TOLERANCE * two.n_tokens
+    assert any(found.is_greedy for found in mine.likelihoods)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely(engine: Any, wide: ModelSource) -> None:
+    asked = [Request("p", i, (Message("user", PROMPTS[0]),), i, Sampling(max_tokens=1)) for i in range(2000)]
+    drawn = [c.tokens for c in engine.generate(asked)]
+    with torch.no_grad():
+        expected = load_module(wide)(torch.tensor([drawn[0].prompt_ids])).logits[0, -1].softmax(-1)
+    counts = torch.bincount(torch.tensor([tokens.completion_ids[0] for tokens in drawn]), minlength=110)
+    # four standard errors of a share of 2,000 are at most 0.045
+    assert (counts / 2000 - expected).abs().max() < 0.045
+
+
+def test_end_token_is_counted_and_not_in_the_text(engine: Any) -> None:
+    ended = [c for c in engine.generate(requests(20)) if c.finish_reason == "stop"]
+    assert ended
+    for completion in ended:
+        assert completion.tokens.completion_ids[-1] == engine.tokenizer.eos_token_id
+        assert "<eos>" not in completion.text
+
+
+def test_prompts_are_rendered_by_our_template_without_a_second_beginning(engine: Any) -> None:
+    for request, completion in zip(requests(1), engine.generate(requests(1)), strict=True):
+        assert list(completion.tokens.prompt_ids) == prompt_ids(engine.tokenizer, request.messages)
+
+
+def test_beyond_the_context_is_refused(engine: Any) -> None:
+    with pytest.raises(ModelError, match="context of 64"):
+        next(engine.generate([*requests(1), *requests(1, max_tokens=60)]))
+    assert len(list(engine.generate(requests(1)))) == 2  # and nothing of it is left behind
+
+
+def test_weights_given_in_training_are_sampled_from_in_place(engine: Any, wide: ModelSource) -> None:
+    original = load_module(wide)
+    other = load_module(ModelSource(wide.path, device="cpu", random_seed=3))
+    try:
+        engine.load_weights(other.state_dict().items(), version=7)
+        assert engine.version == 7
+        for completion in engine.generate(requests(3)):
+            assert_forced(other, completion, 1.0)
+    finally:
+        engine.load_weights(original.state_dict().items(), version=0)
+    for completion in engine.generate(requests(3)):
+        assert_forced(original, completion, 1.0)

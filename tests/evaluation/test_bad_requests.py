@@ -1,0 +1,113 @@
+"""What can't be evaluated is refused before a model is loaded or a folder made, and what looks wrong is said soon."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.core import registry
+from harness.core.progress import Progress
+from harness.core.protocols import ModelSource
+from harness.core.types import Completion, Graded, Message, Passage, Problem, Tokens, Verdict
+from harness.evaluation.watching import SOON, watched
+from harness.models.loading import BUNDLED, context_of
+
+COUNTDOWN = ["--tasks", "countdown", "--n", "1", "--limit", "3", "--out", "run"]
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path, monkeypatch):
+    """A model that can be read but not loaded: its weights are no weights, so a refusal is one before loading."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BUNDLED / "countdown-tiny", tmp_path / "model")
+    Path("model/model.safetensors").write_text("not weights")
+    return Path("model")
+
+
+def refused(capsys, *command):
+    assert main(["eval", "model", *command]) == 2
+    assert not Path("run").exists()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    return told
+
+
+def test_a_model_without_a_chat_template_is_refused(capsys, model):
+    (model / "chat_template.jinja").unlink()
+    assert "the tokenizer of model has no chat template" in refused(capsys, *COUNTDOWN)
+
+
+def test_a_budget_that_does_not_fit_is_refused_with_the_problem_the_lengths_and_what_would_fit(capsys):
+    told = refused(capsys, *COUNTDOWN, "--max-tokens", "60")
+    prompt_tokens = len(["3", "5", "7", "8", "9", "9", "=", "10", ":"])
+    assert f"has {prompt_tokens} tokens; with 60 new ones it exceeds the model's context of 64" in told
+    assert "(and 2 other problems don't fit)" in told
+    assert f"set --max-tokens (sampling.max_tokens) to at most {64 - prompt_tokens}" in told
+
+
+def test_what_just_fits_is_not_refused(capsys):
+    assert main(["eval", "model", *COUNTDOWN, "--max-tokens", "55"]) == 2
+    assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
+
+
+def test_a_k_above_n_is_refused(capsys):
+    told = refused(capsys, *COUNTDOWN, "--set", 'metrics=[{id="pass_at_k", ks=[4]}]')
+    assert "the metric pass_at_k needs k = 4 samples a problem, and n is 1; raise n, or ask for other metrics" in told
+
+
+def test_a_folder_of_another_run_is_refused_before_the_model_is_loaded(capsys, tmp_path):
+    assert main(["eval", "countdown-tiny", *COUNTDOWN, "--engine", "scripted", "--quiet"]) == 0
+    before = Path("run/run.json").read_bytes()
+    capsys.readouterr()
+    assert main(["eval", "model", *COUNTDOWN]) == 2
+    assert "run belongs to another config" in capsys.readouterr().err
+    assert Path("run/run.json").read_bytes() == before
+
+
+def test_a_stretched_context_is_counted_as_stretched(model):
+    config = json.loads((model / "config.json").read_text())
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    assert context_of(ModelSource("model")) == 64
+    (model / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    assert context_of(ModelSource("model")) == 256
+
+
+def test_a_document_that_is_scored_is_never_too_long(capsys, monkeypatch):
+    """It is read in windows of the context."""
+    messages = (Message("user", "3 " * 200),)
+    scored = Problem("a", "countdown", messages, None, passages=(Passage((), "3 " * 200),))
+    monkeypatch.setattr(registry.load("tasks", "countdown"), "problems", lambda *_: iter([scored]))
+    assert main(["eval", "model", *COUNTDOWN]) == 2
+    assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
+
+
+# --- a model that says nothing ------------------------------------------------------------------------------------
+
+
+def said(texts):
+    stream = io.StringIO()
+    problem = Problem("p", "t", (), "r")
+    items = [
+        Graded(problem, Completion("p", i, 0, text, "stop", Tokens(1, 1)), Verdict("incorrect", 0.0))
+        for i, text in enumerate(texts)
+    ]
+    wanted = [("p", i) for i in range(len(texts))]
+    assert list(watched(items, "t", wanted, [], Progress(quiet=True, stream=stream))) == items
+    return stream.getvalue().splitlines()
+
+
+def test_a_model_that_emits_nothing_is_told_soon_and_at_the_end():
+    first, last = said(["", " \n"] * SOON)
+    assert first.startswith(f"warning: t: the first {SOON} completions are all empty; the model stopped at once")
+    assert last.startswith(f"warning: t: {2 * SOON} of {2 * SOON} completions are empty")
+
+
+def test_some_empty_completions_are_told_at_the_end():
+    (only,) = said(["4", *[""] * (2 * SOON)])
+    assert only.startswith(f"warning: t: {2 * SOON} of {2 * SOON + 1} completions are empty")
+    assert said(["4"] * (2 * SOON)) == []

@@ -1,0 +1,156 @@
+"""Verdicts beside the engine: in order, at the same time, kept once, and never in its way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.core.types import Completion, Graded, Message, Problem, Tokens, Verdict
+from harness.evaluation.pipeline import Pending, beside, in_order
+
+PROBLEM = Problem("p", "t", (Message("user", "?"),), "reference")
+
+
+def completion(index: int) -> Completion:
+    return Completion("p", index, index, str(index), "stop", Tokens(1, 1))
+
+
+class Meeting:
+    """A grader whose first verdicts wait for one another, so that only gradings at the same time can end."""
+
+    def __init__(self, n_at_once: int) -> None:
+        self.n_at_once = n_at_once
+        self._barrier = threading.Barrier(n_at_once)
+
+    def grade(self, problem: Problem, completion: Completion) -> Verdict:
+        if completion.index < self.n_at_once:
+            self._barrier.wait(timeout=20)
+        return Verdict("correct", 1.0, extracted=completion.text)
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.verdicts: list[tuple[int, str]] = []
+
+    def append_verdict(self, completion: Completion, verdict: Verdict) -> None:
+        self.verdicts.append((completion.index, verdict.extracted))
+
+
+@pytest.mark.parametrize("n_at_once", [1, 3])
+def test_verdicts_come_in_the_order_of_the_answers_and_are_kept_once(n_at_once):
+    kept = Kept()
+    done = Graded(PROBLEM, completion(99), Verdict("incorrect", 0.0))
+    answers = [Pending(PROBLEM, completion(0)), done, *(Pending(PROBLEM, completion(i)) for i in range(1, 200))]
+    graded = list(in_order(answers, Meeting(n_at_once), kept))
+    assert [item.completion.index for item in graded] == [0, 99, *range(1, 200)]
+    assert all(item.verdict.extracted == item.completion.text for item in graded if item is not done)
+    assert kept.verdicts == [(i, str(i)) for i in range(200)]
+
+
+class Stuck:
+    """Never ends a grading until it is told to."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+
+    def grade(self, problem: Problem, completion: Completion) -> Verdict:
+        assert self.free.wait(timeout=20)
+        return Verdict("correct", 1.0)
+
+
+def test_the_engine_never_waits_for_a_verdict():
+    grader = Stuck()
+
+    def engine() -> Iterator[Pending]:
+        yield from (Pending(PROBLEM, completion(index)) for index in range(1000))
+        grader.free.set()  # only now can anything be graded
+
+    assert [item.completion.index for item in in_order(engine(), grader, None)] == list(range(1000))
+
+
+def test_an_error_of_the_engine_is_not_lost():
+    def engine() -> Iterator[Pending]:
+        yield Pending(PROBLEM, completion(0))
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(in_order(engine(), Meeting(1), None))
+
+
+# --- a thread of its own ----------------------------------------------------------------------------------------
+
+
+def test_what_is_made_comes_in_order_while_the_giver_never_waits():
+    free = threading.Event()
+
+    def slow(numbers):
+        for number in numbers:
+            assert free.wait(timeout=20)
+            yield 2 * number
+
+    def given():
+        threads.add(threading.get_ident())
+        yield from range(100)
+        free.set()  # only now can anything be made
+
+    threads: set[int] = set()
+    assert list(beside(slow, given())) == [2 * number for number in range(100)]
+    assert threads == {threading.get_ident()}, "an engine stays in the thread that opened it"
+
+
+@pytest.mark.parametrize("n_first", [0, 1, 50])
+def test_an_error_of_the_work_stops_the_giver(n_first):
+    n_given = 0
+
+    def failing(numbers):
+        for number in numbers:
+            if number == n_first:
+                raise OSError("disk full")
+            yield number
+
+    def given():
+        nonlocal n_given
+        for n_given in range(10**9):
+            time.sleep(0.001)
+            yield n_given
+
+    made: list[int] = []
+    with pytest.raises(OSError, match="disk full"):
+        made.extend(beside(failing, given()))
+    assert made == list(range(n_first))
+    assert n_given < 10**4
+
+
+@pytest.mark.parametrize("how", ["error", "interrupt", "nobody asks"])
+def test_when_the_giver_breaks_off_the_work_still_has_what_was_given(how):
+    taken, was_ended = [], threading.Event()
+
+    def work(numbers):
+        try:
+            for number in numbers:
+                time.sleep(0.001)
+                taken.append(number)
+                yield number
+        finally:
+            was_ended.set()
+
+    def given():
+        yield from range(50)
+        if how != "nobody asks":
+            raise KeyboardInterrupt if how == "interrupt" else OSError("gone")
+        for number in range(50, 10**9):
+            time.sleep(0.01)
+            yield number
+
+    made = beside(work, given())
+    if how == "nobody asks":
+        next(made)
+        made.close()
+    else:
+        with pytest.raises(KeyboardInterrupt if how == "interrupt" else OSError):
+            list(made)
+    assert was_ended.is_set()
+    assert taken[:50] == list(range(50))[: len(taken)] and (how == "nobody asks" or len(taken) == 50)

@@ -1,0 +1,113 @@
+"""The official judge of LiveCodeBench against the list of what that checker is known to accept and reject."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from harness.core.types import Completion, Problem, Tokens
+from harness.graders.code import CodeGrader
+from harness.graders.code.reference import HeldTests, ProgramReference, ProgramTest
+from harness.graders.published.lcb_official import GRADER
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is for Linux")
+
+GRADERS = GRADER(GRADER.Config(timeout_s=1)), CodeGrader(CodeGrader.Config(cpu_s=1.0))
+
+
+def verdicts(source, tests, function_name=None):
+    """(official, strict)"""
+    reference = ProgramReference(
+        HeldTests(tuple(ProgramTest(*test, "sample") for test in tests)), "samples", function_name
+    )
+    reply = Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
+    return tuple(grader.grade(Problem("p", "t", (), reference), reply).details.get("verdict") for grader in GRADERS)
+
+
+SUM = [("1 2\n3 4\n", "10\n")]
+# source, what official says, what strict says; the official column is the table of what the checker does.
+STDIN = {
+    "input": ("print(sum(map(int, (input() + ' ' + input()).split())))", "AC", "AC"),
+    "readline": ("import sys\nr = sys.stdin.readline\nprint(sum(map(int, (r() + ' ' + r()).split())))", "AC", "AC"),
+    "line ends": ("import sys\nr = sys.stdin.readline\nprint(sum(map(int, (r() + r()).split())))", "WA", "AC"),
+    "read": ("import sys\nprint(sum(map(int, sys.stdin.read().split())))", "AC", "AC"),
+    "exit": ("import sys\nprint(10)\nsys.exit()", "AC", "AC"),
+    "thread": ("import threading\nt = threading.Thread(target=lambda: print(10))\nt.start()\nt.join()", "AC", "AC"),
+    "guard last": ("def main():\n    print(10)\nif __name__ == '__main__':\n    main()", "AC", "AC"),
+    "guard not last": ("def main():\n    print(10)\nif __name__ == '__main__':\n    main()\nx = 1", "WA", "AC"),
+    "buffer readline": (
+        "import sys\nr = sys.stdin.buffer.readline\nprint(sum(map(int, (r() + r()).split())))",
+        "WA",
+        "AC",
+    ),
+    "for line": ("import sys\nprint(sum(int(x) for line in sys.stdin for x in line.split()))", "RE", "AC"),
+    "os read": ("import os\nprint(sum(map(int, os.read(0, 99).split())))", "WA", "AC"),
+    "stdout buffer": ("import sys\nsys.stdout.buffer.write(b'10')", "RE", "AC"),
+    "global": ("x = 0\ndef f():\n    global x\n    x += 10\nf()\nprint(x)", "RE", "AC"),
+    "swallowed alarm": ("while True:\n    try:\n        while True: pass\n    except Exception: pass", "TLE", "TLE"),
+    "alarm": ("while True: pass", "TLE", "TLE"),
+    "syntax": ("print(", "RE", "CE"),
+    "decimal": ("print('1e1')", "AC", "AC"),
+    "close": ("print('10.0000001')", "WA", "WA"),
+    "extra line": ("print(10)\nprint()\nprint(1)", "WA", "WA"),
+    "resource": ("import resource\nprint(10)", "RE", "AC"),
+}
+
+
+@pytest.mark.parametrize("name", STDIN)
+def test_programs_that_read_stdin(name):
+    source, *expected = STDIN[name]
+    assert verdicts(source, SUM) == tuple(expected)
+
+
+FUNCTIONS = {
+    "list": ("class Solution:\n    def f(self, a): return a", "AC", "AC"),
+    "tuple": ("class Solution:\n    def f(self, a): return tuple(a)", "AC", "AC"),
+    "nested tuples": ("class Solution:\n    def f(self, a): return [tuple(x) for x in a]", "WA", "AC"),
+    "ints for floats": ("def f(a): return [[float(y) for y in x] for x in a]", "AC", "AC"),
+    "wrong": ("def f(a): return a[::-1]", "WA", "WA"),
+    "raises": ("def f(a): return a[9]", "RE", "RE"),
+    "always equal": ("class E:\n    __eq__ = lambda *_: True\ndef f(a): return E()", "WA", "WA"),
+    "typing names": ("class Solution:\n    def f(self, a: List[int]) -> Optional[int]: return a", "AC", "AC"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    source, *expected = FUNCTIONS[name]
+    assert verdicts(source, [("[[1, 2], [3]]", "[[1, 2], [3]]")], "f") == tuple(expected)
+
+
+def test_one_instance_serves_all_tests_in_the_official_way():
+    source = "class Solution:\n    n = 0\n    def f(self, a):\n        self.n += 1\n        return self.n"
+    assert verdicts(source, [("5", "1"), ("5", "2")], "f") == ("AC", "AC")
+
+
+def test_numpy_loads_although_functions_are_taken_away():
+    assert verdicts("import numpy as np\nprint(np.arange(5).sum())", [("", "10")]) == ("AC", "AC")
+
+
+def test_true_is_one():
+    assert verdicts("def f(a): return 1", [("5", "true")], "f") == ("AC", "AC")
+
+
+def test_long_answers_may_be_of_longer_names():
+    ones = str([1] * 150_000)
+    assert verdicts("def f(a): return [True] * a", [("150000", ones)], "f") == ("AC", "AC")
+
+
+@pytest.mark.parametrize(
+    "test", [("[1", "1"), ("1", "[" * 70 + "]" * 70), ("[" * 99_999, "1")], ids=["cut", "deep", "endless"]
+)
+def test_tests_that_are_no_plain_values_decide_nothing(test):
+    assert verdicts("def f(a): return a", [test], "f") == (None, None)
+
+
+def test_the_program_is_what_stands_between_the_last_fences():
+    reply = "```python\nprint(1)\n```\nand\n```\nprint(10)\n```"
+    reference = ProgramReference(HeldTests((ProgramTest("", "10", "sample"),)), "samples")
+    problem = Problem("p", "t", (), reference)
+    graded = GRADERS[0].grade(problem, Completion("p", 0, 0, reply, "stop", Tokens(1, 1)))
+    assert (graded.outcome, graded.extracted) == ("correct", "print(10)")
+    assert GRADERS[0].grade(problem, Completion("p", 0, 0, "print(10)", "stop", Tokens(1, 1))).outcome == "incorrect"

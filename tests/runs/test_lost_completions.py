@@ -1,0 +1,75 @@
+"""What an engine could not have is counted, asked for again, and never stands in for a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.core.config import parse
+from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
+from harness.evaluation.config import EvalConfig, Plan
+from harness.evaluation.loop import run
+from harness.evaluation.task_results import TaskResults
+from harness.graders.exact import ExactGrader
+from harness.runs.folder import RunWriter
+
+PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in range(3)]
+PLAN = Plan(2, Sampling(max_tokens=5), 0, ("eval",))
+
+
+class Losing:
+    """Says yes, but loses the samples of an index."""
+
+    def __init__(self, lost_index: int | None) -> None:
+        self.lost_index = lost_index
+        self.asked: list[tuple[str, int]] = []
+
+    def open(self, source: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
+        for r in requests:
+            self.asked.append((r.problem_id, r.index))
+            if r.index == self.lost_index:
+                yield Failure(r.problem_id, r.index, r.seed, "the line was cut")
+            else:
+                yield Completion(r.problem_id, r.index, r.seed, "yes", "stop", Tokens(1, 1))
+
+
+def evaluated(store: RunWriter, engine: Losing) -> dict[tuple[str, int], str]:
+    graded = run(PROBLEMS, engine, ExactGrader(ExactGrader.Config()), PLAN, TaskResults(store, "t", "exact"))
+    return {(g.problem.id, g.completion.index): g.verdict.outcome for g in graded}
+
+
+def opened(folder: Path) -> RunWriter:
+    config = parse(EvalConfig, {"model": {"path": "x"}, "tasks": ["countdown"]})
+    return RunWriter.open(folder, "eval", config, seeds={}, data={})
+
+
+def test_the_rest_goes_on_and_the_lost_are_asked_for_again(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    first = evaluated(store, Losing(1))
+    assert first == {(str(i), j): "correct" if j == 0 else "ungraded" for i in range(3) for j in range(2)}
+    assert {completion.index for _, completion in store.view().completions()} == {0}
+    reasons = [v.reason for (_, _, j), v in store.view().verdicts("exact").items() if j == 1]
+    assert reasons == ["no completion: the line was cut"] * 3
+    second = Losing(None)
+    assert set(evaluated(store, second).values()) == {"correct"}
+    assert second.asked == [(str(i), 1) for i in range(3)]
+    assert {v.outcome for v in store.view().verdicts("exact").values()} == {"correct"}
+    store.finish("done")
+
+
+def test_a_completion_on_record_is_graded_whatever_was_said_when_it_was_lost(tmp_path: Path) -> None:
+    """As after a kill between the writing of a completion and that of its verdict."""
+    store = opened(tmp_path / "run")
+    evaluated(store, Losing(1))
+    for problem in PROBLEMS:
+        seed = list(PLAN.seeds(problem))[1]
+        store.append_completion("t", Completion(problem.id, 1, seed, "yes", "stop", Tokens(1, 1)))
+    third = Losing(None)
+    assert set(evaluated(store, third).values()) == {"correct"}
+    assert third.asked == []
+    store.finish("done")

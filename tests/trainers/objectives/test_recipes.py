@@ -1,0 +1,120 @@
+"""Every recipe parses, multiplies to whole batches, and says where its lines come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.core import config as configs
+from harness.core.errors import UsageError
+from harness.core.recipes import methods_of_settings
+from harness.core.registry import entries, load
+from harness.core.types import Completion, Problem, Tokens
+from harness.data.dataset_facts import judged_by
+from harness.graders.math.reference import typed_reference
+from harness.trainers.config import TrainConfig
+
+FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
+RECIPES = sorted(FOLDER.glob("*.toml"))
+PUBLISHED = [path for path in RECIPES if not path.stem.startswith("countdown-")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_parses(path: Path) -> None:
+    tree = configs.read_toml(path)
+    if tree["task"]["id"] not in entries("tasks"):  # everything else can be looked at without it
+        tree["task"] = {"id": "countdown"}
+    config = configs.parse(TrainConfig, tree)
+    config.objective.build("objectives")
+    assert config.loop.prompts_per_step % config.loop.minibatches_per_step == 0
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_line_of_a_published_run_cites_its_source(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    silent = [line for line in lines if " # " not in line and not line.startswith("id = ")]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_an_overlong_penalty_is_half_of_what_a_right_answer_is_worth(path: Path) -> None:
+    """DAPO's, whose rewards are -1 and 1 and whose penalty is 1, whatever the rewards of the task are."""
+    config = configs.parse(TrainConfig, configs.read_toml(path))
+    if config.overlong.buffer_tokens > 0:
+        problem = Problem("p", config.task.id, (), typed_reference("7"))
+        grader = judged_by(config.task.build("tasks"), config.grader).grader
+        right, wrong = (grader.grade(problem, answer(text)).reward for text in ("Answer: 7", "Answer: 8"))
+        assert config.overlong.penalty == (right - wrong) / 2
+
+
+def answer(text: str) -> Completion:
+    return Completion("p", 0, 0, text, "stop", Tokens(1, 1))
+
+
+def test_the_papers_runs_and_their_baselines_are_there() -> None:
+    names = {path.stem for path in PUBLISHED}
+    assert {"flowrl-math-7b", "flowrl-math-32b", "flowrl-code-7b"} <= names
+    assert {f"{method}-{of}" for method in PAPERS_BASELINES for of in ("math-7b", "math-32b", "code-7b")} <= names
+
+
+PAPERS_BASELINES = ("grpo", "ppo", "reinforce_pp")
+
+
+@pytest.mark.parametrize("of", ["math-7b", "math-32b", "code-7b"])
+@pytest.mark.parametrize("method", PAPERS_BASELINES)
+def test_a_baseline_of_the_paper_differs_from_flowrl_s_run_by_its_method_alone(method: str, of: str) -> None:
+    """Same data, batch, learning rate and steps; and the method is set as in its other runs."""
+    tree, flowrl, other = (
+        configs.read_toml(FOLDER / f"{name}.toml") for name in (f"{method}-{of}", f"flowrl-{of}", f"{method}-math-7b")
+    )
+    methods = ("objective", "kl")
+    assert {k: v for k, v in tree.items() if k not in methods} == {k: v for k, v in flowrl.items() if k != "objective"}
+    assert {k: tree.get(k) for k in methods} == {k: other.get(k) for k in methods}
+
+
+# --- methods that are another's file with other settings -------------------------------------------------------
+
+OF_SETTINGS = {
+    "dapo": "grpo",
+    "dr_grpo": "grpo",
+    "prorl": "grpo",
+    "reinforce_pp_baseline": "reinforce_pp",
+    "flowrl_no_log_z": "flowrl_ablation",
+    "flowrl_random_z": "flowrl_ablation",
+    "flowrl_vargrad": "flowrl_ablation",
+    "for": "vargrad_tb",
+    "tba": "vargrad_tb",
+}
+
+
+def test_methods_without_a_file_are_known_by_their_recipes() -> None:
+    methods = methods_of_settings()
+    assert {name: method.objective for name, method in methods.items()} == OF_SETTINGS
+    assert methods["dapo"].recipes == ("countdown-dapo", "dapo-math-32b", "dapo-math-7b")
+    assert methods["for"].recipes == ("countdown-for",)
+
+
+@pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
+def test_the_file_says_which_recipe_a_method_has_in_its_place(name: str, objective_id: str) -> None:
+    source = Path(entries("objectives")[objective_id].module.replace(".", "/") + ".py")
+    docstring = (Path(__file__).parents[2] / source).read_text(encoding="utf-8").split('"""')[1]
+    assert f"`countdown-{name}`" in docstring
+
+
+@pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
+def test_a_method_without_a_file_is_listed_shown_and_led_to(name: str, objective_id: str, capsys: Any) -> None:
+    assert main(["list", "objectives", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed[name].startswith(f"the objective {objective_id} with the settings of countdown-{name}")
+    assert set(listed) == set(entries("objectives")) | set(OF_SETTINGS)
+    assert main(["show", name]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{name}: the objective {objective_id}") and f'id = "{objective_id}"' in shown
+    with pytest.raises(UsageError, match=f"start from that recipe, or set objective.id = '{objective_id}'"):
+        load("objectives", name)
+    assert main(["train", name, "--dry-run"]) == 2
+    assert f"'countdown-{name}'" in capsys.readouterr().err

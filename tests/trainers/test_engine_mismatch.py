@@ -1,0 +1,144 @@
+"""The gap between the engine and the trainer: its figures, its bound, and the faults that it tells."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_training import figures, recipe, run
+from training_parts import make_batch, make_outputs
+
+from harness.core.errors import ConfigError, EngineError
+from harness.core.tensors import PolicyOutputs
+from harness.engines.hf import HuggingFaceEngine
+from harness.trainers.engine_mismatch import EngineGap, largest_gap
+from harness.trainers.step_metrics import StepRecord
+
+ENGINE = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]])
+POLICY = torch.tensor([[-1.25, -1.5], [-0.5, 0.0]])
+PART = dataclasses.replace(make_batch([2, 2], [2, 1], [0, 0]), logp_behaviour=ENGINE)
+NONE = dataclasses.replace(PART, logp_behaviour=None)
+
+
+def gathered(logp: torch.Tensor = POLICY) -> EngineGap:
+    gap = EngineGap(3)
+    gap.add(PART, PolicyOutputs(logp=logp))
+    return gap
+
+
+def test_figures_are_those_of_the_completion_tokens() -> None:
+    apart = [-0.25, 0.5, 0.0]  # policy - engine
+    assert gathered().figures() == pytest.approx(
+        {
+            "logp_gap": 0.75 / 3,
+            "logp_gap_max": 0.5,
+            "logp_gap_kl": sum(math.exp(d) - 1 - d for d in apart) / 3,
+        }
+    )
+
+
+def test_micro_batches_add_up() -> None:
+    lengths = [3, 5, 1, 4, 2, 5]
+    batch = make_batch([4, 4, 4, 2, 2, 2], lengths, [0, 0, 0, 1, 1, 1])
+    current, behaviour = make_outputs(batch), make_outputs(batch, seed=4).logp.detach()
+    batch = dataclasses.replace(batch, logp_behaviour=behaviour)
+    record = StepRecord(1)
+    for rows in (slice(0, 2), slice(2, 6)):
+        part: Any = SimpleNamespace(
+            logp_behaviour=batch.logp_behaviour[rows], completion_mask=batch.completion_mask[rows]
+        )
+        record.gap.add(part, PolicyOutputs(logp=current.logp[rows]))
+    gaps = [float((current.logp - behaviour)[row, t].detach()) for row, n in enumerate(lengths) for t in range(n)]
+    row = record.row()
+    assert row["logp_gap"] == pytest.approx(sum(map(abs, gaps)) / len(gaps))
+    assert row["logp_gap_max"] == pytest.approx(max(map(abs, gaps)))
+    assert row["logp_gap_kl"] == pytest.approx(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps))
+
+
+def test_nothing_counts_once_the_policy_changes() -> None:
+    gap = gathered()
+    gap.close(0.26)
+    before = gap.figures()
+    gap.add(PART, PolicyOutputs(logp=POLICY + 5))
+    assert gap.figures() == before
+
+
+@pytest.mark.parametrize(("off", "told"), [(0.0, r"0\.25 .* on average .*0\.5"), (math.nan, "nan from the policy's")])
+def test_above_the_bound_is_an_error_that_says_what_to_do(off: float, told: str) -> None:
+    gap = gathered(POLICY + off)
+    with pytest.raises(EngineError, match=rf"step 3: .*{told}.*engine_correction\.max_gap"):
+        gap.close(0.24)
+
+
+def test_without_log_probabilities_there_is_no_gap() -> None:
+    gap = EngineGap(1)
+    gap.add(NONE, PolicyOutputs(logp=POLICY))
+    gap.close(1e-9)
+    assert gap.figures() == {}
+
+
+def test_a_policy_that_has_moved_since_has_none() -> None:
+    gap = EngineGap(1)
+    gap.leave_out()
+    gap.add(PART, PolicyOutputs(logp=POLICY))
+    gap.close(1e-9)
+    assert gap.figures() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "computes_alike", "expected"),
+    [
+        ({}, True, 1e-4),
+        ({}, False, 1e-3),
+        ({"loop": {"precision": "bfloat16"}}, False, 0.1),
+        ({"model": {"dtype": "bfloat16"}}, False, 0.1),
+        ({"engine_correction": {"max_gap": 0.5}}, True, 0.5),
+    ],
+)
+def test_the_bound_is_set_or_follows_from_the_arithmetic(
+    changes: dict[str, Any], computes_alike: bool, expected: float
+) -> None:
+    assert largest_gap(recipe("countdown-grpo", **changes), computes_alike=computes_alike) == expected
+
+
+def test_a_bound_is_above_zero() -> None:
+    with pytest.raises(ConfigError, match="max_gap must be above 0"):
+        recipe("countdown-grpo", engine_correction={"max_gap": 0.0})
+
+
+LOOPS = {"first minibatch": {}, "frozen pass": {"logp_old": "recompute"}}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("name", ["countdown-grpo", "countdown-ppo"])
+def test_every_step_tells_its_gap_and_the_version_it_was_sampled_with(
+    name: str, loop: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = figures(run(recipe(name, loop=loop), tmp_path / "run").folder)
+    assert [row["weights_version"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        # float32, another order of adding; logits are of size 16
+        assert 0 < row["logp_gap"] < row["logp_gap_max"] < 1e-5
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_an_engine_with_stale_weights_stops_the_run(
+    loop: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = HuggingFaceEngine.open
+
+    def open_a_copy(self: Any, source: Any) -> None:
+        """Which `load_weights` passes by: it takes the module for the policy's own."""
+        original(self, source)
+        self.module = copy.deepcopy(self.module)
+
+    monkeypatch.setattr(HuggingFaceEngine, "open", open_a_copy)
+    with pytest.raises(EngineError, match="samples from other weights"):
+        run(recipe("countdown-grpo", loop=loop), tmp_path / "run")
+    assert len(figures(tmp_path / "run")) == 1, "the first step was sampled with the right ones"

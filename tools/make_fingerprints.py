@@ -1,0 +1,26 @@
+"""Record the digests of rows that were checked by hand: python -m harness.tasks._fingerprint_maker TASK key=value ...
+
+Only for whoever takes responsibility for the rows: everybody's loads are compared with what this writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from harness.core import config
+from harness.data import fingerprints
+from harness.tasks._base.dataset import FINGERPRINTS, Dataset
+
+
+def main(task_id: str, *settings: str) -> None:
+    options = config.merge(*map(config.parse_override, settings))
+    task: Dataset[Any] = config.parse_plugin("tasks", {"id": task_id, **options}).build("tasks")
+    for split in task.sources():
+        path = FINGERPRINTS / f"{task.edition(split)}.tsv"
+        fingerprints.write_digests(path, task.digests(split))
+        print(f"{path}: {task.loaded(split).n_rows} rows, {task.loaded(split).fingerprint}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+"""What a training run is refused for before anything is loaded or written, and said with what to change."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import ConfigError, ModelError, RunFolderError
+from harness.core.protocols import Objective, Task
+from harness.models.chat import prompt_ids
+from harness.models.loading import checkpoint_folders, context_of, step_of
+from harness.trainers.config import TrainConfig
+from harness.trainers.old_logprobs import why_not_live
+
+if TYPE_CHECKING:
+    from harness.trainers.train import TrainSetup
+
+N_PROMPTS_READ = 32
+
+
+def reads_reference(config: TrainConfig, objective: Objective) -> bool:
+    return "reference_logp" in objective.needs or config.kl.place != "off"
+
+
+def refuse_fewer_steps(folder: Path, steps: int) -> None:
+    done = max(map(step_of, checkpoint_folders(folder)), default=0)
+    if done > steps:
+        raise RunFolderError(
+            f"{folder} has {done} steps already, more than loop.steps = {steps}; ask for more, or choose another --out"
+        )
+
+
+def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:
+    loop, name = config.loop, config.objective.id
+    if "group" in objective.needs and loop.samples_per_prompt < 2:
+        raise ConfigError(
+            f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
+        )
+    if "several_updates" in objective.needs and loop.minibatches_per_step * loop.epochs < 2:
+        raise ConfigError(
+            f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
+            "loop.minibatches_per_step or loop.epochs to 2 or more"
+        )
+    if "on_policy" in objective.needs and loop.minibatches_per_step * loop.epochs > 1:
+        raise ConfigError(
+            f"the objective {name!r} takes no ratio, and every update of a step but the first would be biased: set "
+            "objective.surrogate = 'clipped', or loop.minibatches_per_step and loop.epochs to 1"
+        )
+    if loop.logp_old == "live" and (reason := why_not_live(config, objective)) is not None:
+        raise ConfigError(
+            "loop.logp_old = 'live' takes the log-probabilities before the step from its one update, and "
+            f"{reason}: set loop.logp_old = 'recompute'"
+        )
+    if config.dynamic_sampling.max_extra_rounds > 0 and loop.samples_per_prompt < 2:
+        raise ConfigError("dynamic_sampling drops groups of equal rewards, and one completion is always such a group")
+    if config.reference.is_ever_reset and not reads_reference(config, objective):
+        raise ConfigError(
+            f"a reset of the reference is set, and nothing reads a reference: neither the objective {name!r} with "
+            "these options nor a KL of the loop (kl.place)"
+        )
+
+
+def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
+    max_tokens = config.sampling.over(task.sampling).max_tokens
+    if config.overlong.buffer_tokens > max_tokens:
+        raise ConfigError(
+            f"overlong.buffer_tokens is more than the {max_tokens} tokens that are sampled, so every completion would "
+            "pay; set it lower, or sampling.max_tokens higher"
+        )
+    of_rewards_and_samples = {
+        "kl.place = 'reward'": config.kl.place == "reward",
+        "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
+        "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
+        "engine_correction": config.engine_correction.level != "off",
+        "engine_correction.max_gap": config.engine_correction.max_gap is not None,
+        f"loop.logp_old = '{config.loop.logp_old}'": config.loop.logp_old in ("engine", "live"),
+        "rollouts": config.rollouts.only or config.rollouts.save or config.rollouts.source is not None,
+    }
+    ignored = [name for name, is_set in of_rewards_and_samples.items() if is_set]
+    if objective.source == "demonstrations" and ignored:
+        raise ConfigError(
+            f"the objective {config.objective.id!r} learns from demonstrations, which are not sampled, and reads no "
+            f"reward: {', '.join(ignored)} would do nothing; leave it off"
+        )
+
+
+def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
+    sampling = config.sampling.over(task.sampling)
+    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+        raise ConfigError(
+            "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
+            "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
+        )
+    return sampling.temperature
+
+
+def refuse_prompts_the_model_cannot_read(config: TrainConfig, parts: TrainSetup, tokenizer: Any, module: Any) -> None:
+    """Before there is a folder that would hold what has to be changed."""
+    problems = itertools.islice(parts.task.problems("train", 0), N_PROMPTS_READ)
+    prompts = [prompt_ids(tokenizer, problem.messages) for problem in problems]
+    largest, n_known = max(tokenizer.eos_token_id, *map(max, prompts)), module.get_input_embeddings().num_embeddings
+    if largest >= n_known:
+        raise ModelError(
+            f"the tokenizer of {parts.base.path} writes the token {largest}, and the model knows {n_known}: it is "
+            "another model's; put the tokenizer that belongs to the model into its folder"
+        )
+    longest, context = max(map(len, prompts)), context_of(parts.base)
+    n_new = config.sampling.over(parts.task.sampling).max_tokens
+    if parts.objective.source == "policy" and context is not None and longest + n_new > context:
+        raise ModelError(
+            f"a prompt has {longest} tokens; with {n_new} new ones it exceeds the model's context of {context}; set "
+            f"sampling.max_tokens to at most {context - longest}"
+        )

@@ -1,0 +1,346 @@
+"""The settings of a training run. Whatever is not the loss is here, so that every objective can have it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.core.config import PluginChoice, incidental, plugin
+from harness.evaluation.config import ModelConfig, SamplingConfig
+from harness.trainers.functional import KlEstimator, Reduction
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def _has_changes(settings: Any, but: str = "") -> bool:
+    """Whether anything else than `but` is not as by default: what has no effect where a section is switched off."""
+    return any(getattr(settings, f.name) != f.default for f in dataclasses.fields(settings) if f.name != but)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """How much is sampled and how it is cut. `steps` may grow on resuming."""
+
+    steps: int = incidental()
+    """Rounds of sampling; each makes minibatches_per_step x epochs optimiser updates."""
+    prompts_per_step: int
+    samples_per_prompt: int
+    minibatches_per_step: int = 1
+    epochs: int = 1
+    tokens_per_microbatch: int = incidental(default=2048)
+    """Padded tokens in one forward and backward pass. Results do not depend on it beyond rounding."""
+    logp_old: Literal["auto", "engine", "recompute", "live"] = "auto"
+    """Log-probabilities before the step: the engine's own, those of a pass of the policy, or `current`: those of the
+    step's one update, so that its ratios are exactly 1. auto takes the engine's where it promises that they are exact,
+    else live where nothing reads them before the update, else makes the pass."""
+
+    entropy_bonus: float = 0.0
+    """How much of the mean entropy of the token distributions is taken off the loss."""
+    gradient_checkpointing: bool = incidental(default=False)
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
+    precision: Precision = "float32"
+    """Of the layers in the training forward, by autocast. Weights, gradients, logits and optimiser stay float32."""
+    compile: bool = incidental(default=False)
+    """torch.compile for the training forward. Sampling in this process is not compiled."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "prompts_per_step", "samples_per_prompt", "minibatches_per_step", "epochs")
+        for name in (*counts, "tokens_per_microbatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.minibatches_per_step > self.prompts_per_step:
+            raise ValueError("minibatches_per_step can't exceed prompts_per_step: groups are not divided")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW on the policy. An objective's own parameters share everything but learning rate and weight decay."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_vectors: bool = False
+    """Whether weight decay falls on biases, norms and other vectors as well: verl's does, that of transformers not."""
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    decay_steps: int | None = None
+    """Where a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
+    final_lr_fraction: float = 0.0
+    grad_clip: float = 1.0
+    """The largest norm of the gradient; 0 is off."""
+    on_non_finite: Literal["stop", "skip"] = incidental(default="stop")
+    """What an update does whose gradient is not finite. A step all of whose updates are skipped stops the run."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
+        if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
+            raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
+        if self.decay_vectors and self.weight_decay == 0:
+            raise ValueError("decay_vectors needs a weight_decay above 0")
+        if (self.schedule == "constant") != (self.decay_steps is None):
+            raise ValueError("schedules other than 'constant' need decay_steps, and a constant one has none")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError("decay_steps counts from the first step: it must be more than warmup_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutsConfig:
+    """Sampling and training apart: rollouts go to a file, and losses are compared on the same ones."""
+
+    only: bool = False
+    """Sample every step's rollouts with the model as it is, save them, and train nothing."""
+    source: str | None = None
+    """A run folder, or its rollouts.jsonl: train on these and sample nothing."""
+    save: bool = incidental(default=False)
+    """Keep what a training run samples as well."""
+
+    def __post_init__(self) -> None:
+        if self.source is not None and (self.only or self.save):
+            raise ValueError("rollouts that come from a source are saved already: leave out only and save")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicSamplingConfig:
+    """Groups of equal rewards are left out, and others sampled in their place."""
+
+    max_extra_rounds: int = 0
+    """How often at most in a step; 0 is off. What is missing then is missing from the step."""
+
+    def __post_init__(self) -> None:
+        if self.max_extra_rounds < 0:
+            raise ValueError("max_extra_rounds must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlongConfig:
+    """What a completion near the limit, or cut off at it, costs."""
+
+    buffer_tokens: int = 0
+    """From so many tokens before the limit a penalty grows linearly; 0 is off."""
+    penalty: float = 1.0
+    """How much is taken off the reward at the limit. DAPO's 1 is for rewards of -1 and 1; for 0 and 1 it is 0.5."""
+    mask_truncated: bool = False
+    """Completions that were cut off count in their group's statistics and have no part in the loss."""
+
+    def __post_init__(self) -> None:
+        if min(self.buffer_tokens, self.penalty) < 0:
+            raise ValueError("buffer_tokens and penalty must not be negative")
+        if self.buffer_tokens == 0 and _has_changes(self, but="mask_truncated"):
+            raise ValueError("a penalty needs buffer_tokens above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlConfig:
+    """A pull to the reference, beside the objective's own if it has one."""
+
+    place: Literal["off", "reward", "loss"] = "off"
+    coefficient: float = 1e-3
+    estimator: KlEstimator = "k1"
+    """As a loss, k2, k1_plus and k3_plus have the gradient of the KL; k1 has none on average."""
+    ratio_weighted: bool = False
+    """In the loss: times policy / policy before the step, which makes k1 and k3 right in value and gradient."""
+    reduction: Reduction = "token_mean"
+    target: float | None = None
+    """The KL to the reference, in nats a token, that the coefficient is steered towards; without one it stays."""
+    horizon: int = 10_000
+    """Completions over which the coefficient follows: each step changes it by a fifth of its share at most."""
+
+    def __post_init__(self) -> None:
+        if (self.target is not None and self.target <= 0) or self.horizon < 1:
+            raise ValueError("target must be above 0, and horizon at least 1")
+        if self.target is None and self.horizon != KlConfig.__dataclass_fields__["horizon"].default:
+            raise ValueError("a horizon is of a KL with a target")
+        if self.place != "off" and self.coefficient <= 0:
+            raise ValueError("the coefficient of a KL must be above 0; place = 'off' switches it off")
+        if self.place == "loss" and self.estimator == "k1" and not self.ratio_weighted:
+            raise ValueError(
+                "k1 in the loss has a gradient of zero on average, and pulls nowhere; take k1_plus, k2 or k3_plus, or "
+                "ratio_weighted = true"
+            )
+        if self.place == "off" and _has_changes(self):
+            raise ValueError("the KL has settings and place = 'off'; set place to 'reward' or 'loss'")
+        if self.place == "reward" and (self.ratio_weighted or self.reduction != "token_mean"):
+            raise ValueError("ratio_weighted and reduction are settings of a KL in the loss")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceConfig:
+    """The reference is the model that training began with, unless it is reset to the policy now and then."""
+
+    reset_every_steps: int = 0
+    """0 is never."""
+    reset_on_stall_steps: int = 0
+    """When the mean reward of the last so many steps is no higher than that of as many before; 0 is never."""
+    stall_margin: float = 0.0
+    """How much higher it has to be."""
+    reset_optimizer: bool = False
+    """The moments of the optimiser begin anew with it, those of the objective's own parameters too."""
+
+    def __post_init__(self) -> None:
+        if min(self.reset_every_steps, self.reset_on_stall_steps) < 0:
+            raise ValueError("reset_every_steps and reset_on_stall_steps must not be negative")
+        if self.reset_optimizer and not self.is_ever_reset:
+            raise ValueError("reset_optimizer needs reset_every_steps or reset_on_stall_steps")
+        if self.stall_margin != 0 and self.reset_on_stall_steps == 0:
+            raise ValueError("stall_margin needs reset_on_stall_steps")
+
+    @property
+    def is_ever_reset(self) -> bool:
+        return max(self.reset_every_steps, self.reset_on_stall_steps) > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCorrectionConfig:
+    """Truncated importance sampling between the engine that sampled and the policy that is trained."""
+
+    level: Literal["off", "token", "sequence"] = "off"
+    cap: float = 2.0
+    max_gap: float | None = incidental(default=None)
+    """Above it a step stops the run: the mean, over sampled tokens, of |log-probability of the engine - of the policy|.
+    None is 1e-4 for an engine that computes as the trainer does, 1e-3 for others in float32, and 0.1 in bfloat16."""
+
+    def __post_init__(self) -> None:
+        if self.cap <= 0 or (self.max_gap is not None and self.max_gap <= 0):
+            raise ValueError("cap and max_gap must be above 0")
+        if self.level == "off" and _has_changes(self, but="max_gap"):
+            raise ValueError("a cap needs a level other than 'off'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on a frozen model: the policy is W + alpha / rank * B A, the reference is W."""
+
+    rank: int = 0
+    """0 is off: all weights are trained."""
+    alpha: float = 32.0
+    target_modules: tuple[str, ...] = ()
+    """Names of the layers that get one, such as ["q_proj", "v_proj"]; none is every linear layer but the output."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0:
+            raise ValueError("alpha must be above 0 and rank not negative")
+        if self.rank == 0 and _has_changes(self):
+            raise ValueError("the adapters have settings and rank = 0, which is off; set a rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """With 1, a kill loses at most the step in flight; a large model will want more."""
+
+    every_steps: int = 1
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep < 1:
+            raise ValueError("every_steps and keep must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutConfig:
+    """Evaluation during training, on problems that are never trained on. 0 steps is never."""
+
+    every_steps: int = 0
+    tasks: tuple[PluginChoice, ...] = plugin("tasks", otherwise=())
+    """Without any it is the task that is trained on. With others, that one only if it is named too."""
+    split: Literal["validation", "test"] = "validation"
+    limit: int = 96
+    n: int = 16
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks names a task twice")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+        if min(self.n, self.limit) < 1 or self.every_steps < 0:
+            raise ValueError("n and limit must be at least 1, and every_steps not negative")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError("temperature must not be negative (0 is greedy)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningsConfig:
+    """When a run says that it is collapsing. Each figure is its mean over a window; what is impossible is off."""
+
+    window_steps: int = 10
+    entropy_share: float = 0.3
+    """Entropy below this share of that of the first window; 0 is off."""
+    distinct_share: float = 0.5
+    """Different right answers of a solved problem below this share of those of the first window; 0 is off."""
+    equal_groups: float = 0.05
+    """So many groups or fewer with different rewards, as a share; -1 is off."""
+    truncated: float = 0.5
+    """So many completions cut off at the limit, as a share; 2 is off."""
+    clipped: float = 0.5
+    """So many importance weights at their bound, as a share; 2 is off."""
+
+    def __post_init__(self) -> None:
+        if self.window_steps < 1:
+            raise ValueError("window_steps must be at least 1")
+        if min(self.entropy_share, self.distinct_share) < 0:
+            raise ValueError("entropy_share and distinct_share must not be negative (0 is off)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackConfig:
+    """Where the step records also go. steps.jsonl is always written."""
+
+    tensorboard: bool = False
+    wandb: str | None = None
+    """A Weights & Biases project."""
+    trackio: str | None = None
+    """A trackio project."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything a training run depends on."""
+
+    model: ModelConfig
+    task: PluginChoice = plugin("tasks")
+    grader: PluginChoice | None = plugin("graders", otherwise=None)
+    """Whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
+    objective: PluginChoice = plugin("objectives")
+    engine: PluginChoice = plugin("engines", default="hf")
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    kl: KlConfig = field(default_factory=KlConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    engine_correction: EngineCorrectionConfig = field(default_factory=EngineCorrectionConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    checkpoint: CheckpointConfig = incidental(default_factory=CheckpointConfig)
+    held_out: HeldOutConfig = incidental(default_factory=HeldOutConfig)
+    warnings: WarningsConfig = incidental(default_factory=WarningsConfig)
+    track: TrackConfig = incidental(default_factory=TrackConfig)
+    seed: int = 0
+    strict_data: bool = incidental(default=False)
+    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
+
+    def __post_init__(self) -> None:
+        if (self.sampling.top_p not in (None, 1)) or (self.sampling.top_k not in (None, 0)):
+            raise ValueError(
+                "training samples from the whole distribution: with top_p or top_k the sampler renormalises over the "
+                "kept tokens, the trainer does not, and every importance ratio is biased; leave both off"
+            )
+        if self.sampling.temperature == 0:
+            raise ValueError("training needs a temperature above 0: greedy samples of one prompt are all the same")
+        if self.engine_correction.level != "off" and self.loop.logp_old != "recompute":
+            raise ValueError(
+                "engine_correction compares the engine's log-probabilities with the policy's own: set loop.logp_old = "
+                "'recompute'"
+            )
+        if self.model.dtype == "float16":
+            raise ValueError(
+                "float16 gradients underflow without loss scaling, which is not offered; train with model.dtype = "
+                "'float32' and loop.precision = 'bfloat16'"
+            )
+        if self.loop.precision == "bfloat16" and self.model.dtype not in ("auto", "float32"):
+            raise ValueError("loop.precision = 'bfloat16' keeps float32 weights: leave model.dtype at 'auto'")

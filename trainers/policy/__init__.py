@@ -1,0 +1,1 @@
+"""The model in training: forward passes, log-probabilities, adapters, precision."""

@@ -1,0 +1,136 @@
+"""The policy in training: one forward pass computes the log-probabilities and exactly what was asked beside them.
+
+Prompts start at position 0 and completions follow them directly, padding only at the right, so a causal model needs
+no attention mask and padding can't reach a real token. Dropout is off: the policy that is trained is the policy
+that samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.core.errors import ModelError
+from harness.core.protocols import Need
+from harness.core.tensors import Batch, ModelShape, PolicyOutputs
+from harness.trainers.config import Precision
+from harness.trainers.policy.compile import CompiledBody
+from harness.trainers.policy.forward import Reading, attends_to_everything, read_once, read_whole
+from harness.trainers.policy.gradient_checkpointing import in_training, recomputed_layers
+from harness.trainers.policy.logprobs import head_of, token_logp
+from harness.trainers.policy.lora import Adapters
+from harness.trainers.policy.precision import attend_in_float32
+
+_PROBE_TOLERANCE = 1e-3
+
+
+class Policy:
+    """A causal language model, and the temperature its tokens are sampled at."""
+
+    def __init__(
+        self,
+        module: Any,
+        temperature: float,
+        *,
+        checkpoint_activations: bool = False,
+        precision: Precision = "float32",
+        is_compiled: bool = False,
+        adapters: Adapters | None = None,
+    ) -> None:
+        self.module = module.eval()
+        self.temperature = temperature
+        self._adapters = adapters
+        self._autocasts = precision == "bfloat16"
+        if self._autocasts:
+            attend_in_float32()
+        self._compiled = CompiledBody(module) if is_compiled else None
+        self._recomputed = recomputed_layers(module) if checkpoint_activations else []
+        self._attends_to_everything = attends_to_everything(module.config)
+        self._refuse_unknown_head()
+
+    @property
+    def shape(self) -> ModelShape:
+        return ModelShape(hidden_size=self.module.config.hidden_size, device=str(self.module.device))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights under the model's own names."""
+        yield from self.module.state_dict().items() if self._adapters is None else self._adapters.merged_tensors()
+
+    def save_pretrained(self, folder: Path) -> None:
+        (self.module if self._adapters is None else self._adapters).save_pretrained(folder)
+
+    def forward(self, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
+        """Log-probabilities at the sampling temperature, and the needs other than `reference_logp`."""
+        mask = batch.completion_mask
+        with in_training(self._recomputed), self._autocast():
+            read = self._read(batch)
+        if self._autocasts:
+            read = replace(read, predicting=read.predicting.float(), prompt_hidden=read.prompt_hidden.float())
+        flat_logp, flat_entropy = token_logp(
+            head_of(self.module, self.temperature), read.predicting, read.ids, with_entropy="entropy" in needs
+        )
+        return PolicyOutputs(
+            logp=_spread(flat_logp, mask),
+            entropy=_spread(flat_entropy, mask) if flat_entropy is not None else None,
+            prompt_hidden=_prompt_mean(read, batch.prompt_lengths) if "prompt_hidden" in needs else None,
+            prompt_last_hidden=_prompt_last(read, batch.prompt_lengths) if "prompt_last_hidden" in needs else None,
+            completion_hidden=_spread(read.predicting, mask) if "completion_hidden" in needs else None,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        """Around the layers alone: what comes after them, the logits and the heads of objectives, is float32."""
+        return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self._autocasts)
+
+    def _read(self, batch: Batch) -> Reading:
+        if self._may_share(batch):
+            return read_once(self.module, batch)
+        return read_whole(self.module if self._compiled is None else self._compiled, batch)
+
+    def _may_share(self, batch: Batch) -> bool:
+        """Whether reading each prompt once saves at least a twentieth of the tokens."""
+        # A layer that is computed again leaves no keys and values behind for the completions to share.
+        recomputes = bool(self._recomputed) and torch.is_grad_enabled()
+        if not self._attends_to_everything or recomputes or self._compiled is not None:
+            return False
+        repeats = len(batch.group_ids) - len(torch.unique(batch.group_ids))
+        return repeats * int(batch.prompt_lengths.max()) > 0.05 * batch.sequence_ids.numel()
+
+    def _refuse_unknown_head(self) -> None:
+        """Some models do more between hidden states and logits than we know of: compare once with their own."""
+        ids = torch.arange(2, 10, device=self.module.device)[None] % self.module.config.vocab_size
+        with torch.no_grad():
+            own = torch.log_softmax(self.module(input_ids=ids, use_cache=False).logits[0, :-1].float(), -1)
+            hidden = self.module.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
+            ours, _ = token_logp(head_of(self.module, 1.0), hidden, ids[0, 1:])
+        theirs = own.gather(-1, ids[0, 1:, None])[:, 0]
+        scale = max(1.0, theirs.abs().max().item()) * (1 if hidden.dtype == torch.float32 else 30)
+        if (ours - theirs).abs().max().item() > _PROBE_TOLERANCE * scale:
+            raise ModelError(
+                f"{type(self.module).__name__} computes its logits in a way this trainer does not know, so its "
+                "log-probabilities would be wrong; please open an issue with the model's name"
+            )
+
+
+def _spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """Completion tokens in a row to their places in the batch, zero elsewhere. (N, ...) -> (B, T, ...)"""
+    return flat.new_zeros((*mask.shape, *flat.shape[1:])).masked_scatter(
+        mask.view(*mask.shape, *[1] * (flat.dim() - 1)), flat
+    )
+
+
+def _prompt_mean(read: Reading, prompt_lengths: Tensor) -> Tensor:
+    """Mean of the last hidden states over the whole prompt. (B, H)"""
+    hidden, lengths = read.prompt_hidden, prompt_lengths[read.prompt_rows]
+    inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    means: Tensor = (hidden * inside[..., None]).sum(1) / lengths[:, None]
+    return means[read.prompt_of]
+
+
+def _prompt_last(read: Reading, prompt_lengths: Tensor) -> Tensor:
+    """The last hidden state at the last token of the prompt. (B, H)"""
+    return read.prompt_hidden[read.prompt_of, prompt_lengths - 1]

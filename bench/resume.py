@@ -39,8 +39,8 @@ READ = """
 import sys
 from pathlib import Path
 from harness.runs.folder import RunReader
-from harness.runs.index import Records
-Records(RunReader.read(Path(sys.argv[1])), {"countdown": "countdown"})
+from harness.runs.index import CompletionIndex
+CompletionIndex(RunReader.read(Path(sys.argv[1])), {"countdown": "countdown"})
 """
 
 

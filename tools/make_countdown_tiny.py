@@ -1,6 +1,6 @@
 """How `countdown-tiny` was made: its shape and tokenizer here, its weights by the recipe `countdown-base`.
 
-python -m harness.models.make_countdown_tiny --out DIR          # the shape: config and tokenizer
+python tools/make_countdown_tiny.py --out DIR          # the shape: config and tokenizer
 harness train countdown-base --out RUN                          # the weights, from that shape and a seed
 """
 

@@ -80,7 +80,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def select(value: Any, rows: Tensor) -> Any:
-    """Some completions of a Batch, PolicyOutputs or Credit."""
+    """Some completions of a Batch, PolicyOutputs or Advantages."""
     return map_tensors(value, lambda tensor: tensor[rows])
 
 

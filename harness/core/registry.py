@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def entries(kind_name: str) -> dict[str, Entry]:
     """Every plug-in of a kind by id, built-in files first, then entry points; two with one id are an error."""
     kind = KINDS[kind_name]
-    files = [path for path in sorted(_folder(kind).glob("*.py")) if path.stem[0] not in "_."]
-    packages = [path for path in sorted(_folder(kind).glob("*/__init__.py")) if _assigns(path, kind.constant)]
-    named = sorted([*((path.stem, path) for path in files), *((path.parent.name, path) for path in packages)])
-    found = {plugin_id: _file_entry(kind, plugin_id, path) for plugin_id, path in named}
+    found = {entry.id: entry for entry in _built_in(kind, _folder(kind), kind.group)}
     for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
         if point.name in found:
             raise PluginError(
@@ -67,7 +64,7 @@ def entries(kind_name: str) -> dict[str, Entry]:
                 f"{point.value}; rename or uninstall one"
             )
         found[point.name] = Entry(point.name, _point_description(point), point.value)
-    return found
+    return dict(sorted(found.items()))
 
 
 def load(kind_name: str, plugin_id: str) -> Any:
@@ -138,13 +135,23 @@ def _folder(kind: Kind) -> Path:
     return PACKAGE.joinpath(*kind.group.split(".")[1:])
 
 
-def _file_entry(kind: Kind, plugin_id: str, path: Path) -> Entry:
-    return Entry(plugin_id, _first_sentence(path.read_bytes()), f"{kind.group}.{plugin_id}")
+def _built_in(kind: Kind, folder: Path, package: str) -> Iterator[Entry]:
+    """Yield the plug-ins of a folder: its files, its packages that assign the constant, and those in other subfolders.
+
+    A file in a subfolder is a helper unless it assigns the constant.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name[0] in "_." or path.suffix not in ("", ".py"):
+            continue
+        source = path / "__init__.py" if path.is_dir() else path
+        if path.is_dir() and not _assigns(kind.constant, source):
+            yield from _built_in(kind, path, f"{package}.{path.name}") if source.exists() else ()
+        elif package == kind.group or _assigns(kind.constant, source):
+            yield Entry(path.stem, _first_sentence(source.read_bytes()), f"{package}.{path.stem}")
 
 
-def _assigns(path: Path, constant: str) -> bool:
-    """Whether a package's file sets the constant; a folder of helpers does not, and so is not a plug-in."""
-    return re.search(rf"^{constant}\b[^=\n]*=", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+def _assigns(constant: str, source: Path) -> bool:
+    return source.exists() and re.search(rf"^{constant}\b.* = ", source.read_text("utf-8"), re.MULTILINE) is not None
 
 
 def _point_description(point: importlib.metadata.EntryPoint) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core import config as configs
 from harness.core.errors import RunFolderError
-from harness.core.extras import require
+from harness.core.extras import installed_version, require
 from harness.core.types import Completion, Estimate, Problem, Tokens, Verdict
 from harness.data.dataset_facts import grader_name
 from harness.evaluation.config import EvalConfig
@@ -16,7 +16,6 @@ from harness.evaluation.loop import problems_for, tasks_of
 from harness.interop.inspect_export import messages_of, score_of
 from harness.interop.problems import new_folder
 from harness.runs.folder import RunReader
-from harness.runs.provenance import installed_version
 
 Judged = tuple[Problem[Any], Completion, Verdict]
 

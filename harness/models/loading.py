@@ -15,7 +15,7 @@ from typing import Any
 from harness.core.errors import ModelError, nearest
 from harness.core.protocols import ModelSource
 
-BUNDLED = Path(__file__).resolve().parents[1] / "models"
+BUNDLED = Path(__file__).resolve().parent
 CHECKPOINT_PREFIX = "step-"
 _ENDS_BYTES = 2**22
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")

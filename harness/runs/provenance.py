@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import harness
+from harness.core.extras import installed_version
 
 RECORDED_PACKAGES = (
     "torch",
@@ -43,13 +43,6 @@ def environment() -> Mapping[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         **versions,
     }
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git(root: Path, *arguments: str) -> str:

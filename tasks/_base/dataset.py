@@ -24,7 +24,7 @@ from harness.data import fingerprints
 from harness.tasks._base.prompts import Prompt
 
 R = TypeVar("R")
-FINGERPRINTS = Path(__file__).with_name("fingerprints")
+FINGERPRINTS = Path(__file__).resolve().parents[1] / "fingerprints"
 
 Slice = Literal["all", "without_errata", "errata"]
 

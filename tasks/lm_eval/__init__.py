@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from harness.core.config import incidental
 from harness.core.errors import ConfigError
+from harness.core.extras import installed_version
 from harness.core.protocols import Split, Task
 from harness.core.types import DatasetCard, Estimate, Graded, Problem, Sampling
 from harness.graders.lm_eval import LmEvalGrader
 from harness.graders.references.lm_eval import LmEvalReference
-from harness.runs.provenance import installed_version
 from harness.tasks.lm_eval.loading import Loaded, check_name, load
 from harness.tasks.lm_eval.problems import SCORED, estimates, own_metrics, problems, repeats_of, sampling_of
 

@@ -8,21 +8,23 @@ import tomllib
 
 import pytest
 
-ROOMS = (
-    "harness/tasks",
-    "harness/engines",
-    "harness/graders",
-    "harness/metrics",
-    "harness/trainers/objectives",
-    "harness/reports/tables",
-)
+CONSTANTS = {
+    "harness/tasks": "TASK",
+    "harness/engines": "ENGINE",
+    "harness/graders": "GRADER",
+    "harness/metrics": "METRIC",
+    "harness/trainers/objectives": "OBJECTIVE",
+    "harness/reports/tables": "TABLE",
+}
+"""Folder of plug-ins -> the constant that makes a module in it a plug-in. Its other modules are helpers."""
 
-# Private helpers that another room may import. What a task hands to its grader, `graders._x_reference`, is for every
-# task that names that grader.
 SHARED_HELPERS = {
     # countdown's generator, reference and grader share the rules of the game
     ("harness.tasks.countdown", "harness.graders.countdown.rules"),
 }
+"""Helpers that another folder may import. Beside these, a task may import the reference type of a grader."""
+
+REFERENCES = re.compile(r"harness\.graders\.(\w+\.reference|references(\.\w+)?)")
 
 LINT = "import importlinter.cli as c; raise SystemExit(c.lint_imports(no_cache=True, no_logo=True))"
 
@@ -30,20 +32,20 @@ LINT = "import importlinter.cli as c; raise SystemExit(c.lint_imports(no_cache=T
 PLANTS = [
     ("harness/core/seeds.py", "import harness.evaluation.loop", "layers"),
     ("harness/core/seeds.py", "from harness import graders", "layers"),
-    ("harness/evaluation/loop.py", "from harness.trainers import settings", "layers"),
+    ("harness/evaluation/loop.py", "from harness.trainers import config", "layers"),
     ("trainers/loop.py", "import harness.commands", "layers"),
     ("harness/commands/demo.py", "import harness.cli", "layers"),
     ("reports/planted.py", "import harness.commands.base.output", "layers"),
     ("harness/metrics/planted.py", "import harness.graders.exact", "layers"),
-    ("harness/planted.py", "import harness", "layers"),  # a room without a place
+    ("harness/planted.py", "import harness", "layers"),  # a folder without a place
     ("harness/cli.py", "import harness.engines.scripted", "plugins"),
     ("trainers/loop.py", "from harness.trainers.objectives import grpo", "plugins"),
     ("harness/evaluation/loop.py", "import harness.graders.exact", "graders"),
     ("harness/evaluation/loop.py", "from harness import metrics", "metrics"),
     ("tasks/countdown.py", "import harness.sandbox", "sandbox"),
-    ("tasks/countdown.py", "import harness.models.make_countdown_tiny", "models"),
+    ("harness/runs/jsonl.py", "import harness.data.files", "layers"),
     ("reports/planted.py", "def late():\n    import harness.evaluation.loop", "readers"),
-    ("harness/commands/doctor.py", "from harness.trainers import settings", "readers"),
+    ("harness/commands/doctor.py", "from harness.trainers import config", "readers"),
     ("harness/commands/planted.py", "from harness.commands.eval import shortfall", "commands"),
     ("trainers/objectives/grpo.py", "from harness.trainers import policy", "objectives"),
     ("harness/evaluation/loop.py", "def late():\n    import torch", "tensors"),
@@ -89,8 +91,8 @@ def test_plugins_are_independent_of_their_siblings(checkout):
         ("tasks/planted.py", "from harness.tasks import countdown"),
         ("tasks/planted.py", "from .countdown import TASK"),
         ("tasks/planted.py", "from . import countdown"),
-        ("harness/engines/_decode.py", "import harness.engines.hf"),
-        ("trainers/objectives/flowrl.py", "def late():\n    import harness.trainers.objectives.grpo"),
+        ("harness/graders/math/reference.py", "import harness.graders.exact"),
+        ("trainers/objectives/ppo.py", "def late():\n    import harness.trainers.objectives.grpo"),
         ("trainers/objectives/planted.py", "from harness.trainers.objectives.flowrl import FlowRL"),
         (
             "trainers/objectives/planted.py",
@@ -98,22 +100,22 @@ def test_plugins_are_independent_of_their_siblings(checkout):
         ),
     ],
 )
-def test_an_import_of_a_sibling_is_seen(copied_checkout, file, planted):
+def test_an_import_of_a_sibling_plugin_is_found(copied_checkout, file, planted):
     path = copied_checkout / file
-    path.write_text((path.read_text() if path.exists() else "") + f"\n{planted}\n")
+    path.write_text((path.read_text() if path.exists() else "TASK = None") + f"\n{planted}\n")
     assert len(_sibling_imports(copied_checkout)) == 1
 
 
-def test_a_private_helper_stays_in_its_room(checkout):
-    assert {visit for visit in _visits(checkout) - SHARED_HELPERS if not _is_handing_over(*visit)} == set()
+def test_helpers_are_imported_in_their_own_folder_only(checkout):
+    assert _foreign_helpers(checkout) == set()
 
 
-def test_a_visit_to_a_private_helper_is_seen(copied_checkout):
-    (copied_checkout / "tasks/planted.py").write_text("from harness.graders import _countdown_rules\n")
-    (copied_checkout / "harness/metrics/planted.py").write_text("from harness.engines._cache import new_cache\n")
-    assert {visit for visit in _visits(copied_checkout) - SHARED_HELPERS if not _is_handing_over(*visit)} == {
+def test_an_import_of_a_foreign_helper_is_found(copied_checkout):
+    (copied_checkout / "tasks/planted.py").write_text("from harness.graders.countdown import rules\n")
+    (copied_checkout / "harness/metrics/planted.py").write_text("from harness.graders.math.notation import plain\n")
+    assert _foreign_helpers(copied_checkout) == {
         ("harness.tasks.planted", "harness.graders.countdown.rules"),
-        ("harness.metrics.planted", "harness.engines._cache"),
+        ("harness.metrics.planted", "harness.graders.math.notation"),
     }
 
 
@@ -121,22 +123,22 @@ def test_a_visit_to_a_private_helper_is_seen(copied_checkout):
 
 
 def _sibling_imports(checkout):
-    """(importer, imported) within one room, private helpers excepted, and siblings that the importer subclasses.
+    """Return (importer, imported) where a module imports a plug-in of its own folder.
 
-    A variant of a published method is its class with a method or two overridden. That is not a hidden dependency: the
-    variant is defined by its difference from the sibling.
+    Its own package is excepted, and a sibling that it subclasses: a variant of a published method is its class
+    with a method or two overridden, so the dependency is its definition.
     """
     return sorted(
         (importer, imported)
-        for room, members in _rooms(checkout).items()
+        for folder, members in _modules(checkout).items()
         for importer, path in members.items()
-        for imported in (_imports(importer, path) & set(members)) - _subclassed(path)
-        if imported != importer and not imported.removeprefix(f"{room}.").startswith("_")
+        for imported in (_imports(importer, path) & _plugins(folder, members)) - _subclassed(path)
+        if importer != imported and not importer.startswith(f"{imported}.")
     )
 
 
 def _subclassed(path):
-    """Modules of which a file imports nothing but classes that it subclasses."""
+    """Return the modules of which a file imports nothing but classes that it subclasses."""
     tree = ast.parse(path.read_text())
     bases = {
         base.id for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases if hasattr(base, "id")
@@ -145,31 +147,39 @@ def _subclassed(path):
     return {node.module for node in imports if {alias.asname or alias.name for alias in node.names} <= bases}
 
 
-def _visits(checkout):
-    """(importer, imported) where a plug-in imports a private helper of another room."""
-    rooms = _rooms(checkout)
-    helpers = {name: room for room, members in rooms.items() for name in members if name.startswith(f"{room}._")}
+def _foreign_helpers(checkout):
+    """Return (importer, imported) where a module imports a helper of another folder."""
+    modules = _modules(checkout)
+    helpers = {name: folder for folder, members in modules.items() for name in set(members) - _plugins(folder, members)}
     return {
         (importer, imported)
-        for room, members in rooms.items()
+        for folder, members in modules.items()
         for importer, path in members.items()
         for imported in _imports(importer, path) & set(helpers)
-        if helpers[imported] != room
+        if helpers[imported] != folder and not _is_shared(importer, imported)
     }
 
 
-def _is_handing_over(importer, imported):
-    return importer.startswith("harness.tasks.") and re.fullmatch(r"harness\.graders\._\w+_reference", imported)
+def _is_shared(importer, imported):
+    is_reference = importer.startswith("harness.tasks.") and REFERENCES.fullmatch(imported)
+    return is_reference or (importer, imported) in SHARED_HELPERS
 
 
-def _rooms(checkout):
-    """Room -> module -> file."""
+def _modules(checkout):
+    """Return folder of plug-ins -> module -> file; a package is its `__init__.py`."""
     return {
-        (package := room.replace("/", ".")): {
-            f"{package}.{path.stem}": path for path in sorted((checkout / room).glob("*.py")) if path.stem != "__init__"
+        folder: {
+            ".".join([*path.relative_to(checkout).with_suffix("").parts]).removesuffix(".__init__"): path
+            for path in sorted((checkout / folder).rglob("*.py"))
+            if path != checkout / folder / "__init__.py"
         }
-        for room in ROOMS
+        for folder in CONSTANTS
     }
+
+
+def _plugins(folder, members):
+    assigns = re.compile(rf"^{CONSTANTS[folder]}\b.* = ", re.MULTILINE)
+    return {name for name, path in members.items() if assigns.search(path.read_text())}
 
 
 def _imports(module, path):

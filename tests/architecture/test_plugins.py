@@ -14,7 +14,7 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
-        from harness.core.types import Card, Message, Problem, Sampling
+        from harness.core.types import DatasetCard, Message, Problem, Sampling
         from harness.graders.exact import ExactGrader
 
 
@@ -27,11 +27,11 @@ NEW_FILES = {
                 self.config = config
                 self.grader = ExactGrader(ExactGrader.Config())
                 self.sampling = Sampling(max_tokens=4)
-                self.card = Card("Doubling", "generated", "CC0-1.0", "", {"test": str(config.size)}, "0")
+                self.card = DatasetCard("Doubling", "generated", "CC0-1.0", "", {"test": str(config.size)}, "0")
 
             grader: ExactGrader
             sampling: Sampling
-            card: Card
+            card: DatasetCard
 
             def problems(self, split, seed):
                 for number in range(self.config.size):
@@ -100,7 +100,7 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
-        from harness.core.tensors import Credit, LossResult
+        from harness.core.tensors import Advantages, LossResult
 
 
         class RewardWeighted:
@@ -117,12 +117,12 @@ NEW_FILES = {
             def prepare(self, shape, seed):
                 pass
 
-            def credit(self, batch, frozen):
-                return Credit(batch.rewards + self.config.scale, {})
+            def advantages(self, batch, old):
+                return Advantages(batch.rewards + self.config.scale, {})
 
-            def loss(self, batch, live, frozen, credit):
-                weighted = credit.weights[:, None] * live.logp * batch.completion_mask
-                entropy = (live.entropy * batch.completion_mask).sum().item()
+            def loss(self, batch, current, old, advantages):
+                weighted = advantages.values[:, None] * current.logp * batch.completion_mask
+                entropy = (current.entropy * batch.completion_mask).sum().item()
                 loss = -weighted.sum() / batch.totals.n_tokens
                 return LossResult(loss, {"planted_entropy": (entropy, batch.totals.n_tokens)})
 

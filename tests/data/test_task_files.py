@@ -604,13 +604,14 @@ def test_the_card_has_the_fingerprint_that_each_split_is_compared_with(mirror):
 
 
 def test_the_maker_writes_what_a_load_is_compared_with(mirror, tmp_path, monkeypatch, capsys):
-    from harness.tasks import _fingerprint_maker
+    import make_fingerprints
+
     from harness.tasks._base import dataset
 
-    for module in (dataset, _fingerprint_maker):
+    for module in (dataset, make_fingerprints):
         monkeypatch.setattr(module, "FINGERPRINTS", tmp_path)
     write(mirror / "aime24/qwen25math_aime24_test.jsonl", aime_rows())
-    _fingerprint_maker.main("aime24")
+    make_fingerprints.main("aime24")
     assert task("aime24").loaded("test").is_as_expected
     assert Path(capsys.readouterr().out.partition(":")[0]) == tmp_path / "aime24.test.tsv"
     write(mirror / "aime24/qwen25math_aime24_test.jsonl", aime_rows(answer="026"))

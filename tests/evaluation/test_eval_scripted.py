@@ -277,7 +277,7 @@ def test_what_can_not_be_evaluated_is_refused_before_anything_is_written(tmp_pat
 VAGUE = '''
 """A task whose grader can't make up its mind about every other reply."""
 from dataclasses import dataclass
-from harness.core.types import Card, Message, Problem, Sampling, Verdict
+from harness.core.types import DatasetCard, Message, Problem, Sampling, Verdict
 
 class Undecided:
     def grade(self, problem, completion):
@@ -288,7 +288,7 @@ class Undecided:
 class Vague:
     grader: Undecided
     sampling = Sampling(max_tokens=5)
-    card = Card("Vague", "nowhere", "none", "", {"test": "2 problems"}, "v1")
+    card = DatasetCard("Vague", "nowhere", "none", "", {"test": "2 problems"}, "v1")
 
     @dataclass(frozen=True)
     class Config:

@@ -17,7 +17,7 @@ from harness.graders.published.legacy_dapo import LegacyDapoGrader
 from harness.graders.published.legacy_hendrycks import LegacyHendrycksGrader
 from harness.graders.published.legacy_math_verify import LegacyMathVerifyGrader
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "math" / "golden"
 PAIRS = [json.loads(line) for line in (HERE / "math_pairs.jsonl").read_text().splitlines()]
 REAL = {
     "minerva_math/limo_minerva_test.jsonl": lambda row: row["answer"],

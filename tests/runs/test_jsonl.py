@@ -237,7 +237,7 @@ LIMITED = """
     import resource, signal, sys
     from pathlib import Path
     from harness.core.errors import DiskError
-    from harness.runs.jsonl import Journal, read_lines, write_whole
+    from harness.runs.jsonl import JsonlFile, read_lines, write_whole
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -260,7 +260,7 @@ def test_a_journal_on_a_full_disk_stops_with_what_to_do_and_goes_on_after(path):
     out = in_limited_process(
         path,
         """
-        journal = Journal(path)
+        journal = JsonlFile(path)
         allow(1000)
         n = 0
         try:
@@ -340,10 +340,10 @@ def test_a_disk_that_is_really_full_stops_a_journal_and_space_lets_it_go_on(tiny
 WRITER = """
     import sys
     from pathlib import Path
-    from harness.runs.jsonl import Journal, write_whole
+    from harness.runs.jsonl import JsonlFile, write_whole
 
     folder = Path(sys.argv[1])
-    journal = Journal(folder / "rows.jsonl")
+    journal = JsonlFile(folder / "rows.jsonl")
     print("ready", flush=True)
     for number in range(10**9):
         journal.append({"number": number, "text": "x" * (number * 37 % 5000)})

@@ -119,8 +119,10 @@ def readable_copies():
     """The package and these programs where every user may read them; the checkout and its environments need not be."""
     with tempfile.TemporaryDirectory() as name:
         copies = Path(name)
-        shutil.copytree(Path(harness.__file__).parent, copies / "harness", ignore=shutil.ignore_patterns("models"))
-        for folder in ("support", "programs"):
+        shutil.copytree(
+            Path(harness.__file__).parent, copies / "harness", ignore=shutil.ignore_patterns("countdown-tiny")
+        )
+        for folder in ("support", "sandbox/programs"):
             shutil.copytree(Path(attacks.__file__).parents[1] / folder, copies / folder)
         for path in (copies, *copies.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)

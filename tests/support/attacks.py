@@ -24,7 +24,7 @@ from harness.graders.code.judge import Allowance, FunctionTest, ScriptTest, judg
 from harness.graders.code.prelude import PRELUDE
 from harness.sandbox import Level, Pool
 
-PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+PROGRAMS = Path(__file__).resolve().parents[1] / "sandbox" / "programs"
 ALLOWED = Allowance(cpu_s=0.3, memory_bytes=256 << 20, retries_timeouts=False)
 SMALL = Allowance(cpu_s=1.0, memory_bytes=64 << 20, retries_timeouts=False)
 USUAL = ("WA", "RE")

@@ -11,7 +11,7 @@ from training_parts import make_batch
 
 from harness.core.tensors import Batch, PolicyOutputs
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "trainers" / "objectives" / "golden" / "losses.json").read_text())
 INPUTS, CASES = GOLDEN["inputs"], GOLDEN["cases"]
 
 

@@ -64,7 +64,10 @@ def test_compiled_is_the_same_and_compiled_once_for_all_shapes() -> None:
 
 
 def test_without_a_compiler_it_is_said_before_the_run(tmp_path: Path) -> None:
-    code = "import torch; from harness.trainers.policy.compile import *; refuse_where_nothing_compiles(torch.device('cpu'))"
+    code = (
+        "import torch; from harness.trainers.policy.compile import *; "
+        "refuse_where_nothing_compiles(torch.device('cpu'))"
+    )
     # An empty cache, for what was compiled before needs no compiler.
     environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)

@@ -162,12 +162,12 @@ class FlowRLAblation(FlowRL):
                 log_z = torch.zeros_like(group_estimate)
             case "group_mean":
                 drift = self.per_sequence(old.logp - self.prior(old), batch)  # (B,)
-                log_z = group_mean(learned.weights - drift, batch.group_ids)
+                log_z = group_mean(learned.values - drift, batch.group_ids)
             case "random":
                 log_z = 0.5 + group_draws(batch.group_ids, like=group_estimate)
             case "constant":
                 log_z = torch.full_like(group_estimate, self.config.log_z_constant)
-        return Advantages(learned.weights, {**learned.extra, "log_z": log_z})
+        return Advantages(learned.values, {**learned.extra, "log_z": log_z})
 
     def log_z(self, batch: Batch, current: PolicyOutputs, advantages: Advantages) -> Tensor:
         return (

@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-WORKER = Path(__file__).with_name("_math_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 START_S = 60.0
 MAX_ANSWER_BYTES = 65_536
 

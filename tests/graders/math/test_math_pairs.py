@@ -13,7 +13,7 @@ from harness.graders.math.algebra import POOL
 from harness.graders.math.reference import typed_reference
 from harness.graders.published.legacy_hendrycks import LegacyHendrycksGrader
 
-PAIRS = [json.loads(line) for line in (Path(__file__).parent / "math_pairs.jsonl").read_text().splitlines()]
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "golden" / "math_pairs.jsonl").read_text().splitlines()]
 GRADER = MathGrader(MathGrader.Config())
 
 
@@ -46,7 +46,7 @@ def test_pair(pair):
 
 
 def known_disagreements(name):
-    rows = map(json.loads, (Path(__file__).parent / name).read_text().splitlines())
+    rows = map(json.loads, (Path(__file__).parent / "golden" / name).read_text().splitlines())
     return {(row["gold"], row["answer"]): row["class"] for row in rows}
 
 

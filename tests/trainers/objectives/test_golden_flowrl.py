@@ -1,4 +1,4 @@
-"""FlowRL's variants against the two published implementations; tests/trainers/objectives/golden/make_flowrl_losses.py says how they ran."""
+"""FlowRL's variants against the two published implementations; see `golden/make_flowrl_losses.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.trainers.batch import microbatch, select
 from harness.trainers.objectives.flowrl import FlowRL
 from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flowrl_losses.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "flowrl_losses.json").read_text(encoding="utf-8"))
 HIDDEN = torch.tensor(GOLDEN["hidden"], dtype=torch.float64)
 
 

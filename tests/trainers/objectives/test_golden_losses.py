@@ -1,4 +1,4 @@
-"""Values and gradients against verl's and TRL's own functions; tests/trainers/objectives/golden/make_losses.py says how they were made."""
+"""Values and gradients against verl's and TRL's own functions; see `golden/make_losses.py`."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def test_reinforce_takes_the_mean_of_steps_before_as_baseline() -> None:
     means = []
     for factor in (1.0, 2.0, 4.0):
         batch = dataclasses.replace(BATCH, rewards=BATCH.rewards * factor)
-        means.append(float((batch.rewards - objective.advantages(batch, old).weights)[0]))
+        means.append(float((batch.rewards - objective.advantages(batch, old).values)[0]))
     mean = float(BATCH.rewards.mean())
     assert means == pytest.approx([0.0, mean, 0.75 * mean + 0.25 * 2 * mean])
 

@@ -18,7 +18,7 @@ from harness.data.dataset_facts import judged_by
 from harness.graders.math.reference import typed_reference
 from harness.trainers.config import TrainConfig
 
-FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
+FOLDER = Path(__file__).parents[3] / "trainers" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.toml"))
 PUBLISHED = [path for path in RECIPES if not path.stem.startswith("countdown-")]
 
@@ -101,7 +101,7 @@ def test_methods_without_a_file_are_known_by_their_recipes() -> None:
 @pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
 def test_the_file_says_which_recipe_a_method_has_in_its_place(name: str, objective_id: str) -> None:
     source = Path(entries("objectives")[objective_id].module.replace(".", "/") + ".py")
-    docstring = (Path(__file__).parents[2] / source).read_text(encoding="utf-8").split('"""')[1]
+    docstring = (Path(__file__).parents[3] / source).read_text(encoding="utf-8").split('"""')[1]
     assert f"`countdown-{name}`" in docstring
 
 

@@ -1,4 +1,4 @@
-"""Numbers from the two published implementations of FlowRL themselves, for tests/trainers/objectives/golden/flowrl_losses.json.
+"""Compute `flowrl_losses.json` with the two published implementations of FlowRL themselves.
 
 Run by hand, with torch and numpy alone, beside checkouts of both repositories at the commits below:
 

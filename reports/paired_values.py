@@ -15,7 +15,7 @@ from harness.core.errors import RunFolderError, UsageError, nearest
 from harness.core.protocols import PerProblem
 from harness.core.types import Completion, Graded, Problem, StoredCompletion, Tokens, Verdict
 from harness.reports.protocol_card import grader_of
-from harness.reports.run_facts import plugin_id, setting
+from harness.reports.run_config import run_config
 from harness.runs.folder import RunReader
 from harness.runs.index import CompletionIndex
 
@@ -96,7 +96,7 @@ def _graded(run: RunReader, task: str, grader: str, records: CompletionIndex) ->
             f"{run.folder} has no verdicts of the grader {grader!r} on {task}; {nearest(grader, run.graders())} "
             f"(`harness grade {run.folder} --grader {grader}` adds them)"
         )
-    n, samples, problems = setting(run.config(), "n"), records.completions[task], dict[str, Problem[None]]()
+    n, samples, problems = run_config(run).n, records.completions[task], dict[str, Problem[None]]()
     found: list[Graded[Any]] = []
     for (problem_id, index), verdict in records.verdicts[task].items():
         if n is None or index < n:
@@ -129,9 +129,8 @@ def _metrics(run: RunReader, metric: str | None) -> list[Any]:
             else sorted(filter(_is_quick, registry.entries("metrics")))
         )
         return [_with_k(plugin, metric.rpartition("@")[2]) for plugin in ids]
-    given = setting(run.config(), "metrics")
-    others = [table for table in (given if given is not None else []) if plugin_id(table) != "avg_at_k"]
-    return [parse_plugin("metrics", table).build("metrics") for table in ("avg_at_k", *others)]
+    others = [m.settings() for m in run_config(run).metrics if m.id != "avg_at_k"]
+    return [parse_plugin("metrics", settings).build("metrics") for settings in ({"id": "avg_at_k"}, *others)]
 
 
 def _is_quick(plugin: str) -> bool:

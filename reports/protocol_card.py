@@ -1,11 +1,12 @@
-"""The protocol card of a task in a run: what was asked, drawn and graded how."""
+"""The protocol card of a task in a run: how it was prompted, sampled and graded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from harness.reports.run_facts import Cell, model_of, plugin_id, plugin_options, sampling, setting, task_table
+from harness.reports.run_config import RunConfig, options_text, run_config
+from harness.reports.run_facts import Cell, facts_of, model_of, sampling_setting, sandbox_of
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import read_lines
 
@@ -26,55 +27,45 @@ PACKAGES = ("python", "torch", "transformers", "vllm", "math-verify")
 
 
 def card(run: RunReader, task: str) -> dict[str, Cell]:
-    """Every setting by name, always the same names; None is what the run's folder does not tell."""
-    config, record = run.config(), run.record
+    """Return every setting by name, always with the same names. None is what the run folder does not record."""
+    config, record, facts = run_config(run), run.record, facts_of(run, task)
+    options = config.task(task)
     return {
-        **{name: _text(setting(record.data, task, key)) for key, name in CARD.items()},
-        "preset": setting(config, "preset"),
-        "deviations": _listed(setting(config, "deviations")),
-        "task options": plugin_options(task_table(run, task)),
-        "split": setting(config, "split"),
+        **{name: _cell(facts.get(key)) for key, name in CARD.items()},
+        "preset": config.preset,
+        "deviations": _joined(config.deviations),
+        "task options": options.options_text() if options is not None else None,
+        "split": config.split,
         "problems graded": max((estimate.n_problems for estimate in run.estimates().get(task, [])), default=None),
-        "limit": _no_limit(config),
-        "problem seed": setting(config, "problem_seed"),
-        **{key.replace("_", " "): _text(sampling(run, task, key)) for key in SAMPLING},
-        "samples a problem": setting(config, "n"),
+        "limit": _limit(config),
+        "problem seed": config.problem_seed,
+        **{key.replace("_", " "): _cell(sampling_setting(run, task, key)) for key in SAMPLING},
+        "samples a problem": config.n,
         "grader": grader_of(run, task),
-        "sandbox": setting(record.data, task, "judging", "sandbox"),
-        "engine": _with_options(setting(config, "engine")),
+        "sandbox": sandbox_of(facts),
+        "engine": str(config.engine) if config.engine is not None else None,
         "model": model_of(run),
-        "model fingerprint": setting(record.data, "model", "fingerprint"),
-        "model settings": _model_settings(config),
-        "seed": setting(config, "seed"),
+        "model fingerprint": facts_of(run, "model").get("fingerprint"),
+        "model settings": options_text(config.model_options),
+        "seed": config.seed,
         "code": record.code,
-        **{package: setting(record.environment, package) for package in PACKAGES},
+        **{package: record.environment.get(package) for package in PACKAGES},
     }
 
 
-def _no_limit(config: Mapping[str, Any]) -> Cell:
-    # The resolved config leaves out what is None.
-    limit: Cell = setting(config, "limit")
-    chosen = _listed(setting(config, "problems"))
-    return f"only {chosen}" if chosen is not None else "none" if limit is None else limit
+def _limit(config: RunConfig) -> Cell:
+    if config.problems:
+        return f"only {_joined(config.problems)}"
+    return "none" if config.limit is None else config.limit
 
 
-def _listed(texts: Sequence[str] | None) -> str | None:
+def _joined(texts: Sequence[str]) -> str | None:
     return "; ".join(texts) if texts else None
 
 
-def _model_settings(config: Mapping[str, Any]) -> str | None:
-    model = setting(config, "model")
-    return plugin_options({key: value for key, value in model.items() if key != "path"}) if model is not None else None
-
-
-def _with_options(table: Any) -> str | None:
-    name, options = plugin_id(table), plugin_options(table)
-    return name if options is None else f"{name} ({options})"
-
-
 def grader_of(run: RunReader, task: str) -> Cell:
-    """The grader on record; in folders that do not name it, all that gave verdicts."""
-    recorded: Cell = setting(run.record.data, task, "grader")
+    """Return the recorded grader; in folders that do not name it, all that gave verdicts."""
+    recorded: Cell = facts_of(run, task).get("grader")
     if recorded is not None:
         return recorded
     rows = read_lines(run.folder / "verdicts.jsonl")
@@ -82,5 +73,5 @@ def grader_of(run: RunReader, task: str) -> Cell:
     return ", ".join(graders) if graders else None
 
 
-def _text(value: Any) -> Cell:
+def _cell(value: Any) -> Cell:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)

@@ -13,7 +13,7 @@ from harness.core import registry
 from harness.core.errors import RunFolderError, UsageError
 from harness.core.types import Table
 from harness.reports.render import escape_markdown, to_csv, to_markdown
-from harness.reports.run_facts import HELD_OUT_FOLDER, labels, setting, unfinished
+from harness.reports.run_facts import HELD_OUT_FOLDER, labels, sandbox_of, unfinished
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error, write_whole
 
@@ -113,7 +113,7 @@ def _page(runs: Sequence[RunReader], tables: dict[str, list[Table]]) -> str:
 def _unheld(named: Sequence[tuple[RunReader, str]]) -> list[str]:
     """A line for each run whose programs were held by nothing: its verdicts may be forged."""
     judged = [
-        (f"{label} ({task})", setting(facts, "judging", "sandbox"))
+        (f"{label} ({task})", sandbox_of(facts))
         for run, label in named
         for task, facts in sorted(run.record.data.items())
     ]
@@ -145,7 +145,7 @@ def _status(status: str) -> str:
 
 
 def _data(run: RunReader) -> str:
-    prints = {name: setting(entry, "fingerprint") for name, entry in sorted(run.record.data.items())}
+    prints = {name: entry.get("fingerprint") for name, entry in sorted(run.record.data.items())}
     return ", ".join(f"{name} {value if value is not None else '-'}" for name, value in prints.items())
 
 

@@ -1,4 +1,4 @@
-"""What tables ask of a run: its label, its tasks, one setting, who trained its model. Absent things are None."""
+"""Facts about a run that several tables show: its label, model, tasks and sampling. Absent facts are None."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from harness.core.types import Estimate
 from harness.models.loading import CHECKPOINT_PREFIX
+from harness.reports.run_config import run_config, subtable
 from harness.runs.folder import RunReader
 
 Cell = str | int | float | Estimate | None
@@ -19,12 +20,12 @@ TASK_DEFAULT = "task's own"
 
 
 def labelled(runs: Sequence[RunReader], kind: Literal["eval", "train"]) -> list[Labelled]:
-    """The runs of one kind, in the order given, each with its label among all of them."""
+    """Return the runs of one kind, in the order given, each with its label among all of them."""
     return [(run, label) for run, label in zip(runs, labels(runs), strict=True) if run.record.kind == kind]
 
 
 def labels(runs: Sequence[RunReader]) -> list[str]:
-    """One label a run, different for different folders: its id, with parents before it where ids are the same."""
+    """Return a label for each run: its id, preceded by parent folders where ids are equal."""
     short = [_label(run) for run in runs]
     longer = [f"{_named_folder(run).parent.name}/{label}" for run, label in zip(runs, short, strict=True)]
     full = [str(run.folder) for run in runs]
@@ -51,13 +52,13 @@ def _named_folder(run: RunReader) -> Path:
 
 
 def _holder(run: RunReader) -> RunReader | None:
-    """The train run in whose folder this held-out evaluation lies."""
+    """Return the train run in whose folder this held-out evaluation lies."""
     return _train_run(run.folder.parent.parent) if run.folder.parent.name == HELD_OUT_FOLDER else None
 
 
 def trainer_of(run: RunReader) -> RunReader | None:
-    """The train run that made the evaluated model, where its folder is still to be found."""
-    path = setting(run.config(), "model", "path")
+    """Return the train run that made the evaluated model, if its folder still exists."""
+    path = run_config(run).model
     held = _holder(run)
     if held is not None or path is None:
         return held
@@ -73,8 +74,8 @@ def _train_run(folder: Path) -> RunReader | None:
 
 
 def model_of(run: RunReader) -> str | None:
-    """The model as its config names it; a checkpoint of a train run by that run and its step."""
-    path: str | None = setting(run.config(), "model", "path")
+    """Return the model as the config names it; a checkpoint is named by its train run and step."""
+    path = run_config(run).model
     trainer = trainer_of(run)
     if path is None or trainer is None:
         return path
@@ -82,55 +83,32 @@ def model_of(run: RunReader) -> str | None:
     return f"{trainer.record.id} {_step(model.name)}" if model.parent.name == CHECKPOINTS_FOLDER else trainer.record.id
 
 
-def setting(config: Mapping[str, Any], *path: str) -> Any:
-    """The value at a path of keys, or None where any of them is absent."""
-    value: Any = config
-    for key in path:
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return value
-
-
 def task_ids(run: RunReader) -> list[str]:
-    """The tasks of a run in the order of its config, then any that only its metrics know."""
-    config = run.config()
-    given = setting(config, "tasks") if run.record.kind == "eval" else [setting(config, "task")]
-    ids = [name for table in (given if given is not None else []) if (name := plugin_id(table)) is not None]
-    return list(dict.fromkeys([*ids, *run.estimates()]))
+    """Return the tasks of a run in the order of its config, then any that only its metrics name."""
+    return list(dict.fromkeys([*(task.id for task in run_config(run).tasks), *run.estimates()]))
 
 
-def task_table(run: RunReader, task: str) -> Any:
-    """A task as its run's config gives it: an id, or a table of id and options."""
-    given = setting(run.config(), "tasks")
-    return next((table for table in (given if given is not None else []) if plugin_id(table) == task), None)
+def facts_of(run: RunReader, name: str) -> Mapping[str, Any]:
+    """Return the recorded facts about a task's data, or about the `model`."""
+    return subtable(run.record.data, name)
 
 
-def plugin_id(table: Any) -> str | None:
-    """The id of a plug-in table of a config, or of the bare id."""
-    return table if isinstance(table, str) else setting(table, "id")
+def sandbox_of(facts: Mapping[str, Any]) -> str | None:
+    """Return the isolation level under which a task's programs ran."""
+    level: str | None = subtable(facts, "judging").get("sandbox")
+    return level
 
 
-def plugin_options(table: Any) -> str | None:
-    """The options of a plug-in table as one text."""
-    if not isinstance(table, Mapping):
-        return None
-    options = [f"{key}={value}" for key, value in table.items() if key != "id"]
-    return ", ".join(options) if options else None
-
-
-def sampling(run: RunReader, task: str, key: str) -> str | int | float | None:
-    """A sampling setting: the config's, else the task's default on record, else a word that it was that."""
-    value = setting(run.config(), "per_task", task, key)
+def sampling_setting(run: RunReader, task: str, key: str) -> str | int | float | None:
+    """Return a sampling setting: the config's, else the task's recorded default, else the words for that default."""
+    value = run_config(run).sampling_of(task, key)
     if value is None:
-        value = setting(run.config(), "sampling", key)
-    if value is None:
-        value = setting(run.record.data, task, "sampling", key)
+        value = subtable(facts_of(run, task), "sampling").get(key)
     return TASK_DEFAULT if value is None else value
 
 
 def unfinished(named: Sequence[Labelled]) -> list[str]:
-    """One loud line for each run that did not end as done."""
+    """Return a line for each run whose status is not done."""
     return [_unfinished_line(run, label) for run, label in named if run.status != "done"]
 
 

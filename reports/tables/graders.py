@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from harness.core.protocols import TableBuilder
 from harness.core.types import Estimate, Table, Verdict
 from harness.reports.protocol_card import grader_of
-from harness.reports.run_facts import Cell, labelled, setting, task_ids
+from harness.reports.run_config import run_config
+from harness.reports.run_facts import Cell, labelled, task_ids
 from harness.runs.folder import RunReader
 
 COLUMNS = ("run", "task", "grader", "right", "graded", "ungraded", "judged otherwise", "problems")
@@ -51,7 +52,7 @@ def _rows(run: RunReader, label: str) -> list[tuple[Cell, ...]]:
 
 def _of_task(run: RunReader, task: str, grader: str) -> Verdicts:
     """Of the samples that the config asks for."""
-    n = setting(run.config(), "n")
+    n = run_config(run).n
     verdicts = run.verdicts(grader).items()
     return {(p, index): v for (name, p, index), v in verdicts if name == task and (n is None or index < n)}
 

@@ -10,14 +10,13 @@ from statistics import NormalDist
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Estimate, Table
+from harness.reports.run_config import run_config
 from harness.reports.run_facts import (
     Cell,
     Labelled,
     labelled,
     model_of,
-    plugin_id,
-    sampling,
-    setting,
+    sampling_setting,
     task_ids,
     trainer_of,
     unfinished,
@@ -55,18 +54,18 @@ class Results:
 
 
 def _rows(run: RunReader, label: str) -> list[Row]:
-    config, trainer, estimates = run.config(), trainer_of(run), run.estimates()
-    objective = plugin_id(setting(trainer.config(), "objective")) if trainer is not None else None
+    config, trainer, estimates = run_config(run), trainer_of(run), run.estimates()
+    objective = run_config(trainer).objective if trainer is not None else None
     return [
         Row(
             (
                 label,
                 model_of(run),
-                objective,
+                objective.id if objective is not None else None,
                 task,
-                setting(config, "split"),
-                setting(config, "n"),
-                sampling(run, task, "temperature"),
+                config.split,
+                config.n,
+                sampling_setting(run, task, "temperature"),
             ),
             {estimate.name: estimate for estimate in estimates.get(task, [])},
         )
@@ -75,11 +74,12 @@ def _rows(run: RunReader, label: str) -> list[Row]:
 
 
 def _deviations(evaluations: Sequence[Labelled]) -> list[str]:
-    """Where a run is not what its preset says."""
+    """Return a line for each run that differs from its preset."""
+    configs = [(run_config(run), label) for run, label in evaluations]
     return [
-        f"DEVIATES: {label} from preset {preset}: {'; '.join(setting(run.config(), 'deviations'))}."
-        for run, label in evaluations
-        if (preset := setting(run.config(), "preset")) is not None and setting(run.config(), "deviations")
+        f"DEVIATES: {label} from preset {config.preset}: {'; '.join(config.deviations)}."
+        for config, label in configs
+        if config.preset is not None and config.deviations
     ]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Table
-from harness.reports.run_facts import Cell, labelled, plugin_id, plugin_options, setting, unfinished
+from harness.reports.run_config import run_config
+from harness.reports.run_facts import Cell, labelled, unfinished
 from harness.runs.folder import RunReader
 
 LAST = 10
@@ -59,18 +60,18 @@ class Training:
 
 
 def _row(run: RunReader, label: str) -> tuple[Cell, ...]:
-    config, steps = run.config(), run.steps()
-    objective = setting(config, "objective")
+    config, steps = run_config(run), run.steps()
+    objective = config.objective
     return (
         label,
-        setting(config, "model", "path"),
-        plugin_id(setting(config, "task")),
-        plugin_id(objective),
-        plugin_options(objective),
-        setting(config, "seed"),
+        config.model,
+        config.tasks[0].id if config.tasks else None,
+        objective.id if objective is not None else None,
+        objective.options_text() if objective is not None else None,
+        config.seed,
         run.status,
         len(steps),
-        setting(config, "loop", "steps"),
+        config.n_steps,
         _mean(steps[-1:], "reward"),
         _mean(steps[-LAST:], "reward"),
         _mean(steps[-1:], "solve_rate"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
+from harness.core.types import Sampling
 from harness.reports.run_config import RunConfig, options_text, run_config
 from harness.reports.run_facts import Cell, facts_of, model_of, sampling_setting, sandbox_of
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import read_lines
 
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop")
+SAMPLING = tuple(option.name for option in fields(Sampling))
 CARD = {
     "title": "task",
     "source": "source",

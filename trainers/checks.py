@@ -87,7 +87,7 @@ def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Tas
 
 def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
     sampling = config.sampling.over(task.sampling)
-    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+    if sampling.is_truncated() or sampling.temperature == 0:
         raise ConfigError(
             "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
             "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"

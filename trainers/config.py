@@ -325,10 +325,10 @@ class TrainConfig:
     """Refuse data whose fingerprint is not the one on record, instead of saying so."""
 
     def __post_init__(self) -> None:
-        if (self.sampling.top_p not in (None, 1)) or (self.sampling.top_k not in (None, 0)):
+        if self.sampling.is_truncated():
             raise ValueError(
                 "training samples from the whole distribution: with top_p or top_k the sampler renormalises over the "
-                "kept tokens, the trainer does not, and every importance ratio is biased; leave both off"
+                "kept tokens, the trainer does not, and every importance ratio is biased; leave them off"
             )
         if self.sampling.temperature == 0:
             raise ValueError("training needs a temperature above 0: greedy samples of one prompt are all the same")

@@ -19,7 +19,7 @@ from harness.core import config as configs
 from harness.core.errors import ConfigError, RunError
 from harness.core.progress import Progress
 from harness.core.protocols import ModelSource, Objective, Task
-from harness.core.types import Completion, Problem, Request
+from harness.core.types import Completion, Problem, Request, Sampling
 from harness.data.dataset_facts import grader_name, task_facts
 from harness.trainers.config import TrainConfig
 from harness.trainers.policy.model import Policy
@@ -173,6 +173,8 @@ def refuse_other_rollouts(file: RolloutFile, facts: Mapping[str, Any], *, is_beg
     theirs, ours = (dict(some["must_agree"]) for some in (file.facts, facts))
     if is_begun:
         theirs.pop("weights"), ours.pop("weights")
+    # A file from before a sampling option existed was sampled with its default.
+    theirs["sampling"] = asdict(Sampling(max_tokens=0)) | theirs["sampling"]
     changes = configs.differences(theirs, ours)
     if changes:
         raise ConfigError(

@@ -211,9 +211,34 @@ def _parse_leaf(kind: Any, value: Any, where: str) -> Any:
     # JSON mode of strictness: a list may become a tuple, but "1" never becomes 1.
     try:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where!r}{_problem(error.errors()[0], kind)}, not {value!r}") from None
     except (ValueError, TypeError) as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
-        raise ConfigError(f"{where!r}: {detail[:1].lower() + detail[1:]}, not {value!r}") from None
+        raise ConfigError(f"{where!r}: {error}, not {value!r}") from None
+
+
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
+
+
+def _problem(error: Mapping[str, Any], kind: Any) -> str:
+    """Return the rest of a message that begins with the key."""
+    if error["type"] not in _BOUNDS:
+        return f": {error['msg'][:1].lower()}{error['msg'][1:]}"
+    notes = "".join(f" ({note})" for note in _notes(kind))
+    ((_, bound),) = error["ctx"].items()
+    return f" must be {_BOUNDS[error['type']]} {bound:g}{notes}"
+
+
+def _notes(kind: Any) -> Iterator[str]:
+    """Yield the texts that a field's type carries for its reader: `Annotated[int, Ge(0), "0 is off"]`."""
+    yield from (note for note in getattr(kind, "__metadata__", ()) if isinstance(note, str))
+    for part in get_args(kind):
+        yield from _notes(part)
 
 
 def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = "") -> PluginChoice:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from annotated_types import Ge, Gt, Le
 
 R = TypeVar("R")
 
@@ -51,15 +53,39 @@ class Likelihood:
     n_tokens: int
 
 
+MaxTokens = Annotated[int, Ge(1)]
+Temperature = Annotated[float, Ge(0), "0 is greedy"]
+TopP = Annotated[float, Gt(0), Le(1), "1 is off"]
+TopK = Annotated[int, Ge(0), "0 is off"]
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an engine draws tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+    """How an engine draws tokens.
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    This class is the list of sampling options. What configs may set, what vLLM and servers receive, and what records,
+    reports, presets and exports contain all follow from it; the hf engine implements each option itself.
+    """
+
+    max_tokens: MaxTokens
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
     stop: tuple[str, ...] = ()
+
+    def truncation(self) -> dict[str, Any]:
+        """Return the options that leave out unlikely tokens, by name."""
+        others = ("max_tokens", "temperature", "stop")
+        return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in others}
+
+    def is_truncated(self) -> bool:
+        """Return whether some tokens are never drawn, so that the sampler renormalises over the others."""
+        return not self.truncation().keys().isdisjoint(self.changed())
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults, by name."""
+        optional = (option for option in fields(self) if option.default is not MISSING)
+        return {o.name: value for o in optional if (value := getattr(self, o.name)) != o.default}
 
 
 @dataclass(frozen=True, slots=True)

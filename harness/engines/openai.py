@@ -250,17 +250,14 @@ class OpenAIEngine:
         return raw.http_response
 
     def _fields(self, request: Request) -> dict[str, Any]:
-        """How to sample. What is off is not sent: not every server knows it."""
+        """Return the body's sampling fields. An option that is off is not sent: not every server knows it."""
         sampling = request.sampling
         fields: dict[str, Any] = {
             self.config.budget_field: sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": request.seed,
+            **sampling.changed(),
         }
-        if sampling.top_p < 1:
-            fields["top_p"] = sampling.top_p
-        if sampling.top_k > 0:
-            fields["top_k"] = sampling.top_k
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
         return {key: value for key, value in fields.items() if key not in self.config.omit}

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -282,12 +282,9 @@ def _parameters(sampling: Sampling, seed: int, ends: frozenset[int], *, with_log
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    # Its options have the names and the meaning of ours.
     return SamplingParams(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        stop=list(sampling.stop),
+        **{**asdict(sampling), "stop": list(sampling.stop)},
         stop_token_ids=sorted(ends),
         seed=seed,
         logprobs=0 if with_logp else None,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from harness.core.config import PluginChoice, incidental, plugin, sections
 from harness.core.errors import ConfigError
 from harness.core.protocols import ExternalTask, ModelSource, Task
 from harness.core.seeds import derive_each
-from harness.core.types import Problem, Request, Sampling
+from harness.core.types import MaxTokens, Problem, Request, Sampling, Temperature, TopK, TopP
 from harness.models.loading import resolve
 
 
@@ -39,25 +39,18 @@ class ModelConfig:
 class SamplingConfig:
     """What is set here replaces the task's own default."""
 
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    max_tokens: int | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     stop: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError("temperature must not be negative (0 is greedy)")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError("top_p must lie in (0, 1]; 1 is off")
-        if self.top_k is not None and self.top_k < 0:
-            raise ValueError("top_k must not be negative (0 is off)")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
-
     def over(self, default: Sampling) -> Sampling:
-        names = ("temperature", "top_p", "top_k", "max_tokens", "stop")
-        return replace(default, **{name: v for name in names if (v := getattr(self, name)) is not None})
+        options = {option.name: getattr(self, option.name) for option in fields(Sampling)}
+        return replace(default, **{name: value for name, value in options.items() if value is not None})
+
+    def is_truncated(self) -> bool:
+        return self.over(Sampling(max_tokens=1)).is_truncated()
 
 
 @dataclass(frozen=True, slots=True)

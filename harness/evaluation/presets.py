@@ -7,7 +7,7 @@ it is told when a run begins, and kept with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from harness.core import config as configs
 from harness.core import registry
 from harness.core.config import Tree, sections
 from harness.core.errors import ConfigError, UnknownNameError
+from harness.core.types import Sampling
 
 FOLDER = registry.PACKAGE / "presets"
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop")
+SAMPLING = tuple(option.name for option in fields(Sampling))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,9 @@ def export(config: ExportConfig, folder: Path) -> list[str]:
 
 def _settings(task: Exported) -> dict[str, Any]:
     sampling = task.sampling
-    settings: dict[str, Any] = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
-    settings |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
-    settings |= {"top_k": sampling.top_k} if sampling.top_k != 0 else {}
-    return settings | ({"stop_seqs": list(sampling.stop)} if sampling.stop else {})
+    settings = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature, **sampling.changed()}
+    stop = settings.pop("stop", None)
+    return settings | ({"stop_seqs": list(stop)} if stop is not None else {})
 
 
 # --- called by inspect ------------------------------------------------------------------------------------------------

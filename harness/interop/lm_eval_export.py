@@ -46,7 +46,7 @@ def _yaml(task: Exported, *, is_written: bool) -> str:
         "max_gen_toks": task.sampling.max_tokens,
         "do_sample": drawn,
         "temperature": task.sampling.temperature,
-        **({"top_p": task.sampling.top_p, "top_k": task.sampling.top_k} if drawn else {}),
+        **(task.sampling.truncation() if drawn else {}),
     }
     filters = [{"name": "all", "filter": [{"function": "take_first_k", "k": task.n}]}]
     metrics = [{"metric": metric, "aggregation": "mean", "higher_is_better": metric == "correct"} for metric in METRICS]

@@ -17,7 +17,8 @@ from harness.models.chat import PLAIN
 from harness.tasks.lm_eval.loading import Loaded, turns_of
 
 SCORED = Sampling(max_tokens=1, temperature=0.0)
-_UNDERSTOOD = {"until", "do_sample", "temperature", "top_p", "top_k", "max_gen_toks"}
+_TRUNCATION = SCORED.truncation().keys()
+_UNDERSTOOD = {"until", "do_sample", "temperature", "max_gen_toks", *_TRUNCATION}
 _QUANTILE = 1.959963984540054
 
 
@@ -73,9 +74,8 @@ def sampling_of(task: Any) -> Sampling | None:
     return Sampling(
         max_tokens=settings["max_gen_toks"],
         temperature=float(settings.get("temperature", 1.0)) if is_drawn else 0.0,
-        top_p=float(settings.get("top_p", 1.0)) if is_drawn else 1.0,
-        top_k=int(settings.get("top_k", 0)) if is_drawn else 0,
         stop=tuple(stop for stop in settings["until"] if stop),
+        **{name: settings[name] for name in _TRUNCATION & settings.keys() if is_drawn and settings[name] is not None},
     )
 
 

@@ -105,7 +105,7 @@ def refused(capsys, *command, code=2):
         ([*EVAL, "--set", "n=[1"], "--set n: '[1' is not a TOML value"),
         ([*EVAL, "--set", "tasks=countdown"], "'tasks' is a list of ids or tables"),
         ([*EVAL, "--tasks", "countdown,countdown"], "tasks names a task twice"),
-        ([*EVAL, "--temperature", "-1"], "temperature must not be negative"),
+        ([*EVAL, "--temperature", "-1"], "temperature' must be at least 0 (0 is greedy)"),
         ([*EVAL, "--temperature", "nan"], "'sampling.temperature': a finite number is expected, not nan"),
         ([*EVAL, "--n", "0"], "n must be at least 1"),
         ([*EVAL, "--config", "absent.toml"], "there is no config file absent.toml"),

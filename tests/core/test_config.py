@@ -4,17 +4,20 @@ import dataclasses
 import json
 import re
 import tomllib
+import typing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from annotated_types import Ge, Gt, Le
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core import config as configs
 from harness.core.config import PluginChoice, incidental, plugin
 from harness.core.errors import ConfigError, UnknownNameError, UsageError
-from harness.evaluation.config import EvalConfig
+from harness.core.types import Sampling
+from harness.evaluation.config import EvalConfig, SamplingConfig
 from harness.trainers.config import TrainConfig
 
 MINIMAL = {"model": {"path": "countdown-tiny"}, "tasks": ["countdown"], "engine": "scripted", "metrics": []}
@@ -93,6 +96,36 @@ def test_an_unknown_key_in_a_list_of_plugins_names_the_nearest_option():
 
 def test_an_unknown_key_near_nothing_lists_what_there_is():
     assert "there is mode, rate, sizes" in refusal(Outer, {"inner": {"zzzzzz": 1}})
+
+
+@dataclass(frozen=True)
+class Bounded:
+    share: Annotated[float, Gt(0), Le(1), "1 is off"] | None = None
+    count: Annotated[int, Ge(2)] = 2
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"share": 0}, "'share' must be above 0 (1 is off), not 0"),
+        ({"share": 1.5}, "'share' must be at most 1 (1 is off), not 1.5"),
+        ({"count": 1}, "'count' must be at least 2, not 1"),
+        ({"count": "2"}, "'count': input should be a valid integer, not '2'"),
+    ],
+)
+def test_a_value_outside_the_bounds_of_its_field_names_the_bound_and_the_note(tree, message):
+    assert refusal(Bounded, tree) == message
+
+
+def test_values_within_the_bounds_of_their_fields_are_parsed():
+    assert configs.parse(Bounded, {"share": 1, "count": 2}) == Bounded(1.0, 2)
+
+
+def test_sampling_options_can_be_set_in_a_config_under_the_same_bounds():
+    types, settable = typing.get_type_hints(Sampling, include_extras=True), SamplingConfig.__dataclass_fields__
+    hints = typing.get_type_hints(SamplingConfig, include_extras=True)
+    assert list(settable) == list(types)
+    assert all(hints[name] == kind | None for name, kind in types.items())
 
 
 def test_an_unknown_plugin_names_the_nearest_id():

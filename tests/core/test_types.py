@@ -7,9 +7,13 @@ import pickle
 import pytest
 
 from harness.core import types
-from harness.core.types import Verdict
+from harness.core.types import Sampling, Verdict
 
-CLASSES = [cls for cls in vars(types).values() if inspect.isclass(cls) and dataclasses.is_dataclass(cls)]
+CLASSES = [
+    cls
+    for cls in vars(types).values()
+    if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and cls.__module__ == types.__name__
+]
 
 
 @pytest.mark.parametrize(("outcome", "reward"), [("correct", 1.0), ("incorrect", 0.0), ("ungraded", None)])
@@ -37,8 +41,18 @@ def test_a_verdict_may_be_wrong_with_a_reward_and_right_with_another():
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_value_is_frozen_and_slotted(cls):
-    assert cls.__dataclass_params__.old
+    assert cls.__dataclass_params__.frozen
     assert "__slots__" in vars(cls)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_truncated"),
+    [({}, False), ({"top_p": 0.9}, True), ({"top_k": 3}, True), ({"temperature": 0.5, "stop": ("x",)}, False)],
+)
+def test_sampling_knows_which_options_are_changed_and_whether_tokens_are_left_out(options, is_truncated):
+    sampling = Sampling(8, **options)
+    assert sampling.changed() == options
+    assert sampling.is_truncated() == is_truncated
 
 
 def test_values_travel_between_processes():

@@ -261,7 +261,7 @@ def test_what_was_lost_is_ungraded_and_asked_again_by_the_same_command(
     folder, use_key = tmp_path / "run", "--set=engine.key_variable=SOME_SERVERS_KEY"
     with LoopbackServer(behave, key=key) as server:
         assert evaluate(server, folder, use_key) == 3
-        assert f"{len(lost)} completions could not be had" in capsys.readouterr().err
+        assert f"{len(lost)} completions could not be generated" in capsys.readouterr().err
         first = RunReader.read(folder)
         assert {c.seed for _, c in first.completions()} == set(server.attempts) - lost
         verdicts = first.verdicts("countdown").values()

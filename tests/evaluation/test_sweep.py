@@ -90,7 +90,7 @@ def test_models_of_one_name_are_told_apart_by_their_folders(workplace, models):
     [
         (["three"], "no model is called 'three'"),
         (["two", "--tasks", "countdown,aime42"], "no task is called 'aime42'"),
-        (["two", "--temperature", "0.6,-1"], "temperature must not be negative"),
+        (["two", "--temperature", "0.6,-1"], "temperature' must be at least 0 (0 is greedy)"),
         (["two", "--temperature", "0.6,0.60"], "two of the evaluations are the same"),
         (["one"], "two of the evaluations are the same"),
         (["two", "--problem", "no-such"], "no problem is called 'no-such'"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from harness.__main__ import main
 from harness.core.errors import ConfigError, RunError, RunFolderError
 from harness.core.progress import Progress
+from harness.core.types import Sampling
 from harness.models.loading import checkpoint_folders
 from harness.runs.folder import RunReader
-from harness.trainers.saved_rollouts import weights_digest
+from harness.trainers.saved_rollouts import refuse_other_rollouts, weights_digest
 from harness.trainers.train import train
 
 ONE = {"steps": 1}
@@ -162,6 +166,15 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: Any) -> N
     (tmp_path / "run" / "rollouts.jsonl").write_text("hello\n")
     with pytest.raises(RunFolderError, match="holds no rollouts"):
         run(on(tmp_path / "run", loop=ONE), tmp_path / "other")
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_a_file_from_before_a_sampling_option_existed_was_sampled_with_its_default(top_k: int) -> None:
+    sampling = {"max_tokens": 8, "temperature": 1.0, "top_p": 1.0, "stop": []}
+    file: Any = SimpleNamespace(path="rollouts.jsonl", facts={"must_agree": {"sampling": sampling}})
+    facts = {"must_agree": {"sampling": sampling | asdict(Sampling(8, top_k=top_k)) | {"stop": []}}}
+    with pytest.raises(ConfigError, match=r"sampling\.top_k: 0 there, 5 now") if top_k else nullcontext():
+        refuse_other_rollouts(file, facts, is_begun=False)
 
 
 def test_any_changed_bit_of_the_weights_changes_their_digest() -> None:

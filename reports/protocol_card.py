@@ -20,7 +20,7 @@ CARD = {
     "paper": "paper",
     "fingerprint": "data fingerprint",
     "rows": "data rows",
-    "as_on_record": "data as on record",
+    "as_on_record": "data as recorded",
     "prompt": "prompt form",
     "tests": "tests",
     "undecided": "left out, as its tests can't decide",

@@ -19,7 +19,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Aime24(Maths):
-    """Both contests of 2024. Ids are contest and number: `2024-I-3`."""
+    """Both contests of 2024. Ids are contest and number, such as `2024-I-3`."""
 
     CARD = DatasetCard(
         title="AIME 2024, I and II",
@@ -28,7 +28,7 @@ class Aime24(Maths):
         paper="",
         sizes={"test": "30 problems"},
         fingerprint="",
-        notes="Some copies pad answers to three digits (025) or write them as floats; they are read as integers.",
+        notes="Some copies pad answers to three digits (025) or write floats; both are read as integers.",
         fields={"problem": "the statement in LaTeX", "answer": "an integer", "url": "its page in the AoPS wiki"},
     )
     SOURCES = splits(

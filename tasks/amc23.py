@@ -1,4 +1,4 @@
-"""AMC 12 of 2023 without pictures: forty problems; or the eighty-three of 2022 and 2023 that others call AMC."""
+"""AMC 12 of 2023 without pictures, forty problems; or the eighty-three of 2022 and 2023."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Amc23(Maths):
-    """Ids are contest and number: `2023-12A-3`. Answers are rephrased by the source so that each is one number."""
+    """Ids are contest and number: `2023-12A-3`. The source rephrased problems so that each answer is one number."""
 
     CARD = DatasetCard(
         title="AMC 12, 2023 (40 problems), or 2022 and 2023 (83)",

@@ -1,4 +1,4 @@
-"""Countdown: reach a target from six numbers in two steps; small enough for a laptop, every solution known."""
+"""Countdown: reach a target from six numbers in two steps. Small enough for a laptop; every solution is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Numbers = tuple[int, ...]
 class Countdown(SupervisedTask[CountdownReference]):
     """Six sorted numbers 1..9 and a target 10..99; an answer is two steps, `4*9=36;36+2=38`.
 
-    The numbers alone decide the split, so no numbers seen in training are ever in validation or test.
+    The split depends only on the numbers, so no numbers of the training split occur in validation or test.
     """
 
     grader: Grader[CountdownReference]
@@ -38,15 +38,15 @@ class Countdown(SupervisedTask[CountdownReference]):
     @dataclass(frozen=True, slots=True)
     class Config:
         min_solutions: int = 6
-        """Only problems with at least so many distinct solutions."""
+        """Smallest number of distinct solutions that a problem may have."""
         sloppiness: float = 0.0
-        """The probability that a demonstration is legal arithmetic which does not aim at the target."""
+        """Probability that a demonstration is legal arithmetic that ignores the target."""
 
         def __post_init__(self) -> None:
             if self.min_solutions < 1:
-                raise ValueError(f"min_solutions is at least 1, not {self.min_solutions}")
+                raise ValueError(f"min_solutions must be at least 1, not {self.min_solutions}")
             if not 0.0 <= self.sloppiness <= 1.0:
-                raise ValueError(f"sloppiness is a probability, not {self.sloppiness}")
+                raise ValueError(f"sloppiness must be between 0 and 1, not {self.sloppiness}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -64,11 +64,11 @@ class Countdown(SupervisedTask[CountdownReference]):
             notes=f"problems with at least {self.config.min_solutions} distinct solutions",
         )
 
-    # Made when first read, since it enumerates every problem; the protocol wants a plain attribute.
+    # Computed on first use, since it enumerates every problem; the base class declares a plain attribute.
     card: DatasetCard = cast(DatasetCard, functools.cached_property(_make_card))
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem[CountdownReference]]:
-        """`train`: endless passes, each shuffled anew; the others: one pass in the order of `seed`."""
+        """Yield `train` in endless, reshuffled passes, and the other splits once in the order of `seed`."""
         pool = self._pool(split)
         if not pool:
             raise ConfigError(
@@ -79,14 +79,14 @@ class Countdown(SupervisedTask[CountdownReference]):
         return itertools.starmap(_problem, itertools.chain.from_iterable(orders))
 
     def demonstrate(self, problem: Problem[CountdownReference], seed: int) -> str:
-        """A solution drawn uniformly, then one of its writings; or, with `sloppiness`, any legal chain."""
+        """Return a random solution in a random notation or, with probability `sloppiness`, a random legal chain."""
         rng = Random(derive(seed, ID, problem.id))
         if rng.random() < self.config.sloppiness:
             return rng.choice(legal_chains(tuple(sorted(rng.sample(problem.reference.numbers, 3)))))
         return rng.choice(rng.choice(tuple(writings(problem.reference).values())))
 
     def solutions(self, problem: Problem[CountdownReference]) -> tuple[str, ...]:
-        """Every solution there is, as the grader writes it in `details["solution"]`."""
+        """Return every solution, in the form that the grader writes in `details["solution"]`."""
         return tuple(writings(problem.reference))
 
     def _pool(self, split: Split) -> Sequence[tuple[Numbers, int]]:
@@ -131,7 +131,7 @@ def _multisets() -> dict[Split, list[Numbers]]:
 
 
 def _split_of(numbers: Numbers) -> Split:
-    # The key is part of the data: another key is another benchmark.
+    # The key defines the benchmark: another key gives other splits.
     hashed = hashlib.blake2b("-".join(map(str, numbers)).encode(), key=b"countdown split", digest_size=8)
     percentile = int.from_bytes(hashed.digest(), "big") % 100
     if percentile < 5:

@@ -1,4 +1,4 @@
-"""DeepCoder's training set: some 24,000 programs to write, from TACO, PrimeIntellect and LiveCodeBench."""
+"""DeepCoder's training set: about 24,000 programming problems from TACO, PrimeIntellect and LiveCodeBench."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE = DataFile("deepcoder-sample.jsonl", mirrored_as="code_train/areal_deepco
 
 
 def rows(*paths: Path) -> Iterator[Row]:
-    """From the hub's tables. The tests pass through memory once, for the functions they call, and are not kept."""
+    """Yield the rows of the hub's tables. Tests are read once, for the name of their function, and not kept."""
     for path in paths:
         for group, row, record in located_rows(path, ["problem", "tests"], optional=["starter_code"]):
             name = _FUNCTION.search(record["tests"])
@@ -43,7 +43,7 @@ def rows(*paths: Path) -> Iterator[Row]:
 
 
 def sample_rows(path: Path) -> Iterator[Row]:
-    """Five rows in another project's form, for tests."""
+    """Yield five rows in another project's format, for tests."""
     for record in read_records(path, ["question", "input_output", "starter_code"]):
         tests = HeldTests(tests_of(record["input_output"], "official", str(path)))
         starter = record["starter_code"] if record["starter_code"] else ""
@@ -56,7 +56,7 @@ def _row(problem: str, part: str, reference: ProgramReference) -> Row:
 
 
 class DeepCoder(Programs):
-    """Ids are made of the problems' texts."""
+    """Ids are hashes of the problems."""
 
     CARD = DatasetCard(
         title="DeepCoder preview data, training split",
@@ -65,8 +65,8 @@ class DeepCoder(Programs):
         paper="Luo et al., DeepCoder (2025)",
         sizes={"train": "about 24,000 problems, as its authors say"},
         fingerprint="",
-        notes="Never seen whole by this project: the hub could not be reached, and only five rows are elsewhere. Not "
-        "to be confused with rllm's later copy, which gives every problem the private tests of one.",
+        notes="Not verified by this project: the hub was not reachable, and only five rows are published elsewhere. "
+        "rllm's later copy differs: there every problem has the private tests of a single one.",
         fields={"problem": "the statement", "tests": "JSON: inputs and outputs, or a list of tests"},
     )
     SOURCES = splits(train=[Source(FILES, without_repeats(rows)), Source((SAMPLE,), without_repeats(sample_rows))])

@@ -1,4 +1,4 @@
-"""GPQA: four-way questions of biology, physics and chemistry that experts write and the web does not answer."""
+"""GPQA: four-option questions in biology, physics and chemistry, written by experts, hard to look up."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Gpqa(Dataset[ChoiceReference]):
-    """Ids are the source's record ids. The four options are in an order of their own for each question and seed.
+    """Ids are the source's record ids. The order of the four options depends on the question and `shuffle_seed`.
 
-    The authors ask that the questions not be shown in plain text where they could be crawled.
+    The authors ask that the questions not be published in plain text where they could be crawled.
     """
 
     CARD = DatasetCard(
@@ -42,8 +42,8 @@ class Gpqa(Dataset[ChoiceReference]):
         paper="Rein et al., arXiv 2311.12022",
         sizes={"test": "198 (diamond), 448 (main) or 546 (extended) questions"},
         fingerprint="",
-        notes="The source has the right answer in a column of its own; the shuffle decides its letter. Diamond was "
-        "checked against openai/simple-evals' copy; main and extended were never seen by this project.",
+        notes="The source has the correct answer in its own column; the shuffle decides its letter. Diamond was "
+        "checked against openai/simple-evals' copy; main and extended were not verified.",
         fields={"Question": "the question", "Correct Answer": "the right option", "Incorrect Answer 1": "and 2, 3"},
     )
     PROMPTS = CHOICES
@@ -53,7 +53,7 @@ class Gpqa(Dataset[ChoiceReference]):
         prompt: str = "simple"
         subset: Literal["diamond", "main", "extended"] = "diamond"
         shuffle_seed: int = 0
-        """Which order the options are in."""
+        """Seed of the order of the options."""
 
     config: Config
 

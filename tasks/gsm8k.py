@@ -26,7 +26,7 @@ def rows(split: str, path: Path) -> Iterator[Row]:
     for number, record in enumerate(read_records(path, ["question", "answer"])):
         _, marker, answer = record["answer"].rpartition("####")
         if not marker:
-            raise DataError(f"row {number} of {path} has no `####` before its answer; the file is not the one expected")
+            raise DataError(f"row {number} of {path} has no `####` before its answer; this is not the expected file")
         yield Row(f"{split}-{number}", record["question"], answer.strip(), more=record["answer"])
 
 
@@ -41,7 +41,7 @@ class Gsm8kConfig(MathsConfig):
     """Options of GSM8K."""
 
     examples: int = 0
-    """Training problems with their worked answers before each test problem, as turns of the conversation."""
+    """Number of few-shot examples: training problems with their solutions, as earlier turns of the conversation."""
 
     def __post_init__(self) -> None:
         if self.examples < 0:
@@ -71,9 +71,9 @@ class Gsm8k(Maths):
 
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         *system, question = prompt.messages(problem=row.problem)
-        shown = self._shown.get(row.id) if self.config.examples else ()
+        shown = self._few_shot.get(row.id) if self.config.examples else ()
         if shown is None:
-            raise ConfigError("examples are shown before test problems alone; set the task's examples to 0")
+            raise ConfigError("few-shot examples are for the test split only; set the task's examples to 0")
         turns = [
             turn
             for example in shown
@@ -82,7 +82,7 @@ class Gsm8k(Maths):
         return (*system, *turns, question)
 
     def loaded(self, split: Split) -> LoadedData:
-        """With examples, of the rows that they are drawn from as well."""
+        """Return the facts of the split; with few-shot examples, also of the training rows that they are drawn from."""
         found = super().loaded(split)
         if not self.config.examples or split == "train":
             return found
@@ -96,11 +96,11 @@ class Gsm8k(Maths):
         )
 
     @functools.cached_property
-    def _shown(self) -> Mapping[str, Sequence[Row]]:
-        """Drawn as lm-eval draws them: one generator goes through the test problems in the order of the file."""
+    def _few_shot(self) -> Mapping[str, Sequence[Row]]:
+        """Draw examples as lm-eval does: one generator runs through the test problems in file order."""
         pool, asked, draw = self._read("train")[0], self._read("test")[0], Random(EXAMPLES_SEED)
         if self.config.examples > len(pool):
-            raise ConfigError(f"gsm8k has {len(pool)} training problems to show; lower its examples")
+            raise ConfigError(f"gsm8k has {len(pool)} training problems; lower examples")
         return {row.id: draw.sample(pool, self.config.examples) for row in asked}
 
 

@@ -1,4 +1,4 @@
-"""Humanity's Last Exam without its pictures: expert questions with short or lettered answers, judged by a model."""
+"""Humanity's Last Exam without its pictures: expert questions, short answers or options, graded by a judge model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Hle(Dataset[TextReference]):
-    """Ids are the source's. Needs a judge: `harness show graders/judge` says how to give one."""
+    """Ids are the source's. Needs a judge model: see `harness show graders/judge`."""
 
     CARD = DatasetCard(
         title="Humanity's Last Exam, text only",
@@ -34,7 +34,7 @@ class Hle(Dataset[TextReference]):
         paper="Phan et al., arXiv 2501.14249",
         sizes={"test": "the questions without a picture, of 2,500 as its authors say"},
         fingerprint="",
-        notes="Never seen by this project: the data are gated, and no copy was read.",
+        notes="Not verified by this project: the data are gated and no copy was read.",
         fields={"question": "the question", "answer": "short, or a letter", "image": "a picture, empty for most"},
     )
     PROMPTS = EXACT_ANSWERS

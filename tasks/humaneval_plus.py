@@ -1,4 +1,4 @@
-"""HumanEval+: 164 functions to complete, with some 750 added tests each."""
+"""HumanEval+: 164 functions to complete, with about 750 added tests each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = DataFile(
 
 
 class HumanEvalPlus(EvalPlus):
-    """Ids are the source's."""
+    """HumanEval+. Ids are the source's."""
 
     CARD = DatasetCard(
         title="HumanEval+ v0.1.10",

@@ -22,12 +22,12 @@ SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-# Two solutions end in an empty box; what belongs in it follows from their text.
+# Two solutions end in an empty box; their text gives the answer.
 UNBOXED = {"79595ba3b4cf": "0", "81a7fe8e017d": "0"}
 
 
 def rows(*paths: Path) -> Iterator[Row]:
-    """From the seven files of the hub."""
+    """Yield the rows of the seven files on the hub."""
     for path in paths:
         for record in read_records(path, ["problem", "level", "type", "solution"]):
             yield _row(record["problem"], record["solution"], record["level"], record["type"], path)
@@ -37,7 +37,7 @@ COLUMNS = ["prompt.list.element.content", "reward_model.ground_truth.solution", 
 
 
 def verl_rows(path: Path) -> Iterator[Row]:
-    """From one file in verl's form."""
+    """Yield the rows of one file in verl's format."""
     for record in read_records(path, COLUMNS):
         problem, solution = record["prompt"][0]["content"], record["reward_model"]["ground_truth"]["solution"]
         yield _row(problem, solution, record["level"], record["type"], path)
@@ -51,7 +51,7 @@ def _row(problem: str, solution: str, level: str, subject: str, path: Path) -> R
 
 
 class Math(Maths):
-    """Ids are made of the problems' texts, since the source has none. Answers are what the solutions box."""
+    """Ids are hashes of the problems, since the source has none. The answer is the last box of the solution."""
 
     CARD = DatasetCard(
         title="MATH, training split",
@@ -60,9 +60,9 @@ class Math(Maths):
         paper="Hendrycks et al., arXiv 2103.03874",
         sizes={"train": "7499 problems"},
         fingerprint="",
-        notes="7500 rows, one of which repeats another but for a space. None is in MATH-500: a comparison blind to "
-        "signs finds two that differ from one there in a sign alone. The split of 12,000 that goes by MATH 12k holds "
-        "4500 rows of the test set.",
+        notes="7500 rows, one of which repeats another except for a space. None is in MATH-500: a comparison without "
+        "signs finds two that differ from a test problem only in a sign. The split known as MATH 12k contains 4500 "
+        "rows of the test set.",
         fields={"problem": "the statement in LaTeX", "solution": "with a box", "level": "1 to 5", "type": "of seven"},
         errata=tuple(
             Erratum(key, f"the box is empty; {answer} is what the solution says") for key, answer in UNBOXED.items()

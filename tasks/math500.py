@@ -1,4 +1,4 @@
-"""MATH-500: five hundred problems of the MATH test set, chosen by OpenAI's process supervision paper."""
+"""MATH-500: five hundred problems of the MATH test set, selected in OpenAI's process supervision paper."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Math500(Maths):
         paper="Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874",
         sizes={"test": "500 problems"},
         fingerprint="",
-        notes="PRIME's cleaned copy rewrites 85 of the answers; they are meant to grade as equal.",
+        notes="PRIME's cleaned copy rewrites 85 answers; each should grade as equal to the original.",
         fields={
             "problem": "the statement in LaTeX",
             "answer": "in LaTeX, of every type",

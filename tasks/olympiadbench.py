@@ -1,4 +1,4 @@
-"""OlympiadBench's English competition maths with text alone: 675 olympiad problems with checkable answers."""
+"""OlympiadBench, English text-only competition maths: 675 olympiad problems with checkable answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
 
 
 class OlympiadBench(Maths):
-    """Ids are those of the source. One string may hold several answers, separated by commas."""
+    """Ids are the source's. One string may hold several answers, separated by commas."""
 
     CARD = DatasetCard(
         title="OlympiadBench, OE_TO_maths_en_COMP",

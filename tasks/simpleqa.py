@@ -1,4 +1,4 @@
-"""SimpleQA: 4,326 short questions of fact, each with one short answer, judged by a model."""
+"""SimpleQA: 4,326 short factual questions with one short answer each, graded by a judge model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class SimpleQa(Dataset[TextReference]):
-    """Ids are made of the questions' texts. Needs a judge: `harness show graders/judge` says how to give one."""
+    """Ids are hashes of the questions. Needs a judge model: see `harness show graders/judge`."""
 
     CARD = DatasetCard(
         title="SimpleQA",

@@ -1,6 +1,8 @@
-"""Record the digests of rows that were checked by hand: python tools/make_fingerprints.py TASK key=value ...
+"""Write the row digests of a dataset, once its rows were checked by hand.
 
-Only for whoever takes responsibility for the rows: everybody's loads are compared with what this writes.
+    python tools/make_fingerprints.py TASK key=value ...
+
+Every later load of the dataset is compared with these digests.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from harness.core.progress import Progress
 from harness.core.protocols import DatasetTask, Split
 from harness.core.types import Table
 from harness.data import files as data
-from harness.data.dataset_facts import as_on_record
+from harness.data.dataset_facts import mismatch_or_yes
 
 EXAMPLE = "harness fetch aime24 math500"
-COLUMNS = ("task", "split", "rows", "fingerprint", "as on record", "files")
+COLUMNS = ("task", "split", "rows", "fingerprint", "as recorded", "files")
 
 
 class Arguments(OutputArguments):
@@ -62,4 +62,4 @@ def _fetch_splits(task_id: str, task: DatasetTask, again: bool, progress: Progre
 
 def _row(task_id: str, task: DatasetTask, split: Split) -> tuple[Any, ...]:
     loaded = task.loaded(split)
-    return task_id, split, loaded.n_rows, loaded.fingerprint, as_on_record(loaded), len(loaded.files)
+    return task_id, split, loaded.n_rows, loaded.fingerprint, mismatch_or_yes(loaded), len(loaded.files)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: Arguments) -> int:
     task = parse_plugin("tasks", "codeforces").build("tasks")
-    contests = args.contests if args.contests else contests_of(list(task.on_record("test")))
+    contests = args.contests if args.contests else contests_of(list(task.recorded_digests("test")))
     print_tables(args, [fetch_standings(args.file, contests, Progress(quiet=args.quiet), api=args.api)])
     return DONE
 

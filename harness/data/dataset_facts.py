@@ -1,4 +1,4 @@
-"""What a run record keeps of a task, and whether its data are what they should be."""
+"""Facts about a task for the run record, and whether its data match the recorded fingerprints."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MOST_NAMED = 20
 def task_facts(
     task: Task[Any], split: Split, *, grader: str, is_strict: bool, warn: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Its card, the grader's name, the sampling it asks for by itself, and the fingerprint of the rows that were read.
+    """Return the dataset card, the grader's name, the task's default sampling, and the fingerprint of the rows read.
 
-    Rows that differ from those on record are told by `warn`, or refused when `is_strict`.
+    Call `warn` if rows differ from the recorded ones; raise DataError instead if `is_strict`.
     """
     card, sampling = asdict(task.card), asdict(task.sampling)
-    told = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
-    facts = {**told, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
-    if told_of_grader := facts_of(task.grader):
-        facts["judging"] = told_of_grader
+    facts_of_card = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
+    facts = {**facts_of_card, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
+    if grader_facts := facts_of(task.grader):
+        facts["judging"] = grader_facts
     if isinstance(task, DatasetTask):
         facts |= _loaded_facts(task.loaded(split), is_strict, warn)
     if isinstance(task, CodeTask):
@@ -58,32 +58,34 @@ def judged_by(task: T, chosen: PluginChoice | None) -> T:
     return cast(T, changed)
 
 
-def doubt(data: LoadedData) -> str | None:
-    """What is not as it should be with the rows that were read, in one line."""
+def describe_mismatch(data: LoadedData) -> str | None:
+    """Return in one line how the rows differ from the recorded ones, or None."""
     if data.is_as_expected:
         return None
     if not data.expected:
-        return f"the {data.split} rows ({data.n_rows}) were never seen by this project, so nothing vouches for them"
+        return f"the {data.split} rows ({data.n_rows}) have no recorded fingerprint, so they are unverified"
     named = "; ".join(data.differing[:3]) + (" ..." if len(data.differing) > 3 else "")
-    return f"{len(data.differing)} of the {data.split} rows are not those on record ({named})"
+    return f"{len(data.differing)} of the {data.split} rows differ from the recorded ones ({named})"
 
 
-def as_on_record(data: LoadedData) -> str:
-    """`yes`, or what is not."""
-    trouble = doubt(data)
+def mismatch_or_yes(data: LoadedData) -> str:
+    """Return `yes`, or how the rows differ from the recorded ones."""
+    trouble = describe_mismatch(data)
     return "yes" if trouble is None else trouble
 
 
 def _loaded_facts(data: LoadedData, is_strict: bool, warn: Callable[[str], None]) -> dict[str, Any]:
-    trouble = doubt(data)
+    trouble = describe_mismatch(data)
     if trouble is not None:
         if is_strict:
-            raise DataError(f"{data.files[0]}: {trouble}; strict_data refuses them: fetch them again, or do without it")
+            raise DataError(
+                f"{data.files[0]}: {trouble}; strict_data refuses such rows: fetch the file again, or unset strict_data"
+            )
         warn(f"{data.files[0]}: {trouble}")
     return {
         "fingerprint": data.fingerprint,
         "expected_fingerprint": data.expected,
-        "as_on_record": as_on_record(data),
+        "as_on_record": mismatch_or_yes(data),
         "rows": data.n_rows,
         "files": list(data.files),
         "differing_rows": list(data.differing[:MOST_NAMED]),

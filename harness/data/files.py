@@ -1,7 +1,7 @@
-"""Data files: found in a local mirror or in a cache, else downloaded whole, and read by column.
+"""Dataset files: find them in a local mirror or the cache, else download them; read them by column.
 
-A file is looked for under HARNESS_DATA_DIR, then in the cache, then where it is published. Once it is there, nothing
-asks the network again. Only plain files are ever fetched; no data set's own code runs.
+A file is searched under HARNESS_DATA_DIR, then in the cache, then downloaded. A file that is on this machine needs no
+network. Only plain files are downloaded; no dataset's own code is executed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.data import download
 
 MIRROR = "HARNESS_DATA_DIR"
 REPEATING_ROWS = 1 << 18
-"""How many rows are looked at together for repeats."""
+"""Rows per batch in which repeats are searched."""
 
 Record = dict[str, Any]
 
@@ -33,24 +33,26 @@ Record = dict[str, Any]
 
 
 def mirrored(file: DataFile) -> Path | None:
-    """The file in the local mirror, if there is a mirror and it has it."""
+    """Return the file in the local mirror, or None."""
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return None
     if not Path(mirror).is_dir():
-        raise DataError(f"{MIRROR} is {mirror}, which is no folder; mend it, or unset it to use the cache and the hub")
+        raise DataError(
+            f"{MIRROR} is {mirror}, which is not a folder; correct it, or unset it to use the cache and the hub"
+        )
     names = (file.mirrored_as, f"{file.repo}/{file.path}" if file.repo is not None else None)
     found = (Path(mirror, name) for name in names if name is not None)
     return next((path for path in found if path.is_file()), None)
 
 
-def is_at_hand(file: DataFile) -> bool:
-    """Whether the file can be read without the network."""
+def is_local(file: DataFile) -> bool:
+    """Return whether the file can be read without the network."""
     return mirrored(file) is not None or download.cached(file) is not None
 
 
 def locate(file: DataFile, *, again: bool = False) -> Path:
-    """Where the file is on this machine, downloaded first if need be. `again` replaces what the cache has."""
+    """Return the path of the file on this machine; download it first if needed. `again` replaces the cached copy."""
     mirror_path = mirrored(file)
     if mirror_path is not None:
         return mirror_path
@@ -59,7 +61,7 @@ def locate(file: DataFile, *, again: bool = False) -> Path:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in chunks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -70,14 +72,14 @@ def checksum(path: Path) -> str:
 def read_records(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = (), skip_repeats: bool = False
 ) -> Iterator[Record]:
-    """The rows of a JSONL, JSON, CSV or parquet file (gzip or not), each with at least these columns.
+    """Yield the rows of a JSONL, JSON, CSV or parquet file (gzip or not), each with at least these columns.
 
-    Of parquet only the columns named are read; `a.b` names the field b of the structure a. `skip_repeats` leaves out
-    what can cheaply be seen to repeat an earlier row in all of them.
+    Only these columns of a parquet file are read; `a.b` names the field b of the struct a. `skip_repeats` drops rows
+    that repeat an earlier row, as far as that is cheap to detect.
     """
     form = path.name.removesuffix(".gz").rpartition(".")[2]
     if form not in _READERS:
-        raise DataError(f"{path} is of no form that is read here ({', '.join(_READERS)})")
+        raise DataError(f"{path} has an unsupported format ({', '.join(_READERS)})")
     wanted = {column.partition(".")[0] for column in columns}
     try:
         for number, record in enumerate(_READERS[form](path, [*columns, *optional], skip_repeats), 1):
@@ -89,8 +91,8 @@ def read_records(
             yield record
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(
-            f"{path} can't be read ({type(error).__name__}: {error}); it is damaged or of another form: fetch it again "
-            "(`harness fetch TASK --again`), or mend the mirror"
+            f"{path} can't be read ({type(error).__name__}: {error}); the file is damaged or has "
+            "another format: fetch it again (`harness fetch TASK --again`), or repair the mirror"
         ) from error
 
 
@@ -142,13 +144,13 @@ def _read_parquet(path: Path, columns: Sequence[str], skip_repeats: bool) -> Ite
         n_rows = REPEATING_ROWS if skip_repeats else 1024
         try:
             for batch in file.iter_batches(batch_size=n_rows, columns=present):
-                yield from (_unrepeated(batch) if skip_repeats else batch).to_pylist()
+                yield from (_drop_repeats(batch) if skip_repeats else batch).to_pylist()
         except pyarrow.ArrowException as error:
             raise ValueError(str(error)) from error
 
 
-def _unrepeated(batch: Any) -> Any:
-    """Without the rows that repeat an earlier one, if every column is made of as many values as there are rows."""
+def _drop_repeats(batch: Any) -> Any:
+    """Drop rows that repeat an earlier one, if each column has exactly one value per row."""
     import pyarrow
 
     values = [value for column in batch.columns for value in _values(column)]
@@ -161,7 +163,7 @@ def _unrepeated(batch: Any) -> Any:
 
 
 def _values(column: Any) -> list[Any]:
-    """The columns of plain values that a column of structures, or of lists of one, is made of."""
+    """Return the columns of plain values inside a column of structs or of one-element lists."""
     from pyarrow import compute, types
 
     if types.is_list(column.type):

@@ -1,7 +1,7 @@
-"""A task whose problems are rows of published files: reading, checking, ordering, prompting.
+"""Base class of tasks whose problems are rows of published files: reads, checks, orders and prompts them.
 
-A benchmark is a subclass that says where its files are (`SOURCES`), what its card says (`CARD`), how a row becomes a
-reference, and with which prompts it may be asked.
+A benchmark subclasses `Dataset` and gives the files (`SOURCES`), the dataset card (`CARD`), the prompts (`PROMPTS`) and
+a function from a row to the grader's reference.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ Slice = Literal["all", "without_errata", "errata"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a data set. `problem` and `answer` are what the fingerprint covers."""
+    """One row of a dataset. The fingerprint covers `problem` and `answer`."""
 
     id: str
     problem: str
     answer: str
     tags: Mapping[str, str] = field(default_factory=dict)
     more: Any = None
-    """Whatever else the reference is made from."""
+    """Other data that the reference is built from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place the rows can be read from. Of several, the first that is at hand is read."""
+    """One place to read the rows from. If a split has several, the first whose files are on this machine is read."""
 
     files: tuple[DataFile, ...]
     rows: Callable[..., Iterator[Row]]
-    """The rows of the files, given their paths."""
+    """Yields the rows, given the paths of the files."""
 
 
 def splits(
     *, train: Sequence[Source] = (), validation: Sequence[Source] = (), test: Sequence[Source] = ()
 ) -> Mapping[Split, tuple[Source, ...]]:
-    """Where each split is, of those that exist."""
+    """Return the sources of each split that exists."""
     every: dict[Split, Sequence[Source]] = {"train": train, "validation": validation, "test": test}
     return {split: tuple(sources) for split, sources in every.items() if sources}
 
 
 def content_id(problem: str) -> str:
-    """An id for a row that has none: the same for the same text, white space aside."""
+    """Return an id for a row that has none: a hash of its text without regard to white space."""
     return hashlib.sha256(" ".join(problem.split()).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def without_repeats(rows: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
-    """The first row of each id."""
+    """Wrap a reader of rows so that it keeps the first row of each id."""
 
     def first_of_each(*paths: Path) -> Iterator[Row]:
         seen: set[str] = set()
@@ -78,16 +78,16 @@ def without_repeats(rows: Callable[..., Iterator[Row]]) -> Callable[..., Iterato
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig:
-    """The options of every task that is read from files."""
+    """Options of every task that reads files."""
 
     prompt: str
-    """The preset that a problem is asked with."""
+    """Id of the prompt template, one of the task's `PROMPTS`."""
     rows: Slice = "all"
-    """`without_errata` leaves out the rows whose reference is known to be wrong, `errata` takes only those."""
+    """`without_errata` drops the rows whose reference is known to be wrong; `errata` keeps only those."""
 
 
 class Dataset(Generic[R]):
-    """The common part of all data sets. Reading happens when problems are asked for, once."""
+    """Base class of dataset tasks. Files are read once, when problems are first requested."""
 
     CARD: ClassVar[DatasetCard]
     SOURCES: ClassVar[Mapping[Split, tuple[Source, ...]]]
@@ -110,28 +110,28 @@ class Dataset(Generic[R]):
         return type(self).__module__.rpartition(".")[2]
 
     def reference(self, row: Row) -> R:
-        """What the grader compares with."""
+        """Return the reference that the grader compares a completion with."""
         raise NotImplementedError
 
     def golden_completions(self, problem: Problem[R]) -> Sequence[GoldenCompletion]:
-        """Completions whose verdict is known."""
+        """Return completions whose verdict is known."""
         raise NotImplementedError
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
-        """Where each split is; a task with several editions answers by its config."""
+        """Return the sources of each split; a task with several editions overrides this by its config."""
         return self.SOURCES
 
     def edition(self, split: Split) -> str:
-        """The name that the digests of a split are on record under."""
+        """Return the name of the file of row digests of a split."""
         return f"{self.id}.{split}"
 
-    # --- the protocols: Task, FiledTask, SpecimenTask -------------------------------------------------------------
+    # --- public ------------------------------------------------------------------------------------------------
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem[R]]:
-        """`train`: endless passes, each shuffled anew; the others: one pass in the order of `seed`."""
-        rows = self._chosen(self._read(split)[0])
+        """Yield `train` in endless, reshuffled passes, and the other splits once in the order of `seed`."""
+        rows = self._selected(self._read(split)[0])
         if not rows:
-            raise ConfigError(f"the {split} split of {self.id} has nothing with rows = {self.config.rows!r}")
+            raise ConfigError(f"the {split} split of {self.id} has no rows with rows = {self.config.rows!r}")
         passes = itertools.count() if split == "train" else range(1)
         orders = (Random(derive(seed, self.id, split, number)).sample(rows, len(rows)) for number in passes)
         return map(self._problem, itertools.chain.from_iterable(orders))
@@ -140,30 +140,30 @@ class Dataset(Generic[R]):
         return {split: self._source(split).files for split in self.sources()}
 
     def statements(self, split: Split) -> Iterator[tuple[str, str]]:
-        return ((row.id, row.problem) for row in self._chosen(self._read(split)[0]))
+        return ((row.id, row.problem) for row in self._selected(self._read(split)[0]))
 
     def loaded(self, split: Split) -> LoadedData:
         return self._read(split)[1]
 
     def expected_fingerprint(self) -> str:
-        """Of the rows on record, split by split; empty where the project has never seen them."""
-        on_record = {split: self.on_record(split) for split in self.sources()}
-        return ", ".join(f"{split} {fingerprints.fingerprint(rows)}" for split, rows in on_record.items() if rows)
+        """Return the fingerprint of the recorded rows by split; empty if this project has never seen the data."""
+        recorded = {split: self.recorded_digests(split) for split in self.sources()}
+        return ", ".join(f"{split} {fingerprints.fingerprint(rows)}" for split, rows in recorded.items() if rows)
 
-    def on_record(self, split: Split) -> Mapping[str, str]:
-        """The digests of the rows as they should be, by id; empty where the project has never seen them."""
+    def recorded_digests(self, split: Split) -> Mapping[str, str]:
+        """Return the recorded digest of each row by id; empty if this project has never seen the data."""
         path = FINGERPRINTS / f"{self.edition(split)}.tsv"
-        return _on_record(path) if path.exists() else {}
+        return _recorded_digests(path) if path.exists() else {}
 
     def digests(self, split: Split) -> Mapping[str, str]:
-        """The digests of the rows as they are."""
+        """Return the digest of each row of the file that was read, by id."""
         return _digests(self._read(split)[0])
 
     def expected_rows(self, split: Split, found: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002
-        """What a load should have found, given what it did."""
-        return self.on_record(split)
+        """Return the digests that a load should have found; a task may narrow them by the digests `found`."""
+        return self.recorded_digests(split)
 
-    # --- behind it --------------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------------------
 
     def _problem(self, row: Row) -> Problem[R]:
         prompt = self.PROMPTS[self.config.prompt]
@@ -175,7 +175,7 @@ class Dataset(Generic[R]):
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         return prompt.messages(problem=row.problem)
 
-    def _chosen(self, rows: list[Row]) -> list[Row]:
+    def _selected(self, rows: list[Row]) -> list[Row]:
         if self.config.rows == "all":
             return rows
         wrong = {erratum.problem_id for erratum in self.CARD.errata}
@@ -198,28 +198,28 @@ class Dataset(Generic[R]):
         )
 
     def read_rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
-        """All rows of a source, of the form that rows have. Raises DataError."""
-        advice = f"fetch it again (`harness fetch {self.id} --again`), or mend the mirror"
+        """Read and check all rows of a source. Raises DataError."""
+        advice = f"fetch it again (`harness fetch {self.id} --again`), or repair the mirror"
         try:
             rows = list(source.rows(*paths))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"{paths[0]} has a row that is not of the form expected ({type(error).__name__}: {error}); {advice}"
+                f"{paths[0]} has a row of an unexpected form ({type(error).__name__}: {error}); {advice}"
             ) from error
         if not rows:
             raise DataError(f"{paths[0]} has no rows; {advice}")
         for row in rows:
             if not all(isinstance(text, str) for text in (row.id, row.problem, row.answer)):
-                raise DataError(f"row {row.id} of {paths[0]} has no text where one is expected; {advice}")
+                raise DataError(f"row {row.id} of {paths[0]} has a field that is not text; {advice}")
         return rows
 
     def _source(self, split: Split) -> Source:
-        """The first source whose files are all at hand, else the first that can be downloaded."""
+        """Return the first source whose files are all on this machine, else the first source."""
         sources = self.sources()
         if split not in sources:
             raise ConfigError(f"{self.id} has no {split} split, only {' and '.join(sources)}")
         candidates = sources[split]
-        for has in (data.mirrored, data.is_at_hand):
+        for has in (data.mirrored, data.is_local):
             for source in candidates:
                 if all(has(file) for file in source.files):
                     return source
@@ -231,5 +231,5 @@ def _digests(rows: Sequence[Row]) -> dict[str, str]:
 
 
 @functools.cache
-def _on_record(path: Path) -> Mapping[str, str]:
+def _recorded_digests(path: Path) -> Mapping[str, str]:
     return fingerprints.read_digests(path)

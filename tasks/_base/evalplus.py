@@ -1,4 +1,4 @@
-"""What HumanEval+ and MBPP+ share: their files' form, prompts, and solutions that must pass."""
+"""Base class of HumanEval+ and MBPP+: file format, prompts, and reference solutions that must pass."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _arguments(dataset: str, problem_id: str, inputs: Any) -> list[list[Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalPlusConfig(DatasetConfig):
-    """Options of a data set of functions."""
+    """Options of a dataset of functions."""
 
     prompt: str = "simple"
 
 
 class EvalPlus(Dataset[EvalPlusReference]):
-    """A data set of functions to be written, judged against a reference solution."""
+    """A dataset of functions to write, judged against a reference solution."""
 
     Config = EvalPlusConfig
     PROMPTS = FUNCTIONS

@@ -1,4 +1,4 @@
-"""Answers whose verdict is known, made from a reference: itself, nothing, and its nearest wrong neighbours."""
+"""Golden completions made from a maths reference: the reference, no answer, and the nearest wrong answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from harness.graders.math.reference import MathReference
 
 
 def golden_completions(reference: MathReference) -> list[GoldenCompletion]:
-    right = [("the reference", reference.text), *_other_writings(reference)]
+    """Return completions whose verdict against the reference is known."""
+    right = [("the reference", reference.text), *_other_notations(reference)]
     return [
         *(GoldenCompletion(what, _reply(answer), "correct") for what, answer in right),
         GoldenCompletion("an empty reply", "", "incorrect"),
         GoldenCompletion("no answer", "I could not solve this problem.", "incorrect"),
-        *(GoldenCompletion(what, _reply(answer), "incorrect") for what, answer in _neighbours(reference)),
+        *(GoldenCompletion(what, _reply(answer), "incorrect") for what, answer in _near_misses(reference)),
     ]
 
 
@@ -24,14 +25,14 @@ def _reply(answer: str) -> str:
     return f"So we are done.\n\nThe final answer is $\\boxed{{{answer}}}$."
 
 
-def _other_writings(reference: MathReference) -> Iterator[tuple[str, str]]:
+def _other_notations(reference: MathReference) -> Iterator[tuple[str, str]]:
     if reference.kind == "scientific" and reference.value is not None:
         mantissa, _, exponent = f"{_decimal(reference.value):.9E}".partition("E")
         yield "written a times ten to the b", f"{Decimal(mantissa).normalize()} \\times 10^{{{int(exponent)}}}"
 
 
-def _neighbours(reference: MathReference) -> Iterator[tuple[str, str]]:
-    """Answers that are near, and wrong."""
+def _near_misses(reference: MathReference) -> Iterator[tuple[str, str]]:
+    """Yield wrong answers close to the reference."""
     if reference.value is not None:
         value = reference.value
         tolerated = Fraction(reference.relative_tolerance) * abs(value) + Fraction(reference.absolute_tolerance)
@@ -44,11 +45,11 @@ def _neighbours(reference: MathReference) -> Iterator[tuple[str, str]]:
         yield "one more", f"\\left({reference.text}\\right)+1"
     elif reference.kind == "set" and len(reference.items) > 1:
         yield "one answer short", ", ".join(item.text for item in reference.items[:-1])
-    elif reference.kind == "tuple" and _turned(reference) != reference.items:
-        yield "in another order", "(" + ", ".join(item.text for item in _turned(reference)) + ")"
+    elif reference.kind == "tuple" and _reversed(reference) != reference.items:
+        yield "in another order", "(" + ", ".join(item.text for item in _reversed(reference)) + ")"
 
 
-def _turned(reference: MathReference) -> tuple[MathReference, ...]:
+def _reversed(reference: MathReference) -> tuple[MathReference, ...]:
     return reference.items[::-1]
 
 

@@ -1,4 +1,4 @@
-"""The part that data sets graded by a model share: the options that name the judge."""
+"""Options of datasets that a judge model grades."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.tasks._base.dataset import DatasetConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedConfig(DatasetConfig):
-    """Options of a data set that needs a judge."""
+    """Options of a dataset that needs a judge model."""
 
     prompt: str = "simple"
     judge_url: str = ""

@@ -1,4 +1,4 @@
-"""Tests of programs that lie in parquet files: found again by file, row group and row when somebody asks for them."""
+"""Tests of programs in parquet files, read on demand by file, row group and row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CellTests:
 
 @dataclass(frozen=True, slots=True)
 class TableTests:
-    """The tests of one problem in a table of a test a row."""
+    """The tests of one problem in a table with one test per row."""
 
     path: Path
     problem: str
@@ -48,7 +48,7 @@ class TableTests:
 
 @dataclass(frozen=True, slots=True)
 class JoinedTests:
-    """The tests of several sources, one after the other."""
+    """The tests of several sources, concatenated."""
 
     sources: tuple[TestSource, ...]
 
@@ -59,14 +59,14 @@ class JoinedTests:
 def located_rows(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Every row's row group, place in it, and these columns."""
+    """Yield each row's row group, its position in the group, and the columns."""
     from pyarrow import ArrowException, parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             missing = sorted(set(columns) - set(file.schema_arrow.names))
             if missing:
-                raise DataError(f"{path} has no column {missing[0]!r}; the file is not the one expected")
+                raise DataError(f"{path} has no column {missing[0]!r}; this is not the expected file")
             present = [*columns, *(name for name in optional if name in file.schema_arrow.names)]
             for group in range(file.num_row_groups):
                 for row, record in enumerate(file.read_row_group(group, columns=present).to_pylist()):
@@ -76,7 +76,7 @@ def located_rows(
 
 
 def cell(path: Path, row_group: int, row: int, column: str) -> Any:
-    """One value, reading no more than its column of one row group."""
+    """Read one value, and no more than its column of one row group."""
     from pyarrow import ArrowException, parquet
 
     try:

@@ -1,4 +1,4 @@
-"""What the data sets of programs share: the judge, the prompts, and replies that can't be right."""
+"""Base class of datasets whose answers are programs: grader, prompts, and golden completions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TRAINING = Sampling(max_tokens=8192, temperature=0.6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramsConfig(DatasetConfig):
-    """Options of a data set of programs."""
+    """Options of a dataset of programs."""
 
     prompt: str = "flowrl"
 
 
 class Programs(Dataset[ProgramReference]):
-    """A data set whose answers are programs. `Row.more` holds the reference."""
+    """A dataset whose answers are programs. `Row.more` holds the reference."""
 
     Config = ProgramsConfig
     PROMPTS = PROGRAMS
@@ -44,33 +44,34 @@ class Programs(Dataset[ProgramReference]):
         return prompt.messages(problem=row.problem, format=program_format(self.reference(row).starter_code))
 
     def tests_told(self, split: Split) -> Mapping[str, str]:
-        """What the tests cover, by how many problems, and which problems they can't decide."""
+        """Describe the coverage of the tests, with the number of problems, and the problems that they can't decide."""
         rows = self._read(split)[0]
-        asked = Counter(self.reference(row).coverage for row in self._chosen(rows))
+        asked = Counter(self.reference(row).coverage for row in self._selected(rows))
         undecided = ((row.id, because) for row in rows if (because := self.reference(row).excluded_because) is not None)
         covered = {coverage: f"{n} problems" for coverage, n in asked.items()}
-        return {"tests": _listed(covered), "undecided": _listed(by_reason(undecided))}
+        return {"tests": _joined(covered), "undecided": _joined(by_reason(undecided))}
 
     def golden_completions(self, problem: Problem[ProgramReference]) -> Sequence[GoldenCompletion]:
-        """No solution comes with these data, so only replies that can't be right."""
+        """Return only replies that can't be correct: these data have no solutions."""
         if problem.reference.excluded_because is not None:
             return []
         return [*not_programs(), GoldenCompletion("a program that does nothing", "```python\npass\n```", "incorrect")]
 
 
 def by_reason(undecided: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The ids of each reason."""
+    """Group problem ids by reason."""
     found: dict[str, list[str]] = {}
     for key, reason in undecided:
         found.setdefault(reason, []).append(key)
     return {reason: f"{len(keys)} ({' '.join(sorted(keys))})" for reason, keys in found.items()}
 
 
-def _listed(facts: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {told}" for name, told in sorted(facts.items()))
+def _joined(facts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {text}" for name, text in sorted(facts.items()))
 
 
 def not_programs() -> list[GoldenCompletion]:
+    """Return replies without a program that parses."""
     return [
         GoldenCompletion("an empty reply", "", "incorrect"),
         GoldenCompletion("no program", "I could not solve this problem.", "incorrect"),

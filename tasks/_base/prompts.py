@@ -1,4 +1,4 @@
-"""The prompts that benchmarks are asked with: the exact text of each, and whose it is."""
+"""Prompt templates of the benchmarks: the exact text of each, and its source."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from harness.core.types import Message
 
-PLACE = "{problem}"
+PLACEHOLDER = "{problem}"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A system message, if any, and a user message with places such as `{problem}`."""
+    """An optional system message and a user message with placeholders such as `{problem}`."""
 
     user: str
     source: str
     system: str | None = None
 
-    def messages(self, **places: str) -> tuple[Message, ...]:
-        """With the places filled; what is put into one is never looked at again."""
+    def messages(self, **values: str) -> tuple[Message, ...]:
+        """Return the messages with placeholders filled in one pass: braces in a value are left alone."""
         system = (Message("system", self.system),) if self.system is not None else ()
-        place = re.compile(r"\{(" + "|".join(places) + r")\}")
-        return (*system, Message("user", place.sub(lambda found: places[found.group(1)], self.user)))
+        placeholder = re.compile(r"\{(" + "|".join(values) + r")\}")
+        return (*system, Message("user", placeholder.sub(lambda found: values[found.group(1)], self.user)))
 
 
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -35,14 +35,17 @@ MATHS = {
         "DAPO's template (arXiv 2503.14476, BytedTsinghua-SIA/DAPO eval/aime-2024.parquet), which FlowRL trains and "
         "evaluates with",
     ),
-    "qwen-math": Prompt(PLACE, "Qwen2.5-Math's qwen25-math-cot (QwenLM/Qwen2.5-Math evaluation)", system=_BOXED),
+    "qwen-math": Prompt(PLACEHOLDER, "Qwen2.5-Math's qwen25-math-cot (QwenLM/Qwen2.5-Math evaluation)", system=_BOXED),
     "deepseek-r1": Prompt(
-        f"{PLACE}\n{_BOXED}", "DeepSeek-R1's usage recommendations: no system message (deepseek-ai/DeepSeek-R1 README)"
+        f"{PLACEHOLDER}\n{_BOXED}",
+        "DeepSeek-R1's usage recommendations: no system message (deepseek-ai/DeepSeek-R1 README)",
     ),
-    "simple": Prompt(f"{PLACE}\n\nPut the final answer in \\boxed{{}}.", "this project"),
-    "lm-eval-aime": Prompt(f"Question: {PLACE}\nAnswer:", "lm-eval's aime tasks"),
-    "lm-eval-gsm8k": Prompt(f"Question: {PLACE}\nAnswer:", "lm-eval's gsm8k, which shows five examples before it"),
-    "lm-eval-math": Prompt(f"Problem: {PLACE}\nAnswer:", "lm-eval's hendrycks_math tasks"),
+    "simple": Prompt(f"{PLACEHOLDER}\n\nPut the final answer in \\boxed{{}}.", "this project"),
+    "lm-eval-aime": Prompt(f"Question: {PLACEHOLDER}\nAnswer:", "lm-eval's aime tasks"),
+    "lm-eval-gsm8k": Prompt(
+        f"Question: {PLACEHOLDER}\nAnswer:", "lm-eval's gsm8k, which shows five examples before it"
+    ),
+    "lm-eval-math": Prompt(f"Problem: {PLACEHOLDER}\nAnswer:", "lm-eval's hendrycks_math tasks"),
 }
 
 FORMAT = "{format}"
@@ -62,37 +65,37 @@ _STDIN = (
 
 PROGRAMS = {
     "flowrl": Prompt(
-        f"{_EXPERT}\n\n{PLACE}### Format: {FORMAT}### Answer: (use the provided format with backticks)\n\n",
+        f"{_EXPERT}\n\n{PLACEHOLDER}### Format: {FORMAT}### Answer: (use the provided format with backticks)\n\n",
         "rllm's fetch_live_code_bench_system_prompt (rllm/data/utils.py), which FlowRL's code data are made with",
     ),
     "lcb-official": Prompt(
-        f"### Question:\n{PLACE}\n\n### Format: {FORMAT}### Answer: (use the provided format with backticks)\n\n",
+        f"### Question:\n{PLACEHOLDER}\n\n### Format: {FORMAT}### Answer: (use the provided format with backticks)\n\n",
         "LiveCodeBench's generic chat prompt (lcb_runner/prompts/code_generation.py)",
         system=_EXPERT,
     ),
     "deepseek-r1": Prompt(
-        f"{_EXPERT.removeprefix('You are an expert Python programmer. ')}\n\nQuestion: {PLACE}\n\n{FORMAT}",
+        f"{_EXPERT.removeprefix('You are an expert Python programmer. ')}\n\nQuestion: {PLACEHOLDER}\n\n{FORMAT}",
         "LiveCodeBench's prompt for DeepSeek-R1, without the template it is wrapped in there",
     ),
-    "simple": Prompt(f"{PLACE}\n\n{FORMAT}", "this project"),
+    "simple": Prompt(f"{PLACEHOLDER}\n\n{FORMAT}", "this project"),
 }
 
 
 def program_format(starter_code: str) -> str:
-    """How the answer is to be given: from the starter code, or reading stdin."""
+    """Return the instruction on the form of the answer: complete the starter code, or read stdin."""
     return _STARTER.replace("{starter_code}", starter_code) if starter_code else _STDIN
 
 
 FUNCTIONS = {
     "simple": Prompt(
         "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
-        f"```python\n{PLACE}\n```",
+        f"```python\n{PLACEHOLDER}\n```",
         "evalplus' prompt for a server (evalplus/provider/openai.py); a local model gets the reply's beginning too",
     ),
     "flowrl": Prompt(
-        f"{_EXPERT}\n\n```python\n{PLACE}\n```\n\nComplete the function and give the whole of it in one ```python "
-        "block.",
-        "the preamble of rllm's code prompts before evalplus' prompt field; the released data were not to be had",
+        f"{_EXPERT}\n\n```python\n{PLACEHOLDER}\n```\n\nComplete the function and give the whole of it in one "
+        "```python block.",
+        "the preamble of rllm's code prompts before evalplus' prompt field; the released data were not available",
     ),
 }
 
@@ -112,12 +115,12 @@ CHOICES = {
 }
 
 QUESTIONS = {
-    "simple": Prompt(PLACE, "openai/simple-evals (simpleqa_eval.py): the question alone"),
+    "simple": Prompt(PLACEHOLDER, "openai/simple-evals (simpleqa_eval.py): the question alone"),
 }
 
 EXACT_ANSWERS = {
     "simple": Prompt(
-        PLACE,
+        PLACEHOLDER,
         "the system prompt of HLE's own evaluation (centerforaisafety/hle hle_eval)",
         system="Your response should be in the following format:\nExplanation: {your explanation for your answer "
         "choice}\nAnswer: {your chosen answer}\nConfidence: {your confidence score between 0% and 100% for your "

@@ -1,7 +1,7 @@
-"""The rows of a parquet file, kept once they were read: the next load needs neither pyarrow nor what it left out.
+"""Cache of the rows of parquet files: a second load needs neither pyarrow nor the columns that were left out.
 
-What is kept is named by the files (path, size, time of change) and by the code that read them, and holds its own
-checksum; anything else is read anew.
+The key is made of the files (path, size, modification time) and of the code that read them. An entry holds its own
+checksum; a damaged one is ignored and the rows are read again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.data.download import cache_root
 T = TypeVar("T")
 
 
-def distilled(
+def cached_rows(
     name: str,
     files: Sequence[Path],
     code: Iterable[Path],
@@ -28,13 +28,13 @@ def distilled(
     make: Callable[..., T],
     fields: Callable[[T], list[object]],
 ) -> list[T]:
-    """The rows as they were kept, or read and kept."""
+    """Return the cached rows; on a miss, read and cache them."""
     path = cache_root() / "rows" / f"{name}-{_key(files, code)}"
-    kept = _kept(path)
-    if kept is not None:
-        return [make(*values) for values in json.loads(kept)]
+    cached = _load(path)
+    if cached is not None:
+        return [make(*values) for values in json.loads(cached)]
     rows = read()
-    _keep(path, json.dumps([fields(row) for row in rows]).encode())
+    _save(path, json.dumps([fields(row) for row in rows]).encode())
     return rows
 
 
@@ -48,7 +48,7 @@ def _key(files: Sequence[Path], code: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _kept(path: Path) -> bytes | None:
+def _load(path: Path) -> bytes | None:
     try:
         checksum, _, content = path.read_bytes().partition(b"\n")
     except OSError:
@@ -56,8 +56,8 @@ def _kept(path: Path) -> bytes | None:
     return content if checksum.decode("ascii", "replace") == hashlib.sha256(content).hexdigest() else None
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """In one step. A cache that can't be written costs time, and nothing else, so it is passed over."""
+def _save(path: Path, content: bytes) -> None:
+    """Write atomically. An unwritable cache costs only time, so its errors are ignored."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)

@@ -1,4 +1,4 @@
-"""CodeForces: programs for the 408 problems of 57 contests of 2024 that CodeElo and DeepCoder use."""
+"""CodeForces: the 408 problems of 57 contests of 2024 that CodeElo and DeepCoder use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ANY_CASE = "in any case"
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The problems with their sample tests."""
+    """Yield the problems with their sample tests."""
     ids = known_ids()
     for record in read_records(path, ["problem", "tests"]):
         statement = record["problem"]
@@ -72,7 +72,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def judged_rows(generated: Mapping[str, Path], samples: Path, *tables: Path) -> Iterator[Row]:
-    """The same problems with open-r1's ratings, checkers and tests, where it has them."""
+    """Yield the problems with open-r1's ratings, checkers and tests where it has them."""
     judged = {}
     for path in tables:
         for group, place, record in located_rows(path, JUDGED_COLUMNS):
@@ -87,7 +87,7 @@ def judged_rows(generated: Mapping[str, Path], samples: Path, *tables: Path) -> 
 def _judged(row: Row, official: TestSource, record: Mapping[str, Any], generated: Mapping[str, Path]) -> Row:
     reference: ProgramReference = row.more
     contest = record["id"].partition("/")[0]
-    sources, coverage = [reference.tests, official], "samples and official tests as far as the site shows them"
+    sources, coverage = [reference.tests, official], "samples and the official tests that the site shows"
     if record["official_tests_complete"]:
         coverage = "samples and all official tests"
     if contest in generated:
@@ -103,7 +103,7 @@ def _judged(row: Row, official: TestSource, record: Mapping[str, Any], generated
 
 
 def _comparison(statement: str) -> dict[str, Any]:
-    """How the statement says that outputs are compared."""
+    """Return the comparison of outputs that the statement asks for."""
     if exponent := _first(_TOLERANCE, statement):
         return {"comparison": "floats", "tolerance": float(f"1e{exponent}")}
     return {"comparison": "words" if _ANY_CASE in statement else "tokens"}
@@ -116,7 +116,7 @@ def _first(pattern: re.Pattern[str], statement: str) -> str:
 
 @functools.cache
 def known_ids() -> Mapping[str, str]:
-    """Codeforces' own ids, by the digest of the statement: the published rows have none."""
+    """Return Codeforces' own ids by the hash of the statement: the published rows have no ids."""
     return read_digests(FINGERPRINTS / "codeforces_ids.tsv")
 
 
@@ -125,7 +125,7 @@ def contests() -> list[str]:
 
 
 class CodeForces(Programs):
-    """Ids are Codeforces' own: `1971A`. Contest, limits and tags are in each statement."""
+    """Ids are Codeforces' own, such as `1971A`. Contest, limits and tags are read from the statement."""
 
     CARD = DatasetCard(
         title="CodeForces, 408 problems of contests 1971 to 2036",
@@ -135,14 +135,14 @@ class CodeForces(Programs):
         sizes={"test": "408 problems"},
         fingerprint="",
         notes='With `tests = "samples"` a problem has 1 to 5 tests, 378 of them one: passing is much weaker than being '
-        "accepted. Interactive problems are left out, and so are those with several right outputs unless there is a "
-        'checker, which samples never have; `undecided = "judged"` asks them all the same, and compares with the one '
-        "output at hand, as DeepCoder and FlowRL do. The fingerprint covers statements and samples.",
+        "accepted. Interactive problems are left out, and so are those with several correct outputs unless there is a "
+        'checker, which samples never have. `undecided = "judged"` keeps them and compares with the one known output, '
+        "as DeepCoder and FlowRL do. The fingerprint covers statements and samples.",
         fields={
             "problem": "the statement with tags and limits, without samples",
             "tests": "the samples",
-            "rating": "of the problem, from open-r1",
-            "generated_checker": "a Python checker written by open-r1, where several outputs are right",
+            "rating": "the problem's rating, from open-r1",
+            "generated_checker": "a Python checker written by open-r1, where several outputs are correct",
         },
         exclusions=tuple(Erratum(key, reason) for key, reason in EXCLUSIONS.items()),
     )
@@ -150,9 +150,9 @@ class CodeForces(Programs):
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(ProgramsConfig):
         tests: Literal["samples", "official", "generated"] = "samples"
-        """`official` adds the tests that the site shows (2.8 GB to fetch), `generated` also open-r1's own (more)."""
+        """`official` adds the tests shown on the site (a download of 2.8 GB); `generated` also adds open-r1's own."""
         undecided: Literal["left_out", "judged"] = "left_out"
-        """What becomes of the problems that these tests can't decide."""
+        """Whether problems that these tests can't decide are left out or judged by the one known output."""
 
     config: Config
 
@@ -160,8 +160,8 @@ class CodeForces(Programs):
         reference = super().reference(row)
         return replace(reference, excluded_because=None) if self.config.undecided == "judged" else reference
 
-    def _chosen(self, rows: list[Row]) -> list[Row]:
-        return [row for row in super()._chosen(rows) if self.reference(row).excluded_because is None]
+    def _selected(self, rows: list[Row]) -> list[Row]:
+        return [row for row in super()._selected(rows) if self.reference(row).excluded_because is None]
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
         if self.config.tests == "samples":

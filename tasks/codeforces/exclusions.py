@@ -1,7 +1,7 @@
-"""Problems that tests alone can't decide, found by the words of the 408 statements and by what they ask to be printed.
+"""Problems that tests alone can't decide, found by reading the 408 statements.
 
-The words alone do not do: "if there are multiple such cells, choose the smallest" has one answer, and some problems
-that ask for any construction do not say so.
+Searching for phrases is not enough: "if there are multiple such cells, choose the smallest" has one answer, and some
+problems accept any construction without saying so.
 """
 
 from __future__ import annotations

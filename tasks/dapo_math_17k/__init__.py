@@ -1,4 +1,4 @@
-"""DAPO-Math-17k without its repeats: 17,188 competition problems with integer answers, to train on."""
+"""DAPO-Math-17k without repeats: 17,188 competition problems with integer answers, for training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness.data.files import read_records
 from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, content_id, splits, without_repeats
 from harness.tasks._base.maths import TRAINING, Maths
-from harness.tasks._base.prompts import MATHS, PLACE
+from harness.tasks._base.prompts import MATHS, PLACEHOLDER
 from harness.tasks.dapo_math_17k.contradictions import CONTRADICTIONS
 
 HUB = "BytedTsinghua-SIA/DAPO-Math-17k"
-_BEFORE, _, _AFTER = MATHS["flowrl"].user.partition(PLACE)
+_BEFORE, _, _AFTER = MATHS["flowrl"].user.partition(PLACEHOLDER)
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -26,7 +26,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class DapoMath17k(Maths):
-    """Ids are made of the problems' texts. Of a problem that occurs with two answers the first is kept."""
+    """Ids are hashes of the problems. If a problem occurs with two answers, the first is kept."""
 
     CARD = DatasetCard(
         title="DAPO-Math-17k, each problem once",
@@ -35,10 +35,10 @@ class DapoMath17k(Maths):
         paper="Yu et al., arXiv 2503.14476",
         sizes={"train": "17188 problems"},
         fingerprint="",
-        notes="The hub's file has 1,791,700 rows, every prompt a hundred times and more; 17,917 of them differ by row, "
-        "17,290 by prompt, 17,188 by prompt but for white space. Some of the problems are also in AMC23, MATH-500 and "
+        notes="The hub's file has 1,791,700 rows, each prompt a hundred times or more: 17,917 distinct rows, 17,290 "
+        "distinct prompts, 17,188 without regard to white space. Some problems are also in AMC23, MATH-500 and "
         "OlympiadBench: `harness overlap` lists them.",
-        fields={"prompt": "the problem in DAPO's template, which is taken off", "ground_truth": "an integer"},
+        fields={"prompt": "the problem in DAPO's template, which is removed", "ground_truth": "an integer"},
         errata=tuple(
             Erratum(key, f"occurs with the answers {' and '.join(answers)}: at least one is wrong")
             for key, answers in CONTRADICTIONS.items()

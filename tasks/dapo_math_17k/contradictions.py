@@ -1,4 +1,4 @@
-"""The problems of DAPO-Math-17k that occur with more than one answer, by id."""
+"""Problems of DAPO-Math-17k that occur with more than one answer: id -> answers."""
 
 CONTRADICTIONS = {
     "a20fbdd4e8bb": ("64", "6"),

@@ -1,4 +1,4 @@
-"""LiveCodeBench: programs for contest problems, by release, by increment or by the date of the contest."""
+"""LiveCodeBench: contest programming problems, selected by release, by increment or by contest date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.tasks._base.programs import Programs, ProgramsConfig
 from harness.tasks.livecodebench.tests import LineTests, problems_of
 
 HUB = "livecodebench/code_generation_lite"
-# File by file, one an increment; from a public run record.
+# One file per increment; from a public run record.
 SHA256 = (
     "2bd02b38beb48e8c46b5b9987095d999ff38cd8efc255ea5d58974317c48f63f",
     "095df7c5daf15f882c51a9deb84085cff1e073495a5dbcf95015a564d485f3a3",
@@ -53,12 +53,12 @@ def rows(*paths: Path) -> Iterator[Row]:
         for record, tests, has_private in problems_of(path):
             missing = [name for name in (*FIELDS, "metadata", "public_test_cases") if name not in record]
             if missing:
-                raise DataError(f"{path} has a problem without {missing[0]!r}; the file is not the one expected")
+                raise DataError(f"{path} has a problem without {missing[0]!r}; this is not the expected file")
             yield _row(record, tests, has_private)
 
 
 def mirrored_rows(release: str, v5: Path, v5_and_v6: Path) -> Iterator[Row]:
-    """One of the releases that a mirror without private tests can tell apart."""
+    """Return the release, as far as a mirror without private tests can distinguish releases."""
     if release == "release_v5":
         return rows(v5)
     increments = {record["question_id"]: record["_version"] for record in read_records(v5_and_v6, ["_version"])}
@@ -75,7 +75,7 @@ def _row(record: Mapping[str, Any], tests: LineTests, has_private: bool) -> Row:
         "platform": record["platform"],
         "difficulty": record["difficulty"],
         "date": date,
-        CLUSTER_TAG: f"{record['platform']} {date}",  # one contest, as a rule
+        CLUSTER_TAG: f"{record['platform']} {date}",  # usually one contest
     }
     reference = ProgramReference(
         tests,
@@ -119,13 +119,13 @@ class LiveCodeBench(Programs):
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(ProgramsConfig):
         release: str = ""
-        """`release_v1` to `release_v6` (which empty is too), or one increment, `v1` to `v6`."""
+        """`release_v1` to `release_v6` (the default), or one increment, `v1` to `v6`."""
         window: Literal["", "flowrl"] = ""
-        """Sets release, start and end. `flowrl`: release_v5, 2024-08-01 to 2025-02-01, as in the paper."""
+        """A preset for release, start and end. `flowrl`: release_v5, 2024-08-01 to 2025-02-01, as in the paper."""
         start: str = ""
-        """The first contest date, as 2024-08-01; empty for no bound."""
+        """First contest date, such as 2024-08-01; empty for no bound."""
         end: str = ""
-        """The last contest date."""
+        """Last contest date."""
 
         def __post_init__(self) -> None:
             for name, value in zip(("release", "start", "end"), WINDOWS[self.window], strict=True):
@@ -138,7 +138,7 @@ class LiveCodeBench(Programs):
                 raise ConfigError(f"LiveCodeBench has no release {self.release!r}; there is {', '.join(known)}")
             for bound in filter(None, (self.start, self.end)):
                 if not _is_date(bound):
-                    raise ConfigError(f"{bound!r} is no date of the form 2024-08-01")
+                    raise ConfigError(f"{bound!r} is not a date of the form 2024-08-01")
 
     config: Config
     _n_missing = 0
@@ -153,13 +153,13 @@ class LiveCodeBench(Programs):
         return splits(test=[published, mirrored] if last >= 5 else [published])
 
     def expected_rows(self, split: Split, found: Mapping[str, str]) -> Mapping[str, str]:
-        """Of the 1055 on record those that were found, and as many more as the release should have had."""
-        expected = {key: digest for key, digest in self.on_record(split).items() if key in found}
+        """Return the recorded digests of the rows found, plus one entry if the release should have more."""
+        expected = {key: digest for key, digest in self.recorded_digests(split).items() if key in found}
         missing = {f"{self._n_missing} more of {self.config.release}": ""} if self._n_missing else {}
         return {**expected, **missing}
 
     def _within(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Those of contests from `start` to `end`."""
+        """Return the rows of contests from `start` to `end`."""
         release, start, end = self.config.release, self.config.start, self.config.end
         every = list(rows)
         last = int(release[-1])
@@ -172,7 +172,7 @@ class LiveCodeBench(Programs):
 
 def _is_date(text: str) -> bool:
     try:
-        return date.fromisoformat(text).isoformat() == text  # 20240801 is a date too, but sorts elsewhere
+        return date.fromisoformat(text).isoformat() == text  # 20240801 is a date as well, but sorts differently
     except ValueError:
         return False
 

@@ -1,7 +1,7 @@
-"""LiveCodeBench's files: problems read without their private tests, and those tests decoded one problem at a time.
+"""Read LiveCodeBench's files: problems without their private tests, and private tests one problem at a time.
 
-A line holds up to a hundred megabytes of private tests: base64 of zlib of a pickle of one string of JSON. So a problem
-remembers where in the file they are, and they are read when somebody asks for them.
+A line holds up to a hundred megabytes of private tests: base64 of zlib of a pickle of one string of JSON. A problem
+therefore stores the byte range of its private tests, and reads them on demand.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from harness.tasks._base.program_tests import tests_of
 MOST_BYTES = 1 << 30
 PIECE_BYTES = 1 << 20
 _PRIVATE = re.compile(rb'"private_test_cases"\s*:\s*"')
-_INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # of a JSON text, up to its closing quote
+_INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # a JSON string up to its closing quote
 
 
 @dataclass(frozen=True, slots=True)
 class LineTests:
-    """The tests of the problem on one line of a file: the public ones, and the private ones where there are any.
+    """The public and private tests of the problem on one line of a file.
 
-    The private ones are the bytes from `start` to `end`, as JSON has them between its quotes.
+    The private tests are the bytes from `start` to `end`: the content of a JSON string.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class LineTests:
 
 
 def problems_of(path: Path) -> Iterator[tuple[dict[str, Any], LineTests, bool]]:
-    """Every problem with its public fields, where its tests are, and whether there are private ones."""
+    """Yield each problem's public fields, its tests, and whether it has private tests."""
     offset = 0
     try:
         with path.open("rb") as stream:
@@ -69,9 +69,9 @@ def problems_of(path: Path) -> Iterator[tuple[dict[str, Any], LineTests, bool]]:
 
 
 def _line(piece: bytes, stream: IO[bytes], where: str) -> tuple[bytes, int, int, int]:
-    """The line that begins with `piece`, private tests left out, its whole length, and where in it those tests are.
+    """Return the line that begins with `piece` without its private tests, its full length, and their start and end.
 
-    They are passed over piece by piece and never held.
+    Private tests are skipped chunk by chunk, so they are never in memory.
     """
     line = piece
     while (found := _PRIVATE.search(line)) is None:
@@ -96,15 +96,15 @@ def _line(piece: bytes, stream: IO[bytes], where: str) -> tuple[bytes, int, int,
 
 
 def _next(stream: IO[bytes], piece: bytes) -> bytes:
-    """What follows `piece` in its line."""
+    """Read on in the line that `piece` belongs to."""
     return b"" if piece.endswith(b"\n") else stream.readline(PIECE_BYTES)
 
 
 def _inside(text: bytes) -> int:
-    """How much of it is inside the JSON text that it begins in."""
+    """Return the number of leading bytes that belong to the JSON string in which `text` begins."""
     quote = text.find(b'"')
     end = quote if quote >= 0 else len(text)
-    if b"\\" not in text[:end]:  # base64 needs no escapes, and the expression takes ten times as long
+    if b"\\" not in text[:end]:  # base64 has no escapes, and the expression is ten times slower
         return end
     found = _INSIDE.match(text)
     return found.end() if found is not None else 0
@@ -117,53 +117,53 @@ def parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON ({error}): {ADVICE}") from None
+        raise DataError(f"{where} is not JSON ({error}): {ADVICE}") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where} is not an object; the file is not the one expected")
+        raise DataError(f"{where} is not an object; this is not the expected file")
     return record
 
 
 def _public(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record, in which no private tests are left: they were cut out if they are a text."""
+    """Check that the record has no private tests left: if they were a string, they have been cut out."""
     private = record.get("private_test_cases")
     if private is not None and private != "":
         raise DataError(f"the private tests of {where} are a {type(private).__name__}, not a text")
     return record
 
 
-# --- the private form ---------------------------------------------------------------------------------------------
+# --- private tests ---------------------------------------------------------------------------------------------
 
 
 def decoded(private: bytes, where: str) -> str:
-    """The JSON text of private tests, which are written plainly or as base64, zlib and a pickled string."""
+    """Return the JSON text of private tests, which are plain or base64 of zlib of a pickled string."""
     try:
         text = json.loads(b'"' + private + b'"')
         if text.lstrip().startswith("["):
             return str(text)
-        unsqueezer = zlib.decompressobj()
-        pickled = unsqueezer.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
-        if unsqueezer.unconsumed_tail or not unsqueezer.eof:
+        decompressor = zlib.decompressobj()
+        pickled = decompressor.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
+        if decompressor.unconsumed_tail or not decompressor.eof:
             raise ValueError("it is cut short, or larger than 1 GiB")
         return unpickled(pickled)
     except (zlib.error, ValueError) as error:
         raise DataError(f"the private tests of {where} can't be decoded: {error}") from error
 
 
-# What a pickle says beside its values: its protocol, the length of a frame, and where to remember a value.
+# Opcodes without a value: the protocol, the length of a frame, and memo positions.
 _ASIDE = rb"(?:\x80[\x02-\x05]|\x95.{8}|\x94|q.|r.{4}|p[0-9]+\n)*+"
 _STRING = re.compile(_ASIDE + rb"(?:V([^\n]*)\n|\x8c(.)|X(.{4})|\x8d(.{8}))", re.DOTALL)
 _END = re.compile(_ASIDE + rb"\.", re.DOTALL)
 
 
 def unpickled(pickled: bytes) -> str:
-    """The string that a pickle holds and nothing else. Raises ValueError for any other pickle.
+    """Return the string that a pickle consists of. Raises ValueError for any other pickle.
 
-    Read by hand, not by Python's unpickler: that is a machine which a file programs, and even where it may name no
-    class it makes room for whatever lengths and places it is told.
+    Python's unpickler is not used: it executes what the file says, and even when it may load no class it allocates
+    whatever lengths and memo positions the file gives.
     """
     found = _STRING.match(pickled)
     if found is None:
-        raise ValueError("it is no pickled string")
+        raise ValueError("it is not a pickled string")
     if found.lastindex == 1:
         text, end = found.group(1).decode("raw-unicode-escape"), found.end()
     else:

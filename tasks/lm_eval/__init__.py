@@ -1,4 +1,4 @@
-"""Any task of lm-evaluation-harness, with its own numbers: lm_eval:gsm8k, lm_eval:mmlu (needs the extra lm-eval)."""
+"""Any task of lm-evaluation-harness with lm-eval's own metrics: lm_eval:gsm8k, lm_eval:mmlu (extra lm-eval)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.tasks.lm_eval.problems import SCORED, estimates, own_metrics, probl
 
 
 class LmEvalTask:
-    """A task, a group or a tag of lm-eval. Ids are its name and the number of the document: `gsm8k-12`.
+    """A task, group or tag of lm-eval. Ids are its name and the number of the document, such as `gsm8k-12`.
 
     Replies are drawn as the task says. Where that is greedily, or likelihoods are asked for, a second sample would be
     the same, so that there are as many as lm-eval takes (one, as a rule), whatever n says.
@@ -28,23 +28,23 @@ class LmEvalTask:
 
     @dataclass(frozen=True, slots=True)
     class Config:
-        """The options of lm-eval's command, under its names."""
+        """Options of lm-eval's command line, under the same names."""
 
         num_fewshot: int | None = None
-        """Examples in the prompt, instead of the task's own number. A task that says 0 keeps it, as with lm-eval."""
+        """Number of few-shot examples, in place of the task's own. A task with 0 keeps 0, as in lm-eval."""
         include_path: str = ""
-        """A folder with more tasks."""
+        """A folder with additional tasks."""
         apply_chat_template: bool = False
         fewshot_as_multiturn: bool | None = None
-        """Each example a turn of its own; if nothing is said, with the chat template."""
+        """Write each example as a turn of the conversation. Default: only with the chat template."""
         system_instruction: str = ""
         fewshot_seed: int = 1234
         run_unsafe_code: bool = False
-        """Allow tasks that run the model's programs in this process."""
+        """Allow tasks that execute the model's programs in this process."""
         metric: str = ""
-        """`metric` or `metric,filter`: which decides what is right (default: the task's first)."""
+        """`metric` or `metric,filter` that decides whether a completion is correct. Default: the task's first."""
         bootstrap_iters: int = incidental(default=100_000)
-        """For the standard errors that lm-eval draws for."""
+        """Number of bootstrap draws of lm-eval's standard errors."""
 
     NAME: ClassVar[str] = ""
 
@@ -59,7 +59,7 @@ class LmEvalTask:
     @classmethod
     @functools.cache
     def member(cls, name: str) -> type[LmEvalTask]:
-        """The task of that name, which may yet turn out not to exist."""
+        """Return the class of the task of that name. Whether it exists is checked on loading."""
         return type(cls.__name__, (cls,), {"NAME": name, "__module__": cls.__module__})
 
     @property
@@ -72,7 +72,7 @@ class LmEvalTask:
 
     @property
     def sampling(self) -> Sampling:
-        """Of the first member that draws replies; each of the others has its own."""
+        """Sampling of the first member that generates text; the others have their own."""
         found = (sampling for task in self._loaded.tasks.values() if (sampling := sampling_of(task)) is not None)
         return next(found, SCORED)
 
@@ -100,17 +100,15 @@ class LmEvalTask:
         return str(installed_version("lm-eval"))
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem[LmEvalReference]]:  # noqa: ARG002
-        """The documents that lm-eval evaluates, in its order; the members of a group take turns."""
+        """Yield the documents that lm-eval evaluates, in its order; the members of a group alternate."""
         if split != "test":
-            raise ConfigError(
-                f"{self._id} has no split {split!r}: lm-eval decides what it evaluates on, here called test"
-            )
+            raise ConfigError(f"{self._id} has no split {split!r}: lm-eval chooses the split itself; use test")
         return problems(self._id, self._loaded, self.config.metric)
 
-    # --- ForeignTask ----------------------------------------------------------------------------------------------
+    # --- ExternalTask ---------------------------------------------------------------------------------------------
 
     def has_right_and_wrong(self) -> bool:
-        """Whether every member's first metric is a mean over documents."""
+        """Return whether every member's first metric is a mean over documents."""
         from lm_eval.api.metrics import mean
 
         return all(next(iter(task.aggregation().values()), mean) is mean for task in self._loaded.tasks.values())
@@ -129,7 +127,7 @@ class LmEvalTask:
         }
 
     def _among(self, graded: Sequence[Graded[Any]], name: str) -> Sequence[Graded[Any]]:
-        """Those of one member, or of a group's members."""
+        """Return the graded completions of one member, or of a group's members."""
         group = self._loaded.groups.get(name)
         members = {name} if group is None else {task.task_name for task in group.get_all_tasks()}
         return [item for item in graded if item.problem.tags["member"] in members]

@@ -1,4 +1,4 @@
-"""Finding and preparing lm-eval's tasks as its own command does: seeds, few-shot settings, requests."""
+"""Find and prepare lm-eval's tasks as its command line does: seeds, few-shot settings, requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.core.errors import ConfigError, DataError, UnknownNameError
 from harness.core.extras import require
 from harness.core.types import Message
 
-# What lm-eval's command seeds Python and numpy with; some tasks shuffle their choices with them.
+# The seeds that lm-eval's command line gives Python and numpy; some tasks shuffle their choices with them.
 PYTHON_SEED, NUMPY_SEED = 0, 1234
 
 
 class Settings(Protocol):
-    """What changes the requests of a task."""
+    """The settings that change the requests of a task."""
 
     @property
     def include_path(self) -> str: ...
@@ -40,7 +40,7 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """The tasks that a name means, with their requests, and the groups among them."""
+    """Return the tasks of a name with their requests, and the groups among them."""
 
     tasks: Mapping[str, Any]
     groups: Mapping[str, Any]
@@ -54,23 +54,23 @@ def check_name(name: str, settings: Settings) -> None:
             "lm_eval is a family of tasks; name one, such as lm_eval:gsm8k (`lm-eval ls tasks` lists them)"
         )
     if name not in index:
-        # There are thousands, too many to compare with them all, and to list.
+        # There are thousands: too many to list, or to compare each with the name.
         near = difflib.get_close_matches(name, [known for known in index if known[:1] == name[:1]])
         if near:
             raise UnknownNameError("task of lm-eval", name, near)
-        raise ConfigError(f"no task of lm-eval is called {name!r}, nor nearly so; `lm-eval ls tasks` lists them")
+        raise ConfigError(f"lm-eval has no task {name!r} and none with a similar name; `lm-eval ls tasks` lists them")
 
 
 @functools.cache
 def load(name: str, settings: Settings) -> Loaded:
-    """Once for each name and settings: reading the data and writing the prompts take their time."""
+    """Load once per name and settings: reading the data and building the prompts is slow."""
     with _seeded():
         try:
             found = _manager(settings.include_path).load([name])
-        except Exception as error:  # a data set that can't be had fails in a hundred ways
+        except Exception as error:  # an unavailable dataset raises many types of errors
             text = str(error).strip().splitlines()
-            said = f"{type(error).__name__}: {text[0] if text else ''}"
-            raise DataError(f"lm-eval can't load its task {name!r}: {said}") from error
+            reason = f"{type(error).__name__}: {text[0] if text else ''}"
+            raise DataError(f"lm-eval can't load its task {name!r}: {reason}") from error
         for member, task in found["tasks"].items():
             _refuse(member, task, settings)
             _prepare(task, settings)
@@ -87,22 +87,22 @@ def _manager(include_path: str) -> Any:
 def _refuse(name: str, task: Any, settings: Settings) -> None:
     if getattr(task, "UNSAFE_CODE", False) and not settings.run_unsafe_code:
         raise ConfigError(
-            f"lm-eval's task {name!r} runs the model's programs in this process, unguarded; set run_unsafe_code in the "
-            "task's table to allow it, or use a task of this project, whose programs run in a sandbox"
+            f"lm-eval's task {name!r} executes the model's programs in this process, without a sandbox; set "
+            "run_unsafe_code in the task's table to allow it, or use a task of this project, which has a sandbox"
         )
     if getattr(task, "MULTIMODAL", False):
-        raise ConfigError(f"lm-eval's task {name!r} shows images or sound, which no engine here reads")
+        raise ConfigError(f"lm-eval's task {name!r} has images or audio, which no engine here supports")
 
 
 def _prepare(task: Any, settings: Settings) -> None:
     own = task.get_config("num_fewshot")
     if settings.num_fewshot is None and own is None:
         task.set_config(key="num_fewshot", value=0)
-    elif settings.num_fewshot is not None and own != 0:  # a task that says 0 means it
+    elif settings.num_fewshot is not None and own != 0:  # a task with 0 keeps 0
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
     task.set_fewshot_seed(seed=settings.fewshot_seed)
     is_chat, are_turns = settings.apply_chat_template, settings.fewshot_as_multiturn
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+    with contextlib.redirect_stderr(io.StringIO()):  # hide its progress bar
         task.build_all_requests(
             system_instruction=settings.system_instruction if settings.system_instruction else None,
             apply_chat_template=is_chat,
@@ -113,7 +113,7 @@ def _prepare(task: Any, settings: Settings) -> None:
 
 
 class _Conversation(str):
-    """A prompt that an engine's own chat template is still to write: lm-eval takes it for the text."""
+    """Messages that lm-eval handles as a prompt string; the engine applies its chat template later."""
 
     turns: Sequence[Mapping[str, str]]
 
@@ -124,7 +124,7 @@ class _Conversation(str):
 
 
 def turns_of(context: str) -> tuple[Message, ...] | None:
-    """The messages of a prompt that is a conversation."""
+    """Return the messages of a prompt that is a conversation."""
     if not isinstance(context, _Conversation):
         return None
     return tuple(Message(turn["role"], turn["content"]) for turn in context.turns)
@@ -132,7 +132,7 @@ def turns_of(context: str) -> tuple[Message, ...] | None:
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """Python's and numpy's generators as lm-eval's command seeds them; as they were, afterwards."""
+    """Seed Python's and numpy's generators as lm-eval's command line does, and restore them afterwards."""
     import numpy as np
 
     states = random.getstate(), np.random.get_state()

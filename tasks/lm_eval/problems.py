@@ -1,4 +1,4 @@
-"""lm-eval's requests as problems, and its numbers from verdicts."""
+"""Convert lm-eval's requests to problems, and verdicts to lm-eval's metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _QUANTILE = 1.959963984540054
 
 
 def problems(task_id: str, loaded: Loaded, metric: str) -> Iterator[Problem[LmEvalReference]]:
-    """The members of a group take turns, so that a limit leaves some problems of each."""
+    """Alternate between the members of a group, so that a limit keeps some problems of each."""
     each = [_of_member(task_id, name, task, metric) for name, task in loaded.tasks.items()]
     for turn in itertools.zip_longest(*each):
         yield from (problem for problem in turn if problem is not None)
@@ -45,7 +45,7 @@ def _of_member(task_id: str, name: str, task: Any, metric: str) -> Iterator[Prob
             yield Problem(problem_id, task_id, messages, reference, tags, passages)
         else:
             raise ConfigError(
-                f"lm-eval's task {name!r} asks for several replies to one document, which can't be had here"
+                f"lm-eval's task {name!r} asks for several replies to one document, which is not supported"
             )
 
 
@@ -61,7 +61,7 @@ def _passage(instance: Any) -> Passage:
 
 
 def sampling_of(task: Any) -> Sampling | None:
-    """How a member's replies are drawn; None where it asks for likelihoods."""
+    """Return the sampling of a member, or None if it scores likelihoods."""
     if task.OUTPUT_TYPE != "generate_until":
         return None
     from lm_eval.models.utils import normalize_gen_kwargs
@@ -69,7 +69,7 @@ def sampling_of(task: Any) -> Sampling | None:
     settings = dict(normalize_gen_kwargs(dict(task.config.generation_kwargs)))
     unknown = sorted(key for key in settings.keys() - _UNDERSTOOD if settings[key] is not None)
     if unknown:
-        raise ConfigError(f"lm-eval's task {task.task_name!r} sets {', '.join(unknown)}, which no engine here knows")
+        raise ConfigError(f"lm-eval's task {task.task_name!r} sets {', '.join(unknown)}, which no engine here supports")
     is_drawn = bool(settings["do_sample"]) and settings.get("temperature", 1.0) > 0
     return Sampling(
         max_tokens=settings["max_gen_toks"],
@@ -79,11 +79,11 @@ def sampling_of(task: Any) -> Sampling | None:
     )
 
 
-# --- lm-eval's numbers ------------------------------------------------------------------------------------------------
+# --- lm-eval's metrics ------------------------------------------------------------------------------------------------
 
 
 def own_metrics(loaded: Loaded, graded: Sequence[Graded[Any]], bootstrap_iters: int) -> Mapping[str, Mapping[str, Any]]:
-    """What lm-eval makes of these verdicts, by task and group, keyed as in its results files."""
+    """Return lm-eval's metrics of these verdicts by task and group, with the keys of its results files."""
     from lm_eval.evaluator_utils import _process_results
 
     found: dict[str, dict[str, Any]] = {}
@@ -96,7 +96,7 @@ def own_metrics(loaded: Loaded, graded: Sequence[Graded[Any]], bootstrap_iters: 
         for pipeline, of_filter in values.items():
             for metric, value in of_filter.items():
                 raw[metric, pipeline].append(value)
-    with contextlib.redirect_stderr(io.StringIO()):  # the progress bar of its bootstrap
+    with contextlib.redirect_stderr(io.StringIO()):  # hide the progress bar of its bootstrap
         metrics: Mapping[str, Mapping[str, Any]] = _process_results(found, dict(loaded.groups), bootstrap_iters).metrics
     return metrics
 
@@ -104,7 +104,7 @@ def own_metrics(loaded: Loaded, graded: Sequence[Graded[Any]], bootstrap_iters: 
 def _by_document(
     graded: Sequence[Graded[Any]],
 ) -> dict[tuple[str, int], tuple[LmEvalReference, list[Graded[Any]]]]:
-    """In the order of documents, as the last bit of a sum depends on it."""
+    """Order by document: the last bit of a sum depends on the order."""
     found: dict[tuple[str, int], tuple[LmEvalReference, list[Graded[Any]]]] = {}
     for item in sorted(graded, key=_place):
         name, doc_id, _ = _place(item)
@@ -117,7 +117,7 @@ def _place(item: Graded[Any]) -> tuple[str, int, int]:
 
 
 def _values(reference: LmEvalReference, items: Sequence[Graded[Any]]) -> Values | None:
-    """Of one document: those on record, or judged together where the task wants several replies to each."""
+    """Return the stored metrics of one document, or compute them over its replies if the task wants several."""
     repeats = repeats_of(reference.task)
     first = items[:repeats]
     if len(first) < repeats or any(item.completion.finish_reason == "failed" for item in first):
@@ -135,7 +135,7 @@ def repeats_of(task: Any) -> int:
 
 
 def estimates(metrics: Mapping[str, Any], graded: Sequence[Graded[Any]], version: str) -> list[Estimate]:
-    """The numbers of one task or group, each with the interval that its standard error gives."""
+    """Return the metrics of one task or group, each with the interval from its standard error."""
     n_problems = len({item.problem.id for item in graded})
     n_ungraded = sum(item.verdict.outcome == "ungraded" for item in graded)
     found = []
@@ -143,15 +143,17 @@ def estimates(metrics: Mapping[str, Any], graded: Sequence[Graded[Any]], version
         metric, comma, pipeline = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)) or not math.isfinite(value):
             continue
-        half, said = _interval(metrics.get(f"{metric}_stderr,{pipeline}"))
+        half_width, how = _interval(metrics.get(f"{metric}_stderr,{pipeline}"))
         n_graded = len(graded) - n_ungraded
-        method = f"lm-eval {version}; {said}"
-        found.append(Estimate(key, value, value - half, value + half, n_problems, n_graded, n_ungraded, method))
+        method = f"lm-eval {version}; {how}"
+        found.append(
+            Estimate(key, value, value - half_width, value + half_width, n_problems, n_graded, n_ungraded, method)
+        )
     return found
 
 
 def _interval(stderr: Any) -> tuple[float, str]:
-    """Half its width, and how it came to be."""
+    """Return half the width of the interval, and how it was computed."""
     if not isinstance(stderr, (int, float)) or not math.isfinite(stderr):  # lm-eval writes N/A
         return 0.0, "no interval"
     return _QUANTILE * stderr, f"standard error {float(stderr)!r}, normal interval"

@@ -1,4 +1,4 @@
-"""MBPP+: 378 short functions to write from a sentence, with added tests."""
+"""MBPP+: 378 short functions, each specified by a sentence, with added tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = DataFile(
 
 
 class MbppPlus(EvalPlus):
-    """Ids are the source's."""
+    """MBPP+. Ids are the source's."""
 
     CARD = DatasetCard(
         title="MBPP+ v0.2.0",

@@ -1,6 +1,6 @@
-"""MBPP+'s inputs as Python values: JSON has no tuples, sets or complex numbers, so the file says lists and texts.
+"""Convert MBPP+'s inputs to Python values: JSON has no tuples, sets or complex numbers, only lists and strings.
 
-Which problem wants what is known from evalplus' reader (evalplus.data.mbpp), problem by problem.
+The conversion of each problem is that of evalplus' reader (evalplus.data.mbpp).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _tuple_if_list(value: Any) -> Any:
 
 
 def _set_or_empty(value: Any) -> Any:
-    """The problem's own inputs have an empty dict where another would have an empty set."""
+    """Convert a list to a set; the problem's own inputs have an empty dict in place of an empty set."""
     return set(value) if isinstance(value, list) and value else {}
 
 
@@ -36,7 +36,7 @@ def _values_as_tuples(value: Any) -> Any:
     return {key: tuple(item) for key, item in value.items()}
 
 
-# What is done to each argument: a change for every one of them, or a change for each by its place.
+# The conversion of arguments by problem: one for all arguments, or one per position.
 _EVERY: list[tuple[Change, Sequence[int]]] = [
     (
         tuple,
@@ -47,7 +47,7 @@ _EVERY: list[tuple[Change, Sequence[int]]] = [
     (_tuples(_tuple_if_list), (278,)),
     (_deep, (580, 615, 791)),
 ]
-_BY_PLACE: list[tuple[dict[int, Change], Sequence[int]]] = [
+_BY_POSITION: list[tuple[dict[int, Change], Sequence[int]]] = [
     ({0: _lists(tuple)}, (75, 413, 444, 753)),
     ({0: tuple}, (250, 307, 405, 446, 617, 720, 763, 808)),
     ({1: tuple}, (106, 750)),
@@ -57,16 +57,19 @@ _BY_PLACE: list[tuple[dict[int, Change], Sequence[int]]] = [
     ({0: _values_as_tuples}, (722,)),
 ]
 EVERY = {number: change for change, numbers in _EVERY for number in numbers}
-BY_PLACE = {number: changes for changes, numbers in _BY_PLACE for number in numbers}
+BY_POSITION = {number: changes for changes, numbers in _BY_POSITION for number in numbers}
 
 
 def python_values(problem_id: str, inputs: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The arguments of every call, as the function is meant to get them."""
+    """Return the arguments of every call with the types that the function expects."""
     number = int(problem_id.rpartition("/")[2])
     if number in EVERY:
         return [[EVERY[number](argument) for argument in arguments] for arguments in inputs]
-    changes = BY_PLACE.get(number, {})
+    changes = BY_POSITION.get(number, {})
     return [
-        [changes[place](argument) if place in changes else argument for place, argument in enumerate(arguments)]
+        [
+            changes[position](argument) if position in changes else argument
+            for position, argument in enumerate(arguments)
+        ]
         for arguments in inputs
     ]

@@ -1,4 +1,4 @@
-"""Minerva's undergraduate science problems from MIT OpenCourseWare: 272, many of them measured quantities."""
+"""Minerva's 272 undergraduate science problems from MIT OpenCourseWare; many answers are measured quantities."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def rllm_rows(path: Path) -> Iterator[Row]:
 class Minerva(Maths):
     """Ids are those of the source, 0 to 271.
 
-    69 of the problems quote an earlier one with its solution and its own box, so an answer must never be looked for in
-    prompt and reply together.
+    69 problems quote an earlier problem with its boxed solution, so a grader must not search the prompt and the reply
+    together.
     """
 
     CARD = DatasetCard(
@@ -44,9 +44,9 @@ class Minerva(Maths):
         paper="Lewkowycz et al., arXiv 2206.14858",
         sizes={"test": "272 problems"},
         fingerprint="",
-        notes="The reference is what the solution boxes. lm-eval's minerva_math is another thing: MATH with Minerva's "
-        "prompt. The list of answers that DeepScaleR, rllm and FlowRL ship differs in 40 rows, in 33 of them because "
-        'it is the answer of the problem quoted before; `answers = "rllm"` takes it, to reproduce their numbers.',
+        notes="The reference is the boxed answer of the solution. lm-eval's minerva_math is a different set: MATH with "
+        "Minerva's prompt. The list of answers in DeepScaleR, rllm and FlowRL differs in 40 rows; in 33 of them it has "
+        'the answer of the quoted problem. `answers = "rllm"` uses that list, to reproduce their numbers.',
         fields={"problem": "the statement in LaTeX", "solution": "with one box", "type": "the course", "idx": "the id"},
         errata=(
             Erratum("126", "the box has a plus where the transform gives t - sin(2t)/2"),
@@ -60,7 +60,7 @@ class Minerva(Maths):
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(MathsConfig):
         answers: Literal["boxed", "rllm"] = "boxed"
-        """`rllm` takes the list of DeepScaleR, rllm and FlowRL, wrong in most of the 40 rows where it differs."""
+        """`rllm` uses the list of DeepScaleR, rllm and FlowRL, wrong in most of the 40 rows where it differs."""
 
     config: Config
 

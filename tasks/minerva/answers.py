@@ -1,4 +1,4 @@
-"""The answers of the list that DeepScaleR, rllm and FlowRL ship, in the forty rows where they are not the boxed."""
+"""Answers of the list in DeepScaleR, rllm and FlowRL, for the forty rows where they differ from the boxed answer."""
 
 RLLM_ANSWERS = {
     "57": "4.4e7",

@@ -7,7 +7,7 @@ from command_output import output
 
 from harness.core import config as configs
 from harness.core.types import LoadedData
-from harness.data.dataset_facts import MOST_NAMED, doubt, task_facts
+from harness.data.dataset_facts import MOST_NAMED, describe_mismatch, task_facts
 from harness.runs.folder import RunReader
 
 pytestmark = pytest.mark.usefixtures("mirror")
@@ -20,7 +20,9 @@ ENGINE = 'engine={id="scripted", replies=["\\\\boxed{2}"]}'
 
 def test_a_run_keeps_what_its_rows_were_and_says_that_they_differ(capsys, mirror, tmp_path):
     said = output(capsys, *EVAL, ENGINE, "--out", "run").err
-    assert said.startswith("warning: ") and "30 of the test rows are not those on record (2024-I-1: altered" in said
+    assert (
+        said.startswith("warning: ") and "30 of the test rows differ from the recorded ones (2024-I-1: altered" in said
+    )
     facts = RunReader.read(tmp_path / "work" / "run").record.data["aime24"]
     task = configs.parse_plugin("tasks", {"id": "aime24"}).build("tasks")
     loaded = task.loaded("test")
@@ -35,14 +37,14 @@ def test_the_report_of_a_run_says_whether_its_rows_were_those_on_record(capsys):
     output(capsys, "report", "run", "--table", "protocol")
     report = Path("report/report.md").read_text()
     assert "| data rows | 2 |" in report
-    assert "| data as on record | 30 of the test rows are not those on record (2024-I-1: altered; " in report
+    assert "| data as recorded | 30 of the test rows differ from the recorded ones (2024-I-1: altered; " in report
 
 
 @pytest.mark.parametrize("strict", [["--strict-data"], ["--set", "strict_data=true"]])
 def test_strict_data_refuses_them_and_writes_nothing(capsys, tmp_path, strict):
     said = output(capsys, *EVAL, ENGINE, *strict, "--out", "run", code=2).err
-    assert "30 of the test rows are not those on record" in said
-    assert "strict_data refuses them" in said
+    assert "30 of the test rows differ from the recorded ones" in said
+    assert "strict_data refuses such rows" in said
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -53,12 +55,12 @@ def test_a_run_begun_with_other_rows_is_not_gone_on_with(capsys, mirror):
     assert "other data" in output(capsys, *EVAL, ENGINE, "--out", "run", code=2).err
 
 
-def test_rows_as_on_record_are_not_doubted_and_rows_never_seen_are():
+def test_only_differing_or_unverified_rows_are_described():
     as_expected = LoadedData("test", 2, "f", "f")
-    assert doubt(as_expected) is None
-    assert "never seen" in doubt(LoadedData("test", 2, "f", ""))
+    assert describe_mismatch(as_expected) is None
+    assert "unverified" in describe_mismatch(LoadedData("test", 2, "f", ""))
     many = tuple(f"{n}: altered" for n in range(9))
-    assert doubt(LoadedData("test", 2, "f", "g", many)).endswith("(0: altered; 1: altered; 2: altered ...)")
+    assert describe_mismatch(LoadedData("test", 2, "f", "g", many)).endswith("(0: altered; 1: altered; 2: altered ...)")
 
 
 def test_a_task_without_files_has_no_facts_of_files():

@@ -14,8 +14,8 @@ def test_fetch_reads_and_compares_every_split(mirror, capsys):
         write(mirror / f"gsm8k/openai_{split}.jsonl", rows)
     aime, gsm8k = tables(capsys, "fetch", "aime24", "gsm8k")
     assert [(row["split"], row["rows"]) for row in gsm8k["rows"]] == [("train", 3), ("test", 2)]
-    assert aime["rows"][0]["as on record"].startswith(
-        "30 of the test rows are not those on record (2024-I-1: altered; "
+    assert aime["rows"][0]["as recorded"].startswith(
+        "30 of the test rows differ from the recorded ones (2024-I-1: altered; "
     )
 
 
@@ -33,4 +33,4 @@ def test_fetch_of_a_damaged_mirror_says_which_file(mirror, capsys):
     (mirror / AIME).write_text('{"problem": "p", "answ')
     said = output(capsys, "fetch", "aime24", "--quiet", code=2).err
     assert str(mirror / AIME) in said
-    assert "mend the mirror" in said
+    assert "repair the mirror" in said

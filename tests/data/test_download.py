@@ -88,8 +88,8 @@ def test_a_file_is_downloaded_once_and_then_nothing_is_asked(hub, home, capsys, 
     assert main(["fetch", "minerva", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)[0]["rows"]
     assert (row["task"], row["split"], row["rows"], row["files"]) == ("minerva", "test", 272, 1)
-    doubt = row["as on record"]
-    assert doubt.startswith("272 of the test rows are not those on record")
+    describe_mismatch = row["as recorded"]
+    assert describe_mismatch.startswith("272 of the test rows differ from the recorded ones")
     assert [path for path, _ in hub.bodies() if "resolve" in path] == [f"/datasets/{REPO}/resolve/main/test.jsonl"]
     hub.requests.clear()
     assert main(["fetch", "minerva", "--quiet"]) == 0
@@ -150,7 +150,7 @@ def test_an_altered_download_is_refused_and_leaves_the_cache_clean(hub, home, ca
     hub.large = large
     hub.sends[NAME] = minerva().replace(b"p17 ", b"p18 ")
     message = refused(capsys, "fetch", "minerva")
-    assert "arrived altered or cut short" in message
+    assert "was altered or truncated" in message
     assert not any("blobs" in path or "snapshots" in path for path in left(home))
     hub.sends.clear()
     assert main(["fetch", "minerva", "--quiet"]) == 0
@@ -201,7 +201,7 @@ def test_gated_data_name_the_page_and_the_token(hub, home, capsys, status):
 
 
 def test_a_missing_repository_file_or_revision_is_named(hub, home, capsys):
-    assert "openai/gsm8k is not there, or not for you" in refused(capsys, "fetch", "gsm8k")
+    assert "openai/gsm8k does not exist or is not visible to you" in refused(capsys, "fetch", "gsm8k")
     hub.files["openai/gsm8k/other"] = b""
     assert "openai/gsm8k has no file main/train-00000-of-00001.parquet" in refused(capsys, "fetch", "gsm8k")
     assert "HuggingFaceH4/MATH-500 has no revision ff5b20257d81" in refused(capsys, "fetch", "math500")
@@ -238,7 +238,7 @@ def closed_port():
 def test_a_full_disk_says_where_the_cache_could_be(hub, home, capsys):
     home.write_text("a file where the folder should be")
     message = refused(capsys, "fetch", "minerva")
-    assert "can't be kept in the cache" in message
+    assert "can't be written to the cache" in message
     assert "HF_HOME" in message
 
 
@@ -272,7 +272,7 @@ def test_a_full_disk_says_where_the_plain_files_could_be(plain):
     file, folder = plain
     folder.parent.parent.mkdir(exist_ok=True)
     folder.parent.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"can't be kept in the cache.*XDG_CACHE_HOME"):
+    with pytest.raises(DataError, match=r"can't be written to the cache.*XDG_CACHE_HOME"):
         download.download(file)
 
 
@@ -280,7 +280,7 @@ def test_a_full_disk_says_where_the_plain_files_could_be(plain):
 def test_a_part_is_gone_on_with(hub, plain, held):
     file, folder = plain
     hub.breaks_off_after = held
-    with pytest.raises(DataError, match=r"can't be reached .*bytes came"):
+    with pytest.raises(DataError, match=r"can't be reached .*bytes arrived"):
         download.download(file)
     assert names(folder) == {"data.bin.part"}
     hub.requests.clear()
@@ -310,7 +310,7 @@ def test_a_part_of_something_else_is_thrown_away(hub, plain):
     file, folder = plain
     folder.mkdir(parents=True)
     (folder / "data.bin.part").write_bytes(b"x" * 1000)
-    with pytest.raises(DataError, match="arrived altered or cut short"):
+    with pytest.raises(DataError, match="was altered or truncated"):
         download.download(file)
     assert names(folder) == set()
     assert download.download(file).read_bytes() == CONTENT
@@ -328,7 +328,7 @@ def test_a_body_in_chunks_that_ends_early_is_refused_and_gone_on_with(hub, plain
 def test_another_content_is_refused_and_thrown_away(hub, plain):
     file, folder = plain
     hub.sends["files/data.bin"] = CONTENT[:-1] + b"?"
-    with pytest.raises(DataError, match="arrived altered or cut short"):
+    with pytest.raises(DataError, match="was altered or truncated"):
         download.download(file)
     assert names(folder) == set()
 
@@ -337,7 +337,7 @@ def test_another_content_is_refused_and_thrown_away(hub, plain):
 def test_an_answer_that_is_no_file_is_told_with_its_number(hub, plain, status):
     file, folder = plain
     hub.refuses = (status, "", "no")
-    with pytest.raises(DataError, match=f"answered {status}"):
+    with pytest.raises(DataError, match=f"returned {status}"):
         download.download(file)
     assert names(folder) == set()
 

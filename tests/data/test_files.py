@@ -167,7 +167,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "mirror").mkdir()
     asked = []
-    monkeypatch.setattr(data.downloads, "download", lambda file: asked.append(file) or Path("downloaded"))
+    monkeypatch.setattr(data.download, "download", lambda file: asked.append(file) or Path("downloaded"))
     return tmp_path, asked
 
 
@@ -181,7 +181,7 @@ def cache(root, revision="main", commit="c0ffee"):
 
 def test_a_file_is_taken_from_the_mirror_then_the_cache_then_the_hub(places):
     root, asked = places
-    assert not data.is_at_hand(FILE)
+    assert not data.is_local(FILE)
     assert data.locate(FILE) == Path("downloaded")
     in_cache = cache(root)
     assert data.locate(FILE) == in_cache
@@ -189,7 +189,7 @@ def test_a_file_is_taken_from_the_mirror_then_the_cache_then_the_hub(places):
     assert data.locate(FILE) == by_hub_name
     by_own_name = write(root / "mirror" / "mine" / "rows.jsonl", ROWS)
     assert data.locate(FILE) == by_own_name
-    assert data.is_at_hand(FILE)
+    assert data.is_local(FILE)
     assert asked == [FILE]
 
 
@@ -214,7 +214,7 @@ def test_the_cache_of_one_revision_does_not_stand_for_another(places):
 def test_a_mirror_that_is_not_there_is_said_and_not_passed_over(places, monkeypatch):
     root, asked = places
     monkeypatch.setenv("HARNESS_DATA_DIR", str(root / "miror"))
-    with pytest.raises(DataError, match=r"HARNESS_DATA_DIR is .*miror.*no folder"):
+    with pytest.raises(DataError, match=r"HARNESS_DATA_DIR is .*miror.*not a folder"):
         data.locate(FILE)
     assert asked == []
 

@@ -62,7 +62,7 @@ def test_a_changed_id_or_digest_or_a_missing_row_changes_the_fingerprint():
 def test_differences_name_every_row_and_how_it_differs():
     expected = {"a": "1", "b": "2", "c": "3", "d": "4"}
     found = {"d": "4", "c": "9", "e": "5", "a": "1"}
-    assert differences(found, expected) == ("c: altered", "e: not in the data on record", "b: missing")
+    assert differences(found, expected) == ("c: altered", "e: not in the recorded data", "b: missing")
     assert differences(expected, expected) == ()
 
 

@@ -98,7 +98,7 @@ def test_a_checker_decides_several_answers_and_no_interaction(tmp_path):
     assert references["1971B"].checker == "print(1)"
     assert references["1971A"].coverage == "samples and all official tests, and generated ones"
     assert references["1972E"].coverage == "samples and all official tests"
-    assert references["1973D"].coverage == "samples and official tests as far as the site shows them"
+    assert references["1973D"].coverage == "samples and the official tests that the site shows"
     assert references["2036A"].coverage == "samples"
     assert [test.origin for test in references["1971A"].tests.read()][-2:] == ["official", "generated"]
     assert (rows["1971A"].tags["rating"], "rating" in rows["2036A"].tags) == ("1200", False)

@@ -47,8 +47,8 @@ def test_a_release_is_cumulative_an_increment_alone_and_both_dates_of_a_window_c
         ({"release": "v7"}, "no release 'v7'"),
         ({"window": "flowrl", "release": "release_v6"}, "sets release = 'release_v5'; leave out release"),
         ({"window": "flowrl", "end": "2025-03-01"}, "sets end = '2025-02-01'; leave out end"),
-        ({"start": "20240801"}, "'20240801' is no date"),
-        ({"start": "yesterday"}, "'yesterday' is no date"),
+        ({"start": "20240801"}, "'20240801' is not a date"),
+        ({"start": "yesterday"}, "'yesterday' is not a date"),
     ],
 )
 def test_settings_that_can_not_be_meant_are_refused(settings, match):

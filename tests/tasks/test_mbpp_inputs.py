@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.tasks.mbpp_plus.inputs import BY_PLACE, EVERY, python_values
+from harness.tasks.mbpp_plus.inputs import BY_POSITION, EVERY, python_values
 
 SHAPES = [
     ("Mbpp/2", [[3, 4], [5, 4]], [(3, 4), (5, 4)]),
@@ -30,5 +30,5 @@ def test_arguments_are_what_the_function_is_meant_to_get(problem, published, mea
 
 
 def test_a_problem_has_one_shape():
-    assert not set(EVERY) & set(BY_PLACE)
-    assert len(EVERY) + len(BY_PLACE) == 62
+    assert not set(EVERY) & set(BY_POSITION)
+    assert len(EVERY) + len(BY_POSITION) == 62

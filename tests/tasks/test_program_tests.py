@@ -153,7 +153,7 @@ def test_a_damaged_or_absent_table_is_refused(deepcoder, tmp_path):
 @pytest.mark.parametrize("missing", ["input", "output"])
 def test_null_is_a_missing_field_but_where_a_function_is_called(missing):
     published = {"input": "1", "output": "1", missing: None}
-    with pytest.raises(DataError, match="null is no text"):
+    with pytest.raises(DataError, match="null where the text"):
         program_tests.tests_of([published], "official", "p")
     (test,) = program_tests.tests_of([{**published, "fn_name": "f"}], "official", "p")
     assert getattr(test, missing) == "null"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.tasks._base.row_cache import distilled
+from harness.tasks._base.row_cache import cached_rows
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def reading(tmp_path, monkeypatch):
             times.append(1)
             return [(word, len(times)) for word in file.read_text().split()]
 
-        return distilled("numbers", [file], [code], read, lambda *values: tuple(values), list)
+        return cached_rows("numbers", [file], [code], read, lambda *values: tuple(values), list)
 
     return file, code, times, load
 

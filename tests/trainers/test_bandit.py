@@ -87,8 +87,8 @@ def test_every_objective_learns_the_best_arm(objective_id: str) -> None:
         ("tb", {"log_z": "scalar", "log_z_lr": 0.05}),
         ("vargrad_tb", {}),
         ("kimi", {"tau": 1 / 1.5, "anchor": "reference"}),
-        ("flowrl", {"group_statistics": "none", "log_z_lr": 0.05, "log_z_layers": 1}),
-        ("flowrl", {"variant": "vargrad", "group_statistics": "none"}),
+        ("flowrl_ablation", {"group_statistics": "none", "log_z_lr": 0.05, "log_z_layers": 1}),
+        ("flowrl_ablation", {"log_z": "group_mean", "group_statistics": "none"}),
     ],
 )
 def test_balance_ends_at_the_tilted_distribution(objective_id: str, options: dict[str, Any]) -> None:

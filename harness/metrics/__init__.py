@@ -1,1 +1,1 @@
-"""Verdicts to estimates, one metric a file."""
+"""Metrics: verdicts to estimates, one per file."""

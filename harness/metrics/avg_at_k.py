@@ -1,4 +1,4 @@
-"""avg@k: the share of right samples, averaged over samples, then over problems."""
+"""avg@k: the share of right samples, averaged within problems, then over problems."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from harness.metrics.base.grouping import (
 
 
 class AvgAtK(MeanOverProblems):
-    """The mean of n_correct / n_graded over problems.
+    """The mean over problems of n_correct / n_graded.
 
-    An ungraded completion is in no mean and is counted as ungraded; a problem without any verdict is left out. When
-    nothing at all could be graded there is no estimate.
+    Ungraded completions are in no mean and are counted separately. A problem without a verdict is left out. When
+    nothing could be graded there is no estimate.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         draw_samples: bool = False
-        """Let the bootstrap draw the samples of a problem too: safer with few problems, and wider."""
+        """Let the bootstrap also draw the samples of a problem: a wider interval, safer with few problems."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -38,7 +38,7 @@ class AvgAtK(MeanOverProblems):
         if not used:
             return []
         fewest, most = min(p.n_graded for p in used), max(p.n_graded for p in used)
-        notes = (f"{fewest} to {most} graded samples a problem",) if fewest < most else ()
+        notes = (f"{fewest} to {most} graded samples per problem",) if fewest < most else ()
         rates = [problem.n_correct / problem.n_graded for problem in used]
         return [Means(f"avg@{most}", used, rates, notes=(*notes, *left_out))]
 

@@ -1,4 +1,4 @@
-"""The rating on CodeForces: the likeliest from problem difficulties, and CodeElo's or FlowRL's from standings."""
+"""CodeForces rating: maximum likelihood from problem difficulties; from standings as CodeElo or FlowRL do it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _TITLES = {"codeelo": "CodeElo", "flowrl": "FlowRL"}
 
 
 class CodeforcesRating:
-    """Problems tell their difficulty in the tag `rating` and their contest in the tag `contest`.
+    """The rating of a player who submits the samples. A problem's tags hold its difficulty `rating` and its `contest`.
 
     From difficulties: maximum likelihood, each problem counted once with the share of samples that solved it. From
-    standings: a rating for each contest, then their plain mean. What the tests cover is told and not corrected for:
-    with sample tests alone both are too high.
+    standings: a rating for each contest, then their plain mean. The method names the coverage of the tests and does not
+    correct for it: with sample tests alone both ratings are too high.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         standings: str | None = None
-        """A file that `harness standings` made. Contests of 200 players or fewer are left out."""
+        """A file written by `harness standings`. Contests of 200 players or fewer are left out."""
         procedure: Literal["codeelo", "flowrl"] = "codeelo"
-        """The same arithmetic: `codeelo` hands in at most 8 samples of a problem, `flowrl` 16."""
+        """`codeelo` submits at most 8 samples of a problem, `flowrl` 16; the arithmetic is the same."""
         population: str | None = None
-        """A JSON file of ratings, a list or a histogram, for percentiles. They are named by the file."""
+        """A JSON file of ratings, a list or a histogram, to compute percentiles, which are named by the file."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -67,8 +67,8 @@ class CodeforcesRating:
         from harness.stats.intervals import INTERVAL_SEED, bootstrap_interval  # numpy
 
         low, high = bootstrap_interval(ratings, INTERVAL_SEED)
-        rules = f"at most {n_attempts} attempts a problem, each failure before costs 50 points or a penalty of 10"
-        left_out = f", {n_left_out} left out for want of standings" if n_left_out else ""
+        rules = f"at most {n_attempts} attempts per problem, each failure costs 50 points or a penalty of 10"
+        left_out = f", {n_left_out} left out without standings" if n_left_out else ""
         method = (
             f"plain mean over {len(ratings)} contests{left_out}; {rules}, time nothing; {_coverage(used)}; "
             f"{standings.name} sha256 {standings.sha256[:16]}; 95% bootstrap over contests"
@@ -90,7 +90,7 @@ def _difficulty(problem: ProblemSamples) -> float:
     try:
         return float(text)
     except ValueError:
-        raise DataError(f"the problem {problem.problem_id} has the rating {text!r}, which is no number") from None
+        raise DataError(f"the problem {problem.problem_id} has the rating {text!r}, which is not a number") from None
 
 
 def _by_contest(problems: Sequence[ProblemSamples]) -> dict[str, list[ProblemSamples]]:
@@ -110,9 +110,9 @@ def _score(
 
 
 def _coverage(problems: Sequence[ProblemSamples]) -> str:
-    """Which tests the verdicts are by."""
-    told = {g.verdict.details.get("coverage") for problem in problems for g in problem.graded} - {None}
-    return f"tests: {' / '.join(sorted(map(str, told)))}" if told else "tests not on record"
+    """Name the tests that the verdicts rest on."""
+    coverages = {g.verdict.details.get("coverage") for problem in problems for g in problem.graded} - {None}
+    return f"tests: {' / '.join(sorted(map(str, coverages)))}" if coverages else "tests not recorded"
 
 
 def _percentile(estimate: Estimate, population: Population) -> Estimate:

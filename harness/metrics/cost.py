@@ -1,4 +1,4 @@
-"""cost: US dollars of a thousand samples, and of as many right ones, where a server or its prices tell."""
+"""cost: US dollars per thousand samples and per thousand right answers, where the server's cost or prices are known."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from harness.metrics.base.grouping import (
 
 
 class Cost(MeanOverProblems):
-    """`USD per 1000 samples`: the mean over problems of the mean over graded samples. `USD per 1000 right answers`:
-    what all graded samples cost over the number of right ones.
+    """The cost of samples and of right answers.
 
-    Requests that failed are not counted, whatever they cost. No estimate where a completion has no cost on record
-    (`engine.usd_per_million_prompt_tokens` and `engine.usd_per_million_completion_tokens` give one to a server that
-    tells none). The second has none either where nothing is right, or so few problems that its interval has no upper
-    end.
+    `USD per 1000 samples` is the mean over problems of the mean over graded samples. `USD per 1000 right answers` is
+    the cost of all graded samples over the number of right ones; it has no estimate where nothing is right, or so few
+    problems that its interval has no upper end. Failed requests are not counted. There is no estimate where the cost of
+    a completion is unknown: for a server that does not report costs set `engine.usd_per_million_prompt_tokens` and
+    `engine.usd_per_million_completion_tokens`.
     """
 
     @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Cost(MeanOverProblems):
 
 
 def _costs(problems: Sequence[ProblemSamples]) -> list[list[float]] | None:
-    """A thousand times that of each problem's graded samples; None where one is not known."""
-    told = [[item.completion.tokens.cost_usd for item in problem.graded] for problem in problems]
-    known = [[1000 * cost for cost in some if cost is not None] for some in told]
-    return known if list(map(len, known)) == list(map(len, told)) else None
+    """Return the costs per thousand of each problem's graded samples; None where one is unknown."""
+    recorded = [[item.completion.tokens.cost_usd for item in problem.graded] for problem in problems]
+    known = [[1000 * cost for cost in some if cost is not None] for some in recorded]
+    return known if list(map(len, known)) == list(map(len, recorded)) else None
 
 
 METRIC: type[Metric] = Cost

@@ -1,4 +1,4 @@
-"""distinct@k: how many different right solutions k samples hold, where the grader says what one solution is."""
+"""distinct@k: the number of different right solutions among k samples, where the grader identifies solutions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DistinctAtK(Family):
 
     That is the expected number of distinct right solutions among k of the n samples (rarefaction, Hurlbert 1971),
     so different n compare. Two right samples are one solution when their `verdict.details["solution"]` is equal.
-    Where right verdicts carry no such key there is no estimate; where nothing is right it is 0 under any notion.
+    There is no estimate where right verdicts have no such key; where nothing is right it is 0.
     For k = 1, 4, 16, 64 ... and n itself, n being the smallest number of graded samples of a problem.
     """
 
@@ -33,7 +33,7 @@ class DistinctAtK(Family):
         return float(_k)
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
-        return super().means(problems) if _tells_solutions(problems) else []
+        return super().means(problems) if _has_solutions(problems) else []
 
     def count(self, problem: ProblemSamples) -> Counts:
         solutions = Counter(item.verdict.details["solution"] for item in _right(problem))
@@ -52,16 +52,16 @@ def _right(problem: ProblemSamples) -> list[Graded[Any]]:
     return [item for item in problem.graded if item.verdict.outcome == "correct"]
 
 
-def _tells_solutions(problems: Sequence[ProblemSamples]) -> bool:
-    """Whether right verdicts carry their solution. All do, or none does."""
+def _has_solutions(problems: Sequence[ProblemSamples]) -> bool:
+    """Whether right verdicts identify their solution. Either all must, or none."""
     right = [item for problem in problems for item in _right(problem)]
-    silent = [item for item in right if "solution" not in item.verdict.details]
-    if silent and len(silent) < len(right):
+    missing = [item for item in right if "solution" not in item.verdict.details]
+    if missing and len(missing) < len(right):
         raise PluginError(
-            f"{len(silent)} of {len(right)} right verdicts lack details['solution'], that of "
-            f"{silent[0].problem.id}[{silent[0].completion.index}] among them: a grader gives it always or never"
+            f"{len(missing)} of {len(right)} right verdicts lack details['solution'], among them that of "
+            f"{missing[0].problem.id}[{missing[0].completion.index}]: a grader must set it always or never"
         )
-    return not silent
+    return not missing
 
 
 METRIC: type[Metric] = DistinctAtK

@@ -1,4 +1,4 @@
-"""Embedding distance: how far apart the right completions of a problem are, as a sentence model sees them."""
+"""Embedding distance: the mean cosine distance between the right completions of a problem, by a sentence model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LARGEST = 2.0
 
 
 class Embedded(NamedTuple):
-    """One row for each text, and how much of the texts was read."""
+    """Embeddings, one row per text, with how much of the texts the model read."""
 
     rows: NDArray[np.floating[Any]]
     n_cut: int
-    """Texts that are longer than the model reads."""
+    """Number of texts longer than the model reads."""
     most_tokens: int | None
-    """That it reads; None where there is no limit."""
+    """Tokens that the model reads of a text; None without a limit."""
 
 
 class Encoder(Protocol):
@@ -38,13 +38,13 @@ class Encoder(Protocol):
 class EmbeddingDistance(MeanOverProblems):
     """The mean over problems of the mean of 1 - cos(a, b) over all pairs of the right completions' embeddings.
 
-    Problems with fewer than two right completions have no pair; they are left out and counted. Completions are embedded
-    whole, but of one that is longer than the model takes it reads the beginning alone: the estimate says how many were.
-    Equal texts are at distance 0. Distant ones may still be one solution in other words.
+    Problems with fewer than two right completions have no pair; they are left out and counted. The model reads only the
+    beginning of completions longer than its limit; the estimate's method gives their number. Equal texts are at
+    distance 0. Distant texts may still be one solution in other words.
     """
 
     reads_with_model = True
-    """So a comparison that looks for a metric by name does not try this one, unless it is named itself."""
+    """A comparison that looks for a metric by name does not try this one unless its id is given."""
 
     @dataclass(frozen=True, slots=True)
     class Config:
@@ -61,12 +61,12 @@ class EmbeddingDistance(MeanOverProblems):
         if not used:
             return []
         texts = {problem.problem_id: _right_texts(problem) for problem in used}
-        # Sorted, so that no bit depends on the order in which they came.
+        # Sorted, so that no bit depends on the order of arrival.
         different = sorted({text for of_problem in texts.values() for text in of_problem})
         embedded = self._encoder.embed(different)
         directions = dict(zip(different, self._directions(embedded), strict=True))
         values = [_mean_distance([directions[text] for text in texts[problem.problem_id]]) for problem in used]
-        notes = (*_left_out(len(problems) - len(used)), self._told(embedded, len(different)))
+        notes = (*_left_out(len(problems) - len(used)), self._coverage(embedded, len(different)))
         return [Means("embedding_distance", used, values, LARGEST, notes)]
 
     def _directions(self, embedded: Embedded) -> NDArray[np.float64]:
@@ -76,18 +76,18 @@ class EmbeddingDistance(MeanOverProblems):
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise PluginError(
-                f"{self.config.model} gives a text an embedding without a direction; choose another model"
+                f"{self.config.model} embeds a text as zero or not a number; choose another embedding_distance.model"
             )
         found: NDArray[np.float64] = rows / lengths
         return found
 
-    def _told(self, embedded: Embedded, n_texts: int) -> str:
+    def _coverage(self, embedded: Embedded, n_texts: int) -> str:
         most = f"{embedded.most_tokens} tokens" if embedded.most_tokens is not None else "any length"
         return f"{self.config.model} reads {most}, and {embedded.n_cut} of {n_texts} different texts are longer"
 
 
 class SentenceModel:
-    """A model of sentence-transformers, opened when first needed."""
+    """A sentence-transformers model, loaded on first use."""
 
     def __init__(self, model: str, device: str) -> None:
         self.model, self.device = model, device
@@ -120,7 +120,10 @@ def _left_out(n_problems: int) -> tuple[str, ...]:
 
 
 def _mean_distance(directions: Sequence[NDArray[np.float64]]) -> float:
-    """Over all pairs: the squared length of the sum holds each pair's cosine twice, and each direction's own 1."""
+    """Return the mean distance over all pairs of unit vectors.
+
+    The squared length of their sum is n plus twice the sum of the pairs' cosines.
+    """
     import numpy as np
 
     n, total = len(directions), np.sum(directions, axis=0)

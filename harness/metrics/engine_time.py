@@ -1,4 +1,4 @@
-"""engine time: wall seconds of generation for each right answer."""
+"""engine time: wall seconds of generation per right answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.metrics.base.grouping import by_problem, per_right_answer, with_sam
 
 
 class EngineTime:
-    """The time that was waited for the engine, over the number of right ones among the graded samples.
+    """The time spent waiting for the engine, over the number of right answers among the graded samples.
 
-    Waiting for a batch counts for the first of it to come, so only the whole means something, and the interval is
-    wider than it need be. No estimate where a completion has no time on record, where nothing is right, or so few
-    problems are that the interval has no upper end.
+    The wait for a batch is recorded with its first completion, so only the sum is meaningful, and the interval is wider
+    than necessary. There is no estimate where a completion has no recorded time, where nothing is right, or where so
+    few problems are used that the interval has no upper end.
     """
 
     @dataclass(frozen=True, slots=True)

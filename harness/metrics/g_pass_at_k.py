@@ -1,4 +1,4 @@
-"""G-Pass@k: the chance that at least a share tau of k samples is right (Liu et al. 2024), for several tau."""
+"""G-Pass@k: the probability that at least a share tau of k samples is right (Liu et al. 2024), for several tau."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from harness.metrics.base.grouping import Family, MeanOverProblems, Means, Probl
 
 
 class GPassAtK(MeanOverProblems):
-    """The mean over problems of the chance that max(1, ceil(tau k)) or more of k drawn samples are right: c of n are,
-    and they are drawn without replacement (hypergeometric). The smallest tau gives pass@k, tau = 1 gives pass^k.
+    """The mean over problems of the probability that max(1, ceil(tau k)) or more of k drawn samples are right.
+
+    c of the n graded samples are right, and k are drawn without replacement (hypergeometric). The smallest tau gives
+    pass@k, tau = 1 gives pass^k.
 
     For k = 1, 2, 4, 8 ... and n itself, n being the smallest number of graded samples of a problem.
     """
@@ -25,7 +27,7 @@ class GPassAtK(MeanOverProblems):
         def __post_init__(self) -> None:
             Family.Config.__post_init__(self)
             if not self.taus or not all(0 < tau <= 1 for tau in self.taus):
-                raise ValueError("every tau is a share above 0, at most 1")
+                raise ValueError("every tau must be above 0 and at most 1")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -36,7 +38,7 @@ class GPassAtK(MeanOverProblems):
 
 
 class _ShareRight(Family):
-    """That of one tau."""
+    """G-Pass@k for one tau."""
 
     def __init__(self, config: Family.Config, tau: float) -> None:
         super().__init__(config)
@@ -45,7 +47,7 @@ class _ShareRight(Family):
     def values(self, counts: Sequence[tuple[int, int]], k: int) -> Sequence[float]:
         from harness.stats.intervals import g_pass_at_k  # numpy
 
-        # As a decimal, 0.28 * 25 is 7; as floats it is a little more, and would ask for 8.
+        # 0.28 * 25 is 7 as decimals but a little more as floats, which would require 8.
         n_needed = max(1, math.ceil(Fraction(str(self._tau)) * k))
         return [g_pass_at_k(n, c, k, n_needed) for n, c in counts]
 

@@ -1,4 +1,4 @@
-"""maj@k: the chance that the most frequent answer of k samples is right, ties shared, over all subsets."""
+"""maj@k: the probability that the most frequent answer of k samples is right, over all subsets, ties shared."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.metrics.base.votes import Ballot, ballot, is_prose, majority
 
 
 class MajAtK(Family):
-    """The mean over problems of the mean over all subsets of k graded samples of the vote's credit.
+    """The mean over problems of the mean credit of the vote over all subsets of k graded samples.
 
-    A right answer that is as frequent as t - 1 others, none being more frequent, earns 1 / t. A sample without an
-    answer does not vote; a subset without a vote earns 0. Right answers are one answer unless the grader names
-    their solution; wrong ones are told apart by their text without spaces, for nothing says which of them are equal.
-    No estimate where the grader does not say what it read, or where answers are texts of several lines (programs).
+    A right answer earns 1 / t when it is as frequent as t - 1 others and none is more frequent. A sample without an
+    answer does not vote; a subset without votes earns 0. Right answers count as one unless the grader identifies their
+    solution; wrong ones differ when their texts without spaces differ. There is no estimate where the grader does not
+    record the answers, or where answers are texts of several lines (programs).
     For k = 1, 4, 16, 64 ... and n itself, n being the smallest number of graded samples of a problem.
     """
 

@@ -1,4 +1,4 @@
-"""no answer: the share of completions that end by themselves and hold no answer the grader can find."""
+"""no answer: the share of completions that end by themselves without an answer that the grader can find."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSample
 
 
 class NoAnswer(MeanOverProblems):
-    """The rate of format failures: wrong, nothing extracted, and not cut off. Averaged over problems.
+    """The rate of format failures (incorrect, nothing extracted, not truncated), averaged over problems.
 
-    Where the grader does not say what it read (a right or a wrong answer without `extracted`) there is no estimate.
+    There is no estimate where the grader does not record the answers: a right or wrong verdict without `extracted`.
     """
 
     @dataclass(frozen=True, slots=True)

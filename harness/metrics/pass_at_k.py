@@ -1,4 +1,4 @@
-"""pass@k: the chance that at least one of k samples is right, unbiased, for a family of k."""
+"""pass@k: the probability that at least one of k samples is right, unbiased, for several k."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pass^k: the chance that all of k samples are right, unbiased, for a family of k."""
+"""pass^k: the probability that all of k samples are right, unbiased, for several k."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""potential@k: of what a single sample misses, the share that k samples find (Yao et al. 2025)."""
+"""potential@k: the share of what a single sample misses that k samples find (Yao et al. 2025)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from harness.metrics.base.grouping import Family, ProblemSamples, by_problem, si
 
 
 class PotentialAtK:
-    """The sum over problems of pass@k (1 - pass@1), over the sum of 1 - pass@1, each unbiased by itself.
+    """The sum over problems of pass@k (1 - pass@1), over the sum of 1 - pass@1, each unbiased.
 
-    Where no sample is wrong there is no estimate: nothing was missed.
+    There is no estimate where no sample is wrong.
 
     For k = 1, 2, 4, 8 ... and n itself, n being the smallest number of graded samples of a problem.
     """

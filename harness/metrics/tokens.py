@@ -1,4 +1,4 @@
-"""tokens: completion tokens of a sample, and all of them for each right one."""
+"""tokens: completion tokens per sample and per right answer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from harness.metrics.base.grouping import (
 
 
 class TokenCounts(MeanOverProblems):
-    """`tokens`: the mean over problems of the mean over graded samples. `tokens per right answer`: the tokens of all
-    graded samples over the number of right ones.
+    """Completion tokens.
 
-    The second has no estimate where nothing is right, or so few problems that its interval has no upper end.
+    `tokens` is the mean over problems of the mean over graded samples. `tokens per right answer` is the number of
+    tokens of all graded samples over the number of right ones; it has no estimate where nothing is right, or so few
+    problems that its interval has no upper end.
     """
 
     @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class TokenCounts(MeanOverProblems):
         if not used:
             return []
         values = [_n_tokens(problem) / problem.n_graded for problem in used]
-        # No sample is longer than the budget; the longest is what is known of it.
+        # The upper bound is the token budget, which a metric does not know; the longest sample stands for it.
         longest = max(item.completion.tokens.n_completion for problem in used for item in problem.graded)
         return [Means("tokens", used, values, float(max(1, longest)), notes)]
 

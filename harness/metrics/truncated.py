@@ -1,4 +1,4 @@
-"""truncated: the share of completions that the token budget cut off, averaged over problems."""
+"""truncated: the share of completions that reached the token limit, averaged over problems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSample
 
 
 class Truncated(MeanOverProblems):
-    """Of a problem's graded samples those whose `finish_reason` is `length`. A rate, so lower is better."""
+    """The share of graded samples whose `finish_reason` is `length`. Lower is better."""
 
     @dataclass(frozen=True, slots=True)
     class Config:

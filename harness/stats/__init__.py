@@ -1,1 +1,1 @@
-"""Intervals and paired tests."""
+"""Statistics: intervals of estimates, and paired tests."""

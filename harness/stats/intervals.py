@@ -1,6 +1,6 @@
-"""Estimators and intervals. Problems are the clusters: samples of one problem are never treated as independent.
+"""Estimators and confidence intervals. Problems are the clusters: samples of a problem are not independent.
 
-Only numpy at the top, so import this module where it is used, not where a command line starts.
+This module imports numpy, so import it inside the function that uses it: the command line must start quickly.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 INTERVAL_SEED = 0
-"""The seed of every interval in this project. It is no setting: the same verdicts give the same interval."""
+"""The seed of every interval. It is not a setting, so that the same verdicts give the same interval."""
 LEVEL = 0.95
 DRAWS = 10_000
 FEWEST_CLUSTERS = 20
-"""With fewer an interval over clusters is too narrow; then problems count one by one."""
+"""With fewer clusters their interval would be too narrow, and problems are resampled one by one."""
 CHUNK_ELEMENTS = 2**20
-"""Resampled values held at once: 4 MB of indices and 8 MB of values."""
+"""Resampled values in memory at a time: 4 MB of indices and 8 MB of values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Two ends, never nan, and in words how they were found."""
+    """Two ends, never nan, and the name of the method."""
 
     low: float
     high: float
@@ -37,48 +37,48 @@ class Interval:
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Floats:
-    """The chance that k of n samples, drawn without replacement, hold one of the c right ones.
+    """Return the probability that k of n samples, drawn without replacement, include one of the c right ones.
 
-    1 - C(n-c, k) / C(n, k) (Chen et al. 2021, section 2.1), unbiased, for arrays of n and c alike in shape. As a
-    product over the draws nothing overflows, and 0 right or fewer than k wrong give exactly 0 or 1.
+    1 - C(n-c, k) / C(n, k) (Chen et al. 2021, section 2.1), unbiased, elementwise for arrays. Computed as a product
+    over the draws, nothing overflows, and 0 right or fewer than k wrong samples give exactly 0 or 1.
     """
     n_samples, n_right = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
     if k < 1 or np.any(n_samples < k) or np.any(n_right < 0) or np.any(n_right > n_samples):
         raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n, not k={k}, n={n_samples}, c={n_right}")
     all_wrong = np.ones(n_samples.shape)
     for drawn in range(k):
-        # Once every wrong sample is drawn a factor is 0, so the product stays 0.
+        # A factor is 0 once every wrong sample is drawn, so the product stays 0.
         all_wrong *= (n_samples - n_right - drawn) / (n_samples - drawn)
     return 1.0 - all_wrong
 
 
 def pass_hat_k(n: ArrayLike, c: ArrayLike, k: int) -> Floats:
-    """The chance that all of k samples drawn without replacement are right: C(c, k) / C(n, k)."""
+    """Return the probability that all of k samples drawn without replacement are right: C(c, k) / C(n, k)."""
     n_samples = np.asarray(n, dtype=np.float64)
-    # All right is none wrong.
+    # All are right when none is wrong.
     found: Floats = 1.0 - pass_at_k(n_samples, n_samples - np.asarray(c, dtype=np.float64), k)
     return found
 
 
 def g_pass_at_k(n: int, c: int, k: int, n_needed: int) -> float:
-    """The chance that at least `n_needed` of k samples drawn without replacement are right (hypergeometric)."""
+    """Return the probability that at least `n_needed` of k samples drawn without replacement are right."""
     if not (1 <= k <= n and 0 <= c <= n and 1 <= n_needed <= k):
         raise ValueError(f"G-Pass@k needs 1 <= needed <= k <= n and 0 <= c <= n, not {n_needed}, k={k}, n={n}, c={c}")
     ways = sum(math.comb(c, j) * math.comb(n - c, k - j) for j in range(n_needed, min(c, k) + 1))
-    # Whole numbers, divided once: exact for any size.
+    # Integers, divided once: exact for any size.
     return ways / math.comb(n, k)
 
 
 def bootstrap_interval(
     per_problem_values: Sequence[float], seed: int, level: float = LEVEL, draws: int = DRAWS
 ) -> tuple[float, float]:
-    """Percentile bootstrap of the mean over problems, the same for any order of the values."""
+    """Return the percentile bootstrap interval of the mean over problems. The order of the values has no effect."""
     values = np.sort(np.asarray(per_problem_values, dtype=np.float64))
     if values.size == 0 or not np.all(np.isfinite(values)):
-        raise ValueError("a bootstrap needs at least one value, and finite ones")
+        raise ValueError("a bootstrap needs at least one value, and only finite ones")
     generator = np.random.default_rng(seed)
     kinds, sizes = np.unique(values, return_counts=True)
-    # Equal values are drawn together where that is quicker: how often each kind comes is multinomial.
+    # Draw equal values together where that is faster: their counts are multinomial.
     are_few = kinds.size * 8 <= values.size
     rows_at_once = max(1, CHUNK_ELEMENTS // (kinds if are_few else values).size)
     means = [
@@ -92,12 +92,12 @@ def bootstrap_interval(
 
 
 def hierarchical_means(right: ArrayLike, n_samples: ArrayLike, seed: int, draws: int = DRAWS) -> Floats:
-    """The mean rate of right samples in each draw of a bootstrap at every level: seeds, then problems, then samples.
+    """Return the mean rate of right samples in each draw of a bootstrap over seeds, problems and samples.
 
-    Both arrays are [problems], or [seeds, problems] where the same problems were asked under several seeds: then seeds
-    and problems are drawn apart from each other, for every seed has every problem. Of a problem's samples as many are
-    drawn as it has; the right ones among them are a binomial number, so no sample is drawn one by one, and cells
-    (a problem under a seed) with the same counts are drawn together.
+    Both arrays are [problems], or [seeds, problems] where the same problems were run under several seeds. Seeds and
+    problems are drawn independently, since every seed has every problem. As many samples of a problem are drawn as it
+    has; the number of right ones is binomial, so samples are not drawn one by one, and cells (a problem under a seed)
+    with equal counts are drawn together.
     """
     n_right, n_all = np.broadcast_arrays(np.atleast_2d(right).astype(np.int64), np.asarray(n_samples, dtype=np.int64))
     if n_right.size == 0 or np.any(n_all < 1) or np.any(n_right < 0) or np.any(n_right > n_all):
@@ -123,7 +123,7 @@ def hierarchical_means(right: ArrayLike, n_samples: ArrayLike, seed: int, draws:
 
 
 def _grouped(labels: Indices) -> tuple[Indices, Indices, Indices]:
-    """An order in which equal labels stand together, where each of them begins, and the labels."""
+    """Return an order that groups equal labels, the start of each group, and the distinct labels."""
     order = np.argsort(labels, kind="stable")
     kinds, starts = np.unique(labels[order], return_index=True)
     return order, starts, kinds
@@ -132,8 +132,11 @@ def _grouped(labels: Indices) -> tuple[Indices, Indices, Indices]:
 def hierarchical_interval(
     right: ArrayLike, n_samples: ArrayLike, seed: int = INTERVAL_SEED, level: float = LEVEL, draws: int = DRAWS
 ) -> tuple[float, float]:
-    """The percentiles of `hierarchical_means`. Wider than `bootstrap_interval`: the noise of samples, which the spread
-    of the problems' rates holds already, is added once more."""
+    """Return the percentile interval of `hierarchical_means`.
+
+    It is wider than `bootstrap_interval`: the spread of the problems' rates already contains the noise of the samples,
+    and drawing samples adds it a second time.
+    """
     low, high = np.quantile(hierarchical_means(right, n_samples, seed, draws), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -145,10 +148,13 @@ def ratio_interval(
     level: float = LEVEL,
     draws: int = DRAWS,
 ) -> tuple[float, float]:
-    """Percentile bootstrap over problems of sum / sum. A draw whose denominators are all 0 counts as infinite, so
-    the upper end is infinite where more than (1 - level) / 2 of the draws are."""
+    """Return the percentile bootstrap interval over problems of a ratio of sums.
+
+    A draw whose denominators are all 0 counts as infinite, so the upper end is infinite where more than
+    (1 - level) / 2 of the draws are.
+    """
     pairs = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=1)
-    pairs = pairs[np.lexsort(pairs.T[::-1])]  # the same for any order
+    pairs = pairs[np.lexsort(pairs.T[::-1])]  # so that the order has no effect
     if pairs.size == 0 or not np.all(np.isfinite(pairs)) or np.any(pairs < 0) or not np.any(pairs[:, 1]):
         raise ValueError("a ratio needs finite values of at least 0, and a denominator above 0")
     generator = np.random.default_rng(seed)
@@ -160,7 +166,7 @@ def ratio_interval(
     tops, bottoms = np.concatenate(sums).T
     ratios = np.full(draws, np.inf)
     np.divide(tops, bottoms, out=ratios, where=bottoms > 0)
-    # Between two draws nothing is interpolated: infinity has no middle.
+    # No interpolation between draws, since some may be infinite.
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
 
@@ -172,18 +178,18 @@ def _resampled_means(values: Floats, generator: np.random.Generator, rows: int) 
 
 
 def wilson_interval(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, without continuity correction (Wilson 1927)."""
+    """Return Wilson's score interval of a proportion, without continuity correction (Wilson 1927)."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, not {successes} of {n}")
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
-    # At the ends the formula gives exactly 0 and 1. Floats give that 0, for centre and half are then one; not that 1.
+    # For 0 and n successes the exact ends are 0 and 1. Floats give that 0 (centre equals half) but not that 1.
     return centre - half, (1.0 if successes == n else centre + half)
 
 
 def usable(clusters: Sequence[Hashable]) -> Sequence[Hashable] | None:
-    """The clusters, when there are enough of them, and fewer than problems."""
+    """Return the clusters if there are enough of them and fewer than problems, else None."""
     return clusters if FEWEST_CLUSTERS <= len(set(clusters)) < len(clusters) else None
 
 
@@ -193,18 +199,17 @@ def mean_interval(
     upper: float = 1.0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
-    """The 95% interval of a mean over problems, of a quantity that lies between 0 and `upper`.
+    """Return the 95% interval of a mean over problems, of a quantity between 0 and `upper`.
 
-    With a cluster for each problem the bootstrap draws whole clusters; see `usable`.
-
-    Bootstrap over problems. Where all problems have one value the bootstrap says nothing (all right, all wrong: it
-    would claim certainty), so there it is the Wilson interval of value / upper over the problems, which is that of
-    the widest distribution with this mean. A single problem tells nothing of the others: the whole range.
+    It is a bootstrap over problems, or over whole clusters where each problem has one and they are `usable`. Where all
+    problems have the same value (all right, all wrong) a bootstrap would claim certainty; there it is the Wilson
+    interval of value / upper over the problems, that of the widest distribution with this mean. A single problem says
+    nothing about the others: the interval is the whole range.
     """
     n_problems = len(per_problem_values)
     spread = _spread(per_problem_values, upper)
     if n_problems == 1:
-        return Interval(0.0, upper, "one problem says nothing of others: the whole range")
+        return Interval(0.0, upper, "one problem says nothing about others: the whole range")
     if spread <= 1e-9 * upper:
         low, high = wilson_interval(math.fsum(per_problem_values) / upper, n_problems)
         return Interval(low * upper, high * upper, f"{LEVEL:.0%} Wilson over {n_problems} problems, all of one value")
@@ -219,7 +224,7 @@ def mean_interval(
 
 
 def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:
-    """The sums over each cluster of [problems] or [runs, problems], as [runs, clusters], and the clusters' sizes."""
+    """Return the sums over each cluster of [problems] or [runs, problems], as [runs, clusters], and their sizes."""
     places = {label: place for place, label in enumerate(dict.fromkeys(clusters))}
     place_of = [places[label] for label in clusters]
     rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
@@ -228,8 +233,10 @@ def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[Floats,
 
 
 def rate_interval(right: Sequence[int], n_samples: Sequence[int], seed: int = INTERVAL_SEED) -> Interval:
-    """The 95% interval of the mean rate of right samples, by `hierarchical_interval`; that of `mean_interval` where all
-    problems have one rate."""
+    """Return the 95% interval of the mean rate of right samples, by a bootstrap over problems and samples.
+
+    Where all problems have the same rate it is that of `mean_interval`.
+    """
     rates = [c / n for c, n in zip(right, n_samples, strict=True)]
     if _spread(rates, 1.0) <= 1e-9:
         return mean_interval(rates, seed)

@@ -1,6 +1,6 @@
-"""Two runs on the same problems: differences, their tests, and what could have been found.
+"""Compare runs on the same problems: intervals and tests of paired differences, and the detectable difference.
 
-Only numpy at the top, so import this module where it is used, not where a command line starts.
+This module imports numpy, so import it inside the function that uses it: the command line must start quickly.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from harness.stats.intervals import (
 )
 
 MOST_EXACT = 20
-"""Differences other than 0 up to which all 2^m signs are tried: a million sums."""
+"""Enumerate all 2^m signs (a million sums) up to this number m of differences other than 0."""
 POWER = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class PValue:
-    """A two-sided p-value, and in words how it was found."""
+    """A two-sided p-value, and the name of the method."""
 
     p: float
     method: str
 
 
 def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float:
-    """Of the mean: sqrt(sum over clusters of (sum of deviations)^2 * C / (C - 1)) / n, with C clusters of n values.
+    """Return the standard error of the mean of n values in C clusters.
 
-    Without `clusters` each value is its own, and this is the sample standard deviation over sqrt(n). It needs two
-    clusters at least.
+    It is sqrt(sum over clusters of (sum of deviations)^2 * C / (C - 1)) / n and needs at least two clusters. Without
+    `clusters` each value is a cluster, and this is the sample standard deviation over sqrt(n).
     """
     numbers = np.asarray(values, dtype=np.float64)
     labels: Sequence[Hashable] = clusters if clusters is not None else range(numbers.size)
@@ -54,16 +54,17 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None
 
 
 def difference_interval(differences: Sequence[float], seed: int = INTERVAL_SEED) -> Interval:
-    """The 95% interval of a mean of paired differences, each between -1 and 1: bootstrap over problems.
+    """Return the 95% interval of a mean of paired differences between -1 and 1, by a bootstrap over problems.
 
-    Where all are one value v the bootstrap would claim certainty. There at most a share u of all problems may differ
-    from v, u being the upper end of Wilson's interval of 0 in n; they lie between -1 and 1, and so does the mean.
+    Where all differences have one value v a bootstrap would claim certainty. There at most a share u of all problems
+    may differ from v, where u is the upper end of Wilson's interval of 0 in n. These lie between -1 and 1, which bounds
+    the mean.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.size == 0 or not np.all(np.abs(values) <= 1):
         raise ValueError("an interval of differences needs values between -1 and 1, at least one")
     if values.size == 1:
-        return Interval(-1.0, 1.0, "one problem says nothing of others: the whole range")
+        return Interval(-1.0, 1.0, "one problem says nothing about others: the whole range")
     if np.ptp(values) <= 1e-9:
         z2 = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
         same, other = float(values[0]), z2 / (values.size + z2)
@@ -80,11 +81,10 @@ def crossed_interval(
     seed: int = INTERVAL_SEED,
     draws: int = DRAWS,
 ) -> Interval:
-    """The 95% interval of the mean of `second` less that of `first`: bootstrap over the runs of each side and over the
-    problems, or over whole clusters of them.
+    """Return the 95% interval of the mean of `second` less that of `first`, by a bootstrap over runs and problems.
 
-    Both are [runs, problems] of values between 0 and 1. A draw has the same problems in all runs, and runs of either
-    side apart from each other. One run a side, without clusters, has the interval of its differences,
+    Both are [runs, problems] of values between 0 and 1. A draw takes the same problems (or whole clusters of them) in
+    all runs, and draws the runs of each side independently. With one run per side and no clusters this is
     `difference_interval`.
     """
     one, two = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
@@ -114,21 +114,21 @@ def crossed_interval(
 
 
 def _runs_drawn(side: Floats, generator: np.random.Generator, rows: int) -> Floats:
-    """For each draw the mean of as many runs as there are, drawn with replacement: [rows, problems]."""
+    """Return for each draw the mean over runs drawn with replacement: [rows, problems]."""
     times = generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=rows)
     means: Floats = times @ side / len(side)
     return means
 
 
 def regrouped(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:
-    """How often the means of two groups of runs are at least as far apart when the runs are dealt out anew.
+    """Return the p-value of a permutation test: how often regrouped runs have means at least as far apart.
 
-    Over all ways when there are at most MOST_EXACT runs, else over `draws` seeded ones, that of the data among them.
+    It is over all groupings when there are at most MOST_EXACT runs, else over `draws` seeded ones and that of the data.
     """
     one, two = (np.sort(np.asarray(side, dtype=np.float64)) for side in (first, second))
     if min(one.size, two.size) < 1 or not np.all(np.isfinite(runs := np.concatenate([one, two]))):
-        raise ValueError("groups of runs need one finite value at least")
-    # The rest of the sum is the other group's, so the sum of the one tells how far apart they are.
+        raise ValueError("each group of runs needs at least one value, and only finite ones")
+    # The other group has the rest of the total, so the sum of one group determines the distance of the means.
     middle = one.size * runs.mean()
     least = abs(one.sum() - middle) - 1e-12 * np.abs(runs).sum()
     if runs.size <= MOST_EXACT:
@@ -141,16 +141,16 @@ def regrouped(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, dr
 
 
 def sign_flip(differences: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:
-    """How often the mean is at least as far from 0 when the sign of each difference is a coin's.
+    """Return the p-value of a sign-flip test: how often random signs put the mean at least as far from 0.
 
-    Over all signs when at most MOST_EXACT differences are not 0 (flipping a 0 changes nothing); else over `draws`
-    seeded ones, that of the data counted among them, so that p is never 0.
+    It is over all signs when at most MOST_EXACT differences are not 0 (flipping a 0 has no effect). Else it is over
+    `draws` seeded ones and that of the data, so p is never 0.
     """
     values = np.sort(np.asarray(differences, dtype=np.float64))
     if values.size == 0 or not np.all(np.isfinite(values)):
-        raise ValueError("a sign-flip test needs at least one difference, and finite ones")
+        raise ValueError("a sign-flip test needs at least one difference, and only finite ones")
     moving = values[values != 0]
-    # Sums of the same numbers in another order may differ in the last places.
+    # Sums of the same numbers in another order may differ by rounding.
     least = abs(math.fsum(moving)) - 1e-12 * math.fsum(np.abs(moving))
     if moving.size <= MOST_EXACT:
         sums = np.zeros(1)
@@ -168,17 +168,17 @@ def sign_flip(differences: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DR
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p-value of McNemar's test, from the problems that one of two runs alone has right."""
+    """Return the exact two-sided p-value of McNemar's test, from the counts of problems that only one run has right."""
     n = only_first + only_second
     if min(only_first, only_second) < 0:
         raise ValueError("McNemar's test needs counts of at least 0")
     tail = sum(math.comb(n, j) for j in range(min(only_first, only_second) + 1))
-    # Divided as whole numbers, for 2**n may be beyond any float.
+    # Divided as integers, since 2**n may exceed the largest float.
     return float(min(1.0, 2 * tail / (1 << n)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment: each p-value as it counts among all of them, in the order given."""
+    """Return the p-values adjusted by Holm's method, in the order given."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
@@ -188,7 +188,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The smallest true difference that a two-sided test at 1 - `level` finds with this power, given the standard
-    error of the difference: error * (z of (1 + level) / 2 + z of power)."""
+    """Return the smallest true difference that a two-sided test at 1 - `level` finds with this power.
+
+    It is error * (z of (1 + level) / 2 + z of power), where `error` is the standard error of the difference.
+    """
     normal = NormalDist()
     return error * (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power))

@@ -162,7 +162,7 @@ def test_a_command_that_does_not_parse_is_exit_code_2_and_writes_nothing(capsys,
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99}'])
 @pytest.mark.parametrize("verb", ["eval", "report", "show"])
 @pytest.mark.usefixtures("finished")
-def test_an_unreadable_run_folder_is_named_by_every_verb(capsys, verb, text):
+def test_an_unreadable_run_folder_is_named_by_every_command(capsys, verb, text):
     Path("run/run.json").write_text(text)
     command = {"eval": [*EVAL, "--out", "run"], "report": ["report", "run"], "show": ["show", "run"]}[verb]
     message = refused(capsys, *command)
@@ -264,13 +264,13 @@ def test_the_commands_of_the_help_are_the_files(capsys):
 
 
 @pytest.mark.parametrize("verb", ["list", "show", "doctor"])
-def test_the_example_of_a_verb_that_only_reads_works(capsys, verb):
+def test_the_example_of_a_command_that_only_reads_works(capsys, verb):
     example = " ".join(helped(capsys, verb).partition("example: ")[2].split())
     assert done(capsys, *example.split()[1:]).out
 
 
 @pytest.mark.parametrize("verb", ["train", "eval"])
-def test_the_example_of_a_verb_that_runs_is_a_valid_config(capsys, verb):
+def test_the_example_of_a_command_that_runs_is_a_valid_config(capsys, verb):
     example = " ".join(helped(capsys, verb).partition("example: ")[2].split())
     assert done(capsys, *example.split()[1:], "--dry-run").out
 
@@ -395,12 +395,12 @@ def test_show_prints_a_task_with_its_options_and_its_card(capsys):
     assert "licence: Apache-2.0" in out
 
 
-def test_show_prints_options_as_they_are_after_they_completed_one_another(capsys):
+def test_show_prints_resolved_options(capsys):
     out = done(capsys, "show", "flowrl_release").out
     assert "  beta = 15.0\n" in out and "  log_z_dropout = 0.1\n  log_z_lr = 'policy'\n" in out
 
 
-def test_show_prints_options_as_set_and_refuses_those_that_are_not_there(capsys):
+def test_show_prints_set_options_and_refuses_unknown_ones(capsys):
     out = done(capsys, "show", "livecodebench", "--set", 'window="flowrl"').out
     assert "  release = 'release_v5'\n  window = 'flowrl'\n  start = '2024-08-01'\n" in out
     assert "  log_z = 'none'\n" in done(capsys, "show", "flowrl_ablation", "--set", "log_z=none").out
@@ -417,7 +417,7 @@ def test_show_prints_options_as_set_and_refuses_those_that_are_not_there(capsys)
     ],
 )
 @pytest.mark.usefixtures("finished")
-def test_show_refuses_what_it_would_have_to_leave_out(capsys, asked, match):
+def test_show_refuses_options_that_would_have_no_effect(capsys, asked, match):
     assert match in refused(capsys, "show", *asked)
 
 
@@ -460,15 +460,15 @@ def test_show_of_a_run_without_its_config_says_which_file(capsys):
 def test_wrong_usage_is_one_line_with_the_nearest_name(capsys, command, message):
     with pytest.raises(SystemExit, match="2"):
         main(command)
-    told = capsys.readouterr().err
-    assert told.startswith("harness: ") and told.count("\n") == 1
-    assert message in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("harness: ") and printed.count("\n") == 1
+    assert message in printed
 
 
-def test_of_very_many_names_some_are_told(capsys):
-    told = refused(capsys, "show", "zzzzzzzz")
-    assert told.count(", ") < 30
-    assert re.search(r" and \d+ more$", told.strip())
+def test_an_error_lists_only_some_of_very_many_names(capsys):
+    printed = refused(capsys, "show", "zzzzzzzz")
+    assert printed.count(", ") < 30
+    assert re.search(r" and \d+ more$", printed.strip())
 
 
 # --- the shell --------------------------------------------------------------------------------------------------
@@ -478,14 +478,14 @@ def in_shell(command, **options):
     return subprocess.run([sys.executable, "-m", "harness", *command], capture_output=True, timeout=60, **options)
 
 
-def test_the_module_is_the_command():
+def test_python_m_harness_is_the_command():
     assert in_shell(["--version"]).stdout.decode() == f"harness {harness.__version__}\n"
     assert in_shell(["show", "nothing"]).returncode == 2
     assert importlib.util.find_spec("harness.__main__") is not None
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_who_has_gone_is_no_traceback(unbuffered):
+def test_a_closed_pipe_gives_no_traceback(unbuffered):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "harness", "list", "tasks"]
@@ -504,6 +504,6 @@ def test_an_option_that_names_a_plugin_is_shown_with_its_default(capsys: pytest.
 @pytest.mark.parametrize(
     "flag", ["--n=2", "--grader=exact", "--split=train", "--limit=3", "--temperature=0", "--set=a.b=1"]
 )
-def test_a_log_of_a_run_takes_nothing_that_the_run_has(flag, tmp_path, capsys):
+def test_export_inspect_log_refuses_flags_that_the_run_determines(flag, tmp_path, capsys):
     assert main(["export", "inspect-log", str(tmp_path / "log"), "--run", str(tmp_path), flag]) == 2
     assert f"takes no {flag.partition('=')[0]}: a log has what its run has" in capsys.readouterr().err

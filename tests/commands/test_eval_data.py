@@ -18,10 +18,11 @@ EVAL = ["eval", "countdown-tiny", "--tasks", "aime24", "--n", "1", "--quiet", "-
 ENGINE = 'engine={id="scripted", replies=["\\\\boxed{2}"]}'
 
 
-def test_a_run_keeps_what_its_rows_were_and_says_that_they_differ(capsys, mirror, tmp_path):
-    said = output(capsys, *EVAL, ENGINE, "--out", "run").err
+def test_a_run_records_its_rows_and_warns_that_they_differ(capsys, mirror, tmp_path):
+    printed = output(capsys, *EVAL, ENGINE, "--out", "run").err
     assert (
-        said.startswith("warning: ") and "30 of the test rows differ from the recorded ones (2024-I-1: altered" in said
+        printed.startswith("warning: ")
+        and "30 of the test rows differ from the recorded ones (2024-I-1: altered" in printed
     )
     facts = RunReader.read(tmp_path / "work" / "run").record.data["aime24"]
     task = configs.parse_plugin("tasks", {"id": "aime24"}).build("tasks")
@@ -32,7 +33,7 @@ def test_a_run_keeps_what_its_rows_were_and_says_that_they_differ(capsys, mirror
     assert facts["differing_rows"] == list(loaded.differing[:MOST_NAMED])
 
 
-def test_the_report_of_a_run_says_whether_its_rows_were_those_on_record(capsys):
+def test_the_report_shows_whether_the_rows_were_the_expected_ones(capsys):
     output(capsys, *EVAL, ENGINE, "--out", "run")
     output(capsys, "report", "run", "--table", "protocol")
     report = Path("report/report.md").read_text()
@@ -41,14 +42,14 @@ def test_the_report_of_a_run_says_whether_its_rows_were_those_on_record(capsys):
 
 
 @pytest.mark.parametrize("strict", [["--strict-data"], ["--set", "strict_data=true"]])
-def test_strict_data_refuses_them_and_writes_nothing(capsys, tmp_path, strict):
-    said = output(capsys, *EVAL, ENGINE, *strict, "--out", "run", code=2).err
-    assert "30 of the test rows differ from the recorded ones" in said
-    assert "strict_data refuses such rows" in said
+def test_strict_data_refuses_differing_rows_and_writes_nothing(capsys, tmp_path, strict):
+    printed = output(capsys, *EVAL, ENGINE, *strict, "--out", "run", code=2).err
+    assert "30 of the test rows differ from the recorded ones" in printed
+    assert "strict_data refuses such rows" in printed
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_run_begun_with_other_rows_is_not_gone_on_with(capsys, mirror):
+def test_a_run_begun_with_other_rows_is_not_resumed(capsys, mirror):
     output(capsys, *EVAL, ENGINE, "--out", "run")
     path = mirror / AIME
     path.write_text(path.read_text().replace("004", "005"))

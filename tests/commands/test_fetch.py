@@ -31,6 +31,6 @@ def test_an_unknown_task_is_refused_before_the_first_is_read(mirror, capsys, ver
 
 def test_fetch_of_a_damaged_mirror_says_which_file(mirror, capsys):
     (mirror / AIME).write_text('{"problem": "p", "answ')
-    said = output(capsys, "fetch", "aime24", "--quiet", code=2).err
-    assert str(mirror / AIME) in said
-    assert "repair the mirror" in said
+    printed = output(capsys, "fetch", "aime24", "--quiet", code=2).err
+    assert str(mirror / AIME) in printed
+    assert "repair the mirror" in printed

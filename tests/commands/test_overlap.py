@@ -51,7 +51,7 @@ def test_a_sign_or_a_digit_makes_another_problem(old, new):
         (r"\quadratic", "ratic"),
     ],
 )
-def test_a_command_is_taken_whole(one, other):
+def test_a_latex_command_is_one_token(one, other):
     assert tokens(one) != tokens(other)
 
 
@@ -74,7 +74,7 @@ def brute_force(train, test, near):
 
 
 @pytest.mark.parametrize("near", [0.1, 0.5, 0.9, 1.0])
-def test_pairs_and_shares_are_those_of_the_definition(near):
+def test_pairs_and_shares_agree_with_brute_force(near):
     generator = random.Random(0)
     words = ["find", "the", "sum", "-", "3", "17", "+", "x"]
     texts = [" ".join(generator.choices(words, k=generator.randint(5, 30))) for _ in range(12)]
@@ -148,7 +148,7 @@ def test_overlap_sets_options_of_the_test_task_which_the_training_task_may_lack(
 
 
 @pytest.mark.parametrize("near", ["0", "-1", "1.5", "nan", "half"])
-def test_overlap_refuses_a_share_that_is_none(capsys, near):
+def test_overlap_refuses_a_share_out_of_range(capsys, near):
     with pytest.raises(SystemExit, match="2"):
         main(["overlap", "gsm8k", "aime24", "--near", near])
     assert "--near" in capsys.readouterr().err

@@ -9,18 +9,18 @@ pytestmark = pytest.mark.usefixtures("mirror")
 
 
 def test_show_prints_the_card_the_files_the_prompts_and_the_errata(capsys):
-    said = output(capsys, "show", "minerva").out
+    printed = output(capsys, "show", "minerva").out
     for part in ("svc-huggingface/minerva-math/test.jsonl", "126: the box has a plus", "qwen-math: Qwen2.5-Math's"):
-        assert part in said
+        assert part in printed
 
 
 @pytest.mark.parametrize("preset", ["flowrl", "qwen-math", "deepseek-r1", "simple"])
 def test_show_prints_a_problem_as_a_preset_asks_it(capsys, preset):
-    said = output(capsys, "show", "aime24", "--problem", "1", "--preset", preset).out
+    printed = output(capsys, "show", "aime24", "--problem", "1", "--preset", preset).out
     task = configs.parse_plugin("tasks", {"id": "aime24", "prompt": preset}).build("tasks")
     problem = list(task.problems("test", 0))[1]
     asked = "\n\n".join(f"[{message.role}]\n{message.content}" for message in problem.messages)
-    assert f"problem {problem.id} ()\n\n{asked}\n\n[reference]" in said
+    assert f"problem {problem.id} ()\n\n{asked}\n\n[reference]" in printed
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_show_prints_a_problem_as_a_preset_asks_it(capsys, preset):
         (["--problem", "0", "--preset", "qwen"], "there is flowrl, qwen-math"),
     ],
 )
-def test_show_refuses_what_is_not_there(capsys, command, match):
+def test_show_refuses_problems_and_presets_that_do_not_exist(capsys, command, match):
     assert match in output(capsys, "show", "aime24", *command, code=2).err
 
 
@@ -87,11 +87,11 @@ def model(folder, template):
 )
 def test_show_prints_a_problem_as_a_models_template_writes_it(tmp_path, capsys, template, bos, reasoning):
     path = model(tmp_path / "model", template)
-    said = output(capsys, "show", "aime24", "--problem", "0", "--preset", "qwen-math", "--model", path).out
-    facts = dict(line.strip().split(": ", 1) for line in said.partition("about it:\n")[2].splitlines()[:4])
+    printed = output(capsys, "show", "aime24", "--problem", "0", "--preset", "qwen-math", "--model", path).out
+    facts = dict(line.strip().split(": ", 1) for line in printed.partition("about it:\n")[2].splitlines()[:4])
     assert facts["leading BOS tokens"] == bos
     assert facts["reasoning"] == reasoning
     assert facts["system message"] == "the task's"
-    written = said.partition("reads it]\n")[2].partition("\n\nabout it")[0]
+    written = printed.partition("reads it]\n")[2].partition("\n\nabout it")[0]
     assert written.count("<s>") == int(bos[0])
     assert len(written.split()) == int(facts["tokens"])

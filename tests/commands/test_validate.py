@@ -7,13 +7,13 @@ from official_shapes import write
 pytestmark = pytest.mark.usefixtures("mirror")
 
 
-def test_validate_ends_well_when_every_verdict_is_as_known(capsys):
+def test_validate_succeeds_when_every_verdict_is_as_known(capsys):
     (found,) = tables(capsys, "validate", "aime24")
     assert {row["specimen"] for row in found["rows"]} > {"the reference", "an empty reply", "one more"}
     assert all(row["graded"] == row["as known"] == 2 for row in found["rows"])
 
 
-def test_validate_fails_and_lists_what_is_judged_otherwise(capsys, monkeypatch):
+def test_validate_fails_and_lists_unexpected_verdicts(capsys, monkeypatch):
     from harness.core.types import GoldenCompletion
     from harness.tasks._base import maths
 
@@ -28,7 +28,7 @@ def test_validate_fails_and_lists_what_is_judged_otherwise(capsys, monkeypatch):
     assert {(row["specimen"], row["verdict"]) for row in surprises["rows"]} == {("a lie", "incorrect")}
 
 
-def test_validate_says_so_when_something_can_not_be_graded(mirror, capsys):
+def test_validate_ends_with_code_3_when_something_can_not_be_graded(mirror, capsys):
     write(mirror / "simpleqa/simple_qa_test_set.csv", [{"metadata": "{}", "problem": "Who?", "answer": "Ada"}])
     _, surprises = tables(capsys, "validate", "simpleqa", code=3)
     assert {row["verdict"] for row in surprises["rows"]} == {"ungraded"}

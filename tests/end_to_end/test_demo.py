@@ -23,7 +23,7 @@ from harness.trainers.config import TrainConfig
 QUIET = Progress(quiet=True)
 
 
-def test_the_demo_gives_what_its_parts_give_alone_and_once(tmp_path: Path) -> None:
+def test_the_demo_equals_its_commands_run_alone_and_repeats_none(tmp_path: Path) -> None:
     folders = run_demo(tmp_path / "demo", 2, 0, QUIET, n_problems=1)
     names = [f"{arm}-T{temperature}" for arm in ("base", "grpo-2", "flowrl-2") for temperature in ("1", "0.6")]
     assert [folder.name for folder in folders] == names
@@ -67,7 +67,7 @@ def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) ->
         (["--out", "mine/notes.txt/demo"], "mine/notes.txt/demo/base-T1 would lie inside of a file"),
     ],
 )
-def test_what_an_arm_would_refuse_is_refused_before_any_is_begun(arguments, message, tmp_path, monkeypatch, capsys):
+def test_the_demo_refuses_unusable_folders_before_any_arm_begins(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "train-grpo").mkdir(parents=True)
     for notes in ("mine/notes.txt", "mine/train-grpo/notes.txt"):
@@ -76,6 +76,6 @@ def test_what_an_arm_would_refuse_is_refused_before_any_is_begun(arguments, mess
     run(configs.parse(TrainConfig, recipe), tmp_path / "runs" / "demo" / "train-flowrl")
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     assert main(["demo", *arguments]) == 2
-    told = capsys.readouterr()
-    assert message in told.err and told.err.count("\n") == 1 and not told.out
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""What can't be evaluated is refused before a model is loaded or a folder made, and what looks wrong is said soon."""
+"""Impossible evaluations are refused before a model is loaded or a folder created; empty completions are warned of."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def model(tmp_path, monkeypatch):
 def refused(capsys, *command):
     assert main(["eval", "model", *command]) == 2
     assert not Path("run").exists()
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    return told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    return printed
 
 
 def test_a_model_without_a_chat_template_is_refused(capsys, model):
@@ -43,21 +43,23 @@ def test_a_model_without_a_chat_template_is_refused(capsys, model):
 
 
 def test_a_budget_that_does_not_fit_is_refused_with_the_problem_the_lengths_and_what_would_fit(capsys):
-    told = refused(capsys, *COUNTDOWN, "--max-tokens", "60")
+    printed = refused(capsys, *COUNTDOWN, "--max-tokens", "60")
     prompt_tokens = len(["3", "5", "7", "8", "9", "9", "=", "10", ":"])
-    assert f"has {prompt_tokens} tokens; with 60 new ones it exceeds the model's context of 64" in told
-    assert "(and 2 other problems don't fit)" in told
-    assert f"set --max-tokens (sampling.max_tokens) to at most {64 - prompt_tokens}" in told
+    assert f"has {prompt_tokens} tokens; with 60 new ones it exceeds the model's context of 64" in printed
+    assert "(and 2 other problems don't fit)" in printed
+    assert f"set --max-tokens (sampling.max_tokens) to at most {64 - prompt_tokens}" in printed
 
 
-def test_what_just_fits_is_not_refused(capsys):
+def test_a_budget_that_just_fits_is_not_refused(capsys):
     assert main(["eval", "model", *COUNTDOWN, "--max-tokens", "55"]) == 2
     assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
 
 
 def test_a_k_above_n_is_refused(capsys):
-    told = refused(capsys, *COUNTDOWN, "--set", 'metrics=[{id="pass_at_k", ks=[4]}]')
-    assert "the metric pass_at_k needs k = 4 samples a problem, and n is 1; raise n, or ask for other metrics" in told
+    printed = refused(capsys, *COUNTDOWN, "--set", 'metrics=[{id="pass_at_k", ks=[4]}]')
+    assert (
+        "the metric pass_at_k needs k = 4 samples a problem, and n is 1; raise n, or ask for other metrics" in printed
+    )
 
 
 def test_a_folder_of_another_run_is_refused_before_the_model_is_loaded(capsys, tmp_path):
@@ -86,10 +88,10 @@ def test_a_document_that_is_scored_is_never_too_long(capsys, monkeypatch):
     assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
 
 
-# --- a model that says nothing ------------------------------------------------------------------------------------
+# --- empty completions ------------------------------------------------------------------------------------------
 
 
-def said(texts):
+def warnings_of(texts):
     stream = io.StringIO()
     problem = Problem("p", "t", (), "r")
     items = [
@@ -101,13 +103,13 @@ def said(texts):
     return stream.getvalue().splitlines()
 
 
-def test_a_model_that_emits_nothing_is_told_soon_and_at_the_end():
-    first, last = said(["", " \n"] * SOON)
+def test_empty_completions_are_warned_of_soon_and_at_the_end():
+    first, last = warnings_of(["", " \n"] * SOON)
     assert first.startswith(f"warning: t: the first {SOON} completions are all empty; the model stopped at once")
     assert last.startswith(f"warning: t: {2 * SOON} of {2 * SOON} completions are empty")
 
 
-def test_some_empty_completions_are_told_at_the_end():
-    (only,) = said(["4", *[""] * (2 * SOON)])
+def test_some_empty_completions_are_warned_of_at_the_end():
+    (only,) = warnings_of(["4", *[""] * (2 * SOON)])
     assert only.startswith(f"warning: t: {2 * SOON} of {2 * SOON + 1} completions are empty")
-    assert said(["4"] * (2 * SOON)) == []
+    assert warnings_of(["4"] * (2 * SOON)) == []

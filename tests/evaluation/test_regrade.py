@@ -1,15 +1,13 @@
-"""A run graded again and audited: nothing is generated, nothing of another grader is lost."""
+"""A run graded again: nothing is generated, nothing of another grader is lost."""
 
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from harness.cli import main
-from harness.core.types import Verdict
-from harness.runs.folder import RunReader, RunWriter
+from harness.runs.folder import RunReader
 
 CONFIG = """
 tasks = ["countdown"]
@@ -94,30 +92,3 @@ def test_a_wrong_request_is_told(run, capsys, arguments, message):
     assert main(["grade", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert (run / "verdicts.jsonl").read_bytes() == verdicts
-
-
-def test_audit_counts_and_shows_what_differs(run, capsys):
-    view = RunReader.read(run)
-    told = {
-        0: Verdict("correct", 1.0, "38"),
-        1: Verdict("incorrect", 0.0, None, "no answer"),
-        2: Verdict("ungraded", None),
-    }
-    store = RunWriter(run, view.record, os.open(run / "run.lock", os.O_RDWR))
-    for (task, problem_id, index), _ in view.verdicts("countdown").items():
-        store.append_verdict(task, problem_id, index, "other", told[index])
-    store.finish("done")
-    capsys.readouterr()
-    assert main(["audit", str(run), "--json", "--show", "2"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    rates = {row[1]: dict(zip(found["rates"]["columns"], row, strict=True)) for row in found["rates"]["rows"]}
-    assert (rates["other"]["correct"], rates["other"]["no answer"], rates["other"]["ungraded"]) == ("33.3%",) * 3
-    (row,) = found["agreement"]["rows"]
-    correct = sum(v.outcome == "correct" for v in view.verdicts("countdown").values())
-    assert row[1:3] == ["countdown", "other"] and sum(row[3:8]) == 12 and row[7] == 4
-    assert found["n_disagreements"] == sum(row[4:6]) == 4 - correct
-    assert len(found["disagreements"]) == 2
-    assert found["disagreements"][0]["text"] == "4*9=36;36+2=38"
-    assert found["disagreements"][0]["said"]["other"] == "correct, read '38'"
-    assert main(["audit", str(run)]) == 0
-    assert "disagreements: 4" in capsys.readouterr().out

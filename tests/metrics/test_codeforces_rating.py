@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from harness.core.errors import DataError
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
-from harness.metrics.base.ratings import Population, Row, contest_rating, likeliest_rating, virtual_score
+from harness.metrics.base.ratings import Population, StandingsRow, contest_rating, likeliest_rating, virtual_score
 from harness.metrics.codeforces_rating import METRIC
 
 DATA = os.environ.get("HARNESS_DATA_DIR")
@@ -44,17 +44,17 @@ def test_nothing_or_everything_solved_has_no_rating():
     assert likeliest_rating([], []) is None
 
 
-def test_the_virtual_score():
+def test_the_virtual_score_of_attempts():
     attempts = [[True], [False, False, True], [False] * 8, [False] * 7 + [True]]
     assert virtual_score(attempts, [500, 1000, 1500, 300]) == (500 + 900 + 0 + 0, 0)
     assert virtual_score(attempts, [None] * 4) == (3, 20 + 70)
 
 
-ROWS = [Row(4000 - 10 * n, 5.0 * (n % 3), 2600 - 7 * n) for n in range(250)]
+ROWS = [StandingsRow(4000 - 10 * n, 5.0 * (n % 3), 2600 - 7 * n) for n in range(250)]
 
 
 @pytest.mark.parametrize("points", [5000, 4000, 3999, 2500, 1600, 1510, 0])
-def test_bisection_finds_what_a_scan_does(points):
+def test_contest_rating_by_bisection_agrees_with_a_scan(points):
     place = sum(1 for row in ROWS if (row.points, -row.penalty) >= (points, -5.0))
 
     def expected_place(rating):
@@ -70,7 +70,7 @@ def test_a_real_round_gives_the_published_performances_up_to_a_constant():
     folder = Path(DATA, "codeforces")
     data = json.loads((folder / "round-1349-641-div1-data.json").read_text())
     performances = dict(json.loads((folder / "round-1349-641-div1-perfs.json").read_text()))
-    rows = [Row(points, penalty, rating) for _, points, penalty, rating, _ in data]
+    rows = [StandingsRow(points, penalty, rating) for _, points, penalty, rating, _ in data]
     middle = [row for row in data[100:900:40] if isinstance(performances[row[0]], (int, float))]
     differences = [contest_rating(row[1], row[2], rows) - performances[row[0]] for row in middle]
     assert len(differences) >= 15
@@ -101,7 +101,7 @@ def estimates(items, **options):
     return {e.name: e for e in METRIC(METRIC.Config(**options)).estimate(items)}
 
 
-def test_the_metric_from_difficulties():
+def test_the_rating_from_difficulties():
     items = [
         item
         for n, (difficulty, share) in enumerate(zip(DIFFICULTIES, SHARES, strict=True))
@@ -110,7 +110,7 @@ def test_the_metric_from_difficulties():
     found = estimates(items)["rating"]
     assert (found.value, found.low, found.high) == pytest.approx(likeliest_rating(DIFFICULTIES, SHARES))
     assert (found.n_problems, found.n_completions) == (7, 28)
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="is not a number"):
         estimates(list(graded("p", [True], rating="hard")))
     assert estimates(list(graded("p", [True]))) == {}
 
@@ -125,6 +125,6 @@ def test_a_percentile_names_its_population(tmp_path):
     assert math.isfinite(found["percentile"].low)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_population_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.json"):
         estimates(list(graded("p", [True], contest="1")), standings=str(tmp_path / "nowhere.json"))

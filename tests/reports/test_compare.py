@@ -88,7 +88,7 @@ def test_differences_are_of_the_problems_in_common(tmp_path):
     assert [cells[0] for cells in table.rows] == ["sums"]
 
 
-def test_turning_the_runs_round_turns_the_difference(tmp_path):
+def test_swapping_the_runs_negates_the_difference(tmp_path):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND)
     there, back = row(compare(one, two)), row(compare(two, one))
     assert there["difference"].value == -back["difference"].value
@@ -122,7 +122,7 @@ def test_only_samples_below_n_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "line"),
     [
         ({"sampling": {"temperature": 1.0}}, "sums temperature: 0.6 / 1.0"),
         ({"grader": "math"}, "sums grader: exact / math"),
@@ -131,17 +131,17 @@ def test_only_samples_below_n_count(tmp_path):
         ({"engine": "vllm"}, "sums engine: hf / vllm"),
     ],
 )
-def test_other_protocols_are_refused_unless_told(tmp_path, change, told):
+def test_other_protocols_are_refused_unless_anyway(tmp_path, change, line):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, **change)
     with pytest.raises(UsageError, match="were not evaluated alike") as refusal:
         compare(one, two)
-    assert told in str(refusal.value)
+    assert line in str(refusal.value)
     table = compare(one, two, anyway=True)
-    assert f"NOT ALIKE: {told}" in table.notes
+    assert f"NOT ALIKE: {line}" in table.notes
     assert row(table)["difference"].value == pytest.approx(np.mean(DIFFERENCES))
 
 
-def test_models_and_what_is_only_noise_may_differ(tmp_path):
+def test_models_seeds_and_versions_may_differ(tmp_path):
     one = run_of(tmp_path / "one", FIRST)
     table = compare(one, run_of(tmp_path / "two", SECOND, model=Model("other"), seed=3, n=16))
     assert "differs: seed: 0 / 3" in table.notes
@@ -149,12 +149,12 @@ def test_models_and_what_is_only_noise_may_differ(tmp_path):
     assert not any("NOT ALIKE" in note or "model" in note for note in table.notes)
 
 
-def test_an_unfinished_run_is_told(tmp_path):
+def test_an_unfinished_run_is_named_in_the_notes(tmp_path):
     table = compare(run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, status="interrupted"))
     assert any(note.startswith("UNFINISHED: two") for note in table.notes)
 
 
-def test_what_can_t_be_compared_is_refused(tmp_path):
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     one = run_of(tmp_path / "one", FIRST)
     with pytest.raises(UsageError, match="no task in common"):
         compare(one, run_of(tmp_path / "other", {"products": {"a": "+"}}))
@@ -194,7 +194,7 @@ def test_every_metric_that_both_have_is_compared(tmp_path):
     assert [row(table, metric=name)["p (Holm)"] for name in ("avg", "pass@2", "pass@3", "tokens")] == holm(p_values)
 
 
-def test_long_differences_have_an_interval_of_their_own_size(tmp_path):
+def test_differences_above_one_have_an_interval_of_their_scale(tmp_path):
     """The number of tokens is that of the samples here."""
     one = run_of(tmp_path / "one", {"sums": {str(i): "+" * 40 for i in range(30)}}, metrics=["tokens"], n=99)
     two = run_of(tmp_path / "two", {"sums": {str(i): "+" * (40 + i) for i in range(30)}}, metrics=["tokens"], n=99)
@@ -204,26 +204,26 @@ def test_long_differences_have_an_interval_of_their_own_size(tmp_path):
 
 
 @pytest.mark.parametrize(("metric", "names"), [("pass@2", ["pass@2"]), ("avg", ["avg"]), ("avg@4", ["avg"])])
-def test_one_metric_may_be_asked_for(tmp_path, metric, names):
+def test_a_metric_name_compares_only_that_estimate(tmp_path, metric, names):
     one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
     assert [cells[1] for cells in compare(one, two, metric=metric).rows] == names
 
 
-def test_all_of_one_plug_in_may_be_asked_for(tmp_path):
+def test_a_metric_id_compares_all_its_estimates(tmp_path):
     one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
     found = [cells[1] for cells in compare(one, two, metric="pass_hat_k").rows]
     assert found == ["pass-all@1", "pass-all@2", "pass-all@3"]
 
 
-def test_a_metric_that_nobody_has_is_refused(tmp_path):
+def test_an_unknown_metric_is_refused(tmp_path):
     one, two = run_of(tmp_path / "one", FULL_ONE), run_of(tmp_path / "two", FULL_TWO)
     with pytest.raises(UsageError, match="no metric gives 'pas@2' problem by problem for these runs; did you mean"):
         compare(one, two, metric="pas@2")
-    with pytest.raises(UsageError, match="k = 8 needs so many graded samples"):
+    with pytest.raises(UsageError, match="k = 8 needs that many graded samples"):
         compare(one, two, metric="pass@8")
 
 
-def test_another_grader_on_record_may_be_asked_for(tmp_path):
+def test_runs_can_be_compared_by_another_of_their_graders(tmp_path):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, grader="math")
     with pytest.raises(UsageError, match="grader: exact / math"):
         compare(one, two)
@@ -269,7 +269,7 @@ def marks_of(n_right):
     return "+" * n_right + "-" * (4 - n_right)
 
 
-def test_seeds_are_a_level(tmp_path):
+def test_runs_of_several_seeds_are_resampled_too(tmp_path):
     rng = np.random.default_rng(3)
     rates = {"one": rng.integers(0, 5, size=(3, 20)), "two": rng.integers(1, 5, size=(2, 20))}
     folders = {
@@ -306,7 +306,7 @@ def test_a_run_of_a_group_under_another_protocol_is_refused(tmp_path):
         comparing.compare(alike, alike[:1])
 
 
-def test_the_verb_with_groups(tmp_path, capsys):
+def test_the_compare_command_with_groups(tmp_path, capsys):
     runs = [str(run_of(tmp_path / str(i), FIRST if i < 2 else SECOND, seed=i)) for i in range(4)]
     assert main(["compare", *runs[:2], "--against", *runs[2:], "--metric", "avg", "--json"]) == 0
     (table,) = json.loads(capsys.readouterr().out)
@@ -317,7 +317,7 @@ def test_the_verb_with_groups(tmp_path, capsys):
     assert "--against" in capsys.readouterr().err
 
 
-def test_the_verb(tmp_path, capsys):
+def test_the_compare_command(tmp_path, capsys):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, split="train")
     assert main(["compare", str(one), str(two)]) == 2
     assert "--anyway" in capsys.readouterr().err

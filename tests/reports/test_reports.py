@@ -113,10 +113,10 @@ def test_a_run_is_running_as_long_as_a_process_holds_it(tmp_path):
     assert "| INTERRUPTED |" in page
 
 
-def test_a_run_says_where_it_deviates_from_its_preset(tmp_path):
-    as_said = make_eval(tmp_path / "as said", preset="flowrl")
+def test_results_name_deviations_from_the_preset(tmp_path):
+    as_published = make_eval(tmp_path / "as published", preset="flowrl")
     other = make_eval(tmp_path / "other", preset="flowrl", deviations=("n 4, preset flowrl says 16", "sums: odd"))
-    page = write_report([as_said, other], tmp_path / "report").markdown.read_text()
+    page = write_report([as_published, other], tmp_path / "report").markdown.read_text()
     assert page.count("DEVIATES") == 1
     assert "DEVIATES: other from preset flowrl: n 4, preset flowrl says 16; sums: odd." in page
     assert "| deviations | differs | - | n 4, preset flowrl says 16; sums: odd |" in page
@@ -179,7 +179,7 @@ def test_the_terminal_table_is_aligned():
     ]
 
 
-def test_a_wide_terminal_table_goes_on_below_with_what_tells_rows_apart():
+def test_a_wide_terminal_table_continues_below_with_the_identifying_columns():
     names = tuple(f"pass@{2**i}" for i in range(9))
     rows = tuple(("a", task, *[AVG] * 9) for task in ("sums", "products"))
     text = to_terminal(Table("Wide", ("run", "task", *names), rows))
@@ -227,7 +227,7 @@ def test_results_has_a_row_for_each_run_and_task(tmp_path):
     assert not any("UNFINISHED" in note for note in table.notes)
 
 
-def test_results_tell_what_two_such_runs_could_tell_apart(tmp_path):
+def test_results_note_the_detectable_difference(tmp_path):
     (table,) = tables_of([make_eval(tmp_path / "a"), make_eval(tmp_path / "b")], ["results"])
     # A standard error is half the interval over 1.96; two runs have that twice, in quadrature; 1.96 + 0.8416 of it.
     expected = (0.83151 - 0.75149) / 2 / 1.96 * 2**0.5 * (1.96 + 0.8416)
@@ -237,12 +237,12 @@ def test_results_tell_what_two_such_runs_could_tell_apart(tmp_path):
     assert not any("Detectable" in note for note in table.notes)
 
 
-def test_the_temperature_on_record_is_the_task_s_own(tmp_path):
+def test_results_show_the_recorded_default_temperature(tmp_path):
     data = {"sums": {"fingerprint": "f", "sampling": {"temperature": 0.7}}}
     assert cells(tables_of([make_eval(tmp_path / "a", data=data)], ["results"])[0])["temperature"] == 0.7
 
 
-def test_absent_settings_are_no_error(tmp_path):
+def test_absent_settings_are_shown_as_empty(tmp_path):
     folder = make_eval(tmp_path / "a")
     (folder / "config.toml").write_text("tasks = ['sums']\n")
     row = cells(tables_of([folder], ["results"])[0])
@@ -276,7 +276,7 @@ def test_held_out_evaluations_come_with_their_train_run(tmp_path):
     ]
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_one_name_get_different_labels(tmp_path):
     folders = [make_eval(tmp_path / parent / "same") for parent in ("x", "y")]
     folders += [make_eval(tmp_path / "x" / "other"), *(make_eval(tmp_path / i / "z" / "deep") for i in "12")]
     (table,) = tables_of(folders, ["results"])
@@ -323,7 +323,7 @@ def test_a_run_stands_in_the_tables_of_its_own_tasks(tmp_path):
     assert [(row[0], row[3]) for row in results.rows] == [("a", "sums"), ("b", "products"), ("b", "extra")]
 
 
-def test_training_tells_how_it_went(tmp_path):
+def test_the_training_table_shows_progress_and_final_rewards(tmp_path):
     (table,) = tables_of([make_train(tmp_path / "t")], ["training"])
     row = cells(table)
     assert (row["run"], row["objective"], row["objective settings"], row["task"]) == ("t", "flowrl", "beta=0.6", "sums")
@@ -335,13 +335,13 @@ def test_training_tells_how_it_went(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"n_steps": 0}, {"rows": {}}])
-def test_training_that_tells_nothing_has_dashes(tmp_path, options):
+def test_the_training_table_has_empty_cells_where_steps_record_nothing(tmp_path, options):
     row = cells(tables_of([make_train(tmp_path / "t", **options)], ["training"])[0])
     for name in ("final reward", "reward, last 10", "tokens", "wall seconds"):
         assert row[name] is None
 
 
-def test_a_total_over_steps_of_which_one_is_silent_is_not_told(tmp_path):
+def test_a_total_is_empty_when_a_step_lacks_the_value(tmp_path):
     folder = make_train(tmp_path / "t")
     with (folder / "steps.jsonl").open("a") as file:
         file.write('{"step": 13, "reward": 1.0}\n')
@@ -358,7 +358,7 @@ def test_tables_have_only_runs_of_their_kind(tmp_path):
 # --- the report -------------------------------------------------------------------------------------------------
 
 
-def test_the_report_has_every_table_and_says_what_it_is_made_of(tmp_path):
+def test_the_report_has_every_table_and_lists_its_runs(tmp_path):
     folders = [make_eval(tmp_path / "a"), make_train(tmp_path / "t")]
     files = write_report(folders, tmp_path / "report")
     page = files.markdown.read_text()
@@ -383,7 +383,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_unfinished_runs_are_loud(tmp_path):
+def test_unfinished_runs_are_marked(tmp_path):
     folders = [
         make_eval(tmp_path / "a", status="failed"),
         make_train(tmp_path / "t", status="running"),
@@ -403,7 +403,7 @@ def test_unfinished_runs_are_loud(tmp_path):
     assert sum("UNFINISHED" in note for note in table.notes) == 2
 
 
-def test_programs_without_a_sandbox_are_loud(tmp_path):
+def test_programs_without_a_sandbox_are_marked_unsafe(tmp_path):
     held, free = ({"sums": {"fingerprint": "f00d", "judging": {"sandbox": level}}} for level in ("sealed", "limits"))
     folders = [make_eval(tmp_path / "held", data=held), make_eval(tmp_path / "free", data=free)]
     page = write_report(folders, tmp_path / "report").markdown.read_text()
@@ -411,7 +411,7 @@ def test_programs_without_a_sandbox_are_loud(tmp_path):
     assert "**UNSAFE: the programs in free (sums) were run without a sandbox, with limits alone.**" in page
 
 
-def test_programs_graded_again_without_a_sandbox_are_loud(tmp_path):
+def test_programs_graded_again_without_a_sandbox_are_marked_unsafe(tmp_path):
     folder = make_eval(tmp_path / "again")
     record = json.loads((folder / "run.json").read_text())
     levels = {"code": {"code": "0.1", "sandbox": "sealed"}, "legacy_evalplus": {"code": "0.1", "sandbox": "limits"}}
@@ -437,7 +437,7 @@ def test_a_table_id_with_several_tables_has_several_files(tmp_path):
     assert [path.name for path in files.csv] == ["protocol-1.csv", "protocol-2.csv"]
 
 
-def test_what_is_not_a_report_is_not_touched(tmp_path):
+def test_a_folder_that_is_not_a_report_is_not_touched(tmp_path):
     run = make_eval(tmp_path / "a")
     foreign, other_mark, file = tmp_path / "foreign", tmp_path / "other", tmp_path / "file"
     foreign.mkdir()
@@ -470,7 +470,7 @@ def test_a_mark_never_leads_out_of_the_folder(tmp_path):
     assert note.exists()
 
 
-def test_requests_that_mean_nothing_are_refused(tmp_path):
+def test_wrong_report_requests_are_refused(tmp_path):
     run, out = make_eval(tmp_path / "a"), tmp_path / "report"
     with pytest.raises(UsageError, match="no run is given"):
         write_report([], out)

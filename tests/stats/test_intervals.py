@@ -58,7 +58,7 @@ def test_pass_at_k_is_safe_for_ten_thousand_samples():
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 0), (4, 1, 5), (4, 5, 2), (4, -1, 2), ([4, 3], [1, 1], 4)])
-def test_pass_at_k_refuses_what_has_no_meaning(n, c, k):
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
     with pytest.raises(ValueError, match="1 <= k <= n"):
         pass_at_k(n, c, k)
 
@@ -74,7 +74,7 @@ def test_the_bootstrap_agrees_with_scipy_and_with_theory():
     assert (low, high) == pytest.approx((RATES.mean() - 1.96 * error, RATES.mean() + 1.96 * error), abs=0.15 * error)
 
 
-def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+def test_the_bootstrap_has_its_nominal_coverage():
     rng = np.random.default_rng(7)
     truth = 0.6 / 1.5
     data = rng.beta(0.6, 0.9, size=(600, 100))
@@ -123,8 +123,8 @@ def test_the_bootstrap_is_quick_and_small():
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [math.inf, 1.0]])
-def test_the_bootstrap_refuses_what_is_no_sample(values):
-    with pytest.raises(ValueError, match="at least one value, and finite ones"):
+def test_the_bootstrap_refuses_empty_and_infinite_samples(values):
+    with pytest.raises(ValueError, match="at least one value, and only finite ones"):
         bootstrap_interval(values, seed=0)
 
 
@@ -144,7 +144,7 @@ def test_wilson_ends_exactly_at_the_ends(level):
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_wilson_refuses_what_is_no_proportion(successes, n):
+def test_wilson_refuses_impossible_counts(successes, n):
     with pytest.raises(ValueError, match="0 <= successes <= n"):
         wilson_interval(successes, n)
 
@@ -171,14 +171,14 @@ def test_values_that_differ_by_rounding_are_one_value():
 
 
 @pytest.mark.parametrize("upper", [1.0, 16.0])
-def test_one_problem_says_nothing_of_others(upper):
+def test_a_single_problem_has_the_whole_range(upper):
     interval = mean_interval([0.5], upper=upper)
     assert (interval.low, interval.high) == (0.0, upper)
     assert "one problem" in interval.method
 
 
 @pytest.mark.parametrize("values", [[], [0.5, 1.5], [-0.1, 0.5], [0.5, math.nan]])
-def test_a_mean_of_what_is_out_of_range_is_refused(values):
+def test_mean_interval_refuses_values_out_of_range(values):
     with pytest.raises(ValueError, match=r"between 0 and 1\.0"):
         mean_interval(values)
 
@@ -216,7 +216,7 @@ def test_g_pass_at_k_is_the_survival_of_the_hypergeometric():
 
 
 @pytest.mark.parametrize(("n", "c", "k", "needed"), [(4, 1, 5, 1), (4, 5, 2, 1), (4, 1, 2, 0), (4, 1, 2, 3)])
-def test_g_pass_at_k_refuses_what_has_no_meaning(n, c, k, needed):
+def test_g_pass_at_k_refuses_impossible_counts(n, c, k, needed):
     with pytest.raises(ValueError, match="needed <= k <= n"):
         g_pass_at_k(n, c, k, needed)
 
@@ -235,7 +235,7 @@ def enumerated_means(problems):
     return chances
 
 
-def test_the_levels_have_the_law_of_all_draws():
+def test_the_hierarchical_bootstrap_has_the_distribution_of_explicit_draws():
     problems = [(1, 0, 0), (1, 1), (1, 0)]
     exact = enumerated_means(problems)
     assert sum(exact.values()) == 1
@@ -247,7 +247,7 @@ def test_the_levels_have_the_law_of_all_draws():
     assert scipy.stats.chisquare([found[value] for value in exact], expected).pvalue > 1e-3
 
 
-def test_seeds_are_a_level_of_their_own():
+def test_the_hierarchical_bootstrap_draws_seeds_too():
     """Crossed: the problems drawn are the same in every seed drawn, the samples are not."""
     right, n = np.array([[1, 3, 0], [2, 3, 1]]), np.array([[4, 3, 2], [4, 5, 2]])
     rng = np.random.default_rng(1)
@@ -261,7 +261,7 @@ def test_seeds_are_a_level_of_their_own():
     assert scipy.stats.ks_2samp(plain, hierarchical_means(right, n, seed=3, draws=20_000)).pvalue > 1e-3
 
 
-def test_cells_with_the_same_counts_are_drawn_together_whatever_their_seed():
+def test_the_hierarchical_bootstrap_groups_equal_cells_across_seeds():
     """Against draws without any grouping, of many problems with few different counts."""
     rng = np.random.default_rng(8)
     right, n = rng.integers(0, 3, size=(3, 40)), rng.integers(2, 4, size=(3, 40))
@@ -281,7 +281,7 @@ def test_a_hierarchical_interval_is_the_percentiles_and_depends_on_the_seed_alon
     assert hierarchical_interval(right, 16, seed=6) != hierarchical_interval(right, 16, seed=5)
 
 
-def test_the_levels_need_little_memory():
+def test_the_hierarchical_bootstrap_needs_little_memory():
     right = np.random.default_rng(0).integers(0, 65, size=1000)
     tracemalloc.start()
     hierarchical_means(right, np.arange(64, 1064), seed=0, draws=4_000)
@@ -291,7 +291,7 @@ def test_the_levels_need_little_memory():
 
 
 @pytest.mark.parametrize(("right", "n"), [([], []), ([0], [0]), ([-1], [2]), ([3], [2])])
-def test_levels_refuse_what_is_no_count(right, n):
+def test_the_hierarchical_bootstrap_refuses_impossible_counts(right, n):
     with pytest.raises(ValueError, match="0 <= right <= n"):
         hierarchical_means(right, n, seed=0)
 
@@ -326,6 +326,6 @@ def test_a_ratio_without_enough_denominators_is_unbounded_above():
 
 
 @pytest.mark.parametrize(("tops", "bottoms"), [([], []), ([1.0], [0.0]), ([-1.0], [1.0]), ([math.nan], [1.0])])
-def test_a_ratio_refuses_what_has_none(tops, bottoms):
+def test_ratio_interval_refuses_values_without_a_ratio(tops, bottoms):
     with pytest.raises(ValueError, match="a ratio needs"):
         ratio_interval(tops, bottoms)

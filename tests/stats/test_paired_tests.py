@@ -36,7 +36,7 @@ def enumerated_p(differences):
 # --- standard errors --------------------------------------------------------------------------------------------
 
 
-def test_the_plain_standard_error_is_scipy_s():
+def test_the_plain_standard_error_agrees_with_scipy():
     assert standard_error(DIFFERENCES) == pytest.approx(scipy.stats.sem(DIFFERENCES), rel=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_a_difference_has_the_bootstrap_of_its_problems():
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.25, 0.0, 1.0])
-def test_equal_differences_are_no_certainty(value):
+def test_equal_differences_have_an_interval_of_some_width(value):
     interval = difference_interval([value] * 30)
     most_others = scipy.stats.binomtest(0, 30).proportion_ci(0.95, method="wilson").high
     # That share of problems lies at the one end or at the other.
@@ -111,7 +111,7 @@ def crossed_draws(first, second, n_draws):
     return np.array(means)
 
 
-def test_runs_and_problems_are_drawn_apart():
+def test_crossed_interval_draws_runs_and_problems_independently():
     rng = np.random.default_rng(4)
     skill = rng.random(25)
     first, second = (np.clip(skill + rng.normal(0, 0.2, (n, 25)) + rng.normal(0, 0.1, (n, 1)), 0, 1) for n in (3, 4))
@@ -132,7 +132,7 @@ def test_runs_that_differ_widen_the_interval():
     assert other.high - other.low > 3 * (alike.high - alike.low)
 
 
-def test_one_run_a_side_is_the_paired_bootstrap():
+def test_one_run_per_side_has_the_paired_bootstrap():
     first, second = np.zeros(300), np.abs(DIFFERENCES)
     assert crossed_interval(first, second) == difference_interval(second.tolist())
     assert crossed_interval([[0.5] * 30] * 2, [[0.75] * 30] * 3) == difference_interval([0.25] * 30)
@@ -161,7 +161,7 @@ def test_clusters_are_drawn_whole():
     assert both.method.startswith("95% bootstrap over 2 and 2 runs and 30 clusters of")
 
 
-def test_runs_dealt_out_anew_agree_with_scipy():
+def test_the_permutation_test_agrees_with_scipy():
     rng = np.random.default_rng(6)
     for _ in range(4):
         first, second = rng.random(3), rng.random(3) + 0.3
@@ -172,7 +172,7 @@ def test_runs_dealt_out_anew_agree_with_scipy():
     assert regrouped([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]).p == 2 / 20
 
 
-def test_groups_of_different_size_are_dealt_out_too():
+def test_the_permutation_test_takes_groups_of_different_size():
     runs = [0.1, 0.5, 0.625, 0.75]
     gaps = [abs(run - (sum(runs) - run) / 3) for run in runs]
     assert [regrouped([run], [*runs[:i], *runs[i + 1 :]]).p for i, run in enumerate(runs)] == [
@@ -181,7 +181,7 @@ def test_groups_of_different_size_are_dealt_out_too():
     assert regrouped([0.5], [0.5]).p == 1.0
 
 
-def test_many_runs_are_dealt_out_by_a_seed(monkeypatch):
+def test_the_permutation_test_of_many_runs_is_seeded(monkeypatch):
     rng = np.random.default_rng(6)
     first, second = rng.random(8), rng.random(8) + 0.25
     exact = regrouped(first, second)
@@ -192,8 +192,8 @@ def test_many_runs_are_dealt_out_by_a_seed(monkeypatch):
 
 
 @pytest.mark.parametrize(("first", "second"), [([], [1.0]), ([math.nan], [1.0])])
-def test_groups_need_runs(first, second):
-    with pytest.raises(ValueError, match="groups of runs"):
+def test_the_permutation_test_refuses_empty_and_infinite_groups(first, second):
+    with pytest.raises(ValueError, match="each group of runs"):
         regrouped(first, second)
 
 
@@ -201,14 +201,14 @@ def test_groups_need_runs(first, second):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_few_signs_are_all_tried(seed):
+def test_the_sign_flip_enumerates_few_signs(seed):
     values = np.random.default_rng(seed).choice([-1, -0.5, 0, 0.25, 1], size=9).tolist()
     found = sign_flip(values)
     assert found.p == enumerated_p(values)
     assert found.method == f"all {2 ** np.count_nonzero(values)} signs"
 
 
-def test_all_signs_agree_with_scipy():
+def test_the_sign_flip_agrees_with_scipy():
     values = np.random.default_rng(3).normal(0.4, 1, size=12)
     theirs = scipy.stats.permutation_test(
         (values,),
@@ -220,7 +220,7 @@ def test_all_signs_agree_with_scipy():
     assert sign_flip(values).p == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
-def test_zeros_change_no_p_value():
+def test_zeros_do_not_change_the_p_value():
     assert sign_flip([1, 1, -1, 1, 0, 0, 0]).p == sign_flip([1, 1, -1, 1]).p == 10 / 16
     assert sign_flip([0.0] * 40).p == 1.0
 
@@ -231,7 +231,7 @@ def test_sums_in_another_order_count_as_equal():
         assert sign_flip(order).p == 2 / 8
 
 
-def test_many_signs_are_drawn_with_a_seed(monkeypatch):
+def test_the_sign_flip_of_many_differences_is_seeded(monkeypatch):
     values = RNG.normal(0.15, 1, size=200)
     found = sign_flip(values, seed=1)
     # In law the sum of signs is all but normal: z of the uncentred second moment.
@@ -250,14 +250,14 @@ def test_a_drawn_p_value_is_never_zero():
     assert sign_flip([1.0] * 100).p == 1 / 10_001
 
 
-def test_drawn_and_exact_agree(monkeypatch):
+def test_drawn_and_enumerated_signs_agree(monkeypatch):
     values = RNG.choice([-1, 1, 0.5], size=16, p=[0.2, 0.5, 0.3])
     exact = sign_flip(values).p
     monkeypatch.setattr(paired_tests, "MOST_EXACT", 3)
     assert sign_flip(values).p == pytest.approx(exact, abs=4 * math.sqrt(exact / 10_000) + 1e-4)
 
 
-def test_the_sign_flip_is_right_as_often_as_it_says():
+def test_the_sign_flip_has_its_nominal_error_rate():
     rng = np.random.default_rng(8)
     p_values = [sign_flip(rng.choice([-1.0, 0.0, 1.0], size=14)).p for _ in range(1000)]
     # At most 5% of the time, the test being discrete; 50 are expected at most, with a standard deviation of 7.
@@ -265,12 +265,12 @@ def test_the_sign_flip_is_right_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("values", [[], [math.nan]])
-def test_a_sign_flip_needs_numbers(values):
+def test_the_sign_flip_refuses_empty_and_infinite_differences(values):
     with pytest.raises(ValueError, match="at least one difference"):
         sign_flip(values)
 
 
-def test_mcnemar_is_the_binomial_test_of_what_differs():
+def test_mcnemar_is_the_binomial_test_of_the_differing_problems():
     for first, second in itertools.product(range(9), repeat=2):
         expected = scipy.stats.binomtest(first, first + second).pvalue if first + second else 1.0
         assert mcnemar(first, second) == pytest.approx(expected, rel=1e-12)
@@ -299,7 +299,7 @@ def test_holm_is_closed_testing():
     assert holm([]) == []
 
 
-def test_the_detectable_difference_is_found_as_often_as_it_says():
+def test_the_detectable_difference_is_found_with_its_nominal_power():
     error = 0.03
     shift = detectable(error)
     assert shift == pytest.approx(2.8016 * error, rel=1e-4)
@@ -308,5 +308,5 @@ def test_the_detectable_difference_is_found_as_often_as_it_says():
     assert found.mean() == pytest.approx(0.8, abs=4 * 0.4 / math.sqrt(100_000))
 
 
-def test_the_seed_is_the_project_s():
+def test_paired_tests_use_the_seed_of_all_intervals():
     assert sign_flip(DIFFERENCES) == sign_flip(DIFFERENCES, seed=intervals.INTERVAL_SEED)

@@ -82,3 +82,17 @@ def running_api(contests: dict[str, Any]) -> Iterator[Api]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+PLAYERS = [(f"p{n}", 5000 - 10 * n, 7 * (n % 3), 2500 - 5 * n) for n in range(300)]
+UNRATED = [("guest", 9000, 0, None)]
+CONTESTS = {
+    "1971": ("Round 1971 (Div. 1)", {"A": 500.0, "B": 1000.0, "F2": 750.0}, [*UNRATED, *PLAYERS]),
+    "1972": (
+        "Educational",
+        {"A": None, "B": None},
+        [(h, 6 - n // 60, 9 * n, r) for n, (h, _, _, r) in enumerate(PLAYERS)],
+    ),
+    "1980": ("Small", {"A": 500.0}, PLAYERS[:50]),
+}
+"""Contests for `running_api`: with points, without, and with few players."""

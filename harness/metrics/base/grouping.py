@@ -1,6 +1,6 @@
-"""Graded completions of one task, problem by problem, and the estimate of a mean over them.
+"""Group graded completions by problem, and estimate means over problems.
 
-Everything is put in order of problem id and sample index first, so that the order of arrival changes no bit.
+Problems are sorted by id and samples by index first, so the order of arrival changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.core.types import CLUSTER_TAG, Estimate, Graded
 
 @dataclass(frozen=True, slots=True)
 class ProblemSamples:
-    """One problem's completions by index: those with a verdict, and the number of those without."""
+    """One problem's graded completions in order of their index, with counts."""
 
     problem_id: str
     graded: tuple[Graded[Any], ...]
@@ -30,7 +30,7 @@ class ProblemSamples:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """An estimate before it is one: a value between 0 and `upper` for each of the problems that are used."""
+    """The values that an estimate is the mean of: one between 0 and `upper` for each problem that is used."""
 
     name: str
     used: Sequence[ProblemSamples]
@@ -40,9 +40,10 @@ class Means:
 
 
 class MeanOverProblems:
-    """A metric all of whose estimates are means over problems: `means` is what it is, the rest follows."""
+    """Base of metrics whose estimates are means over problems: a subclass defines `means`."""
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
+        """Return the values of each estimate; nothing where there is no estimate."""
         raise NotImplementedError
 
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
@@ -57,7 +58,7 @@ class MeanOverProblems:
 
 
 class Family(MeanOverProblems):
-    """One mean for each k of a family of them, named `name@k`."""
+    """Base of metrics with an estimate `name@k` for each of several k: a subclass defines `values`."""
 
     name: str
     base: int = 2
@@ -65,7 +66,7 @@ class Family(MeanOverProblems):
     @dataclass(frozen=True, slots=True)
     class Config:
         ks: tuple[int, ...] = ()
-        """These k instead; a problem with fewer graded samples is left out of that k, and counted."""
+        """Only these k. A problem with fewer graded samples than k is left out of that k, and counted."""
         every_k: bool = False
         """Every k up to the smallest number of graded samples of a problem."""
 
@@ -73,21 +74,21 @@ class Family(MeanOverProblems):
             if any(k < 1 for k in self.ks):
                 raise ValueError(f"every k is at least 1, not {min(self.ks)}")
             if self.ks and self.every_k:
-                raise ValueError("ks names some k, and every_k asks for all: leave one of them out")
+                raise ValueError("ks names some k and every_k asks for all: set only one of them")
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def count(self, problem: ProblemSamples) -> Any:
-        """What the values of a problem come from, whatever k: here, how many samples are graded, and right."""
+        """Return the counts that `values` needs of a problem: by default of its graded and of its correct samples."""
         return problem.n_graded, problem.n_correct
 
     def values(self, counts: Sequence[Any], k: int) -> Sequence[float]:
-        """One for each problem that was counted so, all of which have k graded samples."""
+        """Return the value of each problem from its counts. All have at least k graded samples."""
         raise NotImplementedError
 
     def upper(self, _k: int) -> float:
-        """The largest value there can be."""
+        """Return the largest possible value."""
         return 1.0
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
@@ -99,7 +100,7 @@ class Family(MeanOverProblems):
 
 
 def by_problem(graded: Iterable[Graded[Any]]) -> list[ProblemSamples]:
-    """Every problem in order of its id, those without a single verdict included."""
+    """Group completions by problem, in order of the problems' ids; also problems without a verdict."""
     found: dict[str, list[Graded[Any]]] = {}
     for item in graded:
         found.setdefault(item.problem.id, []).append(item)
@@ -114,7 +115,7 @@ def _samples(problem_id: str, items: Sequence[Graded[Any]]) -> ProblemSamples:
 
 
 def with_samples(problems: Sequence[ProblemSamples], k: int) -> tuple[list[ProblemSamples], tuple[str, ...]]:
-    """The problems with at least k graded samples, and a word on how many were left out."""
+    """Return the problems with at least k graded samples, and a note on how many were left out."""
     used = [problem for problem in problems if problem.n_graded >= k]
     n_left_out = len(problems) - len(used)
     if not n_left_out:
@@ -124,17 +125,17 @@ def with_samples(problems: Sequence[ProblemSamples], k: int) -> tuple[list[Probl
 
 
 def sizes(config: Family.Config, base: int, problems: Sequence[ProblemSamples]) -> Sequence[int]:
-    """The ks of a family: those asked for, or powers of `base` below the smallest sample count, and that count.
+    """Return the configured k, or powers of `base` below the smallest count of graded samples, and that count.
 
-    Problems without a verdict do not count here. A k that no problem has samples for is refused.
+    Problems without a verdict are ignored. A k that no problem has enough samples for is refused.
     """
     counts = [problem.n_graded for problem in problems if problem.n_graded > 0]
     if not counts:
         return []
     if config.ks and max(config.ks) > max(counts):
         raise UsageError(
-            f"k = {max(config.ks)} needs so many graded samples of a problem, and there are {max(counts)} at most; "
-            "ask for a smaller k, or run the evaluation again with a larger n (what is on record is kept)"
+            f"k = {max(config.ks)} needs that many graded samples of a problem, and there are {max(counts)} at most; "
+            "ask for a smaller k, or run the evaluation again with a larger n (existing completions are kept)"
         )
     if config.ks:
         return sorted(set(config.ks))
@@ -146,8 +147,8 @@ def sizes(config: Family.Config, base: int, problems: Sequence[ProblemSamples]) 
 
 
 def mean_estimate(means: Means, everything: Sequence[ProblemSamples]) -> Estimate:
-    """The mean with its interval; ungraded completions are counted over all problems."""
-    # Imported here: statistics bring numpy, and listing metrics must stay quick.
+    """Return the mean with its interval. Ungraded completions are counted over all problems."""
+    # Imported here because it imports numpy, and listing metrics must stay quick.
     from harness.stats.intervals import mean_interval
 
     clusters = [_cluster(problem) for problem in means.used]
@@ -165,13 +166,13 @@ def mean_estimate(means: Means, everything: Sequence[ProblemSamples]) -> Estimat
 
 
 def _cluster(problem: ProblemSamples) -> tuple[bool, str]:
-    """The family of the problem, or itself."""
+    """Return the problem's cluster; without one, a cluster of its own."""
     family = problem.graded[0].problem.tags.get(CLUSTER_TAG)
     return family is not None, family if family is not None else problem.problem_id
 
 
 def rate(name: str, problems: Sequence[ProblemSamples], holds: Callable[[Graded[Any]], bool]) -> list[Means]:
-    """The share of a problem's graded samples of which `holds` is true."""
+    """Return for each problem the share of graded samples for which `holds` is true."""
     used, notes = with_samples(problems, 1)
     values = [sum(map(holds, problem.graded)) / problem.n_graded for problem in used]
     return [Means(name, used, values, notes=notes)] if used else []
@@ -180,8 +181,10 @@ def rate(name: str, problems: Sequence[ProblemSamples], holds: Callable[[Graded[
 def per_right_answer(
     name: str, tops: Sequence[float], used: Sequence[ProblemSamples], everything: Sequence[ProblemSamples]
 ) -> list[Estimate]:
-    """All of `tops`, one a problem, over all right answers. None where nothing is right, or so few problems that the
-    interval has no upper end."""
+    """Return the sum of `tops` (one per problem) over the number of right answers.
+
+    There is no estimate where nothing is right, or so few problems that the interval has no upper end.
+    """
     n_right = [problem.n_correct for problem in used]
     if sum(n_right) == 0 or len(used) == 1:
         return []
@@ -197,7 +200,7 @@ def per_right_answer(
 
 
 def tells_answers(problems: Sequence[ProblemSamples]) -> bool:
-    """Whether the grader says what it read: every answer that it judged right or wrong is in `extracted`."""
+    """Whether the grader records the answers it judged: every right or wrong verdict has an `extracted`."""
     return not any(
         item.verdict.extracted is None and (item.verdict.outcome == "correct" or item.verdict.reason == "wrong")
         for problem in problems

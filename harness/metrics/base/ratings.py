@@ -1,4 +1,4 @@
-"""The arithmetic of ratings as on CodeForces: pure functions of numbers.
+"""Arithmetic of CodeForces ratings, as pure functions of numbers.
 
 A player of rating R beats one of rating S, and solves a problem of difficulty S, with the chance
 1 / (1 + 10^((S - R) / 400)).
@@ -21,10 +21,10 @@ def chance(rating: float, difficulty: float) -> float:
 
 
 def likeliest_rating(difficulties: Sequence[float], shares: Sequence[float]) -> tuple[float, float, float] | None:
-    """The maximum-likelihood rating and its 95% profile-likelihood interval.
+    """Return the maximum-likelihood rating and its 95% profile-likelihood interval.
 
-    Each problem counts once, with the share of its samples that solved it. None where nothing or everything was solved:
-    then every rating that is low, or high, enough is as likely.
+    Each problem counts once, with the share of its samples that solved it. Where nothing or everything was solved the
+    likelihood has no maximum, and the result is None.
     """
     if not 0 < math.fsum(shares) < len(shares):
         return None
@@ -49,7 +49,7 @@ def likeliest_rating(difficulties: Sequence[float], shares: Sequence[float]) -> 
 
 
 def _root(function: object, low: float, high: float) -> float:
-    """Where a function that falls from above 0 to below it is 0; the nearer end where it does not."""
+    """Return the zero of a decreasing function by bisection; the nearer end where it has none."""
     assert callable(function)
     while high - low > 1e-6:
         middle = (low + high) / 2
@@ -58,8 +58,8 @@ def _root(function: object, low: float, high: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of official standings: what was scored, and the rating before the contest."""
+class StandingsRow:
+    """A player in official standings: the score, and the rating before the contest."""
 
     points: float
     penalty: float
@@ -67,9 +67,10 @@ class Row:
 
 
 def virtual_score(attempts: Sequence[Sequence[bool]], points: Sequence[float | None]) -> tuple[float, float]:
-    """(points, penalty) of a player who hands in the attempts at each problem until one is right, in no time.
+    """Return (points, penalty) of a player who submits each problem's attempts until one is right, in no time.
 
-    A problem with points gives them less 50 for each failure before; one without gives 1, and 10 of penalty for each.
+    A solved problem that has points gives these less 50 for each failure before. One without points gives 1 point, and
+    a penalty of 10 for each failure before.
     """
     score = penalty = 0.0
     for tries, worth in zip(attempts, points, strict=True):
@@ -83,9 +84,12 @@ def virtual_score(attempts: Sequence[Sequence[bool]], points: Sequence[float | N
     return score, penalty
 
 
-def contest_rating(points: float, penalty: float, rows: Sequence[Row]) -> int:
-    """CodeElo's rating for one contest: the whole number from 0 to 100 above the best player, by bisection, whose
-    expected place (counted from 1) still reaches the place in the standings (counted from 0, as there)."""
+def contest_rating(points: float, penalty: float, rows: Sequence[StandingsRow]) -> int:
+    """Return CodeElo's rating for one contest.
+
+    It is the largest whole number, up to 100 above the best player, whose expected place (counted from 1) still reaches
+    the place in the standings (counted from 0, as in CodeElo's code).
+    """
     worse = (n for n, row in enumerate(rows) if (row.points, -row.penalty) < (points, -penalty))
     place = next(worse, len(rows))
     low, high = 0, int(max(row.rating for row in rows)) + 100
@@ -100,19 +104,19 @@ def contest_rating(points: float, penalty: float, rows: Sequence[Row]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Whose ratings a percentile is of."""
+    """The ratings that a percentile refers to."""
 
     name: str
     ratings: Sequence[float]
-    """In ascending order."""
+    """Ascending."""
 
     @classmethod
     def of(cls, name: str, data: Mapping[str, int] | Sequence[float]) -> Population:
-        """From a list of ratings, or from a histogram (rating -> how many have it)."""
+        """Build from a list of ratings, or from a histogram (rating -> number of players)."""
         if isinstance(data, Mapping):
             return cls(name, [float(rating) for rating in sorted(data, key=float) for _ in range(data[rating])])
         return cls(name, sorted(data))
 
     def percentile(self, rating: float) -> float:
-        """The share that is strictly lower, in percent."""
+        """Return the percentage of ratings that are strictly lower."""
         return 100 * bisect_left(self.ratings, rating) / len(self.ratings)

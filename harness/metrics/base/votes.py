@@ -1,4 +1,4 @@
-"""The vote of k samples drawn from n, exactly: no subset is ever listed."""
+"""The exact expected majority vote of k samples drawn from n, without enumerating subsets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.metrics.base.grouping import ProblemSamples
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """How many samples gave each right answer, each wrong one, and none; the counts in order."""
+    """Counts of samples by answer, ascending: of each right answer, of each wrong one, and of samples without any."""
 
     right: tuple[int, ...]
     wrong: tuple[int, ...]
@@ -21,6 +21,7 @@ class Ballot:
 
 
 def ballot(problem: ProblemSamples) -> Ballot:
+    """Count a problem's answers. Right ones differ by solution, wrong ones by text without spaces."""
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for item in problem.graded:
@@ -41,7 +42,7 @@ def is_prose(problems: Sequence[ProblemSamples]) -> bool:
 
 @lru_cache(maxsize=4096)
 def majority(cast: Ballot, k: int) -> float:
-    """The mean, over all subsets of k samples, of the credit of the right answers."""
+    """Return the mean over all subsets of k samples of the credit of the right answers."""
     credit = 0.0
     for place, count in enumerate(cast.right):
         others = (*cast.right[:place], *cast.right[place + 1 :], *cast.wrong)
@@ -50,15 +51,15 @@ def majority(cast: Ballot, k: int) -> float:
 
 
 def _wins(count: int, others: Sequence[int], n_silent: int, k: int, votes: int) -> float:
-    """The credit of an answer that `count` samples gave, from the subsets in which it has so many votes.
+    """Return the credit of an answer given by `count` samples, from the subsets in which it has `votes` votes.
 
-    Each sample is kept with the chance k / n, given that k are kept in all: every subset of k is as likely as
-    another, and no number grows large. `ways[t][m]` is the chance that m samples of those looked at are kept, t of the
-    other answers have as many votes, and none has more.
+    Each sample is drawn with probability k / n, conditional on k being drawn in all: all subsets of k are equally
+    likely, and no number overflows. `ways[t][m]` is the probability that m of the samples considered so far are drawn,
+    t of the other answers have as many votes, and none has more.
     """
     n = count + sum(others) + n_silent
     share = k / n
-    n_free = n_silent + sum(other for other in others if other < votes)  # these can't reach so many votes
+    n_free = n_silent + sum(other for other in others if other < votes)  # these can't reach as many votes
     ways = [_kept(n_free, share, k)]
     for other in others:
         if other >= votes:
@@ -83,7 +84,7 @@ def _kept(n: int, share: float, most: int) -> list[float]:
 
 
 def _chance(n: int, m: int, share: float) -> float:
-    """Of m heads among n coins."""
+    """Return the binomial probability of m heads among n coins."""
     if m > n:
         return 0.0
     if share == 1.0:

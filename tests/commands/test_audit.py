@@ -1,0 +1,57 @@
+"""`harness audit`: tables of the graders of a run, and the texts on which they disagree."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from harness.cli import main
+from harness.core.types import Verdict
+from harness.runs.folder import RunReader, RunWriter
+
+CONFIG = """
+tasks = ["countdown"]
+n = 3
+limit = 4
+[model]
+path = "countdown-tiny"
+[engine]
+id = "scripted"
+replies = ["4*9=36;36+2=38", "nonsense", "Answer: 5"]
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG)
+    assert main(["eval", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    return tmp_path / "run"
+
+
+def test_audit_counts_and_shows_what_differs(run, capsys):
+    view = RunReader.read(run)
+    verdicts = {
+        0: Verdict("correct", 1.0, "38"),
+        1: Verdict("incorrect", 0.0, None, "no answer"),
+        2: Verdict("ungraded", None),
+    }
+    store = RunWriter(run, view.record, os.open(run / "run.lock", os.O_RDWR))
+    for (task, problem_id, index), _ in view.verdicts("countdown").items():
+        store.append_verdict(task, problem_id, index, "other", verdicts[index])
+    store.finish("done")
+    capsys.readouterr()
+    assert main(["audit", str(run), "--json", "--show", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rates = {row[1]: dict(zip(found["rates"]["columns"], row, strict=True)) for row in found["rates"]["rows"]}
+    assert (rates["other"]["correct"], rates["other"]["no answer"], rates["other"]["ungraded"]) == ("33.3%",) * 3
+    (row,) = found["agreement"]["rows"]
+    correct = sum(v.outcome == "correct" for v in view.verdicts("countdown").values())
+    assert row[1:3] == ["countdown", "other"] and sum(row[3:8]) == 12 and row[7] == 4
+    assert found["n_disagreements"] == sum(row[4:6]) == 4 - correct
+    assert len(found["disagreements"]) == 2
+    assert found["disagreements"][0]["text"] == "4*9=36;36+2=38"
+    assert found["disagreements"][0]["said"]["other"] == "correct, read '38'"
+    assert main(["audit", str(run)]) == 0
+    assert "disagreements: 4" in capsys.readouterr().out

@@ -14,6 +14,7 @@ CPU seconds, because they hold still on a shared machine where wall seconds do n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -106,8 +107,9 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     from harness.runs.folder import RunWriter
     from harness.trainers.config import TrainConfig
     from harness.trainers.loop import Trainer
-    from harness.trainers.policies import sampling_source
     from harness.trainers.policy.model import Policy
+    from harness.trainers.rollouts import Sampler
+    from harness.trainers.setup import TrainSetup
 
     config = configs.parse(
         TrainConfig,
@@ -131,8 +133,21 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     with_reference = "reference_logp" in built.needs
     reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None
     built.prepare(policy.shape, 0)
-    source = ModelSource("unused", module=model, tokenizer=tokenizer)
-    engine.open(sampling_source(config, source))
+    task = words_task()
+    setup = TrainSetup(
+        config=config,
+        task=task,
+        objective=built,
+        engine=engine,
+        base=ModelSource("unused"),
+        temperature=1.0,
+        max_tokens=task.sampling.max_tokens,
+        held_out={},
+        saved=None,
+        newest=None,
+        advice=(),
+    )
+    engine.open(dataclasses.replace(setup.sampling_source, module=model, tokenizer=tokenizer))
     marks: list[float] = []
     rows: list[dict[str, float]] = []
 
@@ -146,8 +161,17 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
 
     with tempfile.TemporaryDirectory() as folder:
         store = RunWriter.open(Path(folder) / "run", "train", config, seeds={}, data={})
-        parts: list[Any] = [config, words_task(), built, engine, policy, reference, tokenizer, store, [Clock()]]
-        Trainer(*parts, Progress(quiet=True), lambda: None).fit()
+        Trainer(
+            setup=setup,
+            policy=policy,
+            reference=reference,
+            tokenizer=tokenizer,
+            source=Sampler(config, task, engine, with_greedy=False),
+            store=store,
+            trackers=[Clock()],  # type: ignore[list-item]
+            progress=Progress(quiet=True),
+            evaluate_held_out=lambda: None,
+        ).fit()
         store.finish("done")
     return rows
 

@@ -1,8 +1,8 @@
 """Checkpoints: a Hugging Face model directory that anything can load, with the training state beside it.
 
     checkpoints/step-000160/   config.json, model.safetensors, tokenizer files ...
-                               training_state.pt: optimiser, the objective's own parameters, position in the data,
-                               what the loop steers by
+                               training_state.pt: position in the data, optimiser, the objective's own parameters,
+                               KL controller, reference resets
                                reference.pt: the reference's weights, once it is no longer the base model
                                adapter/: what LoRA has trained; the model beside it has it merged
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,31 +54,18 @@ class Checkpoints:
         return found[-1] if found else None
 
     def save(
-        self,
-        position: Position,
-        policy: Any,
-        tokenizer: Any,
-        optimizer: Any,
-        objective: Any,
-        steering: Any,
-        reference: Any = None,
+        self, position: Position, state: Mapping[str, Any], policy: Any, tokenizer: Any, reference: Any = None
     ) -> Path:
-        """`reference` is the module to remember as reference, if it can't be had from the base model."""
+        """Save the policy with the training state. `reference` is the module of one that is not the base model."""
         final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
         temporary = final.with_name(final.name + _TEMPORARY)
-        state = {
-            "step": position.step,
-            "n_problems_drawn": position.n_problems_drawn,
-            "optimizer": optimizer.state_dict(),
-            "objective": dict(objective.state_dict()),
-            "steering": dict(steering.state_dict()),
-        }
+        saved = {**state, "step": position.step, "n_problems_drawn": position.n_problems_drawn}
         try:
             self._clear_unfinished()
             temporary.mkdir(parents=True)
             policy.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            torch.save(state, temporary / _STATE)
+            torch.save(saved, temporary / _STATE)
             if reference is not None:
                 torch.save(reference.state_dict(), temporary / _REFERENCE)
             _sync(temporary)
@@ -90,19 +78,15 @@ class Checkpoints:
             raise disk_error(final, error) from error
         return final
 
-    def restore(
-        self, checkpoint: Path, optimizer: Any, objective: Any, steering: Any, reference: Any = None
-    ) -> Position:
-        """Load the training state; the policy's weights are loaded like any model's. `reference` is the module that
-        reads as one, which keeps the base model's weights where no others were saved."""
+    def restore(self, checkpoint: Path, reference: Any = None) -> tuple[Position, Mapping[str, Any]]:
+        """Return the position and the training state; the policy's weights are loaded like any model's.
+
+        `reference` is the module of the reference. It keeps its weights where the checkpoint has none for it.
+        """
         state = _load(checkpoint / _STATE)
         if reference is not None and (checkpoint / _REFERENCE).exists():
             reference.load_state_dict(_load(checkpoint / _REFERENCE))
-        optimizer.load_state_dict(state["optimizer"])
-        objective.load_state_dict(state["objective"])
-        if "steering" in state:  # a checkpoint of an earlier version has none
-            steering.load_state_dict(state["steering"])
-        return Position(state["step"], state["n_problems_drawn"])
+        return Position(state["step"], state["n_problems_drawn"]), state
 
     def _prune(self) -> None:
         for folder in checkpoint_folders(self._run_folder)[: -self._keep]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.core.errors import ConfigError, ModelError, RunFolderError
-from harness.core.protocols import Objective, Task
+from harness.core.protocols import ModelSource, Objective, Task
 from harness.models.chat import prompt_ids
 from harness.models.loading import checkpoint_folders, context_of, step_of
 from harness.trainers.config import TrainConfig
 from harness.trainers.old_logprobs import why_not_live
-
-if TYPE_CHECKING:
-    from harness.trainers.train import TrainSetup
 
 N_PROMPTS_READ = 32
 
@@ -95,20 +92,26 @@ def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
     return sampling.temperature
 
 
-def refuse_prompts_the_model_cannot_read(config: TrainConfig, parts: TrainSetup, tokenizer: Any, module: Any) -> None:
-    """Before there is a folder that would hold what has to be changed."""
-    problems = itertools.islice(parts.task.problems("train", 0), N_PROMPTS_READ)
+def refuse_missing_demonstrations(task: Task[Any], objective: Objective) -> None:
+    if objective.source == "demonstrations" and not hasattr(task, "demonstrate"):
+        raise ConfigError("this objective learns from demonstrations, and this task has none")
+
+
+def refuse_prompts_the_model_cannot_read(
+    task: Task[Any], base: ModelSource, tokenizer: Any, module: Any, n_sampled: int
+) -> None:
+    """Raise before there is a run folder. `n_sampled` tokens at most follow a prompt."""
+    problems = itertools.islice(task.problems("train", 0), N_PROMPTS_READ)
     prompts = [prompt_ids(tokenizer, problem.messages) for problem in problems]
     largest, n_known = max(tokenizer.eos_token_id, *map(max, prompts)), module.get_input_embeddings().num_embeddings
     if largest >= n_known:
         raise ModelError(
-            f"the tokenizer of {parts.base.path} writes the token {largest}, and the model knows {n_known}: it is "
+            f"the tokenizer of {base.path} writes the token {largest}, and the model knows {n_known}: it is "
             "another model's; put the tokenizer that belongs to the model into its folder"
         )
-    longest, context = max(map(len, prompts)), context_of(parts.base)
-    n_new = config.sampling.over(parts.task.sampling).max_tokens
-    if parts.objective.source == "policy" and context is not None and longest + n_new > context:
+    longest, context = max(map(len, prompts)), context_of(base)
+    if n_sampled > 0 and context is not None and longest + n_sampled > context:
         raise ModelError(
-            f"a prompt has {longest} tokens; with {n_new} new ones it exceeds the model's context of {context}; set "
-            f"sampling.max_tokens to at most {context - longest}"
+            f"a prompt has {longest} tokens; with {n_sampled} new ones it exceeds the model's context of {context}; "
+            f"set sampling.max_tokens to at most {context - longest}"
         )

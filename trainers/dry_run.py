@@ -25,12 +25,12 @@ from harness.models.chat import prompt_ids
 from harness.models.loading import load_tokenizer, pick_device
 from harness.trainers.checks import reads_reference
 from harness.trainers.config import LoraConfig, TrainConfig
-from harness.trainers.learner import FROZEN_FACTOR
+from harness.trainers.learner import NO_GRADIENT_FACTOR
 from harness.trainers.policy.logprobs import CHUNK_ELEMENTS
 from harness.trainers.policy.lora import n_parameters
 
 if TYPE_CHECKING:
-    from harness.trainers.train import TrainSetup
+    from harness.trainers.setup import TrainSetup
 
 N_PROMPTS_READ = 64
 KEPT = ("weights", "gradients", "optimiser states", "reference")
@@ -184,7 +184,7 @@ def _passing(config: TrainConfig, model: ModelDimensions, prompt_tokens: int, ma
     checkpointed = kept + model.n_layers * model.hidden * each
     n_prompts = minibatch_prompts(config)
     n_update = min(max(1, loop.tokens_per_microbatch // longest), n_prompts * loop.samples_per_prompt)
-    n_pass = min(max(1, FROZEN_FACTOR * loop.tokens_per_microbatch // longest), _n_sequences(config))
+    n_pass = min(max(1, NO_GRADIENT_FACTOR * loop.tokens_per_microbatch // longest), _n_sequences(config))
     # Completions share the hidden states of their prompt, except where layers are computed again or compiled.
     n_read = n_update if loop.gradient_checkpointing or loop.compile else min(n_update, n_prompts)
     tokens = n_update * max_tokens + n_read * prompt_tokens

@@ -1,21 +1,24 @@
-"""How far the engine that sampled is from the policy that is trained: two log-probabilities of the same tokens.
+"""The mismatch between the engine that samples and the policy that is trained, and a correction for it.
 
-Where both run the same weights they differ by rounding alone. More means that one of them does something else: stale
-weights, another temperature, another prompt, another precision.
+Both have a log-probability for every sampled token. With the same weights the two differ by rounding alone; more means
+stale weights, another temperature, another prompt or another precision. verl corrects it under the name "rollout
+correction", prime-rl logs it as "mismatch KL".
 """
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from harness.core.errors import EngineError
-from harness.core.tensors import Batch, PolicyOutputs
-from harness.trainers.config import TrainConfig
-from harness.trainers.gauges import logp_gap
+from harness.core.tensors import Batch
+from harness.trainers.config import EngineCorrectionConfig, TrainConfig
+from harness.trainers.functional import sequence_sum
 
 _SAME_ARITHMETIC, _FLOAT32, _BFLOAT16 = 1e-4, 1e-3, 0.1
 
 
-def largest_gap(config: TrainConfig, *, computes_alike: bool) -> float:
-    """The mean gap above which a step is refused. `computes_alike`: the engine as the trainer does."""
+def largest_mismatch(config: TrainConfig, *, computes_alike: bool) -> float:
+    """Return the mean mismatch above which a step is refused. `computes_alike`: the engine and the trainer do."""
     asked = config.engine_correction.max_gap
     if asked is not None:
         return asked
@@ -24,51 +27,78 @@ def largest_gap(config: TrainConfig, *, computes_alike: bool) -> float:
     return _SAME_ARITHMETIC if computes_alike else _FLOAT32
 
 
-class EngineGap:
-    """Gathers one step's gap from the first pass of the policy over what was sampled, before any update.
+class EngineMismatch:
+    """The mismatch of one step, summed over passes of the policy that run before any of the step's updates.
 
-    That is the frozen pass where there is one, else the live pass of the step's first minibatch.
+    Those are the pass for the old log-probs where there is one, else the passes of the first minibatch.
     """
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self) -> None:
         self._n_tokens = 0
         self._total = self._largest = self._kl = 0.0
         self._is_closed = False
 
-    def add(self, part: Batch, outputs: PolicyOutputs) -> None:
-        """Some more of the step's completions."""
-        gaps = {} if self._is_closed else logp_gap(part, outputs)
-        if not gaps or len(gaps["logp_gap"]) == 0:
+    def add(self, part: Batch, logp: Tensor) -> None:
+        """Add some of the step's completions: the policy's log-probs against the engine's. (B, T)"""
+        if self._is_closed or part.logp_behaviour is None:
             return
-        self._n_tokens += len(gaps["logp_gap"])
-        self._total += float(gaps["logp_gap"].sum())
-        self._largest = max(self._largest, float(gaps["logp_gap"].max()))
-        self._kl += float(gaps["logp_gap_kl"].sum())
+        difference = (logp.detach() - part.logp_behaviour)[part.completion_mask].float().cpu()  # (N,)
+        if len(difference) == 0:
+            return
+        self._n_tokens += len(difference)
+        self._total += float(difference.abs().sum())
+        self._largest = max(self._largest, float(difference.abs().max()))
+        self._kl += float((difference.exp() - 1 - difference).sum())  # k3 of KL(engine || policy)
 
-    def leave_out(self) -> None:
-        """The policy is not the one that sampled."""
+    def close(self) -> None:
+        """Ignore every later pass: the policy changes, or it is not the one that sampled."""
         self._is_closed = True
 
-    def close(self, largest: float) -> None:
-        """No more comes: the policy is about to change. Raises EngineError if the mean is above `largest`."""
-        self._is_closed = True
-        mean = self._total / self._n_tokens if self._n_tokens > 0 else 0.0
-        if not mean <= largest:  # nan is not
-            raise EngineError(
-                f"step {self._step}: the engine's log-probabilities are {mean:.2g} from the policy's own on average "
-                f"(at most {self._largest:.2g}), and {largest:g} is allowed: it samples from other weights, or "
-                "computes otherwise. Compare its temperature, its precision and its version with the trainer's; if the "
-                "difference is meant, set engine_correction.max_gap above it, and engine_correction.level to correct "
-                "for it. The newest checkpoint is from before this step"
-            )
+    @property
+    def mean(self) -> float:
+        return self._total / self._n_tokens if self._n_tokens > 0 else 0.0
+
+    @property
+    def largest(self) -> float:
+        return self._largest
 
     def figures(self) -> dict[str, float]:
-        """For the step record; empty where nothing was compared."""
+        """Return the metrics of the step; empty where nothing was compared."""
         if self._n_tokens == 0:
             return {}
-        return {
-            "logp_gap": self._total / self._n_tokens,
-            "logp_gap_max": self._largest,
-            "logp_gap_kl": self._kl / self._n_tokens,
-        }
+        return {"logp_gap": self.mean, "logp_gap_max": self._largest, "logp_gap_kl": self._kl / self._n_tokens}
+
+
+def check_mismatch(mismatch: EngineMismatch, step: int, largest: float) -> None:
+    """Raise EngineError if the mean mismatch is above `largest`."""
+    if not mismatch.mean <= largest:  # nan is not
+        raise EngineError(
+            f"step {step}: the engine's log-probabilities are {mismatch.mean:.2g} from the policy's own on average "
+            f"(at most {mismatch.largest:.2g}), and {largest:g} is allowed: it samples from other weights, or "
+            "computes otherwise. Compare its temperature, its precision and its version with the trainer's; if the "
+            "difference is meant, set engine_correction.max_gap above it, and engine_correction.level to correct "
+            "for it. The newest checkpoint is from before this step"
+        )
+
+
+def engine_weights(batch: Batch, logp_old: Tensor, config: EngineCorrectionConfig) -> Tensor | None:
+    """Return truncated importance weights, min(policy before the step / engine, cap), by token or whole completion.
+
+    None where nothing is to be corrected. (B, T)
+    """
+    if config.level == "off":
+        return None
+    if batch.logp_behaviour is None:
+        raise EngineError("the engine gives no log-probabilities: set engine_correction.level = 'off'")
+    log_ratio = logp_old - batch.logp_behaviour
+    if config.level == "sequence":
+        log_ratio = sequence_sum(log_ratio, batch.completion_mask)[:, None].expand(log_ratio.shape)
+    return log_ratio.exp().clamp(max=config.cap) * batch.completion_mask
+
+
+def weigh_gradient(logp: Tensor, weights: Tensor) -> Tensor:
+    """Return the same values with a gradient that is multiplied by `weights` on its way back. (B, T)
+
+    In a loss that is a sum over tokens this is a weight on each token's term; it works for any other loss too.
+    """
+    return logp.detach() + weights * (logp - logp.detach())

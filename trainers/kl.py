@@ -1,54 +1,75 @@
-"""Terms that any objective's loss may have beside it: a KL to the reference, an entropy bonus; and the weights that
-make up for an engine whose probabilities are not the trainer's.
+"""Regularisers that every objective can have: a KL to the reference, in the reward or in the loss, and entropy.
+
+The KL's coefficient is fixed, or follows a target as in Ziegler et al. 2019, arXiv 1909.08593. After each step
+
+    coefficient <- coefficient * (1 + clip(KL / target - 1, -0.2, 0.2) * completions / horizon)
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from harness.core.errors import EngineError
 from harness.core.tensors import Batch, LossResult, PolicyOutputs
-from harness.trainers.config import EngineCorrectionConfig, KlConfig
+from harness.trainers.config import KlConfig
 from harness.trainers.functional import kl_estimate, reduced, sequence_sum, total
 
+LARGEST_ERROR = 0.2
 
-def with_terms(
-    result: LossResult, part: Batch, current: PolicyOutputs, old: PolicyOutputs, kl: KlConfig, entropy_bonus: float
+
+class AdaptiveKl:
+    """The KL's settings with the coefficient of the current step; part of a checkpoint."""
+
+    def __init__(self, config: KlConfig) -> None:
+        self.config = config
+
+    def adapt(self, kl_to_reference: float, n_completions: int) -> None:
+        """Set the coefficient of the next step from the KL of this one."""
+        if self.config.target is None:
+            return
+        error = min(max(kl_to_reference / self.config.target - 1, -LARGEST_ERROR), LARGEST_ERROR)
+        factor = 1 + error * n_completions / self.config.horizon
+        self.config = dataclasses.replace(self.config, coefficient=self.config.coefficient * factor)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"coefficient": self.config.coefficient}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.config = dataclasses.replace(self.config, coefficient=state["coefficient"])
+
+
+def with_kl_in_reward(batch: Batch, old: PolicyOutputs, kl: KlConfig) -> Batch:
+    """Subtract the KL of each token from the reward, where `kl` asks for it."""
+    if kl.place != "reward":
+        return batch
+    assert old.logp_reference is not None
+    estimate = kl_estimate(old.logp, old.logp_reference, kl.estimator)
+    given = -kl.coefficient * estimate * batch.completion_mask  # (B, T)
+    rewards = batch.rewards + sequence_sum(given, batch.completion_mask)
+    return dataclasses.replace(batch, rewards=rewards, token_rewards=given)
+
+
+def with_kl_in_loss(
+    result: LossResult, part: Batch, current: PolicyOutputs, old: PolicyOutputs, kl: KlConfig
 ) -> LossResult:
-    """The objective's loss with the terms that the settings add."""
-    loss, metrics, mask = result.loss, dict(result.metrics), part.completion_mask
-    if kl.place == "loss":
-        assert old.logp_reference is not None
-        estimate = kl_estimate(current.logp, old.logp_reference, kl.estimator)
-        if kl.ratio_weighted:
-            estimate = (current.logp - old.logp).exp() * estimate
-        loss = loss + kl.coefficient * reduced(estimate, mask, part.totals, kl.reduction)
-        metrics["kl_loss"] = total(estimate, mask)
-    if entropy_bonus != 0:
-        assert current.entropy is not None
-        loss = loss - entropy_bonus * reduced(current.entropy, mask, part.totals, "token_mean")
-        metrics["policy_entropy"] = total(current.entropy, mask)
-    return LossResult(loss, metrics, result.ratios)
+    """Add the KL to the loss, where `kl` asks for it."""
+    if kl.place != "loss":
+        return result
+    assert old.logp_reference is not None
+    estimate = kl_estimate(current.logp, old.logp_reference, kl.estimator)
+    if kl.ratio_weighted:
+        estimate = (current.logp - old.logp).exp() * estimate
+    loss = result.loss + kl.coefficient * reduced(estimate, part.completion_mask, part.totals, kl.reduction)
+    metrics = {**result.metrics, "kl_loss": total(estimate, part.completion_mask)}
+    return dataclasses.replace(result, loss=loss, metrics=metrics)
 
 
-def engine_weights(batch: Batch, old: PolicyOutputs, config: EngineCorrectionConfig) -> Tensor | None:
-    """min(policy before the step / what the engine sampled from, cap), of each token or of whole completions. (B, T)
-
-    None where nothing is to be corrected.
-    """
-    if config.level == "off":
-        return None
-    if batch.logp_behaviour is None:
-        raise EngineError("the engine gives no log-probabilities: set engine_correction.level = 'off'")
-    log_ratio = old.logp - batch.logp_behaviour
-    if config.level == "sequence":
-        log_ratio = sequence_sum(log_ratio, batch.completion_mask)[:, None].expand(log_ratio.shape)
-    return log_ratio.exp().clamp(max=config.cap) * batch.completion_mask
-
-
-def weigh_gradient(logp: Tensor, weights: Tensor) -> Tensor:
-    """The same values, whose gradient is multiplied by `weights` on its way back.
-
-    In a loss that is a sum over tokens this is the weight on each token's term; it works for any other loss too.
-    """
-    return logp.detach() + weights * (logp - logp.detach())
+def with_entropy_bonus(result: LossResult, part: Batch, current: PolicyOutputs, coefficient: float) -> LossResult:
+    """Subtract the mean entropy of the token distributions from the loss."""
+    if coefficient == 0:
+        return result
+    assert current.entropy is not None
+    loss = result.loss - coefficient * reduced(current.entropy, part.completion_mask, part.totals, "token_mean")
+    metrics = {**result.metrics, "policy_entropy": total(current.entropy, part.completion_mask)}
+    return dataclasses.replace(result, loss=loss, metrics=metrics)

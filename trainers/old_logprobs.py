@@ -1,7 +1,7 @@
-"""Where the log-probabilities before a step come from: the engine, a pass of the policy, or the step's one update.
+"""The old log-probs, those of the policy before a step: from the engine, a pass, or the step's one update.
 
-A single update begins with the policy as it was. Its own log-probabilities, without gradient, are then those before the
-step, every ratio is exactly 1 with the gradient of the ratio, and no pass has to be made for them.
+The only update of a step starts from the old policy. Its own log-probs, without gradient, are then the old ones: every
+ratio is exactly 1 with the gradient of the ratio, and no separate pass is needed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from harness.trainers.config import TrainConfig
 Source = Literal["engine", "recompute", "live"]
 
 
-def source_of_logp_old(config: TrainConfig, objective: Objective, batch: Batch, *, engine_is_exact: bool) -> Source:
-    """As the settings have it; `auto` takes what costs nothing where it is exact."""
+def old_logprob_source(config: TrainConfig, objective: Objective, batch: Batch, *, engine_is_exact: bool) -> Source:
+    """Return the source that `loop.logp_old` asks for; `auto` is the cheapest one that is exact."""
     asked, is_known = config.loop.logp_old, batch.logp_behaviour is not None
     if asked == "engine" and not is_known:
         raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
@@ -31,7 +31,7 @@ def source_of_logp_old(config: TrainConfig, objective: Objective, batch: Batch, 
 
 
 def why_not_live(config: TrainConfig, objective: Objective) -> str | None:
-    """Who reads the log-probabilities before the update that would give them; None where nobody does."""
+    """Return what reads the old log-probs before the update that would give them; None if nothing does."""
     if config.loop.minibatches_per_step * config.loop.epochs > 1:
         return "a step has several updates, of which all but the first begin with another policy"
     if {"logp_old", "completion_hidden"} & objective.needs:
@@ -43,13 +43,14 @@ def why_not_live(config: TrainConfig, objective: Objective) -> str | None:
     return None
 
 
-def not_yet(batch: Batch) -> PolicyOutputs:
-    """Stands for log-probabilities that the update will give. It has a shape and no numbers: who reads it, fails."""
+def pending_old_logprobs(batch: Batch) -> PolicyOutputs:
+    """Return a placeholder for old log-probs that the update will give.
+
+    It is a meta tensor: it has a shape and no numbers, so code that reads it too early fails.
+    """
     return PolicyOutputs(logp=torch.empty(batch.completion_mask.shape, device="meta"))
 
 
-def now(old: PolicyOutputs, current: PolicyOutputs) -> PolicyOutputs:
-    """`old` with the log-probabilities that were not yet there, if they were not."""
-    if not old.logp.is_meta:
-        return old
-    return PolicyOutputs(logp=current.logp.detach())
+def resolve_old_logprobs(old: PolicyOutputs, current: PolicyOutputs) -> PolicyOutputs:
+    """Replace a placeholder by the log-probs of the update itself, without gradient."""
+    return PolicyOutputs(logp=current.logp.detach()) if old.logp.is_meta else old

@@ -1,30 +1,33 @@
-"""What one step is remembered by: a flat row of numbers for steps.jsonl, the live line and the trackers."""
+"""The metrics of one training step: a flat row of numbers for steps.jsonl, the progress line and the trackers."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.core.tensors import Batch, LossResult, PolicyOutputs
 from harness.core.types import Graded
-from harness.trainers.engine_mismatch import EngineGap
-from harness.trainers.gauges import quantiles, ratios_of
+from harness.trainers.engine_mismatch import EngineMismatch
 from harness.trainers.rollouts import Rollouts
 
+QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 
-class StepRecord:
-    """Gathers a step's figures: sums with weights become means, phases become seconds."""
+
+class StepMetrics:
+    """Collects the metrics of a step. Weighted sums become means, phases become seconds. It never stops a run."""
 
     def __init__(self, step: int) -> None:
         self._row: dict[str, float] = {"step": step}
         self._sums: dict[str, tuple[float, float]] = {}
         self._ratios: list[Tensor] = []
-        self.gap = EngineGap(step)
+        self.mismatch = EngineMismatch()
         self._began_s = time.perf_counter()
 
     @contextlib.contextmanager
@@ -33,26 +36,27 @@ class StepRecord:
         yield
         self._row[f"{name}_s"] = self._row.get(f"{name}_s", 0.0) + time.perf_counter() - began_s
 
-    def note(self, **values: float) -> None:
+    def set(self, **values: float) -> None:
         self._row.update(values)
 
-    def noted(self, name: str) -> float:
+    def get(self, name: str) -> float:
         return self._row[name]
 
-    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
-        for name, (total, weight) in metrics.items():
-            old_total, old_weight = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (old_total + total, old_weight + weight)
+    def add(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        """Add (sum, weight) pairs; the row has the sum over all weights."""
+        for name, (total, weight) in sums.items():
+            former_total, former_weight = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (former_total + total, former_weight + weight)
 
-    def compare(self, part: Batch, current: PolicyOutputs, old: PolicyOutputs, result: LossResult) -> None:
-        """A micro-batch with what was before the step."""
-        self._ratios.append(ratios_of(part, current, old, result))
+    def add_ratios(self, ratios: Tensor) -> None:
+        """Add the importance ratios of a micro-batch, for their quantiles. (N,)"""
+        self._ratios.append(ratios)
 
-    def note_samples(self, rollouts: Rollouts, batch: Batch) -> None:
-        """All that was sampled, and how it was judged, before any shaping. Ungraded completions are in no mean."""
+    def add_rollouts(self, rollouts: Rollouts, batch: Batch) -> None:
+        """Add everything that was sampled, with the rewards before shaping. Ungraded completions are in no mean."""
         usable = [item for item in rollouts.sampled if item.verdict.outcome != "ungraded"]
         lengths = [item.completion.tokens.n_completion for item in usable]
-        self.note(
+        self.set(
             reward=statistics.fmean(item.verdict.reward for item in usable if item.verdict.reward is not None),
             solve_rate=sum(item.verdict.outcome == "correct" for item in usable) / len(usable),
             groups_with_signal=_share_of_mixed_groups(usable),
@@ -65,14 +69,16 @@ class StepRecord:
             sampling_rounds=rollouts.n_rounds,
         )
         if (distinct := _distinct_solutions(usable)) is not None:
-            self.note(distinct_solutions=distinct)
+            self.set(distinct_solutions=distinct)
+        if rollouts.weights_version is not None:
+            self.set(weights_version=rollouts.weights_version)
         if rollouts.is_on_policy is not None:
-            self.note(on_policy=float(rollouts.is_on_policy))
-        if rollouts.is_on_policy is False:
-            self.gap.leave_out()
+            self.set(on_policy=float(rollouts.is_on_policy))
+        if rollouts.is_on_policy is False:  # the policy that is trained is not the one that sampled
+            self.mismatch.close()
         if batch.logp_behaviour is not None:
-            # Minus the mean log-probability of what was sampled is an unbiased estimate of the entropy.
-            self.note(entropy=-float(batch.logp_behaviour.sum()) / batch.totals.n_tokens)
+            # Minus the mean log-probability of the sampled tokens is an unbiased estimate of the entropy.
+            self.set(entropy=-float(batch.logp_behaviour.sum()) / batch.totals.n_tokens)
 
     def row(self) -> dict[str, float]:
         means = {name: total / weight for name, (total, weight) in self._sums.items() if weight}
@@ -81,12 +87,31 @@ class StepRecord:
         speeds = {"tokens_per_s": n_tokens / wall_s}
         if "sample_s" in self._row:
             speeds["sampled_tokens_per_s"] = n_tokens / max(self._row["sample_s"], 1e-9)
-        gauged = {**self.gap.figures(), **quantiles(self._ratios)}
-        return {**self._row, **means, **gauged, **speeds, "wall_s": wall_s}
+        figures = {**self.mismatch.figures(), **ratio_quantiles(self._ratios)}
+        return {**self._row, **means, **figures, **speeds, "wall_s": wall_s}
+
+
+def ratios_of(part: Batch, current: PolicyOutputs, old: PolicyOutputs, result: LossResult) -> Tensor:
+    """Return the importance ratios that the loss took, before any clipping; else those of the tokens. (N,)"""
+    if result.ratios is not None:
+        return result.ratios.detach().float().cpu()
+    return (current.logp.detach() - old.logp)[part.completion_mask].exp().float().cpu()
+
+
+def ratio_quantiles(ratios: Sequence[Tensor]) -> dict[str, float]:
+    """Return the smallest ratio with at least that share of all at or below it, for each of `QUANTILES`."""
+    if not ratios:
+        return {}
+    ordered = torch.cat(list(ratios)).clamp(max=torch.finfo(torch.float32).max).sort().values
+    places = {name: math.ceil(share * len(ordered)) - 1 for name, share in QUANTILES.items()}
+    return {f"ratio_{name}": float(ordered[place]) for name, place in places.items()}
 
 
 def _distinct_solutions(items: Sequence[Graded[Any]]) -> float | None:
-    """Different right answers of a problem that was solved, on average; None where nothing was, or no grader tells."""
+    """Return the mean number of different right answers of a solved problem.
+
+    None where no problem was solved, or where the grader does not identify solutions.
+    """
     solutions: dict[str, set[Any]] = {}
     for item in items:
         if item.verdict.outcome == "correct" and "solution" in item.verdict.details:

@@ -4,168 +4,116 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.core import config as configs
-from harness.core.errors import ConfigError, RunError, UsageError
+from harness.core.errors import RunError
 from harness.core.progress import Progress
-from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
-from harness.data.dataset_facts import judged_by
+from harness.data.dataset_facts import grader_name, task_facts
 from harness.evaluation import loop
 from harness.evaluation.config import EvalConfig
-from harness.models.loading import fingerprint, load_tokenizer
+from harness.models.loading import fingerprint, load_module, load_tokenizer
 from harness.runs.folder import RunReader, RunWriter, ending
+from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
-from harness.trainers.checks import (
-    reads_reference,
-    refuse_fewer_steps,
-    refuse_prompts_the_model_cannot_read,
-    refuse_what_the_objective_cannot_use,
-    refuse_what_the_rollouts_leave_without_effect,
-    temperature_of,
-)
-from harness.trainers.collect import collect
+from harness.trainers.checks import refuse_prompts_the_model_cannot_read
 from harness.trainers.config import TrainConfig
-from harness.trainers.loop import Trainer
-from harness.trainers.memory import told_what_to_lower
-from harness.trainers.policies import load_policies, sampling_source
-from harness.trainers.policy.model import Policy
-from harness.trainers.rollout_file import RolloutFile, RolloutWriter
-from harness.trainers.saved_rollouts import (
-    NoEngine,
-    Replay,
-    data_facts,
-    open_rollouts,
-    refuse_other_rollouts,
-    rollout_facts,
-)
+from harness.trainers.learner import explain_out_of_memory
+from harness.trainers.loop import SHOWN, Trainer
+from harness.trainers.policy.model import Policy, load_policies
+from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
+from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, refuse_other_rollouts, rollout_facts
+from harness.trainers.setup import TrainSetup, build_setup, held_out_tasks
+from harness.trainers.step_metrics import StepMetrics
 from harness.trainers.trackers import make_trackers
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSetup:
-    """What a config names, built and found to go together; nothing is loaded yet."""
-
-    task: Task[Any]
-    """Judged as training rewards it."""
-    objective: Objective
-    engine: PolicyEngine
-    base: ModelSource
-    temperature: float
-    held_out: dict[str, Task[Any]]
-    """What is evaluated during training, each task under its own grader."""
-    saved: RolloutFile | None
-    """Where rollouts come from, if not from the engine."""
-    newest: Path | None
-    """The checkpoint that the run goes on from."""
-    advice: tuple[str, ...]
-    """What a person is told before the run."""
-
-
-def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
-    """Everything that can be refused before a model is loaded is refused here, for a dry run too."""
-    task, objective = config.task.build("tasks"), config.objective.build("objectives")
-    engine = _policy_engine(config)
-    base = config.model.source(derive(config.seed, "weights"))
-    if base.dtype == "auto":
-        base = dataclasses.replace(base, dtype="float32")  # half-precision weights swallow small updates
-    # Demonstrations are drawn from no temperature: their likelihood is the model's own.
-    temperature = temperature_of(config, task) if objective.source == "policy" else 1.0
-    refuse_what_the_objective_cannot_use(config, objective)
-    refuse_what_the_rollouts_leave_without_effect(config, task, objective)
-    advice = objective.advice() if isinstance(objective, Adviser) else ()
-    others = {chosen.id: task if chosen == config.task else chosen.build("tasks") for chosen in _held_out_tasks(config)}
-    _refuse_tasks_without_problems(config, others)
-    saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
-    newest = Checkpoints(folder, config.checkpoint.keep).newest()
-    refuse_fewer_steps(folder, config.loop.steps)
-    told = tuple(f"objective: {line}" for line in advice)
-    rewarding = judged_by(task, config.grader)
-    return TrainSetup(rewarding, objective, engine, base, temperature, others, saved, newest, told)
-
-
-@told_what_to_lower()
+@explain_out_of_memory()
 def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
     """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
-    parts = build_setup(config, folder)
+    setup = build_setup(config, folder)
     if config.rollouts.only:
-        return collect(config, parts, folder, progress)
-    for line in parts.advice:
+        return collect(setup, folder, progress)
+    for line in setup.advice:
         progress.warn(line)
-    task, objective, base, file, newest = parts.task, parts.objective, parts.base, parts.saved, parts.newest
-    engine = parts.engine if file is None or config.held_out.every_steps > 0 else NoEngine()
-    data = data_facts(config, task, progress)
-    about = {config.task.id: data, "model": fingerprint(base.path), **(file.about() if file is not None else {})}
-    RunWriter.refuse(folder, "train", config, about)
-    trackers = make_trackers(config.track, folder, configs.to_tree(config))  # what follows may take minutes
-    tokenizer = load_tokenizer(base)
-    with_reference = reads_reference(config, objective)
-    policy, reference = load_policies(config, base, newest, parts.temperature, with_reference=with_reference)
-    refuse_prompts_the_model_cannot_read(config, parts, tokenizer, policy.module)
-    objective.prepare(policy.shape, derive(config.seed, "objective"))
-    facts = rollout_facts(config, task, data, tokenizer, policy.tensors())
-    if file is not None:
-        refuse_other_rollouts(file, facts, is_begun=newest is not None)
-    source = sampling_source(config, base)
-    engine.open(dataclasses.replace(source, module=policy.module, tokenizer=tokenizer))
-    store = RunWriter.open(folder, "train", config, seeds={"run": config.seed}, data=about)
-
-    def hold_out() -> None:
-        _hold_out(config, parts.held_out, engine, store, progress)
-
-    with ending(store), told_what_to_lower(), contextlib.ExitStack() as closing:
-        if Checkpoints(folder, config.checkpoint.keep).newest() != newest:
-            raise RunError("another process has just trained this run further; run the same command again")
-        for close in (engine.close, *(tracker.close for tracker in trackers)):
-            closing.callback(close)
-        writer = RolloutWriter(folder, facts) if config.rollouts.save else None
-        if writer is not None:
-            closing.callback(writer.close)
-        replay = _replay(file, config, objective, policy, progress)
-        shared = (config, task, objective, engine, policy, reference, tokenizer, store, trackers, progress)
-        Trainer(*shared, hold_out, replay, writer).fit()
+    data = _data_facts(setup, progress)
+    facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
+    if setup.saved is not None:
+        facts |= setup.saved.about()
+    RunWriter.refuse(folder, "train", config, facts)
+    trackers = make_trackers(config.track, folder, configs.to_tree(config))  # loading the model may take minutes
+    tokenizer = load_tokenizer(setup.base)
+    policy, reference = load_policies(
+        config, setup.base, setup.newest, setup.temperature, with_reference=setup.with_reference
+    )
+    refuse_prompts_the_model_cannot_read(setup.task, setup.base, tokenizer, policy.module, _n_sampled(setup))
+    setup.objective.prepare(policy.shape, derive(config.seed, "objective"))
+    saved_facts = rollout_facts(config, setup.task, data, tokenizer, policy.tensors())
+    if setup.saved is not None:
+        refuse_other_rollouts(setup.saved, saved_facts, is_begun=setup.newest is not None)
+    with _opened(setup, policy.module, tokenizer) as engine_closing:
+        store = RunWriter.open(folder, "train", config, seeds={"run": config.seed}, data=facts)
+        with ending(store), explain_out_of_memory(), engine_closing.pop_all() as closing:
+            if Checkpoints(folder, config.checkpoint.keep).newest() != setup.newest:
+                raise RunError("another process has just trained this run further; run the same command again")
+            for tracker in trackers:
+                closing.callback(tracker.close)
+            writer = RolloutWriter(folder, saved_facts) if config.rollouts.save else None
+            if writer is not None:
+                closing.callback(writer.close)
+            Trainer(
+                setup=setup,
+                policy=policy,
+                reference=reference,
+                tokenizer=tokenizer,
+                source=_rollout_source(setup, policy, tokenizer, progress),
+                store=store,
+                trackers=trackers,
+                progress=progress,
+                evaluate_held_out=lambda: _evaluate_held_out(setup, store, progress),
+                writer=writer,
+            ).fit()
     return store.view()
 
 
-def _replay(
-    file: RolloutFile | None, config: TrainConfig, objective: Objective, policy: Policy, progress: Progress
-) -> Replay | None:
-    is_recomputed = config.loop.logp_old in ("recompute", "live")
-    return Replay(file, objective, policy, progress, is_recomputed) if file is not None else None
+@contextlib.contextmanager
+def _opened(setup: TrainSetup, module: Any, tokenizer: Any) -> Iterator[contextlib.ExitStack]:
+    """Open the engine, where anything is sampled; what is yielded closes it, whatever happens next."""
+    with contextlib.ExitStack() as closing:
+        if setup.needs_engine:
+            setup.engine.open(dataclasses.replace(setup.sampling_source, module=module, tokenizer=tokenizer))
+            closing.callback(setup.engine.close)
+        yield closing
 
 
-def _policy_engine(config: TrainConfig) -> PolicyEngine:
-    engine = config.engine.build("engines")
-    if not hasattr(engine, "load_weights"):
-        raise ConfigError(f"the engine {config.engine.id!r} can't follow a policy in training; use hf")
-    policy_engine: PolicyEngine = engine
-    return policy_engine
+def _rollout_source(setup: TrainSetup, policy: Policy, tokenizer: Any, progress: Progress) -> RolloutSource:
+    config, objective = setup.config, setup.objective
+    if setup.saved is not None:
+        is_recomputed = config.loop.logp_old in ("recompute", "live")
+        return SavedRollouts(setup.saved, objective, policy, progress, is_recomputed)
+    if objective.source == "demonstrations":
+        return Demonstrations(config, setup.task, tokenizer)
+    return Sampler(config, setup.task, setup.engine, "greedy_reward" in objective.needs)
 
 
-def _held_out_tasks(config: TrainConfig) -> tuple[configs.PluginChoice, ...]:
-    return config.held_out.tasks if config.held_out.tasks else (config.task,)
+def _n_sampled(setup: TrainSetup) -> int:
+    """Return how many tokens follow a prompt at most; demonstrations have their own length."""
+    return setup.max_tokens if setup.objective.source == "policy" else 0
 
 
-def _refuse_tasks_without_problems(config: TrainConfig, tasks: dict[str, Task[Any]]) -> None:
-    """Before the first step, not at the first evaluation."""
-    held = config.held_out
-    for name, task in tasks.items() if held.every_steps > 0 else ():
-        try:
-            loop.problems_of(task, held.split, 0, held.limit)
-        except UsageError as error:
-            raise ConfigError(
-                f"held_out can't evaluate the task {name!r} on the split {held.split!r}: {error}"
-            ) from None
+def _data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
+    """Return what the run record keeps of the task and its grader. Unknown data are warned of, or refused."""
+    config = setup.config
+    grader = grader_name(setup.task, config.grader)
+    return task_facts(setup.task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
 
 
-def _hold_out(
-    config: TrainConfig, tasks: dict[str, Task[Any]], engine: PolicyEngine, store: RunWriter, progress: Progress
-) -> None:
-    """The same evaluation as `harness eval`, in a run folder of its own inside this one."""
-    held = config.held_out
+def _evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) -> None:
+    """Run the same evaluation as `harness eval`, in a run folder of its own inside this one."""
+    config, held = setup.config, setup.config.held_out
     checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
     assert checkpoint is not None, "a checkpoint is saved before every held-out evaluation"
     folder = store.folder / "evals" / checkpoint.name
@@ -180,7 +128,7 @@ def _hold_out(
         EvalConfig,
         {
             "model": {**configs.to_tree(config.model), "path": str(checkpoint), "weights": "pretrained"},
-            "tasks": [configs.to_tree(chosen) for chosen in _held_out_tasks(config)],
+            "tasks": [configs.to_tree(chosen) for chosen in held_out_tasks(config)],
             "engine": configs.to_tree(config.engine),
             "sampling": configs.to_tree(sampling),
             "split": held.split,
@@ -189,4 +137,46 @@ def _hold_out(
             "seed": derive(config.seed, "held-out"),
         },
     )
-    loop.evaluate_open_engine(settings, str(checkpoint), tasks, engine, folder, progress)
+    loop.evaluate_open_engine(settings, str(checkpoint), setup.held_out, setup.engine, folder, progress)
+
+
+# --- --rollouts-only --------------------------------------------------------------------------------------------
+
+
+def collect(setup: TrainSetup, folder: Path, progress: Progress) -> RunReader:
+    """Open or resume the run folder, sample every step from the model as it is, and train nothing."""
+    config, task = setup.config, setup.task
+    data = _data_facts(setup, progress)
+    facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
+    RunWriter.refuse(folder, "rollouts", config, facts)  # loading a large model takes minutes
+    tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
+    refuse_prompts_the_model_cannot_read(task, setup.base, tokenizer, module, _n_sampled(setup))
+    saved_facts = rollout_facts(config, task, data, tokenizer, module.state_dict().items())
+    with _opened(setup, module, tokenizer) as engine_closing:
+        setup.engine.load_weights(module.state_dict().items(), version=0)
+        store = RunWriter.open(folder, "rollouts", config, seeds={"run": config.seed}, data=facts)
+        with ending(store), engine_closing.pop_all() as closing:
+            writer = RolloutWriter(folder, saved_facts)
+            closing.callback(writer.close)
+            sampler = Sampler(config, task, setup.engine, "greedy_reward" in setup.objective.needs)
+            _collect_steps(setup, sampler, writer, store, saved_facts["must_agree"]["weights"], progress)
+    return store.view()
+
+
+def _collect_steps(
+    setup: TrainSetup, sampler: Sampler, writer: RolloutWriter, store: RunWriter, weights: str, progress: Progress
+) -> None:
+    n_steps = setup.config.loop.steps
+    sampler.start(writer.n_problems_drawn)
+    store.rewind_steps(writer.last_step)
+    progress.begin("sample", n_steps, writer.last_step)
+    for step in range(writer.last_step + 1, n_steps + 1):
+        metrics = StepMetrics(step)
+        with metrics.phase("sample"):
+            rollouts = sampler.draw(step)
+        metrics.add_rollouts(rollouts, collate(rollouts.chosen, "cpu"))
+        row: dict[str, Any] = metrics.row()
+        store.append_step(row)
+        writer.append(step, rollouts, weights)
+        progress.advance(figures={name: row[name] for name in SHOWN})
+    progress.end()

@@ -47,10 +47,11 @@ def run(args: Arguments) -> int:
 
     config = parse(TrainConfig, settings)
     folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
-    from harness.trainers.train import build_setup, train
+    from harness.trainers.train import train
 
     if args.dry_run:
         from harness.trainers.dry_run import dry_run
+        from harness.trainers.setup import build_setup
 
         estimate = dry_run(config, build_setup(config, folder))
         print_config(args, config, folder, asdict(estimate), estimate.lines())

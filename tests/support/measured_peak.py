@@ -19,7 +19,8 @@ from harness.core.recipes import find_config
 from harness.models.loading import resolve
 from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import dry_run
-from harness.trainers.train import build_setup, train
+from harness.trainers.setup import build_setup
+from harness.trainers.train import train
 
 SHAPE = {
     "hidden_size": 256,

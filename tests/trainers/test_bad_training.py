@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ import torch
 from test_training import assert_same_run, figures, recipe, run
 
 from harness.cli import main
-from harness.core.errors import ModelError, RunError
+from harness.core.errors import ConfigError, ModelError, RunError, RunFolderError
+from harness.engines.hf import HuggingFaceEngine
 from harness.models.loading import checkpoint_folders, resolve
-from harness.runs.folder import RunReader
+from harness.runs.folder import RunReader, RunWriter
 from harness.trainers import learner
+from harness.trainers.checks import refuse_missing_demonstrations
 from harness.trainers.policy.model import Policy
 
 MEMORY = 2**50
@@ -122,3 +125,43 @@ def test_a_loss_that_is_no_number_stops_and_the_folder_goes_on_without_that_upda
     assert main([*words, "--set=optimizer.on_non_finite=skip"]) == 0
     rows = RunReader.read(tmp_path / "run").steps()
     assert [row["updates_skipped"] for row in rows] == [0, 0.5, 0]
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_the_engine_is_closed_when_the_run_folder_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: bool
+) -> None:
+    opened, closed = [], []
+    open_engine = HuggingFaceEngine.open
+
+    def opening(self: Any, source: Any) -> None:
+        opened.append(self)
+        open_engine(self, source)
+
+    def taken(*_: Any, **__: Any) -> Any:
+        raise RunFolderError("another process was quicker")
+
+    monkeypatch.setattr(HuggingFaceEngine, "open", opening)
+    monkeypatch.setattr(HuggingFaceEngine, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(RunWriter, "open", taken)
+    with pytest.raises(RunFolderError, match="another process was quicker"):
+        run(recipe("countdown-grpo", loop={"steps": 1}, rollouts={"only": only}), tmp_path / "run")
+    assert len(opened) == 1
+    assert closed == opened
+
+
+def test_an_engine_that_samples_nothing_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opening(*_: Any) -> None:
+        raise AssertionError("nothing is sampled")
+
+    monkeypatch.setattr(HuggingFaceEngine, "open", opening)
+    run(recipe("countdown-base", loop={"steps": 1}), tmp_path / "run")
+    with pytest.raises(AssertionError, match="nothing is sampled"):
+        run(recipe("countdown-base", loop={"steps": 1}, held_out={"every_steps": 1}), tmp_path / "held out")
+
+
+def test_a_task_without_demonstrations_is_refused() -> None:
+    task: Any = SimpleNamespace(problems=None)
+    refuse_missing_demonstrations(task, recipe("countdown-grpo").objective.build("objectives"))
+    with pytest.raises(ConfigError, match="this task has none"):
+        refuse_missing_demonstrations(task, recipe("countdown-base").objective.build("objectives"))

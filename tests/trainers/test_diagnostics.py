@@ -14,12 +14,11 @@ from harness.core.tensors import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.trainers.config import WarningsConfig
 from harness.trainers.diagnostics import Alarm, Watch
-from harness.trainers.gauges import quantiles, ratios_of
 from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 from harness.trainers.objectives.gflowrl import GFlowRL
 from harness.trainers.objectives.tb import TrajectoryBalance
 from harness.trainers.objectives.vargrad_tb import VarGradTrajectoryBalance
-from harness.trainers.step_metrics import _distinct_solutions
+from harness.trainers.step_metrics import _distinct_solutions, ratio_quantiles, ratios_of
 
 LENGTHS = [3, 5, 1, 4, 2, 5]
 BATCH = make_batch([4, 4, 4, 2, 2, 2], LENGTHS, [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
@@ -89,10 +88,10 @@ def test_what_a_record_does_not_tell_warns_of_nothing() -> None:
 @pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 1000])
 def test_quantiles_are_numpy_s(n: int) -> None:
     values = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    told = quantiles(list(values.split(7)))
+    told = ratio_quantiles(list(values.split(7)))
     for name, share in {"p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}.items():
         assert told[f"ratio_{name}"] == float(numpy.quantile(values.numpy(), share, method="inverted_cdf"))
-    assert quantiles([]) == {}
+    assert ratio_quantiles([]) == {}
 
 
 def test_ratios_are_of_tokens_unless_the_loss_says_otherwise() -> None:

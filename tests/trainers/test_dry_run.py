@@ -18,7 +18,7 @@ from harness.core.recipes import find_config
 from harness.models.loading import resolve
 from harness.trainers.config import LoraConfig, TrainConfig
 from harness.trainers.dry_run import ModelDimensions, dimensions_of, dry_run, estimate_memory
-from harness.trainers.train import build_setup
+from harness.trainers.setup import build_setup
 
 
 def recipe(name: str, **changes: Any) -> TrainConfig:

@@ -15,10 +15,9 @@ from test_training import figures, recipe, run
 from training_parts import make_batch, make_outputs
 
 from harness.core.errors import ConfigError, EngineError
-from harness.core.tensors import PolicyOutputs
 from harness.engines.hf import HuggingFaceEngine
-from harness.trainers.engine_mismatch import EngineGap, largest_gap
-from harness.trainers.step_metrics import StepRecord
+from harness.trainers.engine_mismatch import EngineMismatch, check_mismatch, largest_mismatch
+from harness.trainers.step_metrics import StepMetrics
 
 ENGINE = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]])
 POLICY = torch.tensor([[-1.25, -1.5], [-0.5, 0.0]])
@@ -26,15 +25,15 @@ PART = dataclasses.replace(make_batch([2, 2], [2, 1], [0, 0]), logp_behaviour=EN
 NONE = dataclasses.replace(PART, logp_behaviour=None)
 
 
-def gathered(logp: torch.Tensor = POLICY) -> EngineGap:
-    gap = EngineGap(3)
-    gap.add(PART, PolicyOutputs(logp=logp))
-    return gap
+def collected(logp: torch.Tensor = POLICY) -> EngineMismatch:
+    mismatch = EngineMismatch()
+    mismatch.add(PART, logp)
+    return mismatch
 
 
 def test_figures_are_those_of_the_completion_tokens() -> None:
     apart = [-0.25, 0.5, 0.0]  # policy - engine
-    assert gathered().figures() == pytest.approx(
+    assert collected().figures() == pytest.approx(
         {
             "logp_gap": 0.75 / 3,
             "logp_gap_max": 0.5,
@@ -48,47 +47,47 @@ def test_micro_batches_add_up() -> None:
     batch = make_batch([4, 4, 4, 2, 2, 2], lengths, [0, 0, 0, 1, 1, 1])
     current, behaviour = make_outputs(batch), make_outputs(batch, seed=4).logp.detach()
     batch = dataclasses.replace(batch, logp_behaviour=behaviour)
-    record = StepRecord(1)
+    metrics = StepMetrics(1)
     for rows in (slice(0, 2), slice(2, 6)):
         part: Any = SimpleNamespace(
             logp_behaviour=batch.logp_behaviour[rows], completion_mask=batch.completion_mask[rows]
         )
-        record.gap.add(part, PolicyOutputs(logp=current.logp[rows]))
+        metrics.mismatch.add(part, current.logp[rows])
     gaps = [float((current.logp - behaviour)[row, t].detach()) for row, n in enumerate(lengths) for t in range(n)]
-    row = record.row()
+    row = metrics.row()
     assert row["logp_gap"] == pytest.approx(sum(map(abs, gaps)) / len(gaps))
     assert row["logp_gap_max"] == pytest.approx(max(map(abs, gaps)))
     assert row["logp_gap_kl"] == pytest.approx(sum(math.exp(gap) - 1 - gap for gap in gaps) / len(gaps))
 
 
 def test_nothing_counts_once_the_policy_changes() -> None:
-    gap = gathered()
-    gap.close(0.26)
-    before = gap.figures()
-    gap.add(PART, PolicyOutputs(logp=POLICY + 5))
-    assert gap.figures() == before
+    mismatch = collected()
+    mismatch.close()
+    before = mismatch.figures()
+    mismatch.add(PART, POLICY + 5)
+    assert mismatch.figures() == before
 
 
 @pytest.mark.parametrize(("off", "told"), [(0.0, r"0\.25 .* on average .*0\.5"), (math.nan, "nan from the policy's")])
 def test_above_the_bound_is_an_error_that_says_what_to_do(off: float, told: str) -> None:
-    gap = gathered(POLICY + off)
+    check_mismatch(collected(), 3, 0.26)
     with pytest.raises(EngineError, match=rf"step 3: .*{told}.*engine_correction\.max_gap"):
-        gap.close(0.24)
+        check_mismatch(collected(POLICY + off), 3, 0.24)
 
 
-def test_without_log_probabilities_there_is_no_gap() -> None:
-    gap = EngineGap(1)
-    gap.add(NONE, PolicyOutputs(logp=POLICY))
-    gap.close(1e-9)
-    assert gap.figures() == {}
+def test_without_log_probabilities_there_is_no_mismatch() -> None:
+    mismatch = EngineMismatch()
+    mismatch.add(NONE, POLICY)
+    check_mismatch(mismatch, 1, 1e-9)
+    assert mismatch.figures() == {}
 
 
-def test_a_policy_that_has_moved_since_has_none() -> None:
-    gap = EngineGap(1)
-    gap.leave_out()
-    gap.add(PART, PolicyOutputs(logp=POLICY))
-    gap.close(1e-9)
-    assert gap.figures() == {}
+def test_a_policy_that_has_moved_since_has_no_mismatch() -> None:
+    mismatch = EngineMismatch()
+    mismatch.close()
+    mismatch.add(PART, POLICY)
+    check_mismatch(mismatch, 1, 1e-9)
+    assert mismatch.figures() == {}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_a_policy_that_has_moved_since_has_none() -> None:
 def test_the_bound_is_set_or_follows_from_the_arithmetic(
     changes: dict[str, Any], computes_alike: bool, expected: float
 ) -> None:
-    assert largest_gap(recipe("countdown-grpo", **changes), computes_alike=computes_alike) == expected
+    assert largest_mismatch(recipe("countdown-grpo", **changes), computes_alike=computes_alike) == expected
 
 
 def test_a_bound_is_above_zero() -> None:

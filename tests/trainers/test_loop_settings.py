@@ -27,7 +27,8 @@ from harness.trainers.config import (
     OverlongConfig,
     ReferenceConfig,
 )
-from harness.trainers.kl import engine_weights, weigh_gradient, with_terms
+from harness.trainers.engine_mismatch import engine_weights, weigh_gradient
+from harness.trainers.kl import AdaptiveKl, with_entropy_bonus, with_kl_in_loss, with_kl_in_reward
 from harness.trainers.learner import Learner
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.ppo import Ppo
@@ -36,30 +37,56 @@ from harness.trainers.objectives.trpo import Trpo
 from harness.trainers.optimizer import make_optimizer, schedule
 from harness.trainers.policy.logprobs import Head, token_logp
 from harness.trainers.policy.model import Policy
-from harness.trainers.reward_shaping import shaped, trained_rows
-from harness.trainers.rollouts import Rollouts, Sampler
-from harness.trainers.steering import Steering
-from harness.trainers.step_metrics import StepRecord
+from harness.trainers.reference import ReferenceReset
+from harness.trainers.reward_shaping import trained_rows, with_overlong_penalty
+from harness.trainers.rollouts import Rollouts, Sampler, training_problems
+from harness.trainers.step_metrics import StepMetrics
 
 BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
 OFF = KlConfig()
+
+
+def make_learner(
+    config: Any,
+    objective: Any,
+    policy: Policy,
+    reference: Any = None,
+    optimizer: Any = None,
+    largest: float = 1e-4,
+    *,
+    is_exact: bool = True,
+    resets: ReferenceConfig = ReferenceConfig(),  # noqa: B008  # frozen
+) -> Learner:
+    return Learner(
+        config=config,
+        objective=objective,
+        policy=policy,
+        reference=reference,
+        optimizer=optimizer,
+        max_tokens=8,
+        engine_logp_is_exact=is_exact,
+        largest_mismatch=largest,
+        kl=AdaptiveKl(OFF),
+        resets=ReferenceReset(resets),
+    )
+
 
 # --- the reward -------------------------------------------------------------------------------------------------
 
 
 def test_overlong_penalty_grows_from_the_buffer_to_the_limit() -> None:
-    old = detached(make_outputs(BATCH))
-    after = shaped(BATCH, old, OverlongConfig(buffer_tokens=4, penalty=0.5), OFF, max_tokens=6)
+    after = with_overlong_penalty(BATCH, OverlongConfig(buffer_tokens=4, penalty=0.5), max_tokens=6)
     lengths = [3, 5, 1, 4, 2, 5]
     expected = [r - 0.5 * min(max((n - 2) / 4, 0), 1) for r, n in zip(BATCH.rewards.tolist(), lengths, strict=True)]
     assert after.rewards.tolist() == pytest.approx(expected)
-    assert shaped(BATCH, old, OverlongConfig(), OFF, max_tokens=6).rewards is BATCH.rewards
+    assert with_overlong_penalty(BATCH, OverlongConfig(), max_tokens=6) is BATCH
 
 
 def test_kl_in_the_reward_is_taken_off_token_by_token() -> None:
     old = detached(make_outputs(BATCH))
     assert old.logp_reference is not None
-    after = shaped(BATCH, old, OverlongConfig(), KlConfig(place="reward", coefficient=0.3), max_tokens=6)
+    after = with_kl_in_reward(BATCH, old, KlConfig(place="reward", coefficient=0.3))
+    assert with_kl_in_reward(BATCH, old, OFF) is BATCH
     assert after.token_rewards is not None
     for row, n in enumerate([3, 5, 1, 4, 2, 5]):
         kl = [float(old.logp[row, t] - old.logp_reference[row, t]) for t in range(n)]
@@ -85,7 +112,7 @@ def test_weighted_kl_in_the_loss_is_trl_s() -> None:
     batch, (current, old) = golden_batch(), golden_outputs()
     result = grpo_loss(batch, current, old, std_eps=1e-4)
     kl = KlConfig(place="loss", coefficient=0.5, estimator="k3", ratio_weighted=True)
-    loss = with_terms(result, batch, current, old, kl, 0.0).loss
+    loss = with_kl_in_loss(result, batch, current, old, kl).loss
     (gradient,) = torch.autograd.grad(loss, current.logp)
     assert float(loss.detach()) == pytest.approx(CASES["trl_weighted_kl"]["loss"], rel=1e-7)
     expected = torch.tensor(CASES["trl_weighted_kl"]["gradient"], dtype=torch.float64)
@@ -146,7 +173,7 @@ def test_engine_weights_are_capped_ratios(level: Any) -> None:
     behaviour = make_outputs(BATCH, seed=4).logp.detach()
     old = detached(make_outputs(BATCH))
     batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
-    weights = engine_weights(batch, old, EngineCorrectionConfig(level=level, cap=1.5))
+    weights = engine_weights(batch, old.logp, EngineCorrectionConfig(level=level, cap=1.5))
     assert weights is not None
     for row, n in enumerate([3, 5, 1, 4, 2, 5]):
         ratios = [float(old.logp[row, t] - behaviour[row, t]) for t in range(n)]
@@ -154,7 +181,7 @@ def test_engine_weights_are_capped_ratios(level: Any) -> None:
             ratios = [sum(ratios)] * n
         expected = [min(2.718281828459045**ratio, 1.5) for ratio in ratios]
         assert weights[row].tolist() == pytest.approx([*expected, *[0.0] * (5 - n)])
-    assert engine_weights(batch, old, EngineCorrectionConfig()) is None
+    assert engine_weights(batch, old.logp, EngineCorrectionConfig()) is None
 
 
 @pytest.mark.parametrize(
@@ -184,7 +211,7 @@ def test_gradient_of_the_kl_estimators_on_three_tokens(estimator: Any, ratio_wei
         nothing = grpo_loss(alone, current, old)
         nothing = dataclasses.replace(nothing, loss=nothing.loss * 0)
         (gradient,) = torch.autograd.grad(
-            with_terms(nothing, alone, current, old, kl, 0.0).loss, logits, retain_graph=True
+            with_kl_in_loss(nothing, alone, current, old, kl).loss, logits, retain_graph=True
         )
         total += float(logp[token].detach().exp()) * gradient
     assert torch.allclose(total, expected, rtol=1e-9, atol=1e-12) == is_right
@@ -212,7 +239,7 @@ def test_entropy_bonus_is_the_mean_entropy_of_tokens() -> None:
     plain = grpo_loss(BATCH, current, old)
     assert current.entropy is not None
     mean = sum(float(current.entropy[row, :n].sum()) for row, n in enumerate([3, 5, 1, 4, 2, 5])) / 20
-    after = with_terms(plain, BATCH, current, old, OFF, 0.01).loss
+    after = with_entropy_bonus(plain, BATCH, current, 0.01).loss
     assert float((plain.loss - after).detach()) == pytest.approx(0.01 * mean)
 
 
@@ -257,7 +284,7 @@ def test_a_schedule_and_its_end_go_together(settings: dict[str, Any]) -> None:
 def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
     old = detached(make_outputs(BATCH))
     with pytest.raises(EngineError, match="gives no log-probabilities"):
-        engine_weights(BATCH, old, EngineCorrectionConfig(level="token"))
+        engine_weights(BATCH, old.logp, EngineCorrectionConfig(level="token"))
     policy, loop = (
         Policy(tiny_module(), 1.0),
         LoopConfig(steps=1, prompts_per_step=1, samples_per_prompt=2, logp_old="engine"),
@@ -265,14 +292,14 @@ def test_what_needs_the_engine_s_log_probabilities_fails_without_them() -> None:
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
     optimizer = torch.optim.AdamW(policy.module.parameters())
     # The log-probabilities are made up, and no policy's own.
-    learner = Learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 8, False, 100.0, steering())
+    learner = make_learner(config, Grpo(Grpo.Config(kl_beta=0.0)), policy, None, optimizer, 100.0, is_exact=False)
     with pytest.raises(EngineError, match="logp_old = 'recompute'"):
-        learner._frozen(BATCH, StepRecord(1))
+        learner._old_outputs(1, BATCH, StepMetrics(1))
     behaviour = make_outputs(BATCH, seed=4).logp.detach()
     batch = dataclasses.replace(BATCH, logp_behaviour=behaviour)
-    assert torch.equal(learner._frozen(batch, StepRecord(1)).logp, behaviour)
+    assert torch.equal(learner._old_outputs(1, batch, StepMetrics(1)).logp, behaviour)
     with_critic = dataclasses.replace(learner, objective=critic(policy))
-    assert torch.equal(with_critic._frozen(batch, StepRecord(1)).logp, behaviour)
+    assert torch.equal(with_critic._old_outputs(1, batch, StepMetrics(1)).logp, behaviour)
 
 
 def critic(policy: Policy) -> Ppo:
@@ -288,8 +315,8 @@ def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> No
     objective = critic(policy)
     loop = LoopConfig(steps=1, prompts_per_step=2, samples_per_prompt=3, tokens_per_microbatch=2)
     config: Any = dataclasses.make_dataclass("C", ["loop"])(loop)
-    learner = Learner(config, objective, policy, None, None, 8, True, 1e-4, steering())  # type: ignore[arg-type]
-    old = learner._frozen(BATCH, StepRecord(1))
+    learner = make_learner(config, objective, policy)
+    old = learner._old_outputs(1, BATCH, StepMetrics(1))
     kept = {f.name: v for f in dataclasses.fields(old) if (v := getattr(old, f.name)) is not None}
     assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {"logp": (6, 5), "values": (6, 5)}
     for row, (p, c) in enumerate(zip([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], strict=True)):
@@ -302,7 +329,7 @@ def test_a_critic_s_values_are_taken_piece_by_piece_and_no_state_is_kept() -> No
     with torch.no_grad():
         pieced = dataclasses.replace(whole, values=objective.values(whole), completion_hidden=None)
     one, other = objective.advantages(BATCH, whole), objective.advantages(BATCH, pieced)
-    assert torch.equal(one.weights, other.weights)
+    assert torch.equal(one.values, other.values)
     assert torch.equal(one.extra["values"], other.extra["values"])
 
 
@@ -341,6 +368,8 @@ class FakeTask:
 class FakeEngine:
     """Remembers what it was asked for."""
 
+    version = 0
+
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
@@ -364,8 +393,9 @@ def draw(task: FakeTask, objective: Any, max_extra_rounds: int) -> tuple[Rollout
         LoopConfig(steps=1, prompts_per_step=3, samples_per_prompt=2),
         DynamicSamplingConfig(max_extra_rounds=max_extra_rounds),
     )
-    sampler = Sampler(settings, task, objective, engine, None)  # type: ignore[arg-type]
-    return sampler.draw(1, sampler.problems(0)), engine
+    sampler = Sampler(settings, task, engine, "greedy_reward" in objective.needs)  # type: ignore[arg-type]
+    sampler.start(0)
+    return sampler.draw(1), engine
 
 
 class AsTheTask:
@@ -409,8 +439,8 @@ def test_dynamic_sampling_ends_where_the_split_does() -> None:
 
 
 def test_the_stream_of_problems_goes_on_where_it_was() -> None:
-    sampler = Sampler(dataclasses.make_dataclass("C", [("seed", int, 0)])(), FakeTask(set(), 3), None, None, None)  # type: ignore[arg-type]
-    assert [p.id for p in itertools.islice(sampler.problems(2), 5)] == ["2", "0", "1", "2", "0"]
+    stream = training_problems(FakeTask(set(), 3), 0, n_drawn=2)  # type: ignore[arg-type]
+    assert [p.id for p in itertools.islice(stream, 5)] == ["2", "0", "1", "2", "0"]
 
 
 def test_a_greedy_completion_of_each_prompt_is_sampled_where_needed() -> None:
@@ -473,42 +503,37 @@ def test_the_reference_is_reset_by_schedule_and_the_optimiser_when_asked(reset_o
     settings: Any = dataclasses.make_dataclass("C", ["reference"])(
         ReferenceConfig(reset_every_steps=2, reset_optimizer=reset_optimizer)
     )
-    steering_ = steering(reference=settings.reference)
-    learner = Learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, 8, True, 1e-4, steering_)
-    record = StepRecord(1)
-    record.note(reward=0.5)
+    learner = make_learner(settings, Grpo(Grpo.Config()), policy, reference, optimizer, resets=settings.reference)
+    metrics = StepMetrics(1)
+    metrics.set(reward=0.5)
 
     def is_same() -> bool:
         pairs = zip(policy.module.parameters(), reference.module.parameters(), strict=True)
         return all(torch.equal(one, other) for one, other in pairs)
 
-    learner.steer(1, 4, record)
+    learner.adapt(1, 4, metrics)
     assert not is_same()
     assert learner.changed_reference() is None
-    learner.steer(2, 4, record)
+    learner.adapt(2, 4, metrics)
     assert is_same()
-    assert record.row()["reference_reset"] == 1
+    assert metrics.row()["reference_reset"] == 1
     assert learner.changed_reference() is reference.module
     assert (len(optimizer.state) == 0) == reset_optimizer
 
 
-# --- steering ---------------------------------------------------------------------------------------------------
-
-
-def steering(kl: KlConfig = OFF, reference: ReferenceConfig = ReferenceConfig()) -> Steering:  # noqa: B008  # frozen
-    return Steering(kl, reference)
+# --- the KL controller and resets of the reference --------------------------------------------------------------
 
 
 def test_the_coefficient_follows_the_kl_by_at_most_a_fifth_of_the_horizon_s_share() -> None:
-    adaptive = steering(KlConfig(place="loss", coefficient=0.1, estimator="k2", target=0.02, horizon=1000))
+    adaptive = AdaptiveKl(KlConfig(place="loss", coefficient=0.1, estimator="k2", target=0.02, horizon=1000))
     expected = 0.1
     for kl, n in [(0.03, 50), (0.021, 50), (0.02, 200), (0.0, 100), (-0.01, 100), (0.5, 1000)]:
         adaptive.adapt(kl, n)
         expected *= 1 + max(-0.2, min(0.2, (kl - 0.02) / 0.02)) * n / 1000
-        assert adaptive.kl.coefficient == pytest.approx(expected)
-    fixed = steering(KlConfig(place="loss", coefficient=0.1, estimator="k2"))
+        assert adaptive.config.coefficient == pytest.approx(expected)
+    fixed = AdaptiveKl(KlConfig(place="loss", coefficient=0.1, estimator="k2"))
     fixed.adapt(5.0, 1000)
-    assert fixed.kl.coefficient == 0.1
+    assert fixed.config.coefficient == 0.1
 
 
 @pytest.mark.parametrize(
@@ -525,8 +550,8 @@ def test_a_target_that_can_not_be_meant_is_refused(settings: dict[str, Any], com
 
 
 def resets(rewards: list[float], **settings: Any) -> list[int]:
-    told = steering(reference=ReferenceConfig(**settings))
-    return [step for step, reward in enumerate(rewards, 1) if told.resets(step, reward)]
+    reset = ReferenceReset(ReferenceConfig(**settings))
+    return [step for step, reward in enumerate(rewards, 1) if reset.update(step, reward)]
 
 
 def test_the_reference_is_reset_when_the_reward_stalls_and_counting_begins_anew() -> None:
@@ -542,19 +567,20 @@ def test_the_reference_is_reset_when_the_reward_stalls_and_counting_begins_anew(
         ReferenceConfig(stall_margin=0.1)
 
 
-def test_steering_survives_a_round_trip() -> None:
+def test_controller_and_resets_survive_a_round_trip() -> None:
     kl = KlConfig(place="loss", estimator="k2", target=0.02)
-    one, other = (steering(kl, ReferenceConfig(reset_on_stall_steps=2)) for _ in range(2))
+    one, other = ((AdaptiveKl(kl), ReferenceReset(ReferenceConfig(reset_on_stall_steps=2))) for _ in range(2))
     for step, reward in enumerate([0.3, 0.2, 0.1, 0.1, 0.2], 1):
-        one.adapt(0.1, 64)
-        one.resets(step, reward)
-    assert one.n_resets == 1
-    stored = io.BytesIO()
-    torch.save(dict(one.state_dict()), stored)
-    stored.seek(0)
-    other.load_state_dict(torch.load(stored, weights_only=True))
-    assert other.state_dict() == one.state_dict()
+        one[0].adapt(0.1, 64)
+        one[1].update(step, reward)
+    assert one[1].n_resets == 1
+    for mine, restored in zip(one, other, strict=True):
+        stored = io.BytesIO()
+        torch.save(dict(mine.state_dict()), stored)
+        stored.seek(0)
+        restored.load_state_dict(torch.load(stored, weights_only=True))
+        assert restored.state_dict() == mine.state_dict()
     rewards = [0.2, 0.2, 0.1, 0.0]
-    assert [one.resets(step, r) for step, r in enumerate(rewards)] == [
-        other.resets(step, r) for step, r in enumerate(rewards)
+    assert [one[1].update(step, r) for step, r in enumerate(rewards)] == [
+        other[1].update(step, r) for step, r in enumerate(rewards)
     ]

@@ -16,7 +16,7 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.errors import ConfigError, EngineError
 from harness.core.tensors import Advantages, ModelShape
 from harness.engines.hf import HuggingFaceEngine
-from harness.trainers.old_logprobs import not_yet, now, source_of_logp_old
+from harness.trainers.old_logprobs import old_logprob_source, pending_old_logprobs, resolve_old_logprobs
 from harness.trainers.policy.model import Policy
 
 # One micro-batch of the same rows in the pass and in the update, so that the two sources of log-probabilities can
@@ -46,14 +46,14 @@ def test_an_objective_whose_credit_reads_them_says_so(path: Path) -> None:
 def test_what_reads_them_too_early_fails() -> None:
     objective = objective_of(recipe("countdown-flowrl_no_log_z", objective={"anchor": "old"}))
     with pytest.raises(RuntimeError, match="meta"):
-        objective.advantages(BATCH, not_yet(BATCH))
+        objective.advantages(BATCH, pending_old_logprobs(BATCH))
 
 
 def test_they_are_the_live_ones_without_gradient_and_only_where_there_were_none() -> None:
     current, known = make_outputs(BATCH), detached(make_outputs(BATCH, seed=4))
-    found = now(not_yet(BATCH), current).logp
+    found = resolve_old_logprobs(pending_old_logprobs(BATCH), current).logp
     assert torch.equal(found, current.logp) and not found.requires_grad
-    assert now(known, current) is known
+    assert resolve_old_logprobs(known, current) is known
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -143,9 +143,9 @@ def test_auto_takes_what_costs_nothing_where_it_is_exact(
     config = recipe(name, **changes)
     batch = dataclasses.replace(BATCH, logp_behaviour=make_outputs(BATCH).logp.detach())
     objective = objective_of(config)
-    assert source_of_logp_old(config, objective, batch, engine_is_exact=is_exact) == expected
+    assert old_logprob_source(config, objective, batch, engine_is_exact=is_exact) == expected
     if is_exact:
-        assert source_of_logp_old(config, objective, BATCH, engine_is_exact=True) == "live", "the engine gave none"
+        assert old_logprob_source(config, objective, BATCH, engine_is_exact=True) == "live", "the engine gave none"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_one_and_one_steps_on_saved_rollouts_are_two(saved: Path, tmp_path: Path
 
 def test_ratios_are_taken_to_the_stored_log_probabilities(saved: Path, tmp_path: Path, capsys: Any) -> None:
     """The mean weight of step 2, from the checkpoint before it and the tokens in the file."""
-    loop, weight = {"steps": 2, "minibatches_per_step": 1}, {"importance_weight": "unclipped"}
+    loop = {"steps": 2, "minibatches_per_step": 1}
+    weight = {"id": "flowrl_ablation", "importance_weight": "unclipped"}
     changes = {"objective": weight, "checkpoint": {"keep": 9}, "optimizer": {"lr": 2e-3, "warmup_steps": 0}}
     train(on(saved, "countdown-flowrl", loop=loop, **changes), tmp_path / "run", Progress(quiet=True))
     assert "step 2: the policy has moved" in capsys.readouterr().err

@@ -7,6 +7,7 @@ that samples.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,16 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import ModelError
-from harness.core.protocols import Need
+from harness.core.protocols import ModelSource, Need
+from harness.core.seeds import derive
 from harness.core.tensors import Batch, ModelShape, PolicyOutputs
-from harness.trainers.config import Precision
+from harness.models.loading import load_module
+from harness.trainers.config import Precision, TrainConfig
 from harness.trainers.policy.compile import CompiledBody
 from harness.trainers.policy.forward import Reading, attends_to_everything, read_once, read_whole
 from harness.trainers.policy.gradient_checkpointing import in_training, recomputed_layers
 from harness.trainers.policy.logprobs import head_of, token_logp
-from harness.trainers.policy.lora import Adapters
+from harness.trainers.policy.lora import AdapterReference, Adapters
 from harness.trainers.policy.precision import attend_in_float32
 
 _PROBE_TOLERANCE = 1e-3
@@ -114,6 +117,32 @@ class Policy:
                 f"{type(self.module).__name__} computes its logits in a way this trainer does not know, so its "
                 "log-probabilities would be wrong; please open an issue with the model's name"
             )
+
+
+def load_policies(
+    config: TrainConfig, base: ModelSource, newest: Path | None, temperature: float, *, with_reference: bool
+) -> tuple[Policy, Policy | AdapterReference | None]:
+    """Load the policy from the base model or the newest checkpoint, and the base model as reference if it is read."""
+
+    def made(module: Any, adapters: Adapters | None = None, *, is_trained: bool = True) -> Policy:
+        return Policy(
+            module,
+            temperature,
+            checkpoint_activations=is_trained and config.loop.gradient_checkpointing,
+            precision=config.loop.precision,
+            is_compiled=config.loop.compile,
+            adapters=adapters,
+        )
+
+    if config.lora.rank > 0:
+        module = load_module(base)
+        adapters = Adapters(module, config.lora, derive(config.seed, "lora"), base.path)
+        if newest is not None:
+            adapters.load(newest)
+        policy = made(module, adapters)
+        return policy, AdapterReference(policy, adapters) if with_reference else None
+    resumed = base if newest is None else dataclasses.replace(base, path=str(newest), revision=None, random_seed=None)
+    return made(load_module(resumed)), made(load_module(base), is_trained=False) if with_reference else None
 
 
 def _spread(flat: Tensor, mask: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ import argparse
 import dataclasses
 import inspect
 import itertools
+import json
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from harness.core import config as configs
 from harness.core import registry
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
 from harness.core.protocols import DatasetTask, ModelSource, Split
-from harness.core.recipes import methods_of_settings, recipes
+from harness.core.recipes import ConfigFile, find_config, lineage, methods_of_settings, recipes
 from harness.core.types import Erratum, Problem
 from harness.evaluation import presets
 from harness.evaluation.select import find_problem
@@ -57,7 +60,7 @@ def run(args: Arguments) -> int:
 def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
     """Describe a run folder, a recipe, a preset or a plug-in; `kind/id` where several kinds have the id."""
     is_run = (Path(name) / "run.json").exists()
-    sort = "run" if is_run else "recipe" if name in recipes() else "preset" if _is_preset(name) else None
+    sort = "run" if is_run else "recipe" if _is_recipe(name) else "preset" if _is_preset(name) else None
     sort = "method without a file of its own" if sort is None and _is_of_settings(name) else sort
     if sort is not None and (settings or problem is not None):
         raise ConfigError(f"{name} is a {sort}: it has no options to set and no problems")
@@ -65,8 +68,8 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
         raise ConfigError("--model shows how one problem is written for it; choose one with --problem")
     if is_run:
         return _run(RunReader.read(Path(name)))
-    if name in recipes():
-        return recipes()[name].read_text(encoding="utf-8").rstrip()
+    if sort == "recipe":
+        return _recipe(find_config(name))
     if sort == "preset":
         return presets.shown(name.removeprefix("presets/"))
     if problem is not None:
@@ -83,8 +86,74 @@ def _is_of_settings(name: str) -> bool:
 
 def _method(name: str) -> str:
     method = methods_of_settings()[name]
-    first = recipes()[method.recipes[0]].read_text(encoding="utf-8").rstrip()
+    first = _recipe(recipes()[method.recipes[0]])
     return f"{name}: {method.description}\n\n{method.recipes[0]}:\n\n{first}"
+
+
+def _is_recipe(name: str) -> bool:
+    return name in recipes() or (Path(name).suffix == ".toml" and Path(name).is_file())
+
+
+def _recipe(path: Path) -> str:
+    """Write a config file with all that it extends as one TOML file, each line with the comment it was set with."""
+    files = lineage(path)
+    lines = [line for file in files for line in _header(file, is_parent=file is not files[0])]
+    comments: dict[tuple[str, str], str] = {}
+    for file in reversed(files):
+        kept = {key: comment for key, comment in comments.items() if not _sets(file.tree, *key)}
+        comments = kept | _comments(file)
+    tree = configs.read_toml(path)
+    plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in tree.items() if isinstance(value, Mapping)}
+    lines += _toml_lines("", plain, comments)
+    for key, table in tables.items():
+        lines += ["", f"[{key}]", *_toml_lines(key, table, comments)]
+    return "\n".join(lines)
+
+
+def _header(file: ConfigFile, *, is_parent: bool) -> list[str]:
+    """Return the comment at the head of a file; that of a file which is extended under its name."""
+    text = file.path.read_text(encoding="utf-8")
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    return [f"#\n# extends {file.name}:", *head] if is_parent else head
+
+
+def _comments(file: ConfigFile) -> dict[tuple[str, str], str]:
+    """Return the comments at line ends, by table and key."""
+    found, table = {}, ""
+    for line in file.path.read_text(encoding="utf-8").splitlines():
+        if heading := re.match(r"\[([^\[\]]+)\]", line):
+            table = heading[1]
+        elif setting := re.match(r"([\w-]+) = ", line):
+            cuts = (cut for cut in (m.start() for m in re.finditer(" #", line)) if _is_toml(line[:cut]))
+            if (cut := next(cuts, None)) is not None:
+                found[table, setting[1]] = line[cut:]
+    return found
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _sets(tree: Mapping[str, Any], table: str, key: str) -> bool:
+    of_table = tree.get(table, {}) if table else tree
+    return isinstance(of_table, Mapping) and key in of_table
+
+
+def _toml_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[str, str], str]) -> list[str]:
+    import tomli_w
+
+    lines = []
+    for key, value in values.items():
+        is_list = isinstance(value, list) and not any(isinstance(item, (Mapping, list)) for item in value)
+        # a list of plain values on one line, as people write it; JSON's is TOML's
+        text = f"{key} = {json.dumps(value)}" if is_list else tomli_w.dumps({key: value}).rstrip()
+        lines.append(text + comments.get((table, key), ""))
+    return lines
 
 
 def _is_preset(name: str) -> bool:

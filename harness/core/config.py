@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 from harness.core import registry
 from harness.core.errors import ConfigError, UsageError, nearest
+from harness.core.recipes import lineage
 from harness.core.removed_options import REMOVED_OPTIONS
 
 T = TypeVar("T")
@@ -62,14 +63,8 @@ def incidental(**field_options: Any) -> Any:
 
 
 def read_toml(path: Path) -> Tree:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"the config file {path} can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+    """Return the tree of a config file, merged over the files that it extends."""
+    return merge(*(file.tree for file in reversed(lineage(path))))
 
 
 def parse_override(text: str) -> Tree:

@@ -1,4 +1,7 @@
-"""The settings that come with the package, one file a run, and the methods that have no other.
+"""Config files: those that come with the package, what a file extends, and the methods that are settings of another.
+
+A config file may begin with `extends = "countdown-grpo"`, the name of a recipe, or `extends = "mine.toml"`, a path from
+its own folder; then it holds only what differs.
 
 Where two methods differ by settings alone, one of them is a file among the objectives and the other is a recipe: DAPO
 is `grpo` as `countdown-dapo` has it.
@@ -10,8 +13,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.core.errors import UnknownNameError
+from harness.core.errors import ConfigError, UnknownNameError, nearest
 
 FOLDER = Path(__file__).resolve().parents[1] / "trainers" / "recipes"
 OF_ALL_METHODS = "countdown-"
@@ -30,6 +34,18 @@ class Method:
         return f"the objective {self.objective} with the settings of {', '.join(self.recipes)}"
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """One file as it is written, without its `extends`."""
+
+    path: Path
+    tree: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.parent == FOLDER else str(self.path)
+
+
 def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
@@ -41,6 +57,45 @@ def find_config(name: str) -> Path:
     if name not in recipes():
         raise UnknownNameError("recipe or config file", name, recipes())
     return recipes()[name]
+
+
+def lineage(path: Path) -> list[ConfigFile]:
+    """Return a config file and those that it extends, the nearest first."""
+    files: list[ConfigFile] = []
+    while True:
+        tree = _read(path)
+        parent = tree.pop("extends", None)
+        files.append(ConfigFile(path, tree))
+        if parent is None:
+            return files
+        path = _parent(files[-1], parent)
+        if any(path.resolve() == file.path.resolve() for file in files):
+            names = [*(file.name for file in files), ConfigFile(path, {}).name]
+            raise ConfigError(f"config files extend one another in a circle: {' -> '.join(names)}")
+
+
+def _parent(file: ConfigFile, parent: Any) -> Path:
+    if not isinstance(parent, str):
+        raise ConfigError(f"{file.name}: extends is the name of a recipe or the path of a TOML file, not {parent!r}")
+    if parent.endswith(".toml"):
+        path = file.path.parent / parent
+        if not path.is_file():
+            raise ConfigError(f"{file.name} extends {parent}, and there is no file {path}")
+        return path
+    if parent not in recipes():
+        raise ConfigError(f"{file.name} extends {parent!r}, which is not a recipe; {nearest(parent, recipes())}")
+    return recipes()[parent]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"the config file {path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
 def methods_of_settings() -> Mapping[str, Method]:
@@ -55,5 +110,5 @@ def methods_of_settings() -> Mapping[str, Method]:
 
 
 def _objective(path: Path) -> str:
-    objective: str = tomllib.loads(path.read_text(encoding="utf-8"))["objective"]["id"]
-    return objective
+    ids = (file.tree.get("objective", {}).get("id") for file in lineage(path))
+    return next(objective for objective in ids if objective is not None)

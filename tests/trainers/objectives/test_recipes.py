@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli import main
 from harness.core import config as configs
-from harness.core.errors import UsageError
+from harness.core.errors import ConfigError, UsageError
 from harness.core.recipes import methods_of_settings
 from harness.core.registry import entries, load
 from harness.core.types import Completion, Problem, Tokens
@@ -36,7 +36,7 @@ def test_a_recipe_parses(path: Path) -> None:
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_every_line_of_a_published_run_cites_its_source(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
-    silent = [line for line in lines if " # " not in line and not line.startswith("id = ")]
+    silent = [line for line in lines if " # " not in line and not line.startswith(("id = ", "extends = "))]
     assert silent == []
 
 
@@ -118,3 +118,82 @@ def test_a_method_without_a_file_is_listed_shown_and_led_to(name: str, objective
         load("objectives", name)
     assert main(["train", name, "--dry-run"]) == 2
     assert f"'countdown-{name}'" in capsys.readouterr().err
+
+
+# --- extends ----------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, **files: str) -> dict[str, Path]:
+    """Write each text as NAME.toml."""
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.toml" for name in files}
+
+
+def test_a_file_that_extends_another_is_the_other_with_its_own_lines_on_top(tmp_path: Path) -> None:
+    files = written(
+        tmp_path,
+        mine='extends = "countdown-grpo"\n[objective]\nclip_high = 0.4\n[optimizer]\nlr = 1e-5\n',
+        longer='extends = "mine.toml"\n[loop]\nsteps = 7\n',
+    )
+    grpo = configs.read_toml(FOLDER / "countdown-grpo.toml")
+    own = {"objective": {"clip_high": 0.4}, "optimizer": {"lr": 1e-5}}
+    assert configs.read_toml(files["mine"]) == configs.merge(grpo, own)
+    assert configs.read_toml(files["longer"]) == configs.merge(grpo, own, {"loop": {"steps": 7}})
+
+
+def test_another_plug_in_drops_the_options_of_the_extended_file_s(tmp_path: Path) -> None:
+    (mine,) = written(tmp_path, mine='extends = "countdown-grpo"\n[objective]\nid = "rloo"\n').values()
+    assert configs.read_toml(mine)["objective"] == {"id": "rloo"}
+
+
+def test_the_path_of_an_extended_file_begins_at_the_file_that_extends_it(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    written(tmp_path, base="seed = 3\n")
+    (child,) = written(tmp_path / "inner", child='extends = "../base.toml"\n').values()
+    assert configs.read_toml(child) == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            'extends = "countdown-gropo"',
+            r"mine.toml extends 'countdown-gropo', which is not .*'countdown-grpo'",
+        ),
+        ('extends = "lost.toml"', r"mine.toml extends lost.toml, and there is no file .*lost.toml"),
+        ('extends = "mine.toml"', r"in a circle: .*mine.toml -> .*mine.toml$"),
+        ('extends = "other.toml"', r"in a circle: .*mine.toml -> .*other.toml -> .*mine.toml$"),
+        ("extends = 3", "mine.toml: extends is the name of a recipe or the path of a TOML file, not 3"),
+    ],
+)
+def test_what_can_t_be_extended_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    files = written(tmp_path, mine=text + "\n", other='extends = "mine.toml"\n')
+    with pytest.raises(ConfigError, match=complaint):
+        configs.read_toml(files["mine"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_show_prints_a_recipe_resolved(path: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["show", path.stem]) == 0
+    (shown,) = written(tmp_path, shown=capsys.readouterr().out).values()
+    assert "extends =" not in shown.read_text()
+    assert configs.read_toml(shown) == configs.read_toml(path)
+
+
+def test_show_keeps_the_comment_of_each_line_from_the_file_that_set_it(tmp_path: Path, capsys: Any) -> None:
+    base = '# Mine.\n[optimizer]\nlr = 1e-5 # tuned\nbetas = [0.9, 0.95]\n[model]\npath = "a # b" # a name\n'
+    files = written(tmp_path, base=base, child='# Faster.\nextends = "base.toml"\n[optimizer]\nlr = 2e-5\n')
+    assert main(["show", str(files["child"])]) == 0
+    assert capsys.readouterr().out == (
+        f"# Faster.\n#\n# extends {files['base']}:\n# Mine.\n\n"
+        '[optimizer]\nlr = 2e-05\nbetas = [0.9, 0.95]\n\n[model]\npath = "a # b" # a name\n'
+    )
+
+
+def test_the_identity_of_a_run_is_that_of_the_resolved_config(tmp_path: Path, capsys: Any) -> None:
+    assert main(["show", "countdown-flowrl"]) == 0
+    files = written(tmp_path, whole=capsys.readouterr().out, short='extends = "countdown-flowrl"\n')
+    whole, short = (configs.parse(TrainConfig, configs.read_toml(path)) for path in files.values())
+    assert configs.to_toml(whole) == configs.to_toml(short)
+    assert "extends" not in configs.to_toml(short)

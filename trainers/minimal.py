@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.core.config import parse_plugin
-from harness.core.types import Completion, Problem, Tokens
+from harness.core.types import Completion, FinishReason, Problem, Tokens
 from harness.models.chat import prompt_ids
 from harness.models.loading import resolve
 
@@ -90,7 +90,7 @@ def roll_out(policy: Any, tokenizer: Any, task: Any, problems: Sequence[Problem[
     for row, problem in enumerate(repeated):
         ids = answers[row, mask[row]].tolist()
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        finish_reason = "stop" if is_end[row].any() else "length"
+        finish_reason: FinishReason = "stop" if is_end[row].any() else "length"
         tokens = Tokens(prompts.shape[1], len(ids))
         completion = Completion(problem.id, row % GROUP_SIZE, 0, text, finish_reason, tokens)
         verdicts.append((problem.id, task.grader.grade(problem, completion)))
@@ -142,7 +142,7 @@ def update(
         log_z_of_prompt = log_z(prompt_state.detach())[:, 0]  # (B,); detached: only the head learns log Z
         loss = flowrl_loss(log_z_of_prompt, logp, logp_old[rows], logp_reference[rows], r_hat[rows], part.mask)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], MAX_GRAD_NORM)
         optimizer.step()
         losses.append(float(loss.detach()))

@@ -110,5 +110,7 @@ def methods_of_settings() -> Mapping[str, Method]:
 
 
 def _objective(path: Path) -> str:
-    ids = (file.tree.get("objective", {}).get("id") for file in lineage(path))
-    return next(objective for objective in ids if objective is not None)
+    objective: str = next(
+        id_ for file in lineage(path) if (id_ := file.tree.get("objective", {}).get("id")) is not None
+    )
+    return objective

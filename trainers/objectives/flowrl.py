@@ -84,7 +84,8 @@ class FlowRL(MlpHead):
         ratio = self.ratio((current.logp - old.logp).detach(), batch)  # (B,)
         weight = self.weight(ratio)  # (B,)
         loss = self.mean(weight * residual.square(), batch)
-        return LossResult(loss, self.metrics(batch, current, old, advantages, log_z.detach(), ratio), ratio)
+        errors = log_z_errors(log_z.detach(), advantages.extra["log_z_group"])
+        return LossResult(loss, summed(**errors, **self.metrics(batch, current, old, ratio)), ratio)
 
     def score(self, batch: Batch) -> Tensor:
         """Return r_hat. (B,)"""
@@ -132,23 +133,17 @@ class FlowRL(MlpHead):
         own_lr, own_decay = lr if lr != "policy" else None, decay if decay != "policy" else None
         return (ParameterGroup(list(self.head.parameters()), own_lr, own_decay),)
 
-    def metrics(
-        self,
-        batch: Batch,
-        current: PolicyOutputs,
-        old: PolicyOutputs,
-        advantages: Advantages,
-        log_z: Tensor,
-        ratio: Tensor,
-    ) -> dict[str, tuple[float, float]]:
-        weight = self.weight(ratio)
-        return summed(
-            **log_z_errors(log_z, advantages.extra["log_z_group"]),
-            importance_weight=weight,
-            clip_fraction=(weight != ratio).double(),
-            effective_temperature=1 / (self.config.beta * batch.completion_lengths),
-            kl_reference_per_sequence=sequence_sum(current.logp.detach() - self.prior(old), batch.completion_mask),
-        )
+    # --- the step record
+
+    def metrics(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, ratio: Tensor) -> dict[str, Tensor]:
+        """Return the metrics of each completion. All (B,)"""
+        weight, log_ratio = self.weight(ratio), current.logp.detach() - self.prior(old)
+        return {
+            "importance_weight": weight,
+            "clip_fraction": (weight != ratio).double(),
+            "effective_temperature": 1 / (self.config.beta * batch.completion_lengths),
+            "kl_reference_per_sequence": sequence_sum(log_ratio, batch.completion_mask),
+        }
 
 
 OBJECTIVE: type[Objective] = FlowRL

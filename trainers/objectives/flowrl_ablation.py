@@ -49,7 +49,6 @@ from harness.trainers.functional import (
     released_mean,
     sequence_mean,
     sequence_sum,
-    summed,
 )
 from harness.trainers.objectives.flowrl import FlowRL
 
@@ -197,18 +196,10 @@ class FlowRLAblation(FlowRL):
 
     # --- the step record
 
-    def metrics(
-        self,
-        batch: Batch,
-        current: PolicyOutputs,
-        old: PolicyOutputs,
-        advantages: Advantages,
-        log_z: Tensor,
-        ratio: Tensor,
-    ) -> dict[str, tuple[float, float]]:
-        metrics = super().metrics(batch, current, old, advantages, log_z, ratio)
+    def metrics(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, ratio: Tensor) -> dict[str, Tensor]:
+        metrics = super().metrics(batch, current, old, ratio)
         if not self.config.normalise_by_length:
-            metrics |= summed(effective_temperature=1 / (self.config.beta * torch.ones_like(batch.rewards)))
+            metrics["effective_temperature"] = 1 / (self.config.beta * torch.ones_like(batch.rewards))
         if self.config.anchor != "reference":
             del metrics["kl_reference_per_sequence"]
         if self.config.importance_weight == "none":  # no weight, so no bound that it could be at

@@ -1,5 +1,4 @@
-"""`harness compare`: two evaluations, or two groups of them, problem by problem: what differs, and whether it could
-be chance.
+"""Compare two evaluations, or two groups of them, problem by problem, with intervals and tests of the differences.
 
 Only the run folders are read.
 """
@@ -17,7 +16,7 @@ from harness.reports.protocol_card import card
 from harness.reports.run_facts import Cell, labels, task_ids, unfinished
 from harness.runs.folder import RunReader
 
-TOLD = (
+NOTED = (
     "limit",
     "samples a problem",
     "seed",
@@ -28,12 +27,12 @@ TOLD = (
     "vllm",
     "math-verify",
 )
-"""May differ between runs that compare, and is told: it changes how much noise there is, or should change nothing."""
+"""Settings that may differ between compared runs and are noted: they affect only noise, or should have no effect."""
 IGNORED = (
     *("task", "licence", "paper", "problems graded", "model", "model fingerprint", "model settings"),
     *("preset", "deviations"),
 )
-"""Words, results, what a comparison is of, and names for settings that stand here themselves."""
+"""Descriptions, results, the subject of the comparison, and names for settings that are compared themselves."""
 
 COLUMNS = (
     "task",
@@ -59,10 +58,10 @@ def compare(
     grader: str | None = None,
     anyway: bool = False,
 ) -> Table:
-    """The second runs less the first, per task and over all, by each metric that all of them have, or by one.
+    """Tabulate the second runs less the first, per task and over all, by each metric that all have, or by one.
 
-    Runs of one side differ in their seeds. Runs under other protocols are refused unless `anyway`. With a `grader` its
-    verdicts count, whichever is on record.
+    Runs of one side differ in their seeds. Runs under different protocols are refused unless `anyway`. With a `grader`
+    its verdicts are used instead of those of the runs' own graders.
     """
     sides = ([RunReader.read(folder) for folder in first], [RunReader.read(folder) for folder in second])
     runs = [*sides[0], *sides[1]]
@@ -70,15 +69,15 @@ def compare(
     tasks = [task for task in task_ids(runs[0]) if all(task in task_ids(run) for run in runs)]
     if not tasks:
         raise UsageError(f"{_named(runs)} have no task in common, so there is nothing to compare")
-    deciding, told = _card_differences(runs, tasks, is_regraded=grader is not None)
+    deciding, noted = _card_differences(runs, tasks, is_regraded=grader is not None)
     if deciding and not anyway:
         raise UsageError(
             f"{_named(runs)} were not evaluated alike ({'; '.join(deciding)}); evaluate one of them again as "
-            "the other was, or say --anyway"
+            "the other was, or pass --anyway"
         )
     ours, theirs = ([measure(run, tasks, grader, metric) for run in side] for side in sides)
     found = [pairs(task, [run[task] for run in ours], [run[task] for run in theirs]) for task in tasks]
-    notes = [*(f"NOT ALIKE: {line}" for line in deciding), *_notes(sides), *(f"differs: {line}" for line in told)]
+    notes = [*(f"NOT ALIKE: {line}" for line in deciding), *_notes(sides), *(f"differs: {line}" for line in noted)]
     return _table([paired for group in found for paired in group], notes)
 
 
@@ -88,7 +87,7 @@ def _refuse(runs: Sequence[RunReader]) -> None:
             raise RunFolderError(f"{run.folder} is a train run; name one of its evaluations, such as evals/...")
     folders = [run.folder.resolve() for run in runs]
     if len(set(folders)) < len(folders):
-        raise UsageError("a run is named twice; a comparison needs different ones")
+        raise UsageError("a run is named twice; a comparison needs different runs")
 
 
 def _named(runs: Sequence[RunReader]) -> str:
@@ -102,25 +101,25 @@ def _named(runs: Sequence[RunReader]) -> str:
 def _card_differences(
     runs: Sequence[RunReader], tasks: Sequence[str], *, is_regraded: bool
 ) -> tuple[list[str], list[str]]:
-    """What makes the numbers of another kind, and what is only to be known: `task setting: one / other`."""
+    """Return the protocol settings that make runs incomparable, and those only to be noted, as `name: one / other`."""
     deciding: dict[str, None] = {}
-    told: dict[str, None] = {}
+    noted: dict[str, None] = {}
     ignored = (*IGNORED, "grader") if is_regraded else IGNORED
     for task in tasks:
         cards = [card(run, task) for run in runs]
         for name in (name for name in cards[0] if name not in ignored):
-            values = list(dict.fromkeys(_said(card[name]) for card in cards))
+            values = list(dict.fromkeys(_text(card[name]) for card in cards))
             if len(values) > 1:
                 line = f"{name}: {' / '.join(values)}"
-                if name in TOLD:
-                    told[line] = None
+                if name in NOTED:
+                    noted[line] = None
                 else:
                     deciding[f"{task} {line}"] = None
-    return list(deciding), list(told)
+    return list(deciding), list(noted)
 
 
-def _said(cell: Cell) -> str:
-    return "not on record" if cell is None else str(cell)
+def _text(cell: Cell) -> str:
+    return "not recorded" if cell is None else str(cell)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ def _table(found: Sequence[Paired], notes: Sequence[str]) -> Table:
 
 
 def _over_all(found: Sequence[Paired]) -> list[Paired]:
-    """Each metric that all tasks have, over all problems, where there are several tasks."""
+    """Pool each metric that all tasks have over all problems, if there are several tasks."""
     n_tasks = len({paired.task for paired in found})
     groups = [[p for p in found if p.metric == name] for name in dict.fromkeys(p.metric for p in found)]
     return [pooled(ALL, group) for group in groups if 1 < len(group) == n_tasks]
@@ -153,7 +152,7 @@ def _row(paired: Paired) -> dict[str, Cell]:
 
     first, second = _means(paired.first), _means(paired.second)
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    # An interval is of values up to 1; tokens and numbers of solutions go further.
+    # Intervals are for values up to 1; tokens and numbers of solutions exceed that.
     largest = max(1.0, *(value for run in (*paired.first, *paired.second) for value in run))
     sides = [[[value / largest for value in run] for run in side] for side in (paired.first, paired.second)]
     clusters = paired.clusters
@@ -188,7 +187,7 @@ def _row(paired: Paired) -> dict[str, Cell]:
 
 
 def _means(runs: Sequence[Sequence[float]]) -> list[float]:
-    """Of each problem over the runs."""
+    """Return the mean of each problem over the runs."""
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
@@ -206,8 +205,8 @@ def _notes(sides: Sequence[Sequence[RunReader]]) -> list[str]:
     ]
     if len(runs) > 2:
         notes.append(
-            "p and detectable are of these very runs. p (runs): had other seeds been drawn; it deals the runs out "
-            "anew, so few runs never give a small one."
+            "p and detectable hold for these runs. p (runs) is about other seeds: it regroups the runs, so it is never "
+            "small with few of them."
         )
     return notes
 
@@ -215,7 +214,7 @@ def _notes(sides: Sequence[Sequence[RunReader]]) -> list[str]:
 def _left_out(found: Sequence[Paired]) -> list[str]:
     first = {paired.task: paired for paired in reversed(found)}
     return [
-        f"LEFT OUT: {paired.n_unpaired} problems of {task} that not all runs have graded samples of"
+        f"LEFT OUT: {paired.n_unpaired} problems of {task} without graded samples in some run"
         for task, paired in sorted(first.items())
         if paired.n_unpaired
     ]

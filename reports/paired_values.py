@@ -1,6 +1,6 @@
-"""The values of a task's problems in several runs, side by side: what a comparison is made of.
+"""Values of a task's problems in several runs, paired by problem, for a comparison.
 
-Only the run folders are read. A metric gives the value of each problem in a run, whatever the metric.
+Only the run folders are read. Any metric that has a value for each problem can be compared.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.runs.folder import RunReader
 from harness.runs.index import CompletionIndex
 
 RATE = "avg"
-"""The share of right samples. Its k is the number of samples, which may differ between runs that compare."""
+"""The share of right samples. Its k is the number of samples, which may differ between compared runs."""
 Values = Mapping[str, Mapping[str, float]]
-"""Metric, problem, value."""
+"""Value by metric and problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one problem in one run."""
+    """Numbers of samples of one problem in one run."""
 
     n_graded: int
     n_ungraded: int
@@ -35,34 +35,34 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run on one task."""
+    """The values of one run on one task."""
 
     counts: Mapping[str, Counts]
     values: Values
     clusters: Mapping[str, str]
-    """The family of each problem that has one."""
+    """The cluster of each problem that has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The problems that all runs of both sides have a value of, and the values by run and problem."""
+    """The problems for which all runs of both sides have a value, and the values by run and problem."""
 
     task: str
     metric: str
     problems: Sequence[str]
     clusters: Sequence[Hashable] | None
-    """The family of each problem, where there are enough of them."""
+    """The cluster of each problem, if there are enough of them."""
     first: Sequence[Sequence[float]]
     second: Sequence[Sequence[float]]
     n_graded: int
     n_ungraded: int
     n_unpaired: int
     are_single: bool
-    """One run a side, and one sample of each problem."""
+    """Whether there is one run per side and one sample of each problem."""
 
 
 def measure(run: RunReader, tasks: Sequence[str], grader: str | None, metric: str | None) -> dict[str, Measured]:
-    """By task, under a grader or the one on record: one metric, or all that the run's config has."""
+    """Compute values by task, under a grader or the run's own: of one metric, or of all in the run's config."""
     graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
     records = CompletionIndex(run, graders)
     clusters = run.clusters()
@@ -90,7 +90,7 @@ def _measured(
 
 
 def _graded(run: RunReader, task: str, grader: str, records: CompletionIndex) -> list[Graded[Any]]:
-    """Every verdict on the samples that the config asks for, with its completion."""
+    """Return the verdicts on the samples that the config asks for, with their completions."""
     if not records.verdicts[task]:
         raise UsageError(
             f"{run.folder} has no verdicts of the grader {grader!r} on {task}; {nearest(grader, run.graders())} "
@@ -109,7 +109,7 @@ def _graded(run: RunReader, task: str, grader: str, records: CompletionIndex) ->
 
 
 def _lost(run: RunReader, verdict: Verdict, problem_id: str, index: int) -> Completion:
-    """The empty place of a completion that could not be had."""
+    """Return a placeholder for a completion that the engine failed to generate."""
     if verdict.outcome != "ungraded":
         raise RunFolderError(
             f"{run.folder} has a verdict on {problem_id}[{index}] and no completion: restore its files"
@@ -121,7 +121,7 @@ def _lost(run: RunReader, verdict: Verdict, problem_id: str, index: int) -> Comp
 
 
 def _metrics(run: RunReader, metric: str | None) -> list[Any]:
-    """The rate and the metrics of the run's config; or those that may give the one asked for."""
+    """Build the rate and the metrics of the run's config, or the metrics that may give the requested one."""
     if metric is not None:
         ids = (
             [metric]
@@ -134,7 +134,7 @@ def _metrics(run: RunReader, metric: str | None) -> list[Any]:
 
 
 def _is_quick(plugin: str) -> bool:
-    """One that reads texts with a model is made only where it is named."""
+    """Whether a metric needs no model. One that embeds texts is built only when named."""
     return not getattr(registry.load("metrics", plugin), "reads_with_model", False)
 
 
@@ -148,7 +148,7 @@ def _common_name(name: str) -> str:
 
 
 def _only(metric: str, values: Values) -> Values:
-    """The metric of that name; all of the plug-in of that id."""
+    """Return the values of the metric of that name, or all of the plug-in of that id."""
     if metric in registry.entries("metrics"):
         return values
     name = _common_name(metric)
@@ -161,7 +161,7 @@ def _only(metric: str, values: Values) -> Values:
 
 
 def pairs(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> list[Paired]:
-    """One for each metric that all runs have, without those that say the same as one before (pass@1 and avg)."""
+    """Pair the values of each metric that all runs have, without duplicates such as pass@1 of avg."""
     runs = [*first, *second]
     names = [name for name in runs[0].values if all(name in run.values for run in runs)]
     kept: list[Paired] = []
@@ -192,7 +192,7 @@ def _paired(task: str, metric: str, first: Sequence[Measured], second: Sequence[
 
 
 def _cluster(runs: Sequence[Measured], problem: str) -> str:
-    """The family of the problem, or one of its own."""
+    """Return the cluster of a problem; without one, a cluster of its own."""
     families = [f"of {run.clusters[problem]}" for run in runs if problem in run.clusters]
     return families[0] if families else problem
 
@@ -211,7 +211,7 @@ def _clusters(paired: Paired) -> Sequence[Hashable]:
 
 
 def pooled(name: str, tasks: Sequence[Paired]) -> Paired:
-    """One metric over all problems of several tasks, each problem alike."""
+    """Pool one metric over all problems of several tasks, each problem with equal weight."""
 
     from harness.stats.intervals import usable  # numpy
 

@@ -1,4 +1,4 @@
-"""Tables as markdown, CSV, plain text and plain values. The same table gives the same bytes."""
+"""Render tables as markdown, CSV, terminal text and JSON values. The same table gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAP = "  "
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, the rows, and the notes below."""
+    """Render a heading, the rows, and the notes below them."""
     lines = [
         f"## {escape_markdown(table.title)}",
         "",
@@ -38,7 +38,7 @@ def _markdown_line(cells: Sequence[str], escape: Callable[[str], str] | None = N
 
 
 def escape_markdown(text: str) -> str:
-    """The text as itself, on one line: nothing in it ends a cell, or is markup or HTML."""
+    """Escape a text so that nothing in it ends a cell or is markup or HTML; join its lines."""
     for special in "\\|`*<":
         text = text.replace(special, "\\" + special)
     return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
@@ -53,11 +53,11 @@ def _is_numeric(table: Table, column: int) -> bool:
 
 
 def to_csv(table: Table) -> str:
-    """The rows in full precision, absent cells empty.
+    """Render the rows in full precision, absent cells empty.
 
     A table with estimates is in long form: a line for each estimate, with the row's other cells repeated, and the
-    columns name, value, low, high, n_problems, n_completions, n_ungraded and method. A row without any estimate
-    keeps one line, in which these are empty.
+    columns name, value, low, high, n_problems, n_completions, n_ungraded and method. A row without estimates has one
+    line, in which these are empty.
     """
     held = [i for i in range(len(table.columns)) if any(isinstance(row[i], Estimate) for row in table.rows)]
     plain = [i for i in range(len(table.columns)) if i not in held]
@@ -93,7 +93,7 @@ def _csv_cell(cell: Any) -> Any:
 
 
 def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
-    """Aligned columns; what is wider than the terminal goes on below, with the columns that tell rows apart."""
+    """Render aligned columns. Columns beyond the width continue below, next to those that identify the rows."""
     texts = [list(table.columns), *([" ".join(_text(cell).split()) for cell in row] for row in table.rows)]
     widths = [max(len(line[i]) for line in texts) for i in range(len(table.columns))]
     blocks = [_block(table, texts, widths, columns) for columns in _fitting(widths, _key_width(table), width)]
@@ -102,7 +102,7 @@ def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
 
 
 def _fitting(widths: Sequence[int], n_keys: int, width: int) -> Iterator[list[int]]:
-    """Columns cut into blocks of at most `width` characters, each with the key columns first and one more at least."""
+    """Split columns into blocks of at most `width` characters, each with the key columns and at least one other."""
     keys = list(range(n_keys))
     block = list(keys)
     for column in range(n_keys, len(widths)):
@@ -114,7 +114,7 @@ def _fitting(widths: Sequence[int], n_keys: int, width: int) -> Iterator[list[in
 
 
 def _key_width(table: Table) -> int:
-    """How many leading columns tell the rows apart."""
+    """Return the number of leading columns that identify the rows."""
     for n_keys in range(1, len(table.columns)):
         if len({row[:n_keys] for row in table.rows}) == len(table.rows):
             return n_keys
@@ -148,7 +148,7 @@ def _number(value: float) -> str:
 
 
 def to_plain(table: Table) -> dict[str, Any]:
-    """The table as values that JSON has: an estimate becomes an object."""
+    """Convert the table to JSON values; an estimate becomes an object."""
     rows = [{name: _plain(cell) for name, cell in zip(table.columns, row, strict=True)} for row in table.rows]
     return {"title": table.title, "columns": list(table.columns), "rows": rows, "notes": list(table.notes)}
 

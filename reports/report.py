@@ -1,4 +1,4 @@
-"""`harness report`: run folders to report.md and CSV files, with what they were made of in the footer."""
+"""Write report.md and CSV files from run folders, with the runs and their digests in the footer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_TABLE = "results"
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """What was written."""
+    """Paths of the files of a report."""
 
     folder: Path
     markdown: Path
@@ -32,10 +32,10 @@ class ReportFiles:
 
 
 def write_report(run_folders: Sequence[Path], out_folder: Path, table_ids: Sequence[str] | None = None) -> ReportFiles:
-    """All tables of these runs, or the named ones, as one markdown page and a CSV file each.
+    """Write all tables of these runs, or the named ones, as one markdown page and a CSV file each.
 
-    Everything is read and built before anything is written. Only a folder that is empty, absent or a report is
-    written to; files of its former report that this one does not have are removed.
+    Everything is read and built before anything is written. The folder must be empty, absent or a report; files of an
+    earlier report that this one does not have are removed.
     """
     runs = read_runs(run_folders)
     tables = {table_id: _build(table_id, runs) for table_id in _chosen(table_ids)}
@@ -56,13 +56,13 @@ def write_report(run_folders: Sequence[Path], out_folder: Path, table_ids: Seque
 
 
 def tables_of(run_folders: Sequence[Path], table_ids: Sequence[str] | None = None) -> list[Table]:
-    """The named tables, or all, of these runs."""
+    """Build the named tables, or all, of these runs."""
     runs = read_runs(run_folders)
     return [table for table_id in _chosen(table_ids) for table in _build(table_id, runs)]
 
 
 def read_runs(run_folders: Sequence[Path]) -> list[RunReader]:
-    """Each folder once, in the order given; a train run is followed by its held-out evaluations, by step."""
+    """Read each folder once, in the order given, and after each train run its held-out evaluations by step."""
     if not run_folders:
         raise UsageError("no run is given; name run folders, such as runs/*")
     return [RunReader.read(folder) for folder in dict.fromkeys(_with_held_out(run_folders))]
@@ -71,7 +71,7 @@ def read_runs(run_folders: Sequence[Path]) -> list[RunReader]:
 def _with_held_out(run_folders: Iterable[Path]) -> Iterable[Path]:
     for folder in run_folders:
         if not (folder / "run.json").is_file():
-            raise RunFolderError(f"{folder} is no run folder: it has no run.json; name folders that a run wrote")
+            raise RunFolderError(f"{folder} is not a run folder: it has no run.json; name folders that a run wrote")
         whole = folder.resolve()
         yield whole
         yield from sorted(path.parent for path in (whole / HELD_OUT_FOLDER).glob("*/run.json"))
@@ -91,7 +91,7 @@ def _build(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
 
 
 def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:
-    """`results.csv`, or `protocol-1.csv`, `protocol-2.csv` where an id has several tables."""
+    """Name the CSV files: `results.csv`, or `protocol-1.csv`, `protocol-2.csv` where an id has several tables."""
     if len(tables) == 1:
         return [(f"{table_id}.csv", tables[0])]
     return [(f"{table_id}-{number}.csv", table) for number, table in enumerate(tables, 1)]
@@ -102,7 +102,7 @@ def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]
 
 def _page(runs: Sequence[RunReader], tables: dict[str, list[Table]]) -> str:
     named = list(zip(runs, labels(runs), strict=True))
-    warnings = [f"**{escape_markdown(line)}**\n" for line in (*unfinished(named), *_unheld(named))]
+    warnings = [f"**{escape_markdown(line)}**\n" for line in (*unfinished(named), *_without_sandbox(named))]
     bodies = [to_markdown(table) for group in tables.values() for table in group]
     empty = [
         f"(These runs have nothing for the table `{table_id}`.)\n" for table_id, group in tables.items() if not group
@@ -110,8 +110,8 @@ def _page(runs: Sequence[RunReader], tables: dict[str, list[Table]]) -> str:
     return "\n".join(["# Report\n", *warnings, *bodies, *empty, _footer(runs)])
 
 
-def _unheld(named: Sequence[tuple[RunReader, str]]) -> list[str]:
-    """A line for each run whose programs were held by nothing: its verdicts may be forged."""
+def _without_sandbox(named: Sequence[tuple[RunReader, str]]) -> list[str]:
+    """Return a line for each run whose programs ran without a sandbox, so that its verdicts may be forged."""
     judged = [
         (f"{label} ({task})", sandbox_of(facts))
         for run, label in named
@@ -124,8 +124,8 @@ def _unheld(named: Sequence[tuple[RunReader, str]]) -> list[str]:
         for grader, facts in sorted(graders.items())
     ]
     return [
-        f"UNSAFE: the programs in {what} were run without a sandbox, with limits alone."
-        for what, level in judged + judged_again
+        f"UNSAFE: the programs in {label} were run without a sandbox, with limits only."
+        for label, level in judged + judged_again
         if level == "limits"
     ]
 
@@ -153,14 +153,14 @@ def _data(run: RunReader) -> str:
 
 
 def _former_files(folder: Path) -> list[str]:
-    """The CSV files of the report that this folder holds; a folder that holds anything else is refused."""
+    """Return the CSV files of the report in this folder; refuse a folder with other files."""
     if not folder.exists():
         return []
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose another --out")
     if not (folder / MARK).exists():
         if any(path.name != MARK + ".tmp" for path in folder.iterdir()):
-            raise UsageError(f"{folder} has files in it and is no report (no {MARK}); choose another --out")
+            raise UsageError(f"{folder} has files in it and is not a report (no {MARK}); choose another --out")
         return []
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def _former_files(folder: Path) -> list[str]:
             )
         return [name for name in mark["files"] if Path(name).name == name and name.endswith(".csv")]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{folder / MARK} can't be read as a report's: {error!r}; choose another --out") from None
+        raise UsageError(f"{folder / MARK} is not the mark of a report: {error!r}; choose another --out") from None
 
 
 def _write_mark(folder: Path, runs: Sequence[RunReader], csv_names: Sequence[str]) -> None:

@@ -115,6 +115,6 @@ def unfinished(named: Sequence[Labelled]) -> list[str]:
 def _unfinished_line(run: RunReader, label: str) -> str:
     error = f" ({run.record.error.partition(chr(10))[0]})" if run.record.error is not None else ""
     if run.status == "running":
-        return f"UNFINISHED: {label} is running still"
+        return f"UNFINISHED: {label} is still running"
     meaning = "was killed" if run.record.status == "running" else f"ended as {run.record.status}"
     return f"UNFINISHED: {label} {meaning}{error}; run its command again to finish it"

@@ -1,1 +1,1 @@
-"""One table a file; each ends in the constant TABLE."""
+"""Tables of reports, one per file; each file ends in the constant TABLE."""

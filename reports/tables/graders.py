@@ -1,4 +1,4 @@
-"""Other graders of a run beside its own: what each says, and the problems on which they differ."""
+"""Graders of a run: the rates by each grader, and the problems on which it differs from the run's own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Verdicts = Mapping[Sample, Verdict]
 
 
 class Graders:
-    """One row for each grader of a run that has several, its own first.
+    """One row for each grader of a run that has several, the run's own first.
 
     `right` is the mean over problems of the share of graded samples that are right. `judged otherwise` counts the
-    samples that this grader and the run's own both graded, and not alike; `problems` names theirs.
+    samples on which this grader and the run's own disagree; `problems` names their problems.
     """
 
     @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _rows(run: RunReader, label: str) -> list[tuple[Cell, ...]]:
 
 
 def _of_task(run: RunReader, task: str, grader: str) -> Verdicts:
-    """Of the samples that the config asks for."""
+    """Return a grader's verdicts on the samples that the config asks for."""
     n = run_config(run).n
     verdicts = run.verdicts(grader).items()
     return {(p, index): v for (name, p, index), v in verdicts if name == task and (n is None or index < n)}

@@ -1,4 +1,4 @@
-"""The protocol card of each task: what was asked, drawn and graded how, and where runs differ in it."""
+"""Protocol card of each task: how it was prompted, sampled and graded, and where runs differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIFFERS = "differs"
 
 
 class Protocol:
-    """One table a task: a setting that is equal in all its runs stands once, one that differs stands by run."""
+    """One table per task. A setting that is equal in all runs is shown once, others are shown by run."""
 
     @dataclass(frozen=True, slots=True)
     class Config:

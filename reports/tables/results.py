@@ -1,4 +1,4 @@
-"""Every estimate: one row for each run and task, pass@k and the like side by side."""
+"""Estimates: one row for each run and task, with a column for each metric."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row:
 
 
 class Results:
-    """Evaluations in the order given. A column is one estimate by name; a run without it has no value there."""
+    """Evaluations in the order given. A column is one estimate by name; a run without it has an empty cell."""
 
     @dataclass(frozen=True, slots=True)
     class Config:
@@ -84,7 +84,7 @@ def _deviations(evaluations: Sequence[Labelled]) -> list[str]:
 
 
 def _column_order(names: Sequence[str]) -> list[str]:
-    """Families (what stands before @) as they first appear, each by its k."""
+    """Sort names by family (the part before @) in order of first appearance, then by k."""
     families = {family: place for place, family in enumerate(dict.fromkeys(name.split("@")[0] for name in names))}
     return sorted(dict.fromkeys(names), key=lambda name: (families[name.split("@")[0]], _k(name), name))
 
@@ -95,7 +95,7 @@ def _k(name: str) -> int:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """Which rows have completions that no grader could judge: they are in no estimate."""
+    """Note the interval, the rows with ungraded completions, and the detectable differences."""
     most = [max((estimate.n_ungraded for estimate in row.estimates.values()), default=0) for row in rows]
     notes = ["[low, high] is a 95% interval over problems; the CSV file has the method of each."]
     notes += [
@@ -107,22 +107,22 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _detectable(rows: Sequence[Row]) -> list[str]:
-    """What two runs like these could tell apart, from the width of the interval of avg@k."""
+    """Note the difference that two such runs can detect, from the width of the interval of avg@k."""
     from harness.stats.intervals import LEVEL
     from harness.stats.paired_tests import detectable  # numpy
 
     two_sided = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    told = [
+    differences = [
         f"{row.leading[0]} on {row.leading[3]} {detectable(math.sqrt(2) * (e.high - e.low) / 2 / two_sided):.3f}"
         for row in rows
         for e in row.estimates.values()
         if e.name.startswith("avg@") and e.n_problems > 1
     ]
-    if not told:
+    if not differences:
         return []
     return [
         "Detectable difference of avg@k between two such runs (80% power at the 5% level, without pairing; `harness "
-        f"compare` pairs the problems, which as a rule finds smaller ones): {'; '.join(told)}."
+        f"compare` pairs the problems, which usually finds smaller ones): {'; '.join(differences)}."
     ]
 
 

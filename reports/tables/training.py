@@ -1,4 +1,4 @@
-"""Train runs: how far they came, what they earned at the end, and what that took."""
+"""Training runs: progress, final rewards and cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 class Training:
-    """One row a train run. Rewards and solve rates are those of the training samples, not of an evaluation."""
+    """One row per training run. Rewards and solve rates are those of the training samples, not of an evaluation."""
 
     @dataclass(frozen=True, slots=True)
     class Config:
@@ -54,7 +54,7 @@ class Training:
             f"Rewards and solve rates are of the training samples: of the last step, and the mean of the last {LAST}."
         )
         warnings = [
-            f"{label}, step {alarm['step']}: {alarm['text']}." for run, label in named for alarm in run.warnings()
+            f"{label}, step {warning['step']}: {warning['text']}." for run, label in named for warning in run.warnings()
         ]
         return [Table("Training", COLUMNS, rows, (*unfinished(named), note, *warnings))]
 
@@ -89,7 +89,7 @@ def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _total(steps: Sequence[Mapping[str, Any]], key: str) -> int | float | None:
-    """The sum over the steps; None where a step does not tell, for a part would pass for the whole."""
+    """Return the sum over the steps; None where a step lacks the value, since a partial sum would mislead."""
     values = [step[key] for step in steps if key in step]
     if not steps or len(values) < len(steps):
         return None

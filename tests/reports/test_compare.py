@@ -84,7 +84,7 @@ def test_differences_are_of_the_problems_in_common(tmp_path):
     assert found["p"] == found["p (Holm)"] == pytest.approx(theirs.pvalue)
     assert "McNemar p" not in found
     assert found["detectable"] == pytest.approx(2.8016 * scipy.stats.sem(DIFFERENCES), rel=1e-4)
-    assert "LEFT OUT: 2 problems of sums that not all runs have graded samples of" in table.notes
+    assert "LEFT OUT: 2 problems of sums without graded samples in some run" in table.notes
     assert [cells[0] for cells in table.rows] == ["sums"]
 
 

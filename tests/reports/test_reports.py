@@ -105,7 +105,7 @@ def test_a_run_is_running_as_long_as_a_process_holds_it(tmp_path):
     folder = tmp_path / "a"
     store = RunWriter.open(folder, "eval", EvalConfig(Model("tiny")), seeds={}, data={})
     page = write_report([folder], tmp_path / "held").markdown.read_text()
-    assert "**UNFINISHED: a is running still**" in page
+    assert "**UNFINISHED: a is still running**" in page
     assert "| RUNNING |" in page
     os.close(store._lock)  # as a kill does
     page = write_report([folder], tmp_path / "let go").markdown.read_text()
@@ -408,7 +408,7 @@ def test_programs_without_a_sandbox_are_marked_unsafe(tmp_path):
     folders = [make_eval(tmp_path / "held", data=held), make_eval(tmp_path / "free", data=free)]
     page = write_report(folders, tmp_path / "report").markdown.read_text()
     assert page.count("UNSAFE") == 1
-    assert "**UNSAFE: the programs in free (sums) were run without a sandbox, with limits alone.**" in page
+    assert "**UNSAFE: the programs in free (sums) were run without a sandbox, with limits only.**" in page
 
 
 def test_programs_graded_again_without_a_sandbox_are_marked_unsafe(tmp_path):
@@ -476,7 +476,7 @@ def test_wrong_report_requests_are_refused(tmp_path):
         write_report([], out)
     (tmp_path / "no-run").mkdir()
     for folder in (tmp_path / "no-run", tmp_path / "absent", Path(__file__)):
-        with pytest.raises(RunFolderError, match=r"is no run folder: it has no run\.json"):
+        with pytest.raises(RunFolderError, match=r"is not a run folder: it has no run\.json"):
             write_report([run, folder], out)
     with pytest.raises(UnknownNameError, match="did you mean 'results'"):
         write_report([run], out, ["result"])

@@ -21,7 +21,7 @@ from harness.models.loading import checkpoint_folders, resolve
 from harness.trainers import minimal
 from harness.trainers.batch import collate
 from harness.trainers.config import TrainConfig
-from harness.trainers.rollout_file import RolloutFile
+from harness.trainers.saved_rollouts import RolloutFile
 from harness.trainers.train import train
 
 EPS = 1e-3

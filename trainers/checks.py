@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.core.errors import ConfigError, ModelError, RunFolderError
 from harness.core.protocols import ModelSource, Objective, Task
+from harness.core.types import Sampling
 from harness.models.chat import prompt_ids
 from harness.models.loading import checkpoint_folders, context_of, step_of
 from harness.trainers.config import TrainConfig
@@ -84,10 +85,14 @@ def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Tas
 
 def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
     sampling = config.sampling.over(task.sampling)
-    if sampling.is_truncated() or sampling.temperature == 0:
+    off = Sampling(max_tokens=1).truncation()
+    remedies = {name: f"sampling.{name} = {off[name]:g}" for name in sampling.truncating()}
+    if sampling.temperature == 0:
+        remedies["temperature 0"] = "a sampling.temperature above 0"
+    if remedies:
         raise ConfigError(
-            "this task samples with top_p, top_k or temperature 0 by itself, which biases training; set "
-            "sampling.top_p = 1, sampling.top_k = 0 and a sampling.temperature above 0"
+            f"this task samples with {' and '.join(remedies)} by default, which biases training; set "
+            f"{' and '.join(remedies.values())}"
         )
     return sampling.temperature
 

@@ -325,10 +325,11 @@ class TrainConfig:
     """Refuse data whose fingerprint is not the one on record, instead of saying so."""
 
     def __post_init__(self) -> None:
-        if self.sampling.is_truncated():
+        if truncating := self.sampling.truncating():
             raise ValueError(
-                "training samples from the whole distribution: with top_p or top_k the sampler renormalises over the "
-                "kept tokens, the trainer does not, and every importance ratio is biased; leave them off"
+                f"training samples from the whole distribution: with {' and '.join(truncating)} the sampler "
+                "renormalises over the kept tokens, the trainer does not, and every importance ratio is biased; leave "
+                f"sampling.{' and sampling.'.join(truncating)} off"
             )
         if self.sampling.temperature == 0:
             raise ValueError("training needs a temperature above 0: greedy samples of one prompt are all the same")

@@ -78,9 +78,9 @@ class Sampling:
         others = ("max_tokens", "temperature", "stop")
         return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in others}
 
-    def is_truncated(self) -> bool:
-        """Return whether some tokens are never drawn, so that the sampler renormalises over the others."""
-        return not self.truncation().keys().isdisjoint(self.changed())
+    def truncating(self) -> list[str]:
+        """Return the names of those that are on: some tokens are never drawn, and the sampler renormalises."""
+        return [name for name in self.truncation() if name in self.changed()]
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not at their defaults, by name."""

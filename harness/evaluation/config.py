@@ -49,8 +49,8 @@ class SamplingConfig:
         options = {option.name: getattr(self, option.name) for option in fields(Sampling)}
         return replace(default, **{name: value for name, value in options.items() if value is not None})
 
-    def is_truncated(self) -> bool:
-        return self.over(Sampling(max_tokens=1)).is_truncated()
+    def truncating(self) -> list[str]:
+        return self.over(Sampling(max_tokens=1)).truncating()
 
 
 @dataclass(frozen=True, slots=True)

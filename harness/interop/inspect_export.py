@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigError
-from harness.core.types import FinishReason, Verdict
-from harness.interop.problems import ExportConfig, Exported, exported, new_folder, read_rows, write_rows
+from harness.core.types import FinishReason, Sampling, Verdict
+from harness.interop.problems import ExportConfig, exported, new_folder, read_rows, write_rows
 from harness.interop.verdict_server import verdict
 from harness.runs.jsonl import write_whole
 
@@ -37,19 +37,23 @@ def export(config: ExportConfig, folder: Path) -> list[str]:
     for task in tasks:
         if not task.id.isidentifier():
             raise ConfigError(f"{task.id!r} can't be the name of a function, which inspect names tasks by")
+    parts = [_TASK.format(id=task.id, n=task.n, config=_settings(task.sampling)) for task in tasks]
     new_folder(folder)
     for task in tasks:
         write_rows(folder / f"{task.id}.jsonl", task.rows)
-    parts = [_TASK.format(id=task.id, n=task.n, config=_settings(task)) for task in tasks]
     write_whole(folder / FILE, "".join([_HEAD.format(file=FILE, first=tasks[0].id), *parts]))
     return [task.id for task in tasks]
 
 
-def _settings(task: Exported) -> dict[str, Any]:
-    sampling = task.sampling
+_IN_INSPECT = {"stop": "stop_seqs"} | {name: name for name in ("max_tokens", "temperature", "top_p", "top_k")}
+
+
+def _settings(sampling: Sampling) -> dict[str, Any]:
+    """Return the arguments of inspect's GenerateConfig, which ignores those it does not know."""
     settings = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature, **sampling.changed()}
-    stop = settings.pop("stop", None)
-    return settings | ({"stop_seqs": list(stop)} if stop is not None else {})
+    for name in settings.keys() - _IN_INSPECT.keys():
+        raise ConfigError(f"inspect has no sampling option {name}; leave sampling.{name} off")
+    return {_IN_INSPECT[name]: list(value) if name == "stop" else value for name, value in settings.items()}
 
 
 # --- called by inspect ------------------------------------------------------------------------------------------------

@@ -46,13 +46,13 @@ def test_every_value_is_frozen_and_slotted(cls):
 
 
 @pytest.mark.parametrize(
-    ("options", "is_truncated"),
-    [({}, False), ({"top_p": 0.9}, True), ({"top_k": 3}, True), ({"temperature": 0.5, "stop": ("x",)}, False)],
+    ("options", "truncating"),
+    [({}, []), ({"top_p": 0.9, "top_k": 3}, ["top_p", "top_k"]), ({"temperature": 0.5, "stop": ("x",)}, [])],
 )
-def test_sampling_knows_which_options_are_changed_and_whether_tokens_are_left_out(options, is_truncated):
+def test_sampling_knows_which_options_are_changed_and_which_leave_out_tokens(options, truncating):
     sampling = Sampling(8, **options)
     assert sampling.changed() == options
-    assert sampling.is_truncated() == is_truncated
+    assert sampling.truncating() == truncating
 
 
 def test_values_travel_between_processes():

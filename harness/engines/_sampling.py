@@ -31,7 +31,7 @@ def draw(
         return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
-    logits = keep_likely(logits, sampling.top_k, sampling.top_p)
+    logits = keep_likely(logits, sampling)
     logp = torch.log_softmax(logits, -1)
     cumulative = logp.exp().cumsum_(-1)
     # By inverse distribution: the first token whose cumulative probability passes the uniform. Scaling by the last
@@ -41,15 +41,15 @@ def draw(
     return ids[:, 0], logp.gather(-1, ids)[:, 0]
 
 
-def keep_likely(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Minus infinity outside the `top_k` likeliest tokens, then outside the smallest set of mass `top_p`. (B, V)"""
-    if 0 < top_k < logits.shape[-1]:
-        kth = logits.topk(top_k, -1).values[:, -1:]
+def keep_likely(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Set the logits of tokens that `top_k` and `top_p`, in this order, leave out to minus infinity. (B, V)"""
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p < 1:
+    if sampling.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
         before[:, 0] = 0  # the likeliest token always stays
-        outside = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= top_p)
+        outside = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits

@@ -266,10 +266,10 @@ def test_zero_temperature_is_greedy() -> None:
 
 def test_top_k_and_top_p_keep_the_likeliest() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
-    assert torch.isfinite(keep_likely(logits, 2, 1.0))[0].tolist() == [False, True, False, True]
-    assert torch.isfinite(keep_likely(logits, 0, 0.65))[0].tolist() == [False, True, False, True]
-    assert torch.isfinite(keep_likely(logits, 0, 0.75))[0].tolist() == [False, True, True, True]
-    assert torch.isfinite(keep_likely(logits, 0, 0.01))[0].tolist() == [False, True, False, False]
+    assert torch.isfinite(keep_likely(logits, Sampling(1, top_k=2, top_p=1.0)))[0].tolist() == [False, True, False, True]
+    assert torch.isfinite(keep_likely(logits, Sampling(1, top_k=0, top_p=0.65)))[0].tolist() == [False, True, False, True]
+    assert torch.isfinite(keep_likely(logits, Sampling(1, top_k=0, top_p=0.75)))[0].tolist() == [False, True, True, True]
+    assert torch.isfinite(keep_likely(logits, Sampling(1, top_k=0, top_p=0.01)))[0].tolist() == [False, True, False, False]
 
 
 def test_greedy_needs_no_seed(hf: Any) -> None:

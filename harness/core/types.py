@@ -57,6 +57,7 @@ MaxTokens = Annotated[int, Ge(1)]
 Temperature = Annotated[float, Ge(0), "0 is greedy"]
 TopP = Annotated[float, Gt(0), Le(1), "1 is off"]
 TopK = Annotated[int, Ge(0), "0 is off"]
+MinP = Annotated[float, Ge(0), Le(1), "0 is off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Sampling:
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
     top_k: TopK = 0
+    min_p: MinP = 0.0
+    """Leave out tokens less likely than this share of the likeliest one, at the temperature, before top_k and top_p."""
     stop: tuple[str, ...] = ()
 
     def truncation(self) -> dict[str, Any]:

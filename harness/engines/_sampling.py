@@ -6,6 +6,8 @@ in plays no part beyond the rounding of its logits.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from harness.core.types import Sampling
@@ -42,7 +44,9 @@ def draw(
 
 
 def keep_likely(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Set the logits of tokens that `top_k` and `top_p`, in this order, leave out to minus infinity. (B, V)"""
+    """Set the logits of tokens that `min_p`, `top_k` and `top_p` leave out to -inf, in vLLM's order. (B, V)"""
+    if sampling.min_p > 0:
+        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(sampling.min_p), -torch.inf)
     if 0 < sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

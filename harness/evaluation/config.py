@@ -11,7 +11,7 @@ from harness.core.config import PluginChoice, incidental, plugin, sections
 from harness.core.errors import ConfigError
 from harness.core.protocols import ExternalTask, ModelSource, Task
 from harness.core.seeds import derive_each
-from harness.core.types import MaxTokens, Problem, Request, Sampling, Temperature, TopK, TopP
+from harness.core.types import MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
 from harness.models.loading import resolve
 
 
@@ -43,6 +43,7 @@ class SamplingConfig:
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    min_p: MinP | None = None
     stop: tuple[str, ...] | None = None
 
     def over(self, default: Sampling) -> Sampling:

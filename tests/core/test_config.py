@@ -424,6 +424,7 @@ CHANGED = {
     "sampling.temperature": 0.25,
     "sampling.top_p": 0.25,
     "sampling.top_k": 7,
+    "sampling.min_p": 0.25,
     "sampling.max_tokens": 7,
     "sampling.stop": ["."],
     "split": "validation",

@@ -78,8 +78,8 @@ def test_every_request_ends_and_what_is_had_is_right() -> None:
 
 def test_what_is_sent_is_what_was_asked() -> None:
     with LoopbackServer() as server:
-        engine = opened(server, extra_body={"min_p": 0.1})
-        list(engine.generate(requests(1, temperature=0.6, top_p=0.9, top_k=5, stop=("x",))))
+        engine = opened(server, extra_body={"repetition_penalty": 1.1})
+        list(engine.generate(requests(1, temperature=0.6, top_p=0.9, top_k=5, min_p=0.1, stop=("x",))))
         bare = opened(server, omit=["temperature", "seed"], budget_field="max_completion_tokens")
         assert bare._fields(requests(1)[0]) == {"max_completion_tokens": 20}
     assert server.bodies[0] == {
@@ -89,9 +89,10 @@ def test_what_is_sent_is_what_was_asked() -> None:
         "temperature": 0.6,
         "top_p": 0.9,
         "top_k": 5,
+        "min_p": 0.1,
         "stop": ["x"],
         "seed": 0,
-        "min_p": 0.1,
+        "repetition_penalty": 1.1,
     }
 
 

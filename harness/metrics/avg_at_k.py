@@ -25,13 +25,12 @@ class AvgAtK(MeanOverProblems):
     nothing could be graded there is no estimate.
     """
 
+    config: Config
+
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(MeanOverProblems.Config):
         draw_samples: bool = False
         """Let the bootstrap also draw the samples of a problem: a wider interval, safer with few problems."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         used, left_out = with_samples(problems, 1)

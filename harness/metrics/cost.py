@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Metric
@@ -28,13 +27,6 @@ class Cost(MeanOverProblems):
     a completion is unknown: for a server that does not report costs set `engine.usd_per_million_prompt_tokens` and
     `engine.usd_per_million_completion_tokens`.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         used, notes = with_samples(problems, 1)

@@ -46,14 +46,16 @@ class EmbeddingDistance(MeanOverProblems):
     reads_with_model = True
     """A comparison that looks for a metric by name does not try this one unless its id is given."""
 
+    config: Config
+
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(MeanOverProblems.Config):
         model: str = "sentence-transformers/all-MiniLM-L6-v2"
         """A directory or hub id that sentence-transformers opens."""
         device: str = incidental(default="auto")
 
     def __init__(self, config: Config, encoder: Encoder | None = None) -> None:
-        self.config = config
+        super().__init__(config)
         self._encoder = encoder if encoder is not None else SentenceModel(config.model, config.device)
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:

@@ -20,6 +20,8 @@ class GPassAtK(MeanOverProblems):
     For k = 1, 2, 4, 8 ... and n itself, n being the smallest number of graded samples of a problem.
     """
 
+    config: Config
+
     @dataclass(frozen=True, slots=True)
     class Config(Family.Config):
         taus: tuple[float, ...] = (0.5, 0.75, 1.0)
@@ -28,9 +30,6 @@ class GPassAtK(MeanOverProblems):
             Family.Config.__post_init__(self)
             if not self.taus or not all(0 < tau <= 1 for tau in self.taus):
                 raise ValueError("every tau must be above 0 and at most 1")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
         for tau in sorted(set(self.config.taus)):

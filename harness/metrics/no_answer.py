@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Metric
@@ -16,13 +15,6 @@ class NoAnswer(MeanOverProblems):
 
     There is no estimate where the grader does not record the answers: a right or wrong verdict without `extracted`.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         return rate("no answer", problems, _is_empty) if tells_answers(problems) else []

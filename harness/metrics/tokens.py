@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Metric
@@ -26,13 +25,6 @@ class TokenCounts(MeanOverProblems):
     tokens of all graded samples over the number of right ones; it has no estimate where nothing is right, or so few
     problems that its interval has no upper end.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         used, notes = with_samples(problems, 1)

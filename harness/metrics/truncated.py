@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.core.protocols import Metric
 from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples, rate
@@ -11,13 +10,6 @@ from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSample
 
 class Truncated(MeanOverProblems):
     """The share of graded samples whose `finish_reason` is `length`. Lower is better."""
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         return rate("truncated", problems, lambda item: item.completion.finish_reason == "length")

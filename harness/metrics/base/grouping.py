@@ -40,7 +40,14 @@ class Means:
 
 
 class MeanOverProblems:
-    """Base of metrics whose estimates are means over problems: a subclass defines `means`."""
+    """Base of metrics whose estimates are means over problems: a subclass defines `means`, and `Config` for options."""
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
         """Return the values of each estimate; nothing where there is no estimate."""
@@ -63,8 +70,10 @@ class Family(MeanOverProblems):
     name: str
     base: int = 2
 
+    config: Config
+
     @dataclass(frozen=True, slots=True)
-    class Config:
+    class Config(MeanOverProblems.Config):
         ks: tuple[int, ...] = ()
         """Only these k. A problem with fewer graded samples than k is left out of that k, and counted."""
         every_k: bool = False
@@ -75,9 +84,6 @@ class Family(MeanOverProblems):
                 raise ValueError(f"every k is at least 1, not {min(self.ks)}")
             if self.ks and self.every_k:
                 raise ValueError("ks names some k and every_k asks for all: set only one of them")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def count(self, problem: ProblemSamples) -> Any:
         """Return the counts that `values` needs of a problem: by default of its graded and of its correct samples."""

@@ -55,7 +55,7 @@ class Disagreement:
     task: str
     problem_id: str
     index: int
-    said: Mapping[str, str]
+    verdicts: Mapping[str, str]
     """The outcome, the reason and the extracted answer, by grader."""
     text: str
 
@@ -84,7 +84,7 @@ def disagreements_text(found: Audit) -> str:
     """Return the disagreements as text for a terminal."""
     blocks = [f"disagreements: {found.n_disagreements}" + _cut(len(found.disagreements), found.n_disagreements)]
     for item in found.disagreements:
-        verdicts = [f"  {grader}: {verdict}" for grader, verdict in item.said.items()]
+        verdicts = [f"  {grader}: {verdict}" for grader, verdict in item.verdicts.items()]
         text = "\n".join(f"  | {line}" for line in item.text.splitlines())
         blocks.append("\n".join([f"{item.task} {item.problem_id}[{item.index}]", *verdicts, text]))
     return "\n\n".join(blocks)
@@ -114,7 +114,7 @@ def _rates(tasks: Sequence[str], verdicts: Mapping[str, Verdicts], texts: Texts)
         "Shares of the grader's completions. `no answer` is the rate of format failure: a reply that ended by itself "
         "and holds no answer that the grader can find. `cut off` counts replies that reached the token limit.",
     )
-    return Table("what each grader says", columns, tuple(rows), notes)
+    return Table("verdicts by grader", columns, tuple(rows), notes)
 
 
 def _agreement(tasks: Sequence[str], verdicts: Mapping[str, Verdicts]) -> Table:
@@ -129,7 +129,7 @@ def _agreement(tasks: Sequence[str], verdicts: Mapping[str, Verdicts]) -> Table:
         if shared:
             rows.append((task, first, second, *cells, len(pairs) - len(graded), share))
     return Table(
-        "how the graders agree",
+        "agreement of the graders",
         columns,
         tuple(rows),
         ("`ungraded` counts completions that one of the two could not grade; no other cell does.",),

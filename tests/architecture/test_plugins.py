@@ -1,4 +1,4 @@
-"""A plug-in is one file: a new task, engine, metric, objective and table each work, and no other file changes."""
+"""A plug-in is one file: a new task, engine, metric, objective, table and command work, and no other file changes."""
 
 from __future__ import annotations
 
@@ -160,6 +160,29 @@ NEW_FILES = {
 
         TABLE = RunKinds
         ''',
+    "harness/commands/parrots.py": '''
+        """Count parrots: a command that came as one file."""
+
+        from harness.commands import DONE
+        from harness.commands.base.arguments import JsonArguments, add_json, positive
+        from harness.commands.base.output import print_result
+
+        EXAMPLE = "harness parrots 3"
+
+
+        class Arguments(JsonArguments):
+            n: int
+
+
+        def add_arguments(parser):
+            parser.add_argument("n", type=positive)
+            add_json(parser)
+
+
+        def run(args):
+            print_result(args, args.n, f"{args.n} parrots")
+            return DONE
+        ''',
 }
 
 TRAIN_CONFIG = """
@@ -237,6 +260,13 @@ def test_the_options_of_new_plugins_come_from_the_config(extended, tmp_path):
     assert estimate["value"] == 0
     misspelt = [*settings, "--set", "engine.ad=1", "--out", tmp_path / "other"]
     extended("eval", "countdown-tiny", *misspelt, status=2)
+
+
+def test_a_new_command_is_listed_and_runs(extended):
+    assert "    parrots   Count parrots: a command that came as one file\n" in extended("--help")
+    assert extended("parrots", "3") == "3 parrots\n"
+    assert extended("parrots", "3", "--json") == "3\n"
+    extended("parrots", "0", status=2)
 
 
 def test_a_new_objective_trains(extended, tmp_path):

@@ -52,6 +52,6 @@ def test_audit_counts_and_shows_what_differs(run, capsys):
     assert found["n_disagreements"] == sum(row[4:6]) == 4 - correct
     assert len(found["disagreements"]) == 2
     assert found["disagreements"][0]["text"] == "4*9=36;36+2=38"
-    assert found["disagreements"][0]["said"]["other"] == "correct, read '38'"
+    assert found["disagreements"][0]["verdicts"]["other"] == "correct, read '38'"
     assert main(["audit", str(run)]) == 0
     assert "disagreements: 4" in capsys.readouterr().out

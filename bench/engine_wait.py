@@ -28,7 +28,8 @@ from harness.core.progress import Progress
 from harness.core.protocols import SelfCheckingTask
 from harness.core.types import Completion, Request, Tokens
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import evaluate, evaluate_open_engine
+from harness.evaluation.loop import evaluate, evaluate_opened
+from harness.evaluation.setup import resolve
 from harness.models.loading import BUNDLED
 
 OTHERWISE = "1+2=3\n3*4=12\n" * 20
@@ -81,7 +82,9 @@ def _measure(task: str, options: argparse.Namespace, folder: Path) -> None:
         built = config.tasks[0].build("tasks")
         engine = Paced(built, options.per_s)
         engine.learn(config.split)
-        evaluate_open_engine(config, "countdown-tiny", {task: built}, engine, folder / "run", Progress(quiet=True))
+        progress = Progress(quiet=True)
+        setup = resolve(config, folder / "run", progress, engine=engine, tasks={task: built})
+        evaluate_opened(setup, progress)
     print(next(line for line in (folder / "run" / "log.txt").read_text().splitlines() if "the engine waited" in line))
     if options.model is None:
         rows = [json.loads(line) for line in (folder / "run" / "completions.jsonl").read_text().splitlines()]

@@ -23,8 +23,7 @@ from harness.core import config as configs
 from harness.core.progress import Progress
 from harness.core.seeds import derive
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import data_facts, problems_of
-from harness.models.loading import fingerprint
+from harness.evaluation.setup import resolve
 from harness.runs.folder import RunWriter
 
 WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
@@ -50,21 +49,19 @@ def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
     tasks = [{"id": "countdown", "min_solutions": 1}]  # else there are no 1,000 test problems
     tree = {"model": {"path": "countdown-tiny"}, "tasks": tasks, "engine": "scripted", **sizes}
     config = configs.parse(EvalConfig, tree)
-    task = config.tasks[0].build("tasks")
-    data = data_facts(config, {"countdown": task}, Progress(quiet=True))
-    model = fingerprint(config.model.source(0).path)
-    store = RunWriter.open(folder, "eval", config, seeds={"run": 0}, data={**data, "model": model})
+    setup = resolve(config, folder, Progress(quiet=True))
+    writer = RunWriter.open(folder, setup.identity)
     rng = random.Random(1)
     pool = [" ".join(rng.choices(WORDS, k=rng.randint(80, 280)))[: rng.randint(300, 1000)] for _ in range(5000)]
     with (folder / "completions.jsonl").open("w") as completions, (folder / "verdicts.jsonl").open("w") as verdicts:
-        for problem in problems_of(task, "test", 0, problems):
+        for problem in setup.tasks["countdown"].problems:
             share = rng.betavariate(2 * share_right, 2 * (1 - share_right))
             for index in range(samples):
                 key = {"task": "countdown", "problem_id": problem.id, "index": index}
                 seed = derive(0, "eval", "countdown", problem.id, index)
                 write(completions, completion_row(key, seed, rng.choice(pool)))
                 write(verdicts, verdict_row(key, rng.random() < share, rng))
-    store.finish("interrupted")
+    writer.finish("interrupted")
 
 
 def completion_row(key: dict[str, Any], seed: int, text: str) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     from harness.core import config as configs
     from harness.core.progress import Progress
     from harness.core.protocols import ModelSource
-    from harness.runs.folder import RunWriter
+    from harness.runs.folder import RunIdentity, RunWriter
     from harness.trainers.config import TrainConfig
     from harness.trainers.loop import Trainer
     from harness.trainers.policy.model import Policy
@@ -160,7 +160,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
             rows.append({**row, "cpu_s": marks[-1] - marks[-2]})
 
     with tempfile.TemporaryDirectory() as folder:
-        store = RunWriter.open(Path(folder) / "run", "train", config, seeds={}, data={})
+        store = RunWriter.open(Path(folder) / "run", RunIdentity.of("train", config, seeds={}, data={}))
         Trainer(
             setup=setup,
             policy=policy,

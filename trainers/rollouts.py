@@ -16,8 +16,8 @@ from harness.core.errors import RunError
 from harness.core.protocols import PolicyEngine, Task
 from harness.core.seeds import derive
 from harness.core.types import Completion, Graded, Problem, Tokens
-from harness.evaluation import loop as evaluate
 from harness.evaluation.config import Plan
+from harness.evaluation.loop import generate_and_grade
 from harness.models.chat import prompt_ids
 from harness.trainers.config import TrainConfig
 
@@ -104,7 +104,7 @@ class Sampler:
             sampling = dataclasses.replace(sampling, temperature=0.0)
         plan = Plan(n, sampling, self.config.seed, ("greedy" if greedy else "train", step))
         order = {problem.id: i for i, problem in enumerate(problems)}
-        graded = evaluate.run(problems, self.engine, self.task.grader, plan)
+        graded = generate_and_grade(problems, self.engine, self.task.grader, plan)
         return sorted(graded, key=lambda item: (order[item.problem.id], item.completion.index))
 
     def _add_greedy(self, rollouts: Rollouts, step: int, asked: Mapping[str, Problem[Any]]) -> Rollouts:

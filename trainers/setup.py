@@ -11,8 +11,8 @@ from harness.core.config import PluginChoice
 from harness.core.errors import ConfigError, UsageError
 from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
 from harness.core.seeds import derive
-from harness.data.dataset_facts import judged_by
-from harness.evaluation import loop
+from harness.evaluation.select import problems_of
+from harness.evaluation.setup import with_grader
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import (
     reads_reference,
@@ -85,7 +85,7 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     refuse_fewer_steps(folder, config.loop.steps)
     return TrainSetup(
         config=config,
-        task=judged_by(task, config.grader),
+        task=with_grader(task, config.grader),
         objective=objective,
         engine=engine,
         base=base,
@@ -115,7 +115,7 @@ def _refuse_tasks_without_problems(config: TrainConfig, tasks: dict[str, Task[An
     held = config.held_out
     for name, task in tasks.items() if held.every_steps > 0 else ():
         try:
-            loop.problems_of(task, held.split, 0, held.limit)
+            problems_of(task, held.split, 0, held.limit)
         except UsageError as error:
             raise ConfigError(
                 f"held_out can't evaluate the task {name!r} on the split {held.split!r}: {error}"

@@ -12,11 +12,12 @@ from harness.core import config as configs
 from harness.core.errors import RunError
 from harness.core.progress import Progress
 from harness.core.seeds import derive
-from harness.data.dataset_facts import grader_name, task_facts
-from harness.evaluation import loop
+from harness.data.dataset_facts import task_facts
 from harness.evaluation.config import EvalConfig
+from harness.evaluation.loop import evaluate_opened
+from harness.evaluation.setup import grader_name, resolve
 from harness.models.loading import fingerprint, load_module, load_tokenizer
-from harness.runs.folder import RunReader, RunWriter, ending
+from harness.runs.folder import RunIdentity, RunReader, RunWriter, finishing
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import refuse_prompts_the_model_cannot_read
@@ -43,7 +44,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
     facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
     if setup.saved is not None:
         facts |= setup.saved.about()
-    RunWriter.refuse(folder, "train", config, facts)
+    identity = RunIdentity.of("train", config, seeds={"run": config.seed}, data=facts)
+    RunWriter.check(folder, identity)
     trackers = make_trackers(config.track, folder, configs.to_tree(config))  # loading the model may take minutes
     tokenizer = load_tokenizer(setup.base)
     policy, reference = load_policies(
@@ -55,8 +57,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
     if setup.saved is not None:
         refuse_other_rollouts(setup.saved, saved_facts, is_begun=setup.newest is not None)
     with _opened(setup, policy.module, tokenizer) as engine_closing:
-        store = RunWriter.open(folder, "train", config, seeds={"run": config.seed}, data=facts)
-        with ending(store), explain_out_of_memory(), engine_closing.pop_all() as closing:
+        store = RunWriter.open(folder, identity)
+        with finishing(store), explain_out_of_memory(), engine_closing.pop_all() as closing:
             if Checkpoints(folder, config.checkpoint.keep).newest() != setup.newest:
                 raise RunError("another process has just trained this run further; run the same command again")
             for tracker in trackers:
@@ -76,7 +78,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
                 evaluate_held_out=lambda: _evaluate_held_out(setup, store, progress),
                 writer=writer,
             ).fit()
-    return store.view()
+    return store.reader()
 
 
 @contextlib.contextmanager
@@ -137,7 +139,8 @@ def _evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) 
             "seed": derive(config.seed, "held-out"),
         },
     )
-    loop.evaluate_open_engine(settings, str(checkpoint), setup.held_out, setup.engine, folder, progress)
+    evaluation = resolve(settings, folder, progress, engine=setup.engine, tasks=setup.held_out)
+    evaluate_opened(evaluation, progress)
 
 
 # --- --rollouts-only --------------------------------------------------------------------------------------------
@@ -148,19 +151,20 @@ def collect(setup: TrainSetup, folder: Path, progress: Progress) -> RunReader:
     config, task = setup.config, setup.task
     data = _data_facts(setup, progress)
     facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
-    RunWriter.refuse(folder, "rollouts", config, facts)  # loading a large model takes minutes
+    identity = RunIdentity.of("rollouts", config, seeds={"run": config.seed}, data=facts)
+    RunWriter.check(folder, identity)  # loading a large model takes minutes
     tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
     refuse_prompts_the_model_cannot_read(task, setup.base, tokenizer, module, _n_sampled(setup))
     saved_facts = rollout_facts(config, task, data, tokenizer, module.state_dict().items())
     with _opened(setup, module, tokenizer) as engine_closing:
         setup.engine.load_weights(module.state_dict().items(), version=0)
-        store = RunWriter.open(folder, "rollouts", config, seeds={"run": config.seed}, data=facts)
-        with ending(store), engine_closing.pop_all() as closing:
+        store = RunWriter.open(folder, identity)
+        with finishing(store), engine_closing.pop_all() as closing:
             writer = RolloutWriter(folder, saved_facts)
             closing.callback(writer.close)
             sampler = Sampler(config, task, setup.engine, "greedy_reward" in setup.objective.needs)
             _collect_steps(setup, sampler, writer, store, saved_facts["must_agree"]["weights"], progress)
-    return store.view()
+    return store.reader()
 
 
 def _collect_steps(

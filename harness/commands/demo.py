@@ -30,7 +30,7 @@ from harness.core.recipes import find_config
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import evaluate
 from harness.reports.report import write_report
-from harness.runs.folder import RunWriter
+from harness.runs.folder import RunIdentity, RunWriter
 from harness.runs.jsonl import read_lines
 
 if TYPE_CHECKING:
@@ -144,10 +144,12 @@ def _check_folders(demo: Demo) -> None:
         if arm.recipe is not None and demo.train_folder(arm).exists():
             from harness.trainers.checks import refuse_fewer_steps  # only now, since it imports torch
 
-            RunWriter.refuse(demo.train_folder(arm), "train", demo.train_config(arm), {})
+            identity = RunIdentity.of("train", demo.train_config(arm), seeds={}, data={})
+            RunWriter.check(demo.train_folder(arm), identity)
             refuse_fewer_steps(demo.train_folder(arm), demo.steps)
         for temperature, eval_folder in demo.eval_folders(arm).items():
-            RunWriter.refuse(eval_folder, "eval", demo.eval_config(arm, temperature), {})
+            identity = RunIdentity.of("eval", demo.eval_config(arm, temperature), seeds={}, data={})
+            RunWriter.check(eval_folder, identity)
     try:
         demo.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

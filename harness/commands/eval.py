@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.commands import DONE, UNGRADED
@@ -22,14 +21,10 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_config, print_path, print_results_table
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.progress import Progress
-from harness.data.dataset_facts import grader_name
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import tasks_of
-from harness.evaluation.sweep import Cell, cells, evaluate_cells, sweep
-from harness.evaluation.task_results import LOST
+from harness.evaluation.loop import Evaluation
+from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
 from harness.reports.report import write_report
-from harness.runs.folder import RunReader
-from harness.runs.index import CompletionIndex
 
 EXAMPLE = "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0"
 
@@ -70,20 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    every = cells(_settings(args), args.out, _default_folder)
+    runs = eval_runs(_settings(args), args.out, _default_folder)
     if args.dry_run:
-        for cell in every:
-            print_config(args, cell.config, cell.folder)
+        for one in runs:
+            print_config(args, one.config, one.folder)
         return DONE
     progress = Progress(quiet=args.quiet)
-    for text in dict.fromkeys(line for cell in every for line in _deviations(cell.config)):
+    for text in dict.fromkeys(line for one in runs for line in _deviations(one.config)):
         progress.say(text)
-    views = list(evaluate_cells(every, progress))
-    print_results_table(args, [view.folder for view in views])
-    if len(every) > 1:
-        print_path(args, "report", _write_common_report(every, args.out))
+    evaluations = list(evaluate_runs(runs, progress))
+    print_results_table(args, [one.folder for one in runs])
+    if len(runs) > 1:
+        print_path(args, "report", _write_common_report(runs, args.out))
     # All are printed before the worst exit code is taken.
-    return max([_conclude(args, cell.config, view) for cell, view in zip(every, views, strict=True)])
+    return max([_conclude(args, one.config, done) for one, done in zip(runs, evaluations, strict=True)])
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -126,58 +121,28 @@ def _deviations(config: EvalConfig) -> Sequence[str]:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def _write_common_report(every: Sequence[Cell], out: Path | None) -> Path:
+def _write_common_report(runs: Sequence[EvalRun], out: Path | None) -> Path:
     """Write one report over all evaluations; return the path of its page."""
-    names = [cell.folder.name for cell in every]
+    names = [one.folder.name for one in runs]
     folder = out / "report" if out is not None else Path("runs") / f"report-{digest({'runs': names})[:8]}"
-    return write_report([cell.folder for cell in every], folder, None).markdown
+    return write_report([one.folder for one in runs], folder, None).markdown
 
 
-def _conclude(args: Arguments, config: EvalConfig, view: RunReader) -> int:
+def _conclude(args: Arguments, config: EvalConfig, done: Evaluation) -> int:
     """Print where the run is, warn of what it lacks, and return its exit code."""
-    print_path(args, "run", view.folder)
-    short = shortfall(config, view)
-    if short.n_lost:
+    print_path(args, "run", done.run.folder)
+    if done.n_failed:
         print(
-            f"harness: {short.n_lost} completions could not be generated and are ungraded; "
+            f"harness: {done.n_failed} completions could not be generated and are ungraded; "
             "the same command asks for them again",
             file=sys.stderr,
         )
-    if not short.is_above(config.max_ungraded):
+    if done.share_ungraded <= config.max_ungraded:
         return DONE
-    reasons = view.folder / "verdicts.jsonl"
+    reasons = done.run.folder / "verdicts.jsonl"
     print(
         f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded; "
         f"the reasons are in {reasons}",
         file=sys.stderr,
     )
     return UNGRADED
-
-
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """Counts of completions that a run asked for and has no verdict of correct or incorrect on."""
-
-    n_asked: int
-    n_ungraded: int
-    n_lost: int
-    """Those of the ungraded that the engine failed to generate; the same command asks for them again."""
-
-    def is_above(self, share: float) -> bool:
-        return self.n_ungraded > share * self.n_asked
-
-
-def shortfall(config: EvalConfig, view: RunReader) -> Shortfall:
-    """Count the ungraded and the lost among the samples below n, under each task's own grader."""
-    tasks = tasks_of(config)
-    graders = {name: grader_name(task, config.judge(name)) for name, task in tasks.items()}
-    wanted = {name: config.plan(name, task).n for name, task in tasks.items()}
-    records = CompletionIndex(view, graders, with_completions=False)
-    found = [
-        verdict
-        for task, verdicts in records.verdicts.items()
-        for (_, index), verdict in verdicts.items()
-        if index < wanted[task]
-    ]
-    ungraded = [verdict for verdict in found if verdict.outcome == "ungraded"]
-    return Shortfall(len(found), len(ungraded), sum(LOST in verdict.details for verdict in ungraded))

@@ -71,7 +71,7 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
     if sort == "recipe":
         return _recipe(find_config(name))
     if sort == "preset":
-        return presets.shown(name.removeprefix("presets/"))
+        return presets.describe(name.removeprefix("presets/"))
     if problem is not None:
         return _problem(build_task(name.removeprefix("tasks/"), settings), split, problem, model)
     if _is_of_settings(name):
@@ -159,7 +159,7 @@ def _toml_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[s
 def _is_preset(name: str) -> bool:
     """Whether this is `presets/NAME`, or a preset's bare name that no plug-in has."""
     others = (plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind))
-    return name.startswith("presets/") or (name in presets.presets() and name not in others)
+    return name.startswith("presets/") or (name in presets.preset_files() and name not in others)
 
 
 def _find(name: str) -> tuple[str, str]:
@@ -176,7 +176,7 @@ def _find(name: str) -> tuple[str, str]:
             raise RunFolderError(f"{name} is not a run folder: it has no run.json")
         known = {plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind)}
         raise UnknownNameError(
-            "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.presets()}
+            "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.preset_files()}
         )
     return owners[0], name
 

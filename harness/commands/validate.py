@@ -27,8 +27,8 @@ from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.core.protocols import SelfCheckingTask, Split, Task
 from harness.core.types import Completion, GoldenCompletion, Problem, Table, Tokens, Verdict
-from harness.evaluation.loop import problems_of
-from harness.evaluation.pipeline import Pending, in_order
+from harness.evaluation.pipeline import Pending, grade_in_order
+from harness.evaluation.select import problems_of
 
 EXAMPLE = "harness validate math500 minerva"
 
@@ -90,7 +90,7 @@ def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], pr
     progress.begin(f"validate {task_id}", len(golden_completions))
     outcomes: list[TestOutcome] = []
     n_surprises = 0
-    for (problem, specimen), graded in zip(golden_completions, in_order(asked, task.grader, None), strict=True):
+    for (problem, specimen), graded in zip(golden_completions, grade_in_order(asked, task.grader, None), strict=True):
         outcomes.append(TestOutcome(problem.id, specimen, graded.verdict))
         n_surprises += not outcomes[-1].is_as_known
         progress.advance(1, {"surprises": n_surprises})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from harness.core.config import PluginChoice, label_of
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import DataError
 from harness.core.protocols import CodeTask, DatasetTask, Grader, Split, Task
 from harness.core.types import LoadedData
 
-T = TypeVar("T", bound=Task[Any])
-
 MOST_NAMED = 20
+"""Rows that the run record names if they differ."""
 
 
 def task_facts(
@@ -37,25 +34,8 @@ def task_facts(
 
 
 def facts_of(grader: Grader[Any]) -> dict[str, str]:
-    """One that runs programs says how they are held, or refuses beforehand."""
+    """Return how a grader isolates the programs it runs; empty for one that runs none. Raise if it can't run them."""
     return dict(grader.facts()) if hasattr(grader, "facts") else {}
-
-
-def grader_name(task: Task[Any], chosen: PluginChoice | None) -> str:
-    """The chosen grader with its options, else the id of the task's own: the name of the file it is written in."""
-    return label_of(chosen) if chosen is not None else type(task.grader).__module__.rpartition(".")[2]
-
-
-def judged_by(task: T, chosen: PluginChoice | None) -> T:
-    """The task with another grader than its own; its own, which keeps the task's own options, where that is chosen."""
-    if chosen is None or grader_name(task, chosen) == grader_name(task, None):
-        return task
-    changed: Any = copy.copy(task)
-    try:
-        changed.grader = chosen.build("graders")
-    except AttributeError as error:
-        raise ConfigError(f"this task can't be given another grader than its own: {error}") from error
-    return cast(T, changed)
 
 
 def describe_mismatch(data: LoadedData) -> str | None:

@@ -1,4 +1,4 @@
-"""What an evaluation depends on, and what it asks of each task."""
+"""Config of an evaluation, and the sampling plan of each task."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from harness.models.loading import resolve
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which model: a directory, a train run, a bundled model or a hub id."""
+    """The model to evaluate or to train."""
 
     path: str
+    """A directory, a train run, a bundled model or a hub id."""
     revision: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     weights: Literal["pretrained", "random"] = "pretrained"
-    """`random` takes the model's shape and tokenizer, and weights drawn from the run's seed."""
+    """`random` takes the model's shape and tokenizer, and draws its weights from the run's seed."""
 
-    def source(self, random_seed: int, *, is_served: bool = False) -> ModelSource:
-        """What an engine opens; of a model that is served elsewhere, the name as it is."""
-        if is_served and (self.weights == "random" or self.revision is not None):
-            raise ConfigError("model.weights and model.revision are about files; whoever serves a model decides them")
+    def source(self, random_seed: int, *, is_remote: bool = False) -> ModelSource:
+        """Return the model that an engine opens. The path of a remote model is its server's name for it."""
+        if is_remote and (self.weights == "random" or self.revision is not None):
+            raise ConfigError(
+                "model.weights and model.revision have no effect on a remote model, whose server decides them; "
+                "leave them out"
+            )
         seed = random_seed if self.weights == "random" else None
-        path = self.path if is_served else resolve(self.path)
+        path = self.path if is_remote else resolve(self.path)
         return ModelSource(path, self.revision, self.dtype, self.device, seed)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """What is set here replaces the task's own default."""
+    """The fields of `Sampling`; each one that is set replaces the task's own default."""
 
     max_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
@@ -47,6 +51,7 @@ class SamplingConfig:
     stop: tuple[str, ...] | None = None
 
     def over(self, default: Sampling) -> Sampling:
+        """Return the default with the options that are set here."""
         options = {option.name: getattr(self, option.name) for option in fields(Sampling)}
         return replace(default, **{name: value for name, value in options.items() if value is not None})
 
@@ -56,24 +61,26 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings(SamplingConfig):
-    """What holds for one task alone, and replaces what holds for all."""
+    """Settings of one task, which replace those for all tasks."""
 
     grader: PluginChoice | None = plugin("graders", is_incidental=True, otherwise=None)
-    """Instead of the task's own. Another one grades what is on record again."""
+    """Instead of the task's own. A new one grades the stored completions too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many completions of each problem, drawn how. `stream` names the randomness apart from other uses."""
+    """How many completions of each problem are drawn, and how."""
 
     n: int
     sampling: Sampling
     seed: int
     stream: tuple[str | int, ...]
+    """Name of the random stream, which keeps its seeds apart from those of other uses."""
     changes: tuple[SamplingConfig, ...] = ()
-    """What a problem with a sampling of its own is asked with instead, as the others are."""
+    """The configured changes, which apply to a problem that brings its own sampling too."""
 
     def seeds(self, problem: Problem[Any]) -> Iterator[int]:
+        """Yield the seed of each completion of a problem."""
         return derive_each(self.seed, *self.stream, problem.task, problem.id, n=self.n)
 
     def request(self, problem: Problem[Any], index: int, seed: int) -> Request:
@@ -92,27 +99,27 @@ class EvalConfig:
     model: ModelConfig
     tasks: tuple[PluginChoice, ...] = plugin("tasks")
     grader: PluginChoice | None = plugin("graders", otherwise=None)
-    """Of every task, instead of its own."""
+    """Grades every task, instead of its own grader."""
     engine: PluginChoice = plugin("engines", default="hf")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     per_task: Mapping[str, TaskSettings] = sections()
     preset: str | None = incidental(default=None)
-    """The protocol that the settings were taken from (`harness show preset NAME`)."""
+    """The published protocol that the settings come from (`harness show presets/NAME`)."""
     deviations: tuple[str, ...] = incidental(default=())
-    """What is not as that protocol says."""
+    """Settings that differ from that protocol."""
     split: Literal["train", "validation", "test"] = "test"
     n: int = incidental(default=16)
     limit: int | None = incidental(default=None)
     problems: tuple[str, ...] | None = incidental(default=None)
-    """Only these: ids, or numbers counted from 0. Every task must have some of them."""
+    """Ask only these: ids, or numbers counted from 0. Every task must have some of them."""
     seed: int = 0
     problem_seed: int = 0
     max_ungraded: float = incidental(default=0.01)
-    """The share of ungraded completions above which the command ends with exit code 3."""
+    """Share of ungraded completions above which the command ends with exit code 3."""
     strict_data: bool = incidental(default=False)
-    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
+    """Refuse data whose fingerprint is not the stored one, instead of printing a warning."""
     store_ids: bool = incidental(default=False)
-    """Keep token ids and log-probabilities with the texts."""
+    """Store token ids and log-probabilities with the texts."""
     metrics: tuple[PluginChoice, ...] = plugin(
         "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
     )
@@ -130,23 +137,23 @@ class EvalConfig:
             largest = max(getattr(chosen.options, "ks", ()), default=0)
             if largest > self.n:
                 raise ValueError(
-                    f"the metric {chosen.id} needs k = {largest} samples a problem, and n is {self.n}; raise n, or ask "
-                    "for other metrics"
+                    f"the metric {chosen.id} needs k = {largest} samples per problem, and n is {self.n}; raise n, or "
+                    "choose other metrics"
                 )
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
-            raise ValueError("tasks names a task twice; give each setting of it a run of its own")
+            raise ValueError("tasks names a task twice; evaluate each variant of it in a run of its own")
         if unknown := self.per_task.keys() - {chosen.id for chosen in self.tasks}:
-            raise ValueError(f"per_task has settings for {min(unknown)!r}, which is none of the tasks")
+            raise ValueError(f"per_task has settings for {min(unknown)!r}, which is not one of the tasks")
         if self.problems is not None and self.limit is not None:
-            raise ValueError("limit and problems exclude each other: say how many, or which")
+            raise ValueError("limit and problems exclude each other: set how many, or which")
 
     def judge(self, task: str) -> PluginChoice | None:
-        """Who grades a task in place of its own grader."""
+        """Return the grader to use instead of the task's own, if the config chose one."""
         special = self.per_task[task].grader if task in self.per_task else None
         return special if special is not None else self.grader
 
     def plan(self, name: str, task: Task[Any]) -> Plan:
-        """Sampling as it is set for the task, else for all, else as the task would have it."""
+        """Return the sampling plan: settings of the task, over those of all tasks, over the task's own default."""
         changes = (self.sampling, *([self.per_task[name]] if name in self.per_task else []))
         sampling = functools.reduce(lambda sampling, change: change.over(sampling), changes, task.sampling)
         n = task.n_samples(self.n, sampling) if isinstance(task, ExternalTask) else self.n

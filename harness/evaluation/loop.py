@@ -1,105 +1,122 @@
-"""Problems x engine x grader -> a stream of graded completions: the only evaluation loop.
+"""The evaluation loop: generate -> store -> grade.
 
-`run` is what training, held-out evaluation and `harness eval` all go through. With a ledger, what a run folder holds
-already is neither generated nor graded again.
+`generate_and_grade` is the only loop: training, held-out evaluation and `harness eval` all use it. Completions and
+verdicts that a run folder has already are neither generated nor graded again.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import ConfigError, EngineError, RunFolderError
+from harness.core.errors import EngineError, RunFolderError
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, ExternalTask, Grader, ModelSource, PromptChecker, Scorer, Served, Split, Task
-from harness.core.seeds import derive
-from harness.core.types import CLUSTER_TAG, Completion, Estimate, Failure, Graded, Problem, Request, Tokens, Verdict
-from harness.data.dataset_facts import grader_name, judged_by, task_facts
+from harness.core.protocols import Engine, ExternalTask, Grader, Metric, Served
+from harness.core.types import (
+    CLUSTER_TAG,
+    Completion,
+    Estimate,
+    Failure,
+    Graded,
+    Problem,
+    Request,
+    StoredCompletion,
+    Tokens,
+    Verdict,
+)
 from harness.evaluation.config import EvalConfig, Plan
-from harness.evaluation.pipeline import Pending, beside, in_order
-from harness.evaluation.select import only
-from harness.evaluation.task_results import LOST, TaskResults
-from harness.evaluation.timing import Stopwatch, timed
-from harness.evaluation.watching import watched
-from harness.models.loading import fingerprint
-from harness.runs.folder import RunReader, RunWriter, ending
-from harness.runs.index import CompletionIndex
+from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
+from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve, scorer
+from harness.runs.folder import RunReader, RunWriter, finishing
+from harness.runs.index import NO_COMPLETION, CompletionIndex, TaskResults
 from harness.runs.provenance import code_version
 
+# --- one task: generate -> store -> grade -----------------------------------------------------------------------
 
-def run(
-    problems: Sequence[Problem[Any]], engine: Engine, grader: Grader[Any], plan: Plan, ledger: TaskResults | None = None
+
+def generate_and_grade(
+    problems: Sequence[Problem[Any]],
+    engine: Engine,
+    grader: Grader[Any],
+    plan: Plan,
+    results: TaskResults | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Iterator[Graded[Any]]:
-    """Every problem's completions 0 .. n-1 with their verdicts: those on record first, then the new ones.
+    """Yield completions 0 .. n-1 of every problem with their verdicts: the stored ones first, then the new ones.
 
-    The engine works in this thread and is asked for the next completion at once; writing and grading go on beside it.
+    The engine runs in this thread and is asked for its next completion at once. Storing and grading run in a second
+    thread. Without `results` nothing is stored.
     """
-    on_record, missing = _on_record(problems, plan, ledger)
-    ungraded = [answer for answer in on_record if isinstance(answer, Pending)]
-    yield from (answer for answer in on_record if isinstance(answer, Graded))
-    stopwatch = ledger.stopwatch if ledger is not None else Stopwatch()
-    answers = itertools.chain(ungraded, _generate(engine, missing, stopwatch))
-    yield from beside(lambda given: in_order(_kept(given, problems, ledger), grader, ledger), answers)
+    graded, pending, missing = _split_by_progress(problems, plan, results)
+    by_id = {problem.id: problem for problem in problems}
+
+    def store_and_grade(generated: Iterator[Completion | Failure]) -> Iterator[Graded[Any]]:
+        return grade_in_order(itertools.chain(pending, store(generated, by_id, results)), grader, results)
+
+    yield from graded
+    yield from run_in_background(store_and_grade, generate(engine, missing, stopwatch))
 
 
-def _on_record(
-    problems: Sequence[Problem[Any]], plan: Plan, ledger: TaskResults | None
-) -> tuple[list[Graded[Any] | Pending], list[Request]]:
-    """What is there, with a verdict or without one, and what is not."""
-    completions = ledger.completions if ledger is not None else {}
-    verdicts = ledger.verdicts if ledger is not None else {}
-    found: list[Graded[Any] | Pending] = []
+def generate(
+    engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch | None = None
+) -> Iterator[Completion | Failure]:
+    """Yield the engine's completions. Raise unless there is exactly one for each request."""
+    expected = {(request.problem_id, request.index): request.seed for request in requests}
+    stopwatch = stopwatch if stopwatch is not None else Stopwatch()
+    for completion in measure_engine_time(_ask(engine, requests), stopwatch):
+        key = (completion.problem_id, completion.index)
+        if key not in expected:
+            raise EngineError(f"the engine returned a completion that was not requested, or returned it twice: {key}")
+        if completion.seed != expected.pop(key):
+            raise EngineError(f"the engine returned a completion with another seed than requested: {key}")
+        yield completion
+    if expected:
+        raise EngineError(f"the engine stopped with {len(expected)} completions missing, {min(expected)} among them")
+
+
+def store(
+    generated: Iterable[Completion | Failure], by_id: Mapping[str, Problem[Any]], results: TaskResults | None
+) -> Iterator[Graded[Any] | Pending]:
+    """Store each new completion and yield it for grading. A failure is stored as an ungraded verdict."""
+    for completion in generated:
+        problem = by_id[completion.problem_id]
+        if isinstance(completion, Failure):
+            yield _store_failure(problem, completion, results)
+        else:
+            yield Pending(problem, completion, results.append_completion(completion) if results is not None else None)
+
+
+def _split_by_progress(
+    problems: Sequence[Problem[Any]], plan: Plan, results: TaskResults | None
+) -> tuple[list[Graded[Any]], list[Pending], list[Request]]:
+    """Return what is stored with a verdict, what is stored without one, and the requests for what is missing."""
+    completions = results.completions if results is not None else {}
+    verdicts = results.verdicts if results is not None else {}
+    graded: list[Graded[Any]] = []
+    pending: list[Pending] = []
     missing: list[Request] = []
-    places = ((problem, index, seed) for problem in problems for index, seed in enumerate(plan.seeds(problem)))
-    for problem, index, seed in places:
+    wanted = ((problem, index, seed) for problem in problems for index, seed in enumerate(plan.seeds(problem)))
+    for problem, index, seed in wanted:
         completion = completions.get((problem.id, index))
         if completion is None:
             missing.append(plan.request(problem, index, seed))
         elif completion.seed != seed:
             raise RunFolderError(
-                f"the completion {problem.id}[{index}] on record was made with another seed: the task has changed "
-                "since, or the file was altered; choose another --out"
+                f"the stored completion {problem.id}[{index}] was made with another seed: the task has changed since, "
+                "or the file was altered; choose another --out"
             )
         elif (problem.id, index) in verdicts:
-            found.append(Graded(problem, completion, verdicts[problem.id, index]))
+            graded.append(Graded(problem, completion, verdicts[problem.id, index]))
         else:
-            found.append(Pending(problem, completion))
-    return found, missing
+            pending.append(Pending(problem, completion))
+    return graded, pending, missing
 
 
-def _kept(
-    given: Iterable[Pending | Completion | Failure], problems: Sequence[Problem[Any]], ledger: TaskResults | None
-) -> Iterator[Graded[Any] | Pending]:
-    """The same with what is new put on record."""
-    by_id = {problem.id: problem for problem in problems}
-    for answer in given:
-        if isinstance(answer, Pending):
-            yield answer
-        elif isinstance(answer, Failure):
-            yield _lose(by_id[answer.problem_id], answer, ledger)
-        else:
-            kept = ledger.append_completion(answer) if ledger is not None else None
-            yield Pending(by_id[answer.problem_id], answer, kept)
-
-
-def _generate(engine: Engine, requests: Sequence[Request], stopwatch: Stopwatch) -> Iterator[Completion | Failure]:
-    """The engine's answers, held to its promise: exactly one for each request."""
-    awaited = {(request.problem_id, request.index): request.seed for request in requests}
-    for completion in timed(_answered(engine, requests), stopwatch):
-        key = (completion.problem_id, completion.index)
-        if key not in awaited:
-            raise EngineError(f"the engine gave a completion nobody asked for, or gave it twice: {key}")
-        if completion.seed != awaited.pop(key):
-            raise EngineError(f"the engine gave a completion under another seed than was asked: {key}")
-        yield completion
-    if awaited:
-        raise EngineError(f"the engine stopped with {len(awaited)} completions missing, {min(awaited)} among them")
-
-
-def _answered(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
+def _ask(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
     to_score = [request for request in requests if request.passages]
     if to_score:
         yield from scorer(engine).score(to_score)
@@ -107,22 +124,12 @@ def _answered(engine: Engine, requests: Sequence[Request]) -> Iterator[Completio
         yield from engine.generate([request for request in requests if not request.passages])
 
 
-def scorer(engine: Engine) -> Scorer:
-    """The engine as one that scores passages, where it is one."""
-    if not isinstance(engine, Scorer):
-        raise ConfigError(
-            f"the engine {type(engine).__module__.rpartition('.')[2]!r} gives no log-likelihoods, which this task asks "
-            "for; use --engine hf or vllm"
-        )
-    return engine
-
-
-def _lose(problem: Problem[Any], failure: Failure, ledger: TaskResults | None) -> Graded[Any]:
-    """Nothing to grade: the verdict is on record with its reason, and the place of the completion stays free."""
-    verdict = Verdict("ungraded", None, reason=f"no completion: {failure.reason}", details={LOST: True})
+def _store_failure(problem: Problem[Any], failure: Failure, results: TaskResults | None) -> Graded[Any]:
+    """Store why there is nothing to grade. The completion stays missing, so the next run asks for it again."""
+    verdict = Verdict("ungraded", None, reason=f"no completion: {failure.reason}", details={NO_COMPLETION: True})
     empty = Completion(failure.problem_id, failure.index, failure.seed, "", "failed", Tokens(0, 0))
-    if ledger is not None:
-        ledger.append_verdict(empty, verdict)
+    if results is not None:
+        results.append_verdict(empty, verdict)
     return Graded(problem, empty, verdict)
 
 
@@ -130,186 +137,195 @@ def _lose(problem: Problem[Any], failure: Failure, ledger: TaskResults | None) -
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """An evaluation of which everything is known that can be known before the model is loaded."""
+class Evaluation:
+    """A finished evaluation."""
 
-    config: EvalConfig
-    folder: Path
-    engine: Engine
-    source: ModelSource
-    tasks: dict[str, Task[Any]]
-    problems: dict[str, list[Problem[Any]]]
-    data: dict[str, dict[str, Any]]
-    label: str = ""
-    """What progress says before the name of a task."""
+    run: RunReader
+    n_completions: int
+    n_ungraded: int
+    n_failed: int
+    """Ungraded because the engine failed to generate; the same command asks for them again."""
 
-
-def prepare(config: EvalConfig, folder: Path, progress: Progress) -> Prepared:
-    """Refuse what can be refused now: data, a folder of another run, a model without a template, long prompts, a metric
-    whose extra is missing."""
-    for chosen in config.metrics:
-        chosen.build("metrics")
-    engine = config.engine.build("engines")
-    source = config.model.source(derive(config.seed, "weights"), is_served=isinstance(engine, Served))
-    tasks = tasks_of(config)
-    problems = problems_for(config, tasks)
-    data = data_facts(config, tasks, progress)
-    model = {} if isinstance(engine, Served) else {"model": fingerprint(source.path)}
-    RunWriter.refuse(folder, "eval", config, {**data, **model})
-    _refuse_passages_without_scorer(engine, problems)
-    if isinstance(engine, PromptChecker):
-        engine.vet(source, [config.plan(n, t).request(p, 0, 0) for n, t in tasks.items() for p in _drawn(problems[n])])
-    return Prepared(config, folder, engine, source, tasks, problems, data)
-
-
-def _drawn(problems: Iterable[Problem[Any]]) -> Iterator[Problem[Any]]:
-    """Those that text is generated for. A document that is scored is read in windows, so none is too long."""
-    return (problem for problem in problems if not problem.passages)
+    @property
+    def share_ungraded(self) -> float:
+        return self.n_ungraded / self.n_completions if self.n_completions else 0.0
 
 
 def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunReader:
-    """`harness eval`: look at everything, load the model, open or resume the run folder, fill it, write its metrics."""
-    (view,) = evaluate_prepared([prepare(config, folder, progress)], progress)
-    return view
+    """Check everything, load the model, create or resume the run folder, fill it and write its metrics."""
+    (done,) = evaluate_all([checked_setup(config, folder, progress)], progress)
+    return done.run
 
 
-def evaluate_prepared(several: Sequence[Prepared], progress: Progress) -> Iterator[RunReader]:
-    """Evaluations of one model, which is loaded once."""
-    engine, source = several[0].engine, several[0].source
+def checked_setup(config: EvalConfig, folder: Path, progress: Progress, label: str = "") -> EvalSetup:
+    """Resolve an evaluation and raise now for everything that would fail later."""
+    setup = replace(resolve(config, folder, progress), label=label)
+    check(setup)
+    return setup
+
+
+def evaluate_all(setups: Sequence[EvalSetup], progress: Progress) -> Iterator[Evaluation]:
+    """Run evaluations of one model, which is loaded once."""
+    engine, source = setups[0].engine, setups[0].source
     engine.open(source)
     try:
-        for one in several:
-            yield _fill(replace(one, engine=engine, source=source), progress)
+        for setup in setups:
+            yield evaluate_opened(replace(setup, engine=engine, source=source), progress)
     finally:
         engine.close()
 
 
-def tasks_of(config: EvalConfig) -> dict[str, Task[Any]]:
-    """The tasks by id, each with the grader that judges it."""
-    return {chosen.id: judged_by(chosen.build("tasks"), config.judge(chosen.id)) for chosen in config.tasks}
+def evaluate_opened(setup: EvalSetup, progress: Progress) -> Evaluation:
+    """Evaluate with an engine that has loaded the model already."""
+    check_scorer(setup)
+    identity, engine = setup.identity, setup.engine
+    if isinstance(engine, Served):
+        identity = identity.with_facts("model", engine.facts(setup.source.path))
+    writer = RunWriter.open(setup.folder, identity)
+    with finishing(writer):
+        graded = _evaluate_tasks(setup, writer, progress)
+    ungraded = [item.verdict for item in graded if item.verdict.outcome == "ungraded"]
+    n_failed = sum(NO_COMPLETION in verdict.details for verdict in ungraded)
+    return Evaluation(writer.reader(), len(graded), len(ungraded), n_failed)
 
 
-def evaluate_open_engine(
-    config: EvalConfig,
-    model_path: str,
-    tasks: dict[str, Task[Any]],
-    engine: Engine,
-    folder: Path,
-    progress: Progress,
-) -> RunReader:
-    """The same with an engine that holds the model already."""
-    problems, data = problems_for(config, tasks), data_facts(config, tasks, progress)
-    _refuse_passages_without_scorer(engine, problems)
-    return _fill(Prepared(config, folder, engine, ModelSource(model_path), tasks, problems, data), progress)
-
-
-def _refuse_passages_without_scorer(engine: Engine, problems: Mapping[str, Sequence[Problem[Any]]]) -> None:
-    if any(problem.passages for of_task in problems.values() for problem in of_task):
-        scorer(engine)
-
-
-def _fill(one: Prepared, progress: Progress) -> RunReader:
-    progress.label = one.label
-    path, engine, seeds = one.source.path, one.engine, {"run": one.config.seed}
-    model = engine.facts(path) if isinstance(engine, Served) else fingerprint(path)
-    store = RunWriter.open(one.folder, "eval", one.config, seeds=seeds, data={**one.data, "model": model})
-    with ending(store):
-        store.write_metrics(evaluate_into(store, one.config, one.tasks, one.problems, engine, progress))
-    return store.view()
-
-
-def data_facts(config: EvalConfig, tasks: dict[str, Task[Any]], progress: Progress) -> dict[str, dict[str, Any]]:
-    """What the run record keeps of every task. Data that are not those on record are told, or refused."""
-    return {
-        name: task_facts(
-            task,
-            config.split,
-            grader=grader_name(task, config.judge(name)),
-            is_strict=config.strict_data,
-            warn=progress.warn,
-        )
-        for name, task in tasks.items()
-    }
-
-
-def evaluate_into(
-    store: RunWriter,
-    config: EvalConfig,
-    tasks: dict[str, Task[Any]],
-    problems: dict[str, list[Problem[Any]]],
-    engine: Engine,
-    progress: Progress,
-) -> dict[str, list[Estimate]]:
-    """Complete an open run folder and estimate every metric of every task."""
-    clusters = {name: _clusters(problems[name]) for name in tasks}
-    if any(clusters.values()):
-        store.write_clusters(clusters)
-    graders = {name: grader_name(task, config.judge(name)) for name, task in tasks.items()}
-    records = CompletionIndex(store.view(), graders)
-    _warn_of_other_code(store, graders, records, progress)
+def _evaluate_tasks(setup: EvalSetup, writer: RunWriter, progress: Progress) -> list[Graded[Any]]:
+    """Complete an open run folder and write its metrics; return everything graded."""
+    progress.label = setup.label
+    _write_clusters(setup, writer)
+    index = CompletionIndex(writer.reader(), {name: task.grader_name for name, task in setup.tasks.items()})
+    _warn_of_other_code(setup, writer, index, progress)
+    everything: list[Graded[Any]] = []
     estimates: dict[str, list[Estimate]] = {}
-    for name, task in tasks.items():
-        plan = config.plan(name, task)
-        ledger = TaskResults(store, name, graders[name], with_ids=config.store_ids, records=records)
-        ids = {problem.id for problem in problems[name]}
-        on_record = {key for key in ledger.completions if key[0] in ids and key[1] < plan.n}
-        stream = run(problems[name], engine, task.grader, plan, ledger)
-        graded = list(watched(stream, name, len(ids) * plan.n, on_record, progress))
-        if ledger.stopwatch.n_completions:
-            store.log(f"{name}: {ledger.stopwatch}")
-        estimates |= estimates_of(config, name, task, graded)
-    return estimates
+    for task in setup.tasks.values():
+        graded = _evaluate_task(setup, task, writer, index, progress)
+        estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
+        everything += graded
+    writer.write_metrics(estimates)
+    return everything
 
 
-def _warn_of_other_code(
-    store: RunWriter, graders: Mapping[str, str], records: CompletionIndex, progress: Progress
-) -> None:
-    """Verdicts on record are taken as they are, and may be those of a grader that has changed since."""
-    for name, grader in graders.items():
-        version = store.record.regraded.get(name, {}).get(grader, {}).get("code", store.record.code)
-        if records.verdicts[name] and version != code_version():
+def _evaluate_task(
+    setup: EvalSetup, task: TaskSetup, writer: RunWriter, index: CompletionIndex, progress: Progress
+) -> list[Graded[Any]]:
+    results = TaskResults(writer, task.id, task.grader_name, with_ids=setup.config.store_ids, index=index)
+    ids = {problem.id for problem in task.problems}
+    stored = {key for key in results.completions if key[0] in ids and key[1] < task.plan.n}
+    stopwatch = Stopwatch()
+    stream = generate_and_grade(task.problems, setup.engine, task.grader, task.plan, results, stopwatch)
+    graded = list(with_progress(stream, task.id, task.n_completions, stored, progress))
+    if stopwatch.n_completions:
+        writer.log(f"{task.id}: {stopwatch}")
+    return graded
+
+
+def _warn_of_other_code(setup: EvalSetup, writer: RunWriter, index: CompletionIndex, progress: Progress) -> None:
+    """Warn of stored verdicts by another version of the code, whose grader may have changed since."""
+    for name, task in setup.tasks.items():
+        regraded = writer.record.regraded.get(name, {}).get(task.grader_name, {})
+        version = regraded.get("code", writer.record.code)
+        if index.verdicts[name] and version != code_version():
             progress.warn(
-                f"{name}: verdicts on record are those of version {version}, and this is {code_version()}; "
-                f"`harness grade {store.folder}` gives them anew"
+                f"{name}: the stored verdicts are by version {version}, and this is {code_version()}; "
+                f"`harness grade {writer.folder}` grades them again"
             )
 
 
-def _clusters(problems: Sequence[Problem[Any]]) -> dict[str, str]:
-    return {problem.id: problem.tags[CLUSTER_TAG] for problem in problems if CLUSTER_TAG in problem.tags}
+def _write_clusters(setup: EvalSetup, writer: RunWriter) -> None:
+    clusters = {
+        name: {problem.id: problem.tags[CLUSTER_TAG] for problem in task.problems if CLUSTER_TAG in problem.tags}
+        for name, task in setup.tasks.items()
+    }
+    if any(clusters.values()):
+        writer.write_clusters(clusters)
 
 
 def estimates_of(
-    config: EvalConfig, name: str, task: Task[Any], graded: Sequence[Graded[Any]]
+    task: TaskSetup, metrics: Sequence[Metric], graded: Sequence[Graded[Any]], configured: Collection[str]
 ) -> dict[str, list[Estimate]]:
-    """The config's metrics of a task; another evaluator's task has its own numbers as well, and those of its parts."""
-    own = dict(task.own_estimates(graded)) if isinstance(task, ExternalTask) else {}
-    has_verdicts = not isinstance(task, ExternalTask) or task.has_right_and_wrong()
-    metrics = [chosen.build("metrics") for chosen in config.metrics] if has_verdicts else []
-    ours = [estimate for metric in metrics for estimate in metric.estimate(graded)]
-    configured = {chosen.id for chosen in config.tasks}
+    """Return the estimates of a task. A task of another evaluator adds its own numbers, and those of its parts.
+
+    Parts that are `configured` as tasks themselves are left out.
+    """
+    external = task.task if isinstance(task.task, ExternalTask) else None
+    own = dict(external.own_estimates(graded)) if external is not None else {}
+    has_verdicts = external is None or external.has_right_and_wrong()
+    ours = [estimate for metric in metrics if has_verdicts for estimate in metric.estimate(graded)]
     parts = {part: list(group) for part, group in own.items() if part not in configured}
-    return {name: [*own.get(name, ()), *ours], **parts}
+    return {task.id: [*own.get(task.id, ()), *ours], **parts}
 
 
-def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str, list[Problem[Any]]]:
-    """What each task is asked: a number of its problems, or chosen ones."""
-    problems = {
-        name: problems_of(task, config.split, config.problem_seed, config.limit) for name, task in tasks.items()
-    }
-    return only(problems, config.problems) if config.problems is not None else problems
+# --- progress ---------------------------------------------------------------------------------------------------
+
+EMPTY_WARNING_AT = 32
+"""If so many completions are empty and none is not, warn at once and not only at the end."""
+_EMPTY = "the model stopped at once: is the chat template its own, and no stop string part of every answer?"
 
 
-def problems_of(task: Task[Any], split: Split, seed: int, limit: int | None) -> list[Problem[Any]]:
-    """The first problems of a split, all of a finite one."""
-    if split == "train" and limit is None:
-        raise ConfigError("the train split may be endless: set a limit")
-    problems = list(itertools.islice(task.problems(split, seed), limit))
-    if not problems:
-        raise ConfigError(f"the split {split!r} of this task is empty")
-    n_different = len({problem.id for problem in problems})
-    if n_different < len(problems):
-        raise ConfigError(
-            f"the split {split!r} of this task repeats itself: its first {len(problems)} problems are {n_different} "
-            "different ones; lower limit"
-        )
-    return problems
+def with_progress(
+    graded: Iterable[Graded[Any]],
+    task: str,
+    n_wanted: int,
+    stored: Collection[tuple[str, int]],
+    progress: Progress,
+) -> Iterator[Graded[Any]]:
+    """Yield the same items and print their number, the share solved, and a warning if completions are empty."""
+    progress.begin(f"eval {task}", n_wanted, len(stored))
+    n_correct = n_graded = n_empty = n_seen = 0
+    try:
+        for item in graded:
+            n_graded += item.verdict.outcome != "ungraded"
+            n_correct += item.verdict.outcome == "correct"
+            n_seen += 1
+            n_empty += _is_empty(item.completion)
+            if n_seen == n_empty == EMPTY_WARNING_AT:
+                progress.warn(f"{task}: the first {EMPTY_WARNING_AT} completions are all empty; {_EMPTY}")
+            is_new = (item.problem.id, item.completion.index) not in stored
+            progress.advance(is_new, {"solved": n_correct / n_graded if n_graded else 0.0})
+            yield item
+    finally:  # end the live line, so that a message after it gets its own
+        progress.end()
+    if n_empty:
+        progress.warn(f"{task}: {n_empty} of {n_seen} completions are empty; {_EMPTY}")
+
+
+def _is_empty(completion: Completion | StoredCompletion) -> bool:
+    """Return whether it has no text. One of more than two tokens has some, and is not read from its file."""
+    may_be = completion.finish_reason != "failed" and completion.tokens.n_completion <= 2
+    return may_be and not completion.load().text.strip()
+
+
+# --- engine time ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Wall time of one session with an engine, and how much of it the engine worked."""
+
+    engine_s: float = 0.0
+    total_s: float = 0.0
+    n_completions: int = 0
+
+    def __str__(self) -> str:
+        waited = 1 - self.engine_s / self.total_s if self.total_s > 0 else 0.0
+        return f"{self.n_completions} completions in {self.total_s:.1f} s; the engine waited {100 * waited:.2f} % of it"
+
+
+def measure_engine_time(
+    completions: Iterator[Completion | Failure], stopwatch: Stopwatch
+) -> Iterator[Completion | Failure]:
+    """Yield each completion with the time it took. The time of a failure is added to the next completion."""
+    opened_s, spent_s = time.monotonic(), 0.0
+    while True:
+        began_s = time.monotonic()
+        completion = next(completions, None)
+        ended_s = time.monotonic()
+        spent_s += ended_s - began_s
+        stopwatch.engine_s += ended_s - began_s
+        stopwatch.total_s = ended_s - opened_s
+        if completion is None:
+            return
+        if isinstance(completion, Completion):
+            completion, spent_s = replace(completion, engine_s=round(spent_s, 6)), 0.0
+            stopwatch.n_completions += 1
+        yield completion

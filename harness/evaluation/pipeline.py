@@ -1,6 +1,7 @@
-"""Completions to verdicts, beside the engine and side by side where a grader can: no verdict holds the engine up.
+"""The two threads behind the evaluation loop: grading never delays the engine.
 
-What waits for its verdict is kept, however long it gets: whoever asks keeps all of them in the end.
+`run_in_background` feeds a second thread from the engine's. `grade_in_order` grades there, several completions at a
+time if the grader can. Both queues are unbounded: the caller keeps all completions in the end anyway.
 """
 
 from __future__ import annotations
@@ -16,114 +17,120 @@ from harness.core.types import Completion, Graded, Problem, StoredCompletion, Ve
 
 A = TypeVar("A")
 B = TypeVar("B")
-End = Literal["all", "abandoned"]
 
 
-class Pending(NamedTuple):
-    """A completion that a verdict is wanted of."""
-
-    problem: Problem[Any]
-    completion: Completion | StoredCompletion
-    kept: StoredCompletion | None = None
-    """The same as it goes on, where its text is on record and need not be held."""
-
-
-Waiting = Graded[Any] | tuple[Problem[Any], Completion | StoredCompletion, Future[Verdict]]
-
-
-class Keeper(Protocol):
-    """Where verdicts go."""
+class VerdictSink(Protocol):
+    """Where new verdicts are stored."""
 
     def append_verdict(self, completion: Completion | StoredCompletion, verdict: Verdict) -> None: ...
 
 
-def in_order(
-    answers: Iterable[Graded[Any] | Pending], grader: Grader[Any], keeper: Keeper | None
+class Pending(NamedTuple):
+    """A completion without a verdict."""
+
+    problem: Problem[Any]
+    completion: Completion | StoredCompletion
+    stored: StoredCompletion | None = None
+    """Its handle, which takes its place once it is graded, so that its text need not be held."""
+
+
+class _Grading(NamedTuple):
+    """A completion whose grading has begun."""
+
+    problem: Problem[Any]
+    completion: Completion | StoredCompletion
+    verdict: Future[Verdict]
+
+
+def grade_in_order(
+    items: Iterable[Graded[Any] | Pending], grader: Grader[Any], sink: VerdictSink | None
 ) -> Iterator[Graded[Any]]:
-    """The answers with their verdicts, in the order they came; new verdicts are kept."""
+    """Grade what is pending and yield all items in their order. Each new verdict goes to the sink first."""
     threads = ThreadPoolExecutor(getattr(grader, "n_at_once", 1))
-    waiting: deque[Waiting] = deque()
+    begun: deque[Graded[Any] | _Grading] = deque()
     try:
-        for answer in answers:
-            if isinstance(answer, Graded):
-                waiting.append(answer)
-            else:
-                waiting.append(_submitted(answer, grader, threads))
-            while waiting and _is_done(waiting[0]):
-                yield _verdict(waiting.popleft(), keeper)
-        while waiting:
-            yield _verdict(waiting.popleft(), keeper)
+        for item in items:
+            begun.append(item if isinstance(item, Graded) else _begin(item, grader, threads))
+            while begun and _is_done(begun[0]):
+                yield _finish(begun.popleft(), sink)
+        while begun:
+            yield _finish(begun.popleft(), sink)
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _submitted(answer: Pending, grader: Grader[Any], threads: ThreadPoolExecutor) -> Waiting:
-    problem, completion, kept = answer
+def _begin(item: Pending, grader: Grader[Any], threads: ThreadPoolExecutor) -> _Grading:
+    problem, completion, stored = item
     verdict = threads.submit(lambda: grader.grade(problem, completion.load()))
-    return problem, kept if kept is not None else completion, verdict
+    return _Grading(problem, stored if stored is not None else completion, verdict)
 
 
-def _is_done(first: Waiting) -> bool:
-    return isinstance(first, Graded) or first[2].done()
+def _is_done(item: Graded[Any] | _Grading) -> bool:
+    return isinstance(item, Graded) or item.verdict.done()
 
 
-def _verdict(first: Waiting, keeper: Keeper | None) -> Graded[Any]:
-    if isinstance(first, Graded):
-        return first
-    problem, completion, found = first
-    verdict = found.result()
-    if keeper is not None:
-        keeper.append_verdict(completion, verdict)
-    return Graded(problem, completion, verdict)
+def _finish(item: Graded[Any] | _Grading, sink: VerdictSink | None) -> Graded[Any]:
+    """Wait for the verdict and store it."""
+    if isinstance(item, Graded):
+        return item
+    verdict = item.verdict.result()
+    if sink is not None:
+        sink.append_verdict(item.completion, verdict)
+    return Graded(item.problem, item.completion, verdict)
 
 
-# --- a thread of its own ----------------------------------------------------------------------------------------
+# --- the second thread ------------------------------------------------------------------------------------------
+
+_End = Literal["complete", "abandoned"]
 
 
-def beside(work: Callable[[Iterator[A]], Iterable[B]], inputs: Iterable[A]) -> Iterator[B]:
-    """What `work` makes of the inputs, in a thread of its own: whoever gives them never waits for it.
+class _AbandonedError(Exception):
+    """Raised inside the work when its results are no longer wanted."""
 
-    When they break off, or nobody wants more, `work` is still given all that there were, and then ended.
+
+def run_in_background(work: Callable[[Iterator[A]], Iterable[B]], inputs: Iterable[A]) -> Iterator[B]:
+    """Yield the results of `work(inputs)`, which runs in a second thread. `inputs` is iterated in the caller's thread.
+
+    The inputs are never held up by the work. If they raise, or the caller stops iterating, `work` still gets every
+    input so far and is then ended.
     """
-    inbox: SimpleQueue[tuple[A] | End] = SimpleQueue()
+    inbox: SimpleQueue[tuple[A] | _End] = SimpleQueue()
     outbox: SimpleQueue[tuple[B] | None] = SimpleQueue()
-    with ThreadPoolExecutor(1, "beside") as thread:
-        worked = thread.submit(_put_out, work, inbox, outbox)
+    with ThreadPoolExecutor(1, "background") as thread:
+        running = thread.submit(_run, work, inbox, outbox)
         try:
             for item in inputs:
                 inbox.put((item,))
                 while not outbox.empty():
-                    if (made := outbox.get()) is None:  # it ended before its inputs did
-                        return worked.result()
-                    yield made[0]
-            inbox.put("all")
-            while (made := outbox.get()) is not None:
-                yield made[0]
-            worked.result()
+                    if (result := outbox.get()) is None:  # the work ended before its inputs did
+                        return running.result()
+                    yield result[0]
+            inbox.put("complete")
+            while (result := outbox.get()) is not None:
+                yield result[0]
+            running.result()
         finally:
             inbox.put("abandoned")
 
 
-class _AbandonedError(Exception):
-    """Nobody wants what would be made."""
-
-
-def _put_out(
-    work: Callable[[Iterator[A]], Iterable[B]], inbox: SimpleQueue[tuple[A] | End], outbox: SimpleQueue[tuple[B] | None]
+def _run(
+    work: Callable[[Iterator[A]], Iterable[B]],
+    inbox: SimpleQueue[tuple[A] | _End],
+    outbox: SimpleQueue[tuple[B] | None],
 ) -> None:
     try:
-        for made in work(_taken_in(inbox)):
-            outbox.put((made,))
+        for result in work(_items(inbox)):
+            outbox.put((result,))
     except _AbandonedError:
         pass
     finally:
         outbox.put(None)
 
 
-def _taken_in(inbox: SimpleQueue[tuple[A] | End]) -> Iterator[A]:
+def _items(inbox: SimpleQueue[tuple[A] | _End]) -> Iterator[A]:
     while True:
         match inbox.get():
-            case "all":
+            case "complete":
                 return
             case "abandoned":
                 raise _AbandonedError

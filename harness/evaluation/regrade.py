@@ -1,12 +1,12 @@
-"""`harness grade`: the completions of a run under a grader, without generating anything.
+"""`harness grade`: grade the completions of a run again, without generating anything.
 
-The verdicts are appended under the grader's name, so that those of other graders stay. Under the task's own grader
-the run's metrics are written anew.
+The verdicts are appended under the grader's name, so those of other graders stay. Under the task's own grader the run's
+metrics are written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,17 @@ from harness.core import config as configs
 from harness.core.config import PluginChoice, label_of
 from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
-from harness.core.protocols import Grader, Task
-from harness.core.types import Estimate, Graded, Problem
-from harness.data.dataset_facts import facts_of, grader_name
+from harness.core.protocols import Grader
+from harness.core.types import Estimate, Graded
+from harness.data.dataset_facts import facts_of
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import data_facts, estimates_of, problems_for, tasks_of
+from harness.evaluation.loop import estimates_of
+from harness.evaluation.setup import TaskSetup, build_metrics, resolve_tasks
 from harness.runs.folder import RunReader, RunWriter
 from harness.runs.index import CompletionIndex
+
+ENGINE_KEYS = ("engine", "model")
+"""Parts of a stored config that matter to generating alone. Those of an older version may have keys that are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,70 +39,69 @@ class Regraded:
     too_many_ungraded: bool
 
 
-def regrade(folder: Path, grader: PluginChoice | None, n_threads: int | None, progress: Progress) -> Regraded:
-    """Grade every completion of an evaluation again: with this grader, or with the run's own.
-
-    The run's status stays what it was.
-    """
-    view = RunReader.read(folder)
-    if view.record.kind != "eval":
-        raise RunFolderError(f"{folder} is a train run; name one of its evaluations, such as {folder}/evals/...")
-    config = configs.parse(EvalConfig, view.config())
-    tasks = tasks_of(config)
-    data = data_facts(config, tasks, progress)
-    data |= {name: dict(facts) for name, facts in view.record.data.items() if name not in data}
-    problems = problems_for(config, tasks)
-    store = RunWriter.open(folder, "eval", config, seeds=view.record.seeds, data=data)
+def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, progress: Progress) -> Regraded:
+    """Grade every completion of an evaluation again, with the chosen grader or the run's own. Its status stays."""
+    config = _stored_config(folder)
+    tasks = resolve_tasks(config, progress)
+    graders = {name: _grader(choice, task) for name, task in tasks.items()}
+    writer = RunWriter.reopen(folder, {name: task.facts for name, task in tasks.items()})
     try:
-        estimates: dict[str, list[Estimate]] = {}
-        graded: list[Graded[Any]] = []
-        is_own = True
+        graded: dict[str, list[Graded[Any]]] = {}
         for name, task in tasks.items():
-            own = grader_name(task, config.judge(name))
-            label, judge = _named(grader, own, task)
-            is_own = is_own and label == own
-            n = config.plan(name, task).n
-            mine = list(_graded(store, name, label, judge, problems[name], n, n_threads, progress))
-            store.note_regrading(name, label, facts_of(judge))
-            estimates |= estimates_of(config, name, task, mine)
-            graded += mine
-        if is_own:
-            store.write_metrics(estimates)
+            label, grader = graders[name]
+            graded[name] = list(_grade_again(writer, task, label, grader, n_threads, progress))
+            writer.record_regrading(name, label, facts_of(grader))
+        estimates = _estimates(config, tasks, graded)
+        if all(label == tasks[name].grader_name for name, (label, _) in graders.items()):
+            writer.write_metrics(estimates)
     finally:
-        former = view.record.status
-        store.finish(former if former != "running" else "interrupted", view.record.error)
-    n_ungraded = sum(item.verdict.outcome == "ungraded" for item in graded)
-    return Regraded(estimates, len(graded), n_ungraded, n_ungraded > config.max_ungraded * len(graded))
+        writer.close()
+    everything = [item for of_task in graded.values() for item in of_task]
+    n_ungraded = sum(item.verdict.outcome == "ungraded" for item in everything)
+    return Regraded(estimates, len(everything), n_ungraded, n_ungraded > config.max_ungraded * len(everything))
 
 
-def _named(grader: PluginChoice | None, own: str, task: Task[Any]) -> tuple[str, Grader[Any]]:
-    """The run's own grader keeps its own options."""
-    if grader is None or label_of(grader) == own:
-        return own, task.grader
-    return label_of(grader), grader.build("graders")
+def _stored_config(folder: Path) -> EvalConfig:
+    """Return the config of the run, without how its completions were generated."""
+    run = RunReader.read(folder)
+    if run.record.kind != "eval":
+        raise RunFolderError(f"{folder} is a train run; name one of its evaluations, such as {folder}/evals/...")
+    kept = {key: value for key, value in run.config().items() if key not in ENGINE_KEYS}
+    return configs.parse(EvalConfig, {**kept, "model": {"path": ""}, "engine": "scripted"})
 
 
-def _graded(
-    store: RunWriter,
-    task: str,
-    label: str,
-    grader: Grader[Any],
-    problems: Sequence[Problem[Any]],
-    n: int,
-    n_threads: int | None,
-    progress: Progress,
+def _grader(choice: PluginChoice | None, task: TaskSetup) -> tuple[str, Grader[Any]]:
+    """Return the name and the grader. The run's own grader keeps its options."""
+    if choice is None or label_of(choice) == task.grader_name:
+        return task.grader_name, task.grader
+    return label_of(choice), choice.build("graders")
+
+
+def _grade_again(
+    writer: RunWriter, task: TaskSetup, label: str, grader: Grader[Any], n_threads: int | None, progress: Progress
 ) -> Iterator[Graded[Any]]:
-    n_at_once: int = getattr(grader, "n_at_once", 1)
-    samples = CompletionIndex(store.view(), {task: label}).completions[task]
-    keys = ((problem, (problem.id, index)) for problem in problems for index in range(n))
+    """Yield the stored completions of a task with new verdicts, which are stored."""
+    n_threads = n_threads if n_threads is not None else getattr(grader, "n_at_once", 1)
+    samples = CompletionIndex(writer.reader(), {task.id: label}).completions[task.id]
+    keys = ((problem, (problem.id, index)) for problem in task.problems for index in range(task.plan.n))
     pairs = [(problem, samples[key]) for problem, key in keys if key in samples]
-    progress.begin(f"grade {task} with {label}", len(pairs), 0)
+    progress.begin(f"grade {task.id} with {label}", len(pairs), 0)
     try:
-        with ThreadPoolExecutor(n_threads if n_threads is not None else n_at_once) as threads:
+        with ThreadPoolExecutor(n_threads) as threads:
             verdicts = threads.map(lambda pair: grader.grade(pair[0], pair[1].load()), pairs)
             for (problem, completion), verdict in zip(pairs, verdicts, strict=True):
-                store.append_verdict(task, problem.id, completion.index, label, verdict)
+                writer.append_verdict(task.id, problem.id, completion.index, label, verdict)
                 progress.advance(True, {})
                 yield Graded(problem, completion, verdict)
     finally:
         progress.end()
+
+
+def _estimates(
+    config: EvalConfig, tasks: Mapping[str, TaskSetup], graded: Mapping[str, list[Graded[Any]]]
+) -> dict[str, list[Estimate]]:
+    metrics = build_metrics(config)
+    found: dict[str, list[Estimate]] = {}
+    for name, task in tasks.items():
+        found |= estimates_of(task, metrics, graded[name], tasks)
+    return found

@@ -10,9 +10,8 @@ from harness.core import config as configs
 from harness.core.errors import RunFolderError
 from harness.core.extras import installed_version, require
 from harness.core.types import Completion, Estimate, Problem, Tokens, Verdict
-from harness.data.dataset_facts import grader_name
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import problems_for, tasks_of
+from harness.evaluation.setup import build_tasks, grader_name, problems_for
 from harness.interop.inspect_export import messages_of, score_of
 from harness.interop.problems import new_folder
 from harness.runs.folder import RunReader
@@ -42,7 +41,7 @@ def export(run: Path, folder: Path) -> list[Path]:
 
 
 def _judged(view: RunReader, config: EvalConfig, chosen: configs.PluginChoice) -> list[Judged]:
-    task = tasks_of(config)[chosen.id]
+    task = build_tasks(config)[chosen.id]
     problems = {p.id: p for p in problems_for(config, {chosen.id: task})[chosen.id]}
     verdicts = view.verdicts(grader_name(task, config.judge(chosen.id)))
     completions = [c for name, c in view.completions() if name == chosen.id and c.problem_id in problems]

@@ -13,9 +13,9 @@ from harness.core.config import PluginChoice, plugin
 from harness.core.errors import ConfigError, RunFolderError
 from harness.core.protocols import ExternalTask, ModelSource, Task
 from harness.core.types import DatasetCard, Problem, Sampling
-from harness.data.dataset_facts import judged_by
 from harness.evaluation.config import SamplingConfig
-from harness.evaluation.loop import problems_of
+from harness.evaluation.select import problems_of
+from harness.evaluation.setup import with_grader
 from harness.models.chat import prompt_text
 from harness.models.loading import load_tokenizer, resolve
 from harness.runs.jsonl import write_whole
@@ -81,7 +81,7 @@ def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any]
     task: Task[Any] = chosen.build("tasks")
     if isinstance(task, ExternalTask):
         raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
-    return judged_by(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
+    return with_grader(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
 
 
 def origin_of(chosen: PluginChoice, config: ProblemsConfig) -> Row:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.core.config import digest
 from harness.core.errors import DataError
 from harness.core.types import Problem, Verdict
-from harness.data.dataset_facts import grader_name
+from harness.evaluation.setup import grader_name
 from harness.interop.problems import ProblemsConfig, origin_of, problems_in, turns
 from harness.interop.verdict_server import Judge, judge
 from harness.runs.jsonl import write_whole

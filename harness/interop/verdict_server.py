@@ -12,8 +12,8 @@ from harness.core.config import parse_plugin
 from harness.core.errors import DataError
 from harness.core.protocols import Grader, Task
 from harness.core.types import Completion, FinishReason, Problem, Tokens, Verdict
-from harness.data.dataset_facts import judged_by
-from harness.evaluation.loop import problems_of
+from harness.evaluation.select import problems_of
+from harness.evaluation.setup import with_grader
 from harness.interop.problems import turns
 
 
@@ -53,5 +53,5 @@ def _judge(origin: str) -> Judge:
     told = json.loads(origin)
     chosen = told.get("grader")
     grader = parse_plugin("graders", json.loads(chosen), "grader") if chosen is not None else None
-    task: Task[Any] = judged_by(parse_plugin("tasks", json.loads(told["task"])).build("tasks"), grader)
+    task: Task[Any] = with_grader(parse_plugin("tasks", json.loads(told["task"])).build("tasks"), grader)
     return Judge(task.grader, problems_of(task, told["split"], told["seed"], told["limit"]))

@@ -1,20 +1,20 @@
 """The run folder: the only link between running and reporting.
 
-    run.json            the record: what ran, with what, and how it ended
+    run.json            the record: what ran, with which config, data and code, and how it ended
     config.toml         the resolved config
-    completions.jsonl   append-only, keyed by task, problem and sample index
-    verdicts.jsonl      append-only, same key, plus the grader
-    steps.jsonl         one line an optimiser step (training)
-    rollouts.jsonl      what was sampled to learn from, where it is to be kept (training)
-    warnings.jsonl      what its figures said was going wrong (training)
+    completions.jsonl   append-only; the key of a line is task, problem and sample index
+    verdicts.jsonl      append-only; the same key, and the grader
+    steps.jsonl         one line per optimiser step (training)
+    rollouts.jsonl      the completions of each step, if the config asks for them (training)
+    warnings.jsonl      signs of collapse in the step metrics (training)
     metrics.json        the estimates
-    clusters.json       the family of each problem, where a task's problems come in families
-    checkpoints/        policies in Hugging Face form, with the training state (training)
+    clusters.json       the family of each problem, for tasks whose problems come in families
+    checkpoints/        policies as Hugging Face models, with the training state (training)
     evals/              held-out evaluations, each a run folder of its own (training)
-    log.txt             what happened when
+    log.txt             the events of the run with their times
 
-Opening a folder again resumes it; another config is refused with the keys that differ; a folder that is not a run
-is never touched. One process at a time holds a folder.
+Opening a folder again resumes its run. Another config is refused with the keys that differ, and a folder that is not a
+run is never touched. Only one process at a time can write to a folder.
 """
 
 from __future__ import annotations
@@ -34,22 +34,54 @@ from typing import Any, Literal, TypeVar
 
 from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
-from harness.core.types import Completion, Estimate, RunRecord, Status, Verdict
-from harness.runs.jsonl import JsonlFile, altered, disk_error, read_lines, write_whole
+from harness.core.types import Completion, Estimate, RunRecord, Sampling, Status, StoredCompletion, Verdict
+from harness.runs import schema
+from harness.runs.jsonl import (
+    JsonlFile,
+    altered_in_use,
+    corrupt_file_error,
+    disk_error,
+    read_line_at,
+    read_lines,
+    write_whole,
+)
 from harness.runs.provenance import code_version, environment
-from harness.runs.schema import Key, completion_of, completion_row, verdict_of, verdict_row
+from harness.runs.schema import BAD_ROW, Key
 
 T = TypeVar("T")
-Place = tuple[Path, int]
-"""A file, and the byte at which a line of it begins."""
+RunKind = Literal["eval", "train", "rollouts"]
+Facts = Mapping[str, Mapping[str, Any]]
+"""Name of a task, or `model` -> what the run record keeps of it."""
 
-FORMAT = 1
-BAD_ROW = (KeyError, TypeError, ValueError)
-_TRIES, _BETWEEN_S = 4, 0.05
+_LOCK_TRIES, _BETWEEN_TRIES_S = 4, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Everything that must agree when a run is resumed: built once, passed whole."""
+
+    kind: RunKind
+    config: Any
+    """The config's dataclass."""
+    settings: Mapping[str, Any]
+    """The config as a tree, without the keys that may change on resuming."""
+    digest: str
+    """Of the settings."""
+    seeds: Mapping[str, int]
+    data: Facts
+
+    @classmethod
+    def of(cls, kind: RunKind, config: Any, *, seeds: Mapping[str, int], data: Facts) -> RunIdentity:
+        settings = configs.to_tree(config, identity_only=True)
+        return cls(kind, config, settings, configs.digest(settings), seeds, data)
+
+    def with_facts(self, name: str, facts: Mapping[str, Any]) -> RunIdentity:
+        """Return the identity with facts that are known only later, such as those of a remote model."""
+        return dataclasses.replace(self, data={**self.data, name: facts})
 
 
 class RunWriter:
-    """A run folder open for writing, held by this process alone."""
+    """A run folder open for writing, locked by this process."""
 
     def __init__(self, folder: Path, record: RunRecord, lock: int) -> None:
         self.folder = folder
@@ -59,52 +91,66 @@ class RunWriter:
         self._verdicts = JsonlFile(folder / "verdicts.jsonl")
         self._steps = JsonlFile(folder / "steps.jsonl")
         self._warnings = JsonlFile(folder / "warnings.jsonl")
-        self._journals = (self._completions, self._verdicts, self._steps, self._warnings)
+        self._files = (self._completions, self._verdicts, self._steps, self._warnings)
+        self._completion_reader = CompletionFile(self._completions.path)
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        kind: Literal["eval", "train", "rollouts"],
-        config: Any,
-        *,
-        seeds: Mapping[str, int],
-        data: Mapping[str, Mapping[str, Any]],
-    ) -> RunWriter:
-        """Create the folder, or resume it when its config has the same identity."""
-        digest = configs.digest(configs.to_tree(config, identity_only=True))
-        _former_run(folder, kind, config, digest, data)  # before anything is written
-        lock = _lock(folder)
-        try:
-            # Once more: another process may have begun this folder, and left it, in between.
-            former = _former_run(folder, kind, config, digest, data)
-            write_whole(folder / "config.toml", configs.to_toml(config))
-            record = _new_record(folder, kind, digest, seeds, data)
-            if former is not None:  # another grader, or other words on a card
-                record = dataclasses.replace(former, data=dict(data))
-            store = cls(folder, record, lock)
-            store._set(status="running", error=None)
-            store.log(f"{'created' if former is None else 'resumed'} by version {code_version()}")
-        except BaseException:
-            os.close(lock)
-            raise
-        return store
+    def open(cls, folder: Path, identity: RunIdentity) -> RunWriter:
+        """Create the folder, or resume the run in it if that has the same identity."""
+        resumed = _resumable_record(folder, identity)  # before anything is written
+        with _locked(folder) as lock:
+            if _read_record(folder) != resumed:  # another process has used the folder in between
+                resumed = _resumable_record(folder, identity)
+            write_whole(folder / "config.toml", configs.to_toml(identity.config))
+            if resumed is None:
+                record = _new_record(folder, identity)
+            else:  # another grader, or another wording of a dataset card
+                record = dataclasses.replace(resumed, data=dict(identity.data))
+            writer = cls(folder, record, lock)
+            writer._update(status="running", error=None)
+            writer.log(f"{'created' if resumed is None else 'resumed'} by version {code_version()}")
+        return writer
+
+    @classmethod
+    def reopen(cls, folder: Path, data: Facts) -> RunWriter:
+        """Open a run as it is, to add verdicts to it. Its config and status stay; its data must be the same.
+
+        The config is not compared: a later version may have removed keys that do not matter to a grader.
+        """
+        record = RunReader.read(folder).record
+        _refuse_other_data(folder, record, data)
+        with _locked(folder) as lock:
+            writer = cls(folder, RunReader.read(folder).record, lock)
+            writer._update(data={**writer.record.data, **data})
+        return writer
 
     @staticmethod
-    def refuse(folder: Path, kind: str, config: Any, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise what `open` would, without touching the folder. What `data` does not have yet is not compared."""
-        _former_run(folder, kind, config, configs.digest(configs.to_tree(config, identity_only=True)), data)
+    def check(folder: Path, identity: RunIdentity) -> None:
+        """Raise the error that `open` would raise, without touching the folder.
+
+        Facts that the identity lacks so far, such as those of a remote model, are not compared.
+        """
+        _resumable_record(folder, identity)
         if is_held(folder):
-            raise _in_use(folder)
+            raise _in_use_error(folder)
 
     # --- completions and verdicts
 
-    def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> Place:
-        """Returns where its line is. Token ids and log-probabilities take most of the room; they must be asked for."""
-        return self._completions.path, self._completions.append(completion_row(task, completion, with_ids=with_ids))
+    def append_completion(self, task: str, completion: Completion, *, with_ids: bool = False) -> StoredCompletion:
+        """Append it to completions.jsonl; return a handle that reads it back on demand.
+
+        Token ids and log-probabilities take most of the room, so they are stored only with `with_ids`.
+        """
+        offset = self._completions.append(schema.completion_row(task, completion, with_ids=with_ids))
+        return self._completion_reader.handle(completion, offset)
 
     def append_verdict(self, task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> None:
-        self._verdicts.append(verdict_row(task, problem_id, index, grader, verdict))
+        self._verdicts.append(schema.verdict_row(task, problem_id, index, grader, verdict))
+
+    def record_regrading(self, task: str, grader: str, facts: Mapping[str, str]) -> None:
+        """Record that all verdicts of this grader on this task are by this version of the code."""
+        of_task = {**self.record.regraded.get(task, {}), grader: {"code": code_version(), **facts}}
+        self._update(regraded={**self.record.regraded, task: of_task})
 
     # --- training
 
@@ -115,50 +161,30 @@ class RunWriter:
         self._warnings.append(row)
 
     def rewind_steps(self, last_step: int) -> list[dict[str, Any]]:
-        """Drop the records of steps after `last_step`, which are done again; return those that are kept."""
+        """Drop the rows of steps after `last_step`, which will run again; return the rows that are kept."""
         kept = [row for row in read_lines(self._steps.path) if row["step"] <= last_step]
-        self._steps.rewrite(iter(kept))
+        self._steps.rewrite(kept)
         return kept
 
     def replace_warnings(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._warnings.rewrite(iter(rows))
+        self._warnings.rewrite(rows)
 
     # --- the run as a whole
 
-    def note_regrading(self, task: str, grader: str, facts: Mapping[str, str]) -> None:
-        """All verdicts of this grader on this task are of this version of the code now."""
-        of_task = {**self.record.regraded.get(task, {}), grader: {"code": code_version(), **facts}}
-        self._set(regraded={**self.record.regraded, task: of_task})
-
     def sync(self) -> None:
-        """Everything written so far outlasts a power cut, and not only a kill."""
-        for journal in self._journals:
-            journal.sync()
+        """Flush everything to the disk, so that it survives a power cut and not only a kill."""
+        for file in self._files:
+            file.sync()
 
-    def view(self) -> RunReader:
+    def reader(self) -> RunReader:
         return RunReader(self.folder, self.record)
 
     def write_clusters(self, clusters: Mapping[str, Mapping[str, str]]) -> None:
-        """The family of each problem of each task."""
-        write_whole(self.folder / "clusters.json", json.dumps(clusters, indent=1) + "\n")
-
-    # --- the end
+        """Write the family of each problem of each task."""
+        write_whole(self.folder / "clusters.json", schema.clusters_to_json(clusters))
 
     def write_metrics(self, estimates: Mapping[str, Sequence[Estimate]]) -> None:
-        rows = {task: [dataclasses.asdict(estimate) for estimate in group] for task, group in estimates.items()}
-        write_whole(self.folder / "metrics.json", json.dumps(rows, indent=1) + "\n")
-
-    def finish(self, status: Literal["done", "failed", "interrupted"], error: str | None = None) -> None:
-        """Record how the run ended and let go of the folder."""
-        try:
-            if status == "done":
-                self.sync()
-            for journal in self._journals:
-                journal.close()
-            self._set(status=status, error=error)
-            self.log(status if error is None else f"{status}: {error}")
-        finally:
-            os.close(self._lock)
+        write_whole(self.folder / "metrics.json", schema.estimates_to_json(estimates))
 
     def log(self, text: str) -> None:
         try:
@@ -167,24 +193,67 @@ class RunWriter:
         except OSError as error:
             raise disk_error(self.folder / "log.txt", error) from error
 
-    def _set(self, **changes: Any) -> None:
+    def finish(self, status: Literal["done", "failed", "interrupted"], error: str | None = None) -> None:
+        """Record how the run ended and release the folder."""
+        try:
+            if status == "done":
+                self.sync()
+            self._close_files()
+            self._update(status=status, error=error)
+            self.log(status if error is None else f"{status}: {error}")
+        finally:
+            os.close(self._lock)
+
+    def close(self) -> None:
+        """Release the folder; its status stays."""
+        try:
+            self.sync()
+            self._close_files()
+        finally:
+            os.close(self._lock)
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
-        write_whole(self.folder / "run.json", json.dumps(dataclasses.asdict(self.record), indent=1) + "\n")
+        write_whole(self.folder / "run.json", schema.record_to_json(self.record))
 
 
 @contextlib.contextmanager
-def ending(store: RunWriter) -> Iterator[None]:
-    """Whatever happens inside, the folder ends with a status and is let go."""
+def finishing(writer: RunWriter) -> Iterator[None]:
+    """Record the status of the run at the end of the block, whether or not it raises, and release the folder."""
     try:
         yield
     except KeyboardInterrupt:
-        store.finish("interrupted")
+        writer.finish("interrupted")
         raise
     except BaseException as error:
-        with contextlib.suppress(DiskError):  # the disk may be what failed; the first error is the one to show
-            store.finish("failed", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(DiskError):  # a full disk may be the cause; raise the first error
+            writer.finish("failed", f"{type(error).__name__}: {error}")
         raise
-    store.finish("done")
+    writer.finish("done")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFile:
+    """The completions.jsonl of a run, from which stored completions are loaded."""
+
+    path: Path
+
+    def handle(self, completion: Completion, offset: int) -> StoredCompletion:
+        """Return the handle of a completion whose line begins at this byte."""
+        c, tokens = completion, schema.counts_of(completion.tokens)
+        return StoredCompletion(c.problem_id, c.index, c.seed, c.finish_reason, tokens, c.engine_s, self, offset)
+
+    def read(self, offset: int) -> Completion:
+        """Read the completion whose line begins at this byte."""
+        row = read_line_at(self.path, offset)
+        try:
+            return schema.completion_from_row(row)[1]
+        except BAD_ROW as error:
+            raise altered_in_use(self.path, offset, error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +267,12 @@ class RunReader:
     def read(cls, folder: Path) -> RunReader:
         record = _read_record(folder)
         if record is None:
-            raise RunFolderError(f"{folder} is no run folder: it has no run.json")
+            raise RunFolderError(f"{folder} is not a run folder: it has no run.json")
         return cls(folder, record)
 
     @property
     def status(self) -> Status:
-        """As recorded; but a run that says it is running, and that no process holds, was killed: it is interrupted."""
+        """The recorded status; but a run that is `running` and that no process holds was killed: `interrupted`."""
         is_dead = self.record.status == "running" and not is_held(self.folder)
         return "interrupted" if is_dead else self.record.status
 
@@ -215,43 +284,42 @@ class RunReader:
             raise RunFolderError(f"{path} can't be read: {error}") from None
 
     def completions(self) -> Iterator[tuple[str, Completion]]:
-        return _read_rows(self.folder / "completions.jsonl", completion_of)
+        """Yield every completion with its task, oldest first."""
+        return _read_rows(self.folder / "completions.jsonl", schema.completion_from_row)
 
     def verdicts(self, grader: str) -> dict[Key, Verdict]:
-        """The last verdict of a grader for each key."""
-        rows = _read_rows(self.folder / "verdicts.jsonl", verdict_of)
+        """Return the last verdict of a grader for each key."""
+        rows = _read_rows(self.folder / "verdicts.jsonl", schema.verdict_from_row)
         return {key: verdict for key, owner, verdict in rows if owner == grader}
 
     def graders(self) -> list[str]:
-        """The graders that have verdicts here, in the order in which they came."""
-        return list(dict.fromkeys(owner for _, owner, _ in _read_rows(self.folder / "verdicts.jsonl", verdict_of)))
+        """Return the graders that have verdicts here, in the order of their first verdicts."""
+        rows = _read_rows(self.folder / "verdicts.jsonl", schema.verdict_from_row)
+        return list(dict.fromkeys(owner for _, owner, _ in rows))
 
     def steps(self) -> list[dict[str, Any]]:
         return list(read_lines(self.folder / "steps.jsonl"))
 
     def warnings(self) -> list[dict[str, Any]]:
-        """What the run was warned of: step, name and text."""
+        """Return the warnings of a training: step, name and text."""
         return list(read_lines(self.folder / "warnings.jsonl"))
 
     def clusters(self) -> dict[str, dict[str, str]]:
-        """The family of each problem by task; empty where no task has any."""
-        path = self.folder / "clusters.json"
-        try:
-            found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path} can't be read: {error}; run the evaluation again to write it") from None
+        """Return the family of each problem by task; empty if no task has families."""
+        found: dict[str, dict[str, str]] | None = self._read_json("clusters.json", json.loads)
+        return found if found is not None else {}
 
     def estimates(self) -> dict[str, list[Estimate]]:
-        """Estimates by task; empty while the run has not come that far."""
-        path = self.folder / "metrics.json"
+        """Return the estimates by task; empty while the run has not computed them."""
+        found = self._read_json("metrics.json", schema.estimates_from_json)
+        return found if found is not None else {}
+
+    def _read_json(self, name: str, parse: Callable[[str], T]) -> T | None:
+        path = self.folder / name
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            return {task: [Estimate(**row) for row in group] for task, group in rows.items()}
+            return parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {}
+            return None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RunFolderError(f"{path} can't be read: {error}; run the evaluation again to write it") from None
 
@@ -261,35 +329,58 @@ def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
         try:
             yield build(row)
         except BAD_ROW as error:
-            raise misunderstood(path, number, error) from None
+            raise bad_row_error(path, number, error) from None
 
 
-def misunderstood(path: Path, number: int, error: Exception) -> RunFolderError:
-    """For a line that is JSON and no row of this file: one of BAD_ROW came of it."""
-    return altered(path, number, f"can't be understood ({type(error).__name__}: {error})")
+def bad_row_error(path: Path, number: int, error: Exception) -> RunFolderError:
+    """Return the error for a line that is JSON but not a row of this file: building it raised one of BAD_ROW."""
+    return corrupt_file_error(path, number, f"can't be understood ({type(error).__name__}: {error})")
+
+
+# --- records ----------------------------------------------------------------------------------------------------
 
 
 def _read_record(folder: Path) -> RunRecord | None:
     path = folder / "run.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["format"] != FORMAT:
-            raise RunFolderError(f"{folder} has run format {fields['format']}, this version reads {FORMAT}")
-        return RunRecord(**fields)
+        found = schema.record_from_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, *BAD_ROW) as error:
         raise RunFolderError(f"{path} can't be read as a run record: {error}; choose another folder") from None
+    if isinstance(found, RunRecord):
+        return found
+    raise RunFolderError(f"{folder} has run format {found}, this version reads {schema.FORMAT}")
 
 
-def _former_run(
-    folder: Path, kind: str, config: Any, digest: str, data: Mapping[str, Mapping[str, Any]]
-) -> RunRecord | None:
-    """The record of the run to resume, none when the folder is new; anything else is refused. Writes nothing."""
+def _new_record(folder: Path, identity: RunIdentity) -> RunRecord:
+    return RunRecord(
+        id=folder.resolve().name,
+        kind=identity.kind,
+        created=_now(),
+        config_digest=identity.digest,
+        code=code_version(),
+        environment=environment(),
+        data=dict(identity.data),
+        seeds=dict(identity.seeds),
+        status="running",
+        format=schema.FORMAT,
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+# --- which folders can be resumed -------------------------------------------------------------------------------
+
+
+def _resumable_record(folder: Path, identity: RunIdentity) -> RunRecord | None:
+    """Return the record of the run to resume, None for a new folder, or raise. Writes nothing."""
     record = _read_record(folder)
     if record is not None:
-        _refuse_another_config(RunReader(folder, record), kind, config, digest)
-        _refuse_other_data(folder, record, data)
+        _refuse_another_config(RunReader(folder, record), identity)
+        _refuse_other_data(folder, record, identity.data)
     elif not _is_new(folder):
         raise RunFolderError(f"{folder} exists and is not a run folder (no run.json); choose another --out")
     return record
@@ -300,54 +391,51 @@ def _is_new(folder: Path) -> bool:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
         return True
-    except OSError as error:  # a file, or a folder that can't be read
+    except OSError as error:  # a file, or a folder without permission to read
         if isinstance(error, NotADirectoryError) and not folder.exists():
-            raise RunFolderError(f"{folder} would lie inside of a file; choose another --out") from None
+            raise RunFolderError(f"{folder} would be inside a file; choose another --out") from None
         return False
-    # A kill between the making of the folder and the first run.json leaves the lock, these, and nothing else.
+    # A run that was killed before its first run.json leaves the lock and nothing but these.
     return not names or (
         "run.lock" in names and names <= {"run.lock", "config.toml", "config.toml.tmp", "run.json.tmp"}
     )
 
 
-def _refuse_another_config(former: RunReader, kind: str, config: Any, digest: str) -> None:
-    where = former.folder
-    if former.record.kind != kind:
-        raise RunFolderError(f"{where} holds a run of kind {former.record.kind!r}, not {kind!r}; choose another --out")
-    removed = _removed_keys(former, type(config))
+def _refuse_another_config(stored: RunReader, identity: RunIdentity) -> None:
+    where, record = stored.folder, stored.record
+    if record.kind != identity.kind:
+        raise RunFolderError(
+            f"{where} holds a run of kind {record.kind!r}, not {identity.kind!r}; choose another --out"
+        )
+    removed = _removed_keys(stored, type(identity.config))
     if removed:
         raise RunFolderError(
-            f"{where} was begun by version {former.record.code}, and this version does not have the "
+            f"{where} was begun by version {record.code}, and this version does not have the "
             f"key{'s' * (len(removed) > 1)} {', '.join(map(repr, removed))} of its config; choose another --out"
         )
-    if former.record.config_digest == digest:
+    if record.config_digest == identity.digest:
         return
-    if removed := configs.unknown_keys(type(config), former.config()):
-        raise RunFolderError(
-            f"{where} can't be resumed: version {former.record.code} began it with keys that this version does not "
-            f"have ({', '.join(removed)}); resume it with that version, or choose another --out"
-        )
     try:
-        old = configs.to_tree(configs.parse(type(config), former.config()), identity_only=True)
+        old = configs.to_tree(configs.parse(type(identity.config), stored.config()), identity_only=True)
     except UsageError as error:
         raise RunFolderError(f"{where} holds a config that can't be read: {error}; choose another --out") from None
-    changes = configs.differences(old, configs.to_tree(config, identity_only=True))
-    if not changes:  # settings that this version added are part of the digest
-        raise RunFolderError(f"{where} was begun by another version, {former.record.code}; choose another --out")
+    changes = configs.differences(old, identity.settings)
+    if not changes:  # the digest covers settings that this version has added
+        raise RunFolderError(f"{where} was begun by another version, {record.code}; choose another --out")
     raise RunFolderError(f"{where} belongs to another config; choose another --out, or undo: " + "; ".join(changes))
 
 
-def _removed_keys(former: RunReader, schema: Any) -> list[str]:
-    """The digest does not cover incidental keys, so that a removed one is looked for by name."""
+def _removed_keys(stored: RunReader, schema: Any) -> list[str]:
+    """Return the keys that this version does not have; also those outside the digest, which can't show them."""
     try:
-        stored = former.config()
-    except RunFolderError:  # the digest decides; where it is the same, the file is written again
+        config = stored.config()
+    except RunFolderError:  # if the digest is the same, the file will be written again
         return []
-    return configs.unknown_keys(schema, stored)
+    return configs.unknown_keys(schema, config)
 
 
-def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mapping[str, Any]]) -> None:
-    recorded = {name: facts for name, facts in former.data.items() if name in data}
+def _refuse_other_data(folder: Path, stored: RunRecord, data: Facts) -> None:
+    recorded = {name: facts for name, facts in stored.data.items() if name in data}
     changes = configs.differences(_decisive(recorded), _decisive(data))
     if changes:
         raise RunFolderError(
@@ -356,31 +444,35 @@ def _refuse_other_data(folder: Path, former: RunRecord, data: Mapping[str, Mappi
         )
 
 
-def _decisive(data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-    """What completions depend on; the grader may change, and the wording of a card."""
-    keys = ("fingerprint", "name", "sampling")
-    return {name: {key: facts[key] for key in keys if key in facts} for name, facts in data.items()}
+def _decisive(data: Facts) -> Facts:
+    """Return the facts that completions depend on. The grader and the wording of a card may change."""
+    kept = {name: {key: facts[key] for key in ("fingerprint", "name") if key in facts} for name, facts in data.items()}
+    for name, facts in data.items():
+        if "sampling" in facts:
+            kept[name]["sampling"] = {**_SAMPLING_DEFAULTS, **facts["sampling"]}
+    return kept
 
 
-def _new_record(
-    folder: Path,
-    kind: Literal["eval", "train", "rollouts"],
-    digest: str,
-    seeds: Mapping[str, int],
-    data: Mapping[str, Mapping[str, Any]],
-) -> RunRecord:
-    return RunRecord(
-        id=folder.resolve().name,
-        kind=kind,
-        created=_now(),
-        config_digest=digest,
-        code=code_version(),
-        environment=environment(),
-        data=dict(data),
-        seeds=dict(seeds),
-        status="running",
-        format=FORMAT,
-    )
+# A record of a version without some sampling field was drawn as that field's default says.
+_SAMPLING_DEFAULTS = {
+    field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for field in dataclasses.fields(Sampling)
+    if field.default is not dataclasses.MISSING
+}
+
+
+# --- one process at a time --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Create and lock the folder; release it again only if the block raises."""
+    lock = _lock(folder)
+    try:
+        yield lock
+    except BaseException:
+        os.close(lock)
+        raise
 
 
 def _lock(folder: Path) -> int:
@@ -392,33 +484,33 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         raise disk_error(folder, error) from error
     try:
-        _take(descriptor)
+        _acquire(descriptor)
     except OSError as error:
         os.close(descriptor)
         if not isinstance(error, BlockingIOError):
             raise RunFolderError(f"{folder} can't be locked: {error.strerror}; choose another --out") from None
-        raise _in_use(folder) from None
+        raise _in_use_error(folder) from None
     return descriptor
 
 
-def _take(descriptor: int) -> None:
-    """The lock, or BlockingIOError. A reader who asks whether it is held (`is_held`) has it for an instant."""
-    for _ in range(_TRIES - 1):
+def _acquire(descriptor: int) -> None:
+    """Take the lock or raise BlockingIOError. Retries, because `is_held` of another process takes it for an instant."""
+    for _ in range(_LOCK_TRIES - 1):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(_BETWEEN_S)
+        time.sleep(_BETWEEN_TRIES_S)
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _in_use(folder: Path) -> RunFolderError:
+def _in_use_error(folder: Path) -> RunFolderError:
     return RunFolderError(f"{folder} is being written by another harness process; wait for it, or end it")
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process has this folder open for writing, as far as this machine can tell."""
+    """Return whether a process has this folder open for writing, as far as this machine can tell."""
     try:
         descriptor = os.open(folder / "run.lock", os.O_RDONLY)
-    except OSError:  # none was ever there, or the folder was copied without it
+    except OSError:  # never locked, or copied without the lock
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -427,7 +519,3 @@ def is_held(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
 """Index of a run folder: its completions without their texts, and the last verdict on each.
 
-Lines are decoded into structs of the wanted fields, so that a text is skipped and never held: a million completions
-are read in seconds. `StoredCompletion.load` reads one back whole.
+Lines are decoded into structs of the wanted fields, so a text is skipped and never held: a million completions are read
+in seconds. `StoredCompletion.load` reads one back whole.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import contextlib
 import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from harness.core.types import Completion, FinishReason, Outcome, StoredCompletion, Tokens, Verdict
-from harness.runs.folder import BAD_ROW, RunReader, misunderstood
-from harness.runs.jsonl import altered_in_use, parsed, read_line_at, read_raw
-from harness.runs.schema import completion_of
+from harness.runs.folder import CompletionFile, RunReader, RunWriter, bad_row_error
+from harness.runs.jsonl import parse_line, read_raw_lines
+from harness.runs.schema import BAD_ROW
 
 Samples = dict[tuple[str, int], StoredCompletion]
 Verdicts = dict[tuple[str, int], Verdict]
@@ -29,6 +28,8 @@ S = TypeVar("S")
 K = TypeVar("K")
 V = TypeVar("V")
 
+NO_COMPLETION = "no_completion"
+"""Key in a verdict's details: the engine failed, there was nothing to grade, and the next run asks again."""
 MOST_SHARED = 100_000
 """Equal token counts and equal verdicts are one object, up to this many different ones."""
 LONGEST_SHARED = 500
@@ -56,7 +57,7 @@ class CompletionLine(msgspec.Struct):
 
 
 class VerdictLine(msgspec.Struct):
-    """A line of verdicts.jsonl; the details stay JSON, so that equal verdicts are found by it."""
+    """A line of verdicts.jsonl. The details stay JSON, which serves to find equal verdicts."""
 
     task: str
     problem_id: str
@@ -69,40 +70,17 @@ class VerdictLine(msgspec.Struct):
     details: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionFile:
-    """The file that the completions of an index are loaded from."""
-
-    path: Path
-
-    def read(self, offset: int) -> Completion:
-        """Read the completion whose line begins at this byte."""
-        row = read_line_at(self.path, offset)
-        try:
-            return completion_of(row)[1]
-        except BAD_ROW as error:
-            raise altered_in_use(self.path, offset, error) from None
-
-
-def stored_at(completion: Completion, path: Path, offset: int) -> StoredCompletion:
-    """Return the handle of a completion whose line in `path` begins at this byte."""
-    c, counts = completion, completion.tokens
-    tokens = Tokens(counts.n_prompt, counts.n_completion, cost_usd=counts.cost_usd)
-    place = (CompletionFile(path), offset)
-    return StoredCompletion(c.problem_id, c.index, c.seed, c.finish_reason, tokens, c.engine_s, *place)
-
-
 class CompletionIndex:
     """The completions of each task, and the last verdict on each under the task's grader."""
 
-    def __init__(self, view: RunReader, graders: Mapping[str, str], *, with_completions: bool = True) -> None:
+    def __init__(self, run: RunReader, graders: Mapping[str, str], *, with_completions: bool = True) -> None:
         """Read the folder. `graders` names one for each task; other tasks and graders are skipped."""
         self.completions: dict[str, Samples] = {task: {} for task in graders}
         self.verdicts: dict[str, Verdicts] = {task: {} for task in graders}
         with _no_collections():
             if with_completions:
-                self._read_completions(view.folder / "completions.jsonl")
-            self._read_verdicts(view.folder / "verdicts.jsonl", graders)
+                self._read_completions(run.folder / "completions.jsonl")
+            self._read_verdicts(run.folder / "verdicts.jsonl", graders)
 
     def _read_completions(self, path: Path) -> None:
         file, decode = CompletionFile(path), _line_decoder(CompletionLine)
@@ -138,7 +116,7 @@ class CompletionIndex:
             content = (row.outcome, row.reward, row.extracted, row.reason, details)
             verdict = known.get(content)
             if verdict is None:
-                verdict = Verdict(row.outcome, row.reward, row.extracted, row.reason, parsed(details))
+                verdict = Verdict(row.outcome, row.reward, row.extracted, row.reason, parse_line(details))
                 if len(details) <= LONGEST_SHARED:
                     _share(known, content, verdict)
             self.verdicts[row.task][names.setdefault(row.problem_id, row.problem_id), row.index] = verdict
@@ -146,15 +124,41 @@ class CompletionIndex:
         _for_each_line(path, add)
 
 
+class TaskResults:
+    """The stored completions and verdicts of one task under one grader, and the writer that adds to them."""
+
+    def __init__(
+        self, writer: RunWriter, task: str, grader: str, *, with_ids: bool = False, index: CompletionIndex | None = None
+    ) -> None:
+        """Take the results from `index`, or read them from the folder."""
+        self._writer, self._task, self._grader, self._with_ids = writer, task, grader, with_ids
+        index = index if index is not None else CompletionIndex(writer.reader(), {task: grader})
+        self.completions, self.verdicts = index.completions[task], index.verdicts[task]
+        for key in [key for key, verdict in self.verdicts.items() if NO_COMPLETION in verdict.details]:
+            del self.verdicts[key]
+
+    def append_completion(self, completion: Completion) -> StoredCompletion:
+        """Append it to completions.jsonl; return a handle that reads it back on demand."""
+        stored = self._writer.append_completion(self._task, completion, with_ids=self._with_ids)
+        self.completions[stored.problem_id, stored.index] = stored
+        return stored
+
+    def append_verdict(self, completion: Completion | StoredCompletion, verdict: Verdict) -> None:
+        self._writer.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+
 def _for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
     """Call `add` with each line and the byte at which it begins."""
     number = offset = 0
     try:
-        for number, line in enumerate(read_raw(path), 1):  # noqa: B007 (named in the error)
+        for number, line in enumerate(read_raw_lines(path), 1):  # noqa: B007 (named in the error)
             add(line, offset)
             offset += len(line)
     except BAD_ROW as error:
-        raise misunderstood(path, number, error) from None
+        raise bad_row_error(path, number, error) from None
 
 
 def _line_decoder(kind: type[S]) -> Callable[[bytes], S]:

@@ -111,7 +111,7 @@ def refused(capsys, *command, code=2):
         ([*EVAL, "--config", "absent.toml"], "there is no config file absent.toml"),
         ([*EVAL, "--config", "."], "the config file . can't be read: Is a directory"),
         ([*EVAL, "--out", "mine.txt"], "mine.txt exists and is not a run folder (no run.json); choose another --out"),
-        ([*EVAL, "--out", "mine.txt/run"], "mine.txt/run would lie inside of a file; choose another --out"),
+        ([*EVAL, "--out", "mine.txt/run"], "mine.txt/run would be inside a file; choose another --out"),
         ([*EVAL, "--out", "."], ". exists and is not a run folder (no run.json); choose another --out"),
         (
             ["eval", "--tasks", "countdown"],

@@ -490,7 +490,7 @@ def test_settings_of_one_task_are_its_identity_and_its_grader_is_not():
 @pytest.mark.parametrize(
     ("per_task", "message"),
     [
-        ({"countdwn": {}}, "per_task has settings for 'countdwn', which is none of the tasks"),
+        ({"countdwn": {}}, "per_task has settings for 'countdwn', which is not one of the tasks"),
         ({"countdown": {"temperatur": 1}}, "unknown key 'per_task.countdown.temperatur'; did you mean 'temperature'"),
         ({"countdown": {"grader": "exakt"}}, "no grader is called 'exakt'; did you mean 'exact'"),
         ({"countdown": 3}, "'per_task.countdown' is a table of keys, not 3"),

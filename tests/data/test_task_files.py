@@ -285,9 +285,7 @@ def test_the_last_box_of_a_solution(solution, expected):
     assert last_boxed(solution, "row 1") == expected
 
 
-@pytest.mark.parametrize(
-    ("solution", "match"), [("none", "no boxed answer"), ("\\boxed{a{b}", "without a closing")]
-)
+@pytest.mark.parametrize(("solution", "match"), [("none", "no boxed answer"), ("\\boxed{a{b}", "without a closing")])
 def test_a_solution_without_a_whole_box_is_refused(solution, match):
     with pytest.raises(DataError, match=f"row 1 .*{match}"):
         last_boxed(solution, "row 1")

@@ -14,7 +14,7 @@ from harness.core import registry
 from harness.core.progress import Progress
 from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Graded, Message, Passage, Problem, Tokens, Verdict
-from harness.evaluation.watching import SOON, watched
+from harness.evaluation.loop import EMPTY_WARNING_AT, with_progress
 from harness.models.loading import BUNDLED, context_of
 
 COUNTDOWN = ["--tasks", "countdown", "--n", "1", "--limit", "3", "--out", "run"]
@@ -58,7 +58,7 @@ def test_a_budget_that_just_fits_is_not_refused(capsys):
 def test_a_k_above_n_is_refused(capsys):
     printed = refused(capsys, *COUNTDOWN, "--set", 'metrics=[{id="pass_at_k", ks=[4]}]')
     assert (
-        "the metric pass_at_k needs k = 4 samples a problem, and n is 1; raise n, or ask for other metrics" in printed
+        "the metric pass_at_k needs k = 4 samples per problem, and n is 1; raise n, or choose other metrics" in printed
     )
 
 
@@ -98,18 +98,19 @@ def warnings_of(texts):
         Graded(problem, Completion("p", i, 0, text, "stop", Tokens(1, 1)), Verdict("incorrect", 0.0))
         for i, text in enumerate(texts)
     ]
-    wanted = [("p", i) for i in range(len(texts))]
-    assert list(watched(items, "t", wanted, [], Progress(quiet=True, stream=stream))) == items
+    assert list(with_progress(items, "t", len(items), [], Progress(quiet=True, stream=stream))) == items
     return stream.getvalue().splitlines()
 
 
 def test_empty_completions_are_warned_of_soon_and_at_the_end():
-    first, last = warnings_of(["", " \n"] * SOON)
-    assert first.startswith(f"warning: t: the first {SOON} completions are all empty; the model stopped at once")
-    assert last.startswith(f"warning: t: {2 * SOON} of {2 * SOON} completions are empty")
+    n = EMPTY_WARNING_AT
+    first, last = warnings_of(["", " \n"] * n)
+    assert first.startswith(f"warning: t: the first {n} completions are all empty; the model stopped at once")
+    assert last.startswith(f"warning: t: {2 * n} of {2 * n} completions are empty")
 
 
 def test_some_empty_completions_are_warned_of_at_the_end():
-    (only,) = warnings_of(["4", *[""] * (2 * SOON)])
-    assert only.startswith(f"warning: t: {2 * SOON} of {2 * SOON + 1} completions are empty")
-    assert warnings_of(["4"] * (2 * SOON)) == []
+    n = 2 * EMPTY_WARNING_AT
+    (only,) = warnings_of(["4", *[""] * n])
+    assert only.startswith(f"warning: t: {n} of {n + 1} completions are empty")
+    assert warnings_of(["4"] * n) == []

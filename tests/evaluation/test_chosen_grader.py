@@ -10,7 +10,7 @@ import pytest
 from harness.cli import main
 from harness.core import config as configs
 from harness.core.errors import ConfigError
-from harness.data.dataset_facts import grader_name, judged_by
+from harness.evaluation.setup import grader_name, with_grader
 from harness.runs.folder import RunReader
 
 GRADER = 'legacy_hendrycks(variant="lm-eval-math")'
@@ -83,7 +83,7 @@ class Sealed:
 def test_only_the_copy_is_changed_and_a_task_that_can_not_be_is_refused():
     task = configs.parse_plugin("tasks", "gsm8k").build("tasks")
     chosen = configs.parse_plugin("graders", "legacy_dapo")
-    assert judged_by(task, None) is task
-    assert [grader_name(t, None) for t in (judged_by(task, chosen), task)] == ["legacy_dapo", "math"]
+    assert with_grader(task, None) is task
+    assert [grader_name(t, None) for t in (with_grader(task, chosen), task)] == ["legacy_dapo", "math"]
     with pytest.raises(ConfigError, match="another grader"):
-        judged_by(Sealed(), chosen)
+        with_grader(Sealed(), chosen)

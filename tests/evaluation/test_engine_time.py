@@ -9,10 +9,10 @@ from pathlib import Path
 from harness.core.config import parse
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
 from harness.evaluation.config import EvalConfig, Plan
-from harness.evaluation.loop import run
-from harness.evaluation.task_results import TaskResults
+from harness.evaluation.loop import Stopwatch, generate_and_grade
 from harness.graders.exact import ExactGrader
-from harness.runs.folder import RunWriter
+from harness.runs.folder import RunIdentity, RunWriter
+from harness.runs.index import TaskResults
 
 PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in range(3)]
 NAP_S = 0.02
@@ -31,18 +31,17 @@ class Sleepy:
 
 
 def times(store: RunWriter, n: int) -> dict[tuple[str, int], float]:
-    plan, ledger = Plan(n, Sampling(max_tokens=5), 0, ("eval",)), TaskResults(store, "t", "exact")
-    list(run(PROBLEMS, Sleepy(), ExactGrader(ExactGrader.Config()), plan, ledger))
-    watch = ledger.stopwatch
+    plan, results, watch = Plan(n, Sampling(max_tokens=5), 0, ("eval",)), TaskResults(store, "t", "exact"), Stopwatch()
+    list(generate_and_grade(PROBLEMS, Sleepy(), ExactGrader(ExactGrader.Config()), plan, results, watch))
     n_failures, n_completions = 3, {2: 3, 4: 6}[n]
     assert watch.total_s >= watch.engine_s >= (n_failures + n_completions) * NAP_S
     assert watch.n_completions == n_completions
-    return {(c.problem_id, c.index): c.engine_s for _, c in store.view().completions()}
+    return {(c.problem_id, c.index): c.engine_s for _, c in store.reader().completions()}
 
 
 def test_time_waited_for_the_engine_is_on_record_and_stays(tmp_path: Path) -> None:
     config = parse(EvalConfig, {"model": {"path": "x"}, "tasks": ["countdown"]})
-    store = RunWriter.open(tmp_path / "run", "eval", config, seeds={}, data={})
+    store = RunWriter.open(tmp_path / "run", RunIdentity.of("eval", config, seeds={}, data={}))
     first = times(store, 2)
     assert all(s >= 2 * NAP_S for s in first.values()), "its own nap, and that of the failure before it"
     second = times(store, 4)

@@ -17,12 +17,12 @@ from dataclasses import replace
 import pytest
 
 from harness.cli import main
-from harness.commands.eval import shortfall
 from harness.core import config as configs
 from harness.core.errors import ConfigError, EngineError, ModelError, RunFolderError
 from harness.core.progress import Progress
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import evaluate, evaluate_open_engine
+from harness.evaluation.loop import evaluate, evaluate_opened
+from harness.evaluation.setup import resolve
 from harness.runs.folder import RunReader
 
 # Few of them solve anything: what matters here is that they differ and that grading is real.
@@ -68,16 +68,15 @@ def config_of(**changes):
 
 
 @functools.cache  # its fingerprint takes as long as everything else here
-def tasks_of(chosen):
-    return {one.id: one.build("tasks") for one in chosen}
+def task_of(choice):
+    return choice.build("tasks")
 
 
 def run(config, folder, engine=None, stream=None):
     engine = engine if engine is not None else RecordingEngine(config)
-    view = evaluate_open_engine(
-        config, "scripted", tasks_of(config.tasks), engine, folder, Progress(quiet=stream is None, stream=stream)
-    )
-    return view, engine
+    progress = Progress(quiet=stream is None, stream=stream)
+    tasks = {choice.id: task_of(choice) for choice in config.tasks}
+    return evaluate_opened(resolve(config, folder, progress, engine=engine, tasks=tasks), progress), engine
 
 
 def keys_of(requests):
@@ -98,13 +97,13 @@ def contents(folder):
 
 
 def test_every_completion_is_generated_once_and_graded(tmp_path):
-    view, engine = run(config_of(), tmp_path / "run")
+    done, engine = run(config_of(), tmp_path / "run")
     completions, verdicts = contents(tmp_path / "run")
     assert len(completions) == 12
     assert Counter(keys_of(engine.requests)) == Counter(key[1:] for key in completions)
     assert {verdict.outcome for verdict in verdicts.values()} == {"incorrect"}
     assert len({verdict.reason for verdict in verdicts.values()}) > 1
-    assert view.record.status == "done"
+    assert done.run.record.status == "done"
 
 
 def test_running_again_generates_nothing_and_writes_no_row(tmp_path):
@@ -220,10 +219,10 @@ def test_an_error_finds_the_live_line_ended(tmp_path):
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        ("repeats", "nobody asked for, or gave it twice"),
-        ("makes up", "nobody asked for, or gave it twice"),
+        ("repeats", "was not requested, or returned it twice"),
+        ("makes up", "was not requested, or returned it twice"),
         ("leaves out", "stopped with 7 completions missing"),
-        ("reseeds", "another seed than was asked"),
+        ("reseeds", "another seed than requested"),
     ],
 )
 def test_an_engine_that_breaks_its_promise_stops_the_run_which_can_be_resumed(tmp_path, breaks, message):
@@ -323,16 +322,17 @@ def vague(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("vague")
 def test_the_share_of_ungraded_completions_is_measured_whatever_the_metrics(tmp_path, max_ungraded, expected):
     config = config_of(tasks=["vague"], max_ungraded=max_ungraded, n=4)
-    view, _ = run(config, tmp_path / "run")
-    assert Counter(v.outcome for v in view.verdicts("vague_tasks").values()) == {"ungraded": 2, "incorrect": 6}
-    assert shortfall(config, view).is_above(config.max_ungraded) is expected
+    done, _ = run(config, tmp_path / "run")
+    assert Counter(v.outcome for v in done.run.verdicts("vague_tasks").values()) == {"ungraded": 2, "incorrect": 6}
+    assert (done.n_completions, done.n_ungraded, done.n_failed) == (8, 2, 0)
+    assert (done.share_ungraded > config.max_ungraded) is expected
 
 
 @pytest.mark.usefixtures("vague")
 def test_the_share_of_ungraded_completions_is_that_of_the_samples_asked_for(tmp_path):
     run(config_of(tasks=["vague"], n=4), tmp_path / "run")
     config = config_of(tasks=["vague"], max_ungraded=0.9, n=1)  # the first sample of each is the ungraded one
-    assert shortfall(config, run(config, tmp_path / "run")[0]).is_above(config.max_ungraded)
+    assert run(config, tmp_path / "run")[0].share_ungraded > config.max_ungraded
 
 
 @pytest.mark.parametrize("metrics", [[], ["--set", "metrics=[]"]], ids=["all metrics", "no metrics"])

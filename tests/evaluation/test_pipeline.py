@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.core.types import Completion, Graded, Message, Problem, Tokens, Verdict
-from harness.evaluation.pipeline import Pending, beside, in_order
+from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
 
 PROBLEM = Problem("p", "t", (Message("user", "?"),), "reference")
 
@@ -44,7 +44,7 @@ def test_verdicts_come_in_the_order_of_the_answers_and_are_kept_once(n_at_once):
     kept = Kept()
     done = Graded(PROBLEM, completion(99), Verdict("incorrect", 0.0))
     answers = [Pending(PROBLEM, completion(0)), done, *(Pending(PROBLEM, completion(i)) for i in range(1, 200))]
-    graded = list(in_order(answers, Meeting(n_at_once), kept))
+    graded = list(grade_in_order(answers, Meeting(n_at_once), kept))
     assert [item.completion.index for item in graded] == [0, 99, *range(1, 200)]
     assert all(item.verdict.extracted == item.completion.text for item in graded if item is not done)
     assert kept.verdicts == [(i, str(i)) for i in range(200)]
@@ -68,7 +68,7 @@ def test_the_engine_never_waits_for_a_verdict():
         yield from (Pending(PROBLEM, completion(index)) for index in range(1000))
         grader.free.set()  # only now can anything be graded
 
-    assert [item.completion.index for item in in_order(engine(), grader, None)] == list(range(1000))
+    assert [item.completion.index for item in grade_in_order(engine(), grader, None)] == list(range(1000))
 
 
 def test_an_error_of_the_engine_is_not_lost():
@@ -77,7 +77,7 @@ def test_an_error_of_the_engine_is_not_lost():
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(in_order(engine(), Meeting(1), None))
+        list(grade_in_order(engine(), Meeting(1), None))
 
 
 # --- a thread of its own ----------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_what_is_made_comes_in_order_while_the_giver_never_waits():
         free.set()  # only now can anything be made
 
     threads: set[int] = set()
-    assert list(beside(slow, given())) == [2 * number for number in range(100)]
+    assert list(run_in_background(slow, given())) == [2 * number for number in range(100)]
     assert threads == {threading.get_ident()}, "an engine stays in the thread that opened it"
 
 
@@ -119,7 +119,7 @@ def test_an_error_of_the_work_stops_the_giver(n_first):
 
     made: list[int] = []
     with pytest.raises(OSError, match="disk full"):
-        made.extend(beside(failing, given()))
+        made.extend(run_in_background(failing, given()))
     assert made == list(range(n_first))
     assert n_given < 10**4
 
@@ -145,7 +145,7 @@ def test_when_the_giver_breaks_off_the_work_still_has_what_was_given(how):
             time.sleep(0.01)
             yield number
 
-    made = beside(work, given())
+    made = run_in_background(work, given())
     if how == "nobody asks":
         next(made)
         made.close()

@@ -7,11 +7,9 @@ import tomllib
 import pytest
 
 from harness.core import config as configs
-from harness.core import registry
 from harness.core.errors import ConfigError, UnknownNameError
 from harness.evaluation import presets
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.sweep import resolve
 
 NAMES = ("deepseek-r1", "flowrl", "lcb-official", "lm-eval", "qwen-math")
 EVERY = [
@@ -37,7 +35,7 @@ def given(name: str, *tasks: object, **more: object) -> configs.Tree:
 
 
 def test_there_are_the_published_protocols():
-    assert tuple(presets.presets()) == NAMES
+    assert tuple(presets.preset_files()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +54,7 @@ def test_every_value_has_its_source(name):
 
 @pytest.mark.parametrize(("name", "task"), EVERY)
 def test_every_task_of_a_preset_can_be_asked_as_it_says(name, task):
-    config = resolve(given(name, task))
+    config = presets.resolve_config(given(name, task))
     built = config.tasks[0].build("tasks")
     plan = config.plan(task, built)
     preset = presets.read_preset(name)
@@ -74,42 +72,44 @@ def test_every_task_of_a_preset_can_be_asked_as_it_says(name, task):
 
 
 def test_flags_stand_above_a_preset_and_each_departure_is_told_with_both_values():
-    config = resolve(given("flowrl", "aime24", sampling={"temperature": 0.8}, n=4, metrics=["avg_at_k"]))
+    config = presets.resolve_config(given("flowrl", "aime24", sampling={"temperature": 0.8}, n=4, metrics=["avg_at_k"]))
     assert (config.sampling.temperature, config.sampling.top_k, config.n) == (0.8, 50, 4)
     assert config.deviations[:3] == (
-        "n 4, preset flowrl says 16",
-        "temperature 0.8, preset flowrl says 0.6",
-        "metrics avg_at_k, preset flowrl says avg_at_k, pass_at_k, truncated, no_answer",
+        "n 4, preset flowrl has 16",
+        "temperature 0.8, preset flowrl has 0.6",
+        "metrics avg_at_k, preset flowrl has avg_at_k, pass_at_k, truncated, no_answer",
     )
 
 
 def test_the_same_value_given_again_is_no_departure():
-    assert resolve(given("flowrl", "aime24", n=16, sampling={"top_p": 0.95})) == resolve(given("flowrl", "aime24"))
+    assert presets.resolve_config(given("flowrl", "aime24", n=16, sampling={"top_p": 0.95})) == presets.resolve_config(
+        given("flowrl", "aime24")
+    )
 
 
 def test_what_is_set_for_all_tasks_by_hand_stands_above_what_the_preset_says_of_one():
-    config = resolve(given("lm-eval", "aime24", "math500", sampling={"max_tokens": 100}))
+    config = presets.resolve_config(given("lm-eval", "aime24", "math500", sampling={"max_tokens": 100}))
     tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
     assert {config.plan(name, task).sampling.max_tokens for name, task in tasks.items()} == {100}
-    assert "aime24: max_tokens 100, preset lm-eval says 32768" in config.deviations
-    assert "math500: max_tokens 100, preset lm-eval says 256" in config.deviations
+    assert "aime24: max_tokens 100, preset lm-eval has 32768" in config.deviations
+    assert "math500: max_tokens 100, preset lm-eval has 256" in config.deviations
 
 
 def test_another_grader_or_prompt_of_one_task_is_told_for_that_task():
     options = {"id": "aime25", "prompt": "simple"}
     per_task = {"aime24": {"grader": {"id": "math"}}}
-    told = resolve(given("flowrl", "aime24", options, per_task=per_task)).deviations
+    told = presets.resolve_config(given("flowrl", "aime24", options, per_task=per_task)).deviations
     assert told[:2] == (
-        "aime24: grader math, preset flowrl says legacy_math_verify",
-        "aime25: prompt simple, preset flowrl says flowrl",
+        "aime24: grader math, preset flowrl has legacy_math_verify",
+        "aime25: prompt simple, preset flowrl has flowrl",
     )
 
 
 def test_another_option_of_the_same_grader_is_told_with_the_option():
     per_task = {"aime24": {"grader": {"variant": "lm-eval"}}}
-    (told, *_) = resolve(given("flowrl", "aime24", per_task=per_task)).deviations
+    (told, *_) = presets.resolve_config(given("flowrl", "aime24", per_task=per_task)).deviations
     assert told == (
-        "grader legacy_math_verify(variant=lm-eval, timeout_s=15), preset flowrl says "
+        "grader legacy_math_verify(variant=lm-eval, timeout_s=15), preset flowrl has "
         "legacy_math_verify(variant=flowrl, timeout_s=15)"
     )
 
@@ -122,62 +122,64 @@ def test_another_option_of_the_same_grader_is_told_with_the_option():
     ],
 )
 def test_a_part_of_the_problems_is_told(more, told):
-    assert resolve(given("flowrl", "aime24", **more)).deviations[-1] == told
+    assert presets.resolve_config(given("flowrl", "aime24", **more)).deviations[-1] == told
 
 
 def test_the_resolved_config_resolves_to_itself():
-    config = resolve(given("lm-eval", "aime24", "math500", n=4, limit=3))
-    assert resolve(tomllib.loads(configs.to_toml(config))) == config
+    config = presets.resolve_config(given("lm-eval", "aime24", "math500", n=4, limit=3))
+    assert presets.resolve_config(tomllib.loads(configs.to_toml(config))) == config
 
 
 def test_a_preset_in_a_config_file_is_the_same(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text(presets.presets()["qwen-math"].read_text().replace("2048", "4096"))
-    config = resolve(given(str(file), "math"))
+    file.write_text(presets.preset_files()["qwen-math"].read_text().replace("2048", "4096"))
+    config = presets.resolve_config(given(str(file), "math"))
     assert config.sampling.max_tokens == 4096
 
 
 @pytest.mark.parametrize(
     ("name", "task", "message"),
     [
-        ("lcb-official", "aime24", "does not say how aime24 is evaluated, only livecodebench"),
-        ("flowrl", "countdown", "does not say how countdown is evaluated, only aime24, aime25"),
+        ("lcb-official", "aime24", "does not state how aime24 is evaluated, only livecodebench"),
+        ("flowrl", "countdown", "does not state how countdown is evaluated, only aime24, aime25"),
     ],
 )
 def test_a_preset_that_does_not_fit_a_task_is_refused(name, task, message):
     with pytest.raises(ConfigError, match=message):
-        resolve(given(name, task))
+        presets.resolve_config(given(name, task))
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
     with pytest.raises(UnknownNameError, match="no preset is called 'flowlr'; did you mean 'flowrl'"):
-        resolve(given("flowlr", "aime24"))
+        presets.resolve_config(given("flowlr", "aime24"))
 
 
 def test_a_preset_file_with_an_unknown_key_is_refused(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text(presets.presets()["qwen-math"].read_text() + "\n[part.more]\n")
+    file.write_text(presets.preset_files()["qwen-math"].read_text() + "\n[part.more]\n")
     with pytest.raises(ConfigError, match=r"mine\.toml: unknown key 'part'; did you mean 'parts'"):
-        resolve(given(str(file), "math"))
+        presets.resolve_config(given(str(file), "math"))
 
 
 def test_a_grader_for_all_tasks_stands_above_that_of_the_preset():
-    config = resolve(given("flowrl", "aime24", grader="exact"))
+    config = presets.resolve_config(given("flowrl", "aime24", grader="exact"))
     judge = config.judge("aime24")
     assert judge is not None and judge.id == "exact"
     (told, *_) = config.deviations
-    assert told == "grader exact, preset flowrl says legacy_math_verify"
+    assert told == "grader exact, preset flowrl has legacy_math_verify"
 
 
 def test_deviations_are_found_and_not_believed():
-    assert resolve({**given("qwen-math", "math"), "deviations": ["none"]}) == resolve(given("qwen-math", "math"))
-    plain = resolve({"model": {"path": "countdown-tiny"}, "tasks": ["math"], "deviations": ["x"]})
+    assert presets.resolve_config({**given("qwen-math", "math"), "deviations": ["none"]}) == presets.resolve_config(
+        given("qwen-math", "math")
+    )
+    plain = presets.resolve_config({"model": {"path": "countdown-tiny"}, "tasks": ["math"], "deviations": ["x"]})
     assert plain.deviations == ()
     assert plain == configs.parse(EvalConfig, {"model": {"path": "countdown-tiny"}, "tasks": ["math"]})
 
 
 def test_a_preset_is_shown_with_its_sources():
-    text = presets.shown("qwen-math")
+    text = presets.describe("qwen-math")
     assert "sampling.max_tokens = 2048  (evaluation/math_eval.py: --max_tokens_per_call)" in text
     assert "also, though the source does not have them: aime25, math500" in text
-    assert registry.PACKAGE.joinpath("presets", "qwen-math.toml").exists()
+    assert (presets.FOLDER / "qwen-math.toml").exists()

@@ -65,8 +65,8 @@ def test_verdicts_of_other_code_are_told_until_they_are_given_anew(run, capsys):
     (run / "run.json").write_text(json.dumps({**record, "code": "0.0.1+old"}))
     assert main(evaluation) == 0
     told = capsys.readouterr().err
-    assert told.startswith("warning: countdown: verdicts on record are those of version 0.0.1+old, and this is ")
-    assert f"`harness grade {run}` gives them anew" in told
+    assert told.startswith("warning: countdown: the stored verdicts are by version 0.0.1+old, and this is ")
+    assert f"`harness grade {run}` grades them again" in told
     assert main(["grade", str(run), "--quiet"]) == main(evaluation) == 0
     assert capsys.readouterr().err == ""
     assert RunReader.read(run).record.code == "0.0.1+old", "the version that began the run stays on record"
@@ -84,7 +84,7 @@ def test_an_unfinished_run_stays_unfinished(run):
     [
         (["--grader", "mathh"], "did you mean 'math'"),
         (["--grader", "math", "--set", "symbolic_timeout=1"], "unknown key 'grader.symbolic_timeout'"),
-        (["--grader", "judge"], "'grader.base_url' is missing"),
+        (["--grader", "judge"], "'grader.model' is missing"),
     ],
 )
 def test_a_wrong_request_is_told(run, capsys, arguments, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,8 @@ from harness.cli import main
 from harness.core import config as configs
 from harness.core.progress import Progress
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import evaluate_prepared, prepare
-from harness.evaluation.sweep import cells, sweep
+from harness.evaluation.loop import checked_setup, evaluate, evaluate_all
+from harness.evaluation.sweep import eval_runs, sweep
 from harness.models.loading import BUNDLED
 from harness.runs.folder import RunReader
 
@@ -160,12 +161,11 @@ def test_a_model_is_opened_once_for_all_its_tasks_and_temperatures(workplace, mo
     }
     trees = [configs.merge(given, one) for one in sweep(["one"], [0.0, 1.0])]
     progress = Progress(quiet=True)
-    prepared = [
-        prepare(cell.config, cell.folder, progress) for cell in cells(trees, workplace / "all", lambda _: Path())
-    ]
-    engine = Counting(prepared[0].engine)
-    object.__setattr__(prepared[0], "engine", engine)
-    assert [view.record.status for view in evaluate_prepared(prepared, progress)] == ["done", "done"]
+    runs = eval_runs(trees, workplace / "all", lambda _: Path())
+    setups = [checked_setup(run.config, run.folder, progress) for run in runs]
+    engine = Counting(setups[0].engine)
+    setups[0] = dataclasses.replace(setups[0], engine=engine)
+    assert [done.run.record.status for done in evaluate_all(setups, progress)] == ["done", "done"]
     assert engine.calls == ["open", 2, 2, "close"]
 
 
@@ -190,8 +190,7 @@ def test_another_grader_grades_again_in_the_same_folder_and_the_report_names_it(
     for grader in (None, "legacy_hendrycks"):
         extra = {"per_task": {"math500": {"grader": grader}}} if grader is not None else {}
         config = configs.parse(EvalConfig, configs.merge(tree, extra))
-        progress = Progress(quiet=True)
-        (view,) = evaluate_prepared([prepare(config, workplace / "run", progress)], progress)
+        view = evaluate(config, workplace / "run", Progress(quiet=True))
         assert view.record.data["math500"]["grader"] == (grader if grader is not None else "math")
         assert len(list(view.completions())) == 2
     assert RunReader.read(workplace / "run").graders() == ["math", "legacy_hendrycks"]

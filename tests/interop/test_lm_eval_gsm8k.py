@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e bridges
 
 from harness.core import config as configs
 from harness.core.types import Completion, Tokens
-from harness.evaluation.sweep import resolve
+from harness.evaluation.presets import resolve_config
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of lm-eval and datasets are not ours
 REPLIES = [
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_prompts_and_verdicts_are_lm_evals(folder: Path) -> None:
-    config = resolve({"model": {"path": "countdown-tiny"}, "tasks": ["gsm8k"], "preset": "lm-eval"})
+    config = resolve_config({"model": {"path": "countdown-tiny"}, "tasks": ["gsm8k"], "preset": "lm-eval"})
     ours = {problem.id: problem for problem in config.tasks[0].build("tasks").problems("test", 0)}
     table = {"id": "lm_eval:own_gsm8k", "include_path": str(folder)}
     theirs = configs.parse_plugin("tasks", {**table, "apply_chat_template": True}).build("tasks")

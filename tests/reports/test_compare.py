@@ -14,7 +14,7 @@ from harness.core.errors import RunFolderError, UsageError
 from harness.core.types import Completion, Tokens, Verdict
 from harness.reports import compare as comparing
 from harness.reports.compare import ALL
-from harness.runs.folder import RunWriter
+from harness.runs.folder import RunIdentity, RunWriter
 from harness.stats.intervals import bootstrap_interval
 from harness.stats.paired_tests import crossed_interval, holm, regrouped, sign_flip
 
@@ -47,7 +47,7 @@ def run_of(folder, problems, *, grader="exact", fingerprint="f00d", status="done
     """One evaluation: task -> problem -> the marks of its samples. Other graders have verdicts too, all right."""
     data = {task: {"fingerprint": fingerprint, "grader": grader} for task in problems}
     config = Config(tasks=list(problems), **config)
-    store = RunWriter.open(folder, kind, config, seeds={"run": 0}, data=data)
+    store = RunWriter.open(folder, RunIdentity.of(kind, config, seeds={"run": 0}, data=data))
     for task, marks_of in problems.items():
         for problem, marks in marks_of.items():
             for index, mark in enumerate(marks):
@@ -162,7 +162,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         compare(one, run_of(tmp_path / "empty", {"sums": {"a": "??", "q": "++"}}))
     with pytest.raises(RunFolderError, match="is a train run"):
         compare(one, run_of(tmp_path / "train", FIRST, kind="train"))
-    with pytest.raises(RunFolderError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         compare(one, tmp_path / "absent")
 
 

@@ -15,7 +15,7 @@ from harness.core.errors import RunFolderError, UnknownNameError, UsageError
 from harness.core.types import Estimate, Table, Verdict
 from harness.reports.render import to_csv, to_markdown, to_plain, to_terminal
 from harness.reports.report import read_runs, tables_of, write_report
-from harness.runs.folder import RunReader, RunWriter
+from harness.runs.folder import RunIdentity, RunReader, RunWriter
 
 AVG = Estimate("avg@16", 0.79253, 0.75149, 0.83151, 30, 480, 2, "95% bootstrap over 30 problems")
 PASS = Estimate("pass@16", 0.1 + 0.2, 1 / 3, 2 / 3, 30, 480, 2, 'said "so", by Wilson | over\nproblems')
@@ -68,13 +68,8 @@ class TrainConfig:
 
 def make_eval(folder, *, model="tiny", estimates=None, status="done", data=None, **config):
     record = {"sums": {"fingerprint": "f00d", "source": "made up"}, "model": {"name": model, "fingerprint": "beef"}}
-    store = RunWriter.open(
-        folder,
-        "eval",
-        EvalConfig(Model(model), **config),
-        seeds={"run": 0},
-        data=record if data is None else data,
-    )
+    config, data = EvalConfig(Model(model), **config), record if data is None else data
+    store = RunWriter.open(folder, RunIdentity.of("eval", config, seeds={"run": 0}, data=data))
     store.append_verdict("sums", "p", 0, "exact", Verdict("correct", 1.0))
     if estimates is None or estimates:
         store.write_metrics({"sums": [AVG, PASS]} if estimates is None else estimates)
@@ -83,7 +78,8 @@ def make_eval(folder, *, model="tiny", estimates=None, status="done", data=None,
 
 
 def make_train(folder, *, n_steps=12, rows=None, status="done"):
-    store = RunWriter.open(folder, "train", TrainConfig(), seeds={"run": 4}, data={"sums": {"fingerprint": "f00d"}})
+    data = {"sums": {"fingerprint": "f00d"}}
+    store = RunWriter.open(folder, RunIdentity.of("train", TrainConfig(), seeds={"run": 4}, data=data))
     for step in range(1, n_steps + 1):
         row = {"step": step, "reward": step / 10, "solve_rate": step / 20, "n_tokens": 100, "wall_s": 0.5}
         store.append_step({**row, "n_ungraded": 1} if rows is None else {"step": step, **rows})
@@ -103,7 +99,7 @@ def read_csv(text):
 
 def test_a_run_is_running_as_long_as_a_process_holds_it(tmp_path):
     folder = tmp_path / "a"
-    store = RunWriter.open(folder, "eval", EvalConfig(Model("tiny")), seeds={}, data={})
+    store = RunWriter.open(folder, RunIdentity.of("eval", EvalConfig(Model("tiny")), seeds={}, data={}))
     page = write_report([folder], tmp_path / "held").markdown.read_text()
     assert "**UNFINISHED: a is still running**" in page
     assert "| RUNNING |" in page

@@ -15,7 +15,7 @@ from harness.core import config as configs
 from harness.core.config import PluginChoice, incidental, plugin
 from harness.core.errors import DiskError, RunError, RunFolderError
 from harness.core.types import Completion, Estimate, Tokens, Verdict
-from harness.runs.folder import RunReader, RunWriter, ending
+from harness.runs.folder import RunIdentity, RunReader, RunWriter, finishing
 
 DATA = {"countdown": {"fingerprint": "f00d", "source": "generated"}, "model": {"name": "m", "fingerprint": "beef"}}
 
@@ -37,8 +37,12 @@ def folder(tmp_path):
     return tmp_path / "runs" / "one"
 
 
+def identity_of(config, kind="eval", data=DATA):
+    return RunIdentity.of(kind, config, seeds={"run": 0}, data=data)
+
+
 def open_store(folder, config=Settings(), kind="eval", data=DATA):
-    return RunWriter.open(folder, kind, config, seeds={"run": 0}, data=data)
+    return RunWriter.open(folder, identity_of(config, kind, data))
 
 
 def make(folder, config=Settings(), **options):
@@ -112,7 +116,7 @@ def test_incidental_keys_may_change_and_the_newest_are_written(folder):
 
 
 def test_an_error_with_any_text_ends_a_run(folder):
-    with pytest.raises(RuntimeError), ending(open_store(folder)):
+    with pytest.raises(RuntimeError), finishing(open_store(folder)):
         raise RuntimeError("bytes \udcff of a file name")
     assert "\udcff" in RunReader.read(folder).record.error
     assert "\\udcff" in (folder / "log.txt").read_text()
@@ -123,7 +127,7 @@ def test_an_error_with_any_text_ends_a_run(folder):
     [(KeyboardInterrupt(), "interrupted"), (RunError("it stopped"), "failed"), (SystemExit(1), "failed")],
 )
 def test_whatever_happens_the_folder_ends_with_a_status_and_is_let_go(folder, error, status):
-    with pytest.raises(type(error)) as caught, ending(open_store(folder)):
+    with pytest.raises(type(error)) as caught, finishing(open_store(folder)):
         raise error
     assert caught.value is error
     assert RunReader.read(folder).record.status == status
@@ -131,7 +135,7 @@ def test_whatever_happens_the_folder_ends_with_a_status_and_is_let_go(folder, er
 
 
 def test_a_run_without_an_error_is_done_and_let_go(folder):
-    with ending(open_store(folder)):
+    with finishing(open_store(folder)):
         pass
     assert RunReader.read(folder).record.status == "done"
     make(folder)
@@ -141,7 +145,7 @@ def test_when_the_disk_fails_the_first_error_is_the_one_that_is_raised(folder):
     first = DiskError("the disk is full")
     store = open_store(folder)
     (folder / "run.json.tmp").mkdir()  # so that run.json can't be written
-    with pytest.raises(DiskError) as caught, ending(store):
+    with pytest.raises(DiskError) as caught, finishing(store):
         raise first
     assert caught.value is first
 
@@ -212,7 +216,7 @@ def test_a_run_with_removed_keys_is_refused_with_every_one_of_them(folder, tmp_p
     path.write_text(path.read_text().replace("batch_rows", "rows_of_old"))
     # The digest does not cover keys that may change on resuming: it is the same.
     assert RunReader.read(folder).record.config_digest == configs.digest(configs.to_tree(config, identity_only=True))
-    for action in (lambda: open_store(folder, config), lambda: RunWriter.refuse(folder, "eval", config, DATA)):
+    for action in (lambda: open_store(folder, config), lambda: RunWriter.check(folder, identity_of(config))):
         message = assert_refused_untouched(tmp_path, "choose another --out", action)
         assert "does not have the keys 'speed', 'loop.cache_bytes', 'engine.rows_of_old' of its config" in message
 
@@ -316,14 +320,14 @@ KILLED_AT = """
                 os.kill(os.getpid(), signal.SIGKILL)
 
     from dataclasses import dataclass
-    from harness.runs.folder import RunWriter
+    from harness.runs.folder import RunIdentity, RunWriter
 
     @dataclass(frozen=True)
     class Settings:
         rate: float = 0.5
 
     sys.addaudithook(audit)
-    RunWriter.open(Path(sys.argv[1]), "eval", Settings(), seeds={}, data={}).finish("done")
+    RunWriter.open(Path(sys.argv[1]), RunIdentity.of("eval", Settings(), seeds={}, data={})).finish("done")
 """
 
 
@@ -337,7 +341,7 @@ def test_a_run_killed_at_any_step_of_its_making_can_be_begun_again(tmp_path):
             break
         assert done.returncode == -9, done.stderr
         n_kills += 1
-        RunWriter.open(folder, "eval", Rate(), seeds={}, data={}).finish("done")
+        open_store(folder, Rate(), data={}).finish("done")
         assert RunReader.read(folder).record.status == "done"
     assert done.returncode == 0
     assert n_kills >= 8
@@ -354,13 +358,13 @@ HOLDER = """
     import sys
     from pathlib import Path
     from dataclasses import dataclass
-    from harness.runs.folder import RunWriter
+    from harness.runs.folder import RunIdentity, RunWriter
 
     @dataclass(frozen=True)
     class Settings:
         rate: float = 0.5
 
-    store = RunWriter.open(Path(sys.argv[1]), "eval", Settings(), seeds={}, data={})
+    store = RunWriter.open(Path(sys.argv[1]), RunIdentity.of("eval", Settings(), seeds={}, data={}))
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -373,11 +377,11 @@ def test_a_folder_held_by_another_process_is_refused_until_that_ends(folder):
         assert_refused_untouched(
             folder,
             "being written by another harness process; wait for it, or end it",
-            lambda: RunWriter.open(folder, "eval", Rate(), seeds={}, data={}),
+            lambda: open_store(folder, Rate(), data={}),
         )
         assert RunReader.read(folder).record.status == "running"  # reading needs no lock
         holder.kill()
-    RunWriter.open(folder, "eval", Rate(), seeds={}, data={}).finish("done")
+    open_store(folder, Rate(), data={}).finish("done")
 
 
 def test_a_folder_held_by_this_process_is_refused_too(folder):
@@ -537,7 +541,7 @@ def test_reading_what_is_no_run_says_so_and_speaks_of_no_out(tmp_path, place):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    with pytest.raises(RunFolderError, match="no run folder") as caught:
+    with pytest.raises(RunFolderError, match="not a run folder") as caught:
         RunReader.read(tmp_path / place)
     assert str(tmp_path / place) in str(caught.value)
     assert "--out" not in str(caught.value)

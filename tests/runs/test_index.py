@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from harness.core.errors import RunFolderError
 from harness.core.types import Completion, Likelihood, RunRecord, Tokens, Verdict
-from harness.runs import index as records
-from harness.runs.folder import RunReader
-from harness.runs.index import CompletionIndex, stored_at
-from harness.runs.jsonl import as_line
+from harness.runs import index as module
+from harness.runs.folder import CompletionFile, RunReader
+from harness.runs.index import CompletionIndex
+from harness.runs.jsonl import encode_line
 
 RECORD = RunRecord("r", "eval", "now", "d", "c", {}, {}, {}, "done")
 # Text that looks like the border of a field, and half of a surrogate pair.
@@ -51,13 +51,13 @@ def folder_of(folder, completions=(), verdicts=()):
     from dataclasses import asdict
 
     folder.mkdir(exist_ok=True)
-    lines = [as_line({"task": task, **asdict(c)}) for task, c in completions]
+    lines = [encode_line({"task": task, **asdict(c)}) for task, c in completions]
     (folder / "completions.jsonl").write_bytes(b"".join(lines))
     rows = [
         {"task": task, "problem_id": problem, "index": index, "grader": grader, **asdict(verdict)}
         for task, problem, index, grader, verdict in verdicts
     ]
-    (folder / "verdicts.jsonl").write_bytes(b"".join(map(as_line, rows)))
+    (folder / "verdicts.jsonl").write_bytes(b"".join(map(encode_line, rows)))
     return RunReader(folder, RECORD)
 
 
@@ -128,7 +128,7 @@ def test_a_handle_of_an_appended_completion_equals_the_one_that_is_read_later(tm
     long = Tokens(2, 3, [1, 2], [3, 4, 5], [0.0, 0.5, 1.0], cost_usd=0.25)
     whole = Completion("p", 0, 5, "text", "stop", long, engine_s=0.5)
     view = folder_of(tmp_path / "run", [("t", whole)])
-    stored = stored_at(whole, tmp_path / "run" / "completions.jsonl", 0)
+    stored = CompletionFile(tmp_path / "run" / "completions.jsonl").handle(whole, 0)
     (read,) = CompletionIndex(view, {"t": "g"}).completions["t"].values()
     assert stored == read
     assert without_ids(stored) == without_ids(whole)
@@ -189,15 +189,15 @@ def test_half_a_line_before_another_is_no_line(tmp_path):
 def test_a_torn_last_line_is_none(tmp_path):
     view = folder_of(tmp_path / "run", [("t", completion())])
     with (tmp_path / "run" / "completions.jsonl").open("ab") as journal:
-        journal.write(as_line({"task": "t"})[:-1])
+        journal.write(encode_line({"task": "t"})[:-1])
     assert len(CompletionIndex(view, {"t": "g"}).completions["t"]) == 1
 
 
 def test_equal_verdicts_and_counts_share_an_object_up_to_a_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MOST_SHARED", 2)
+    monkeypatch.setattr(module, "MOST_SHARED", 2)
     texts = ["a", "b", "c", "a", "c"]
     verdicts = [("t", "p", i, "g", Verdict("incorrect", 0.0, text)) for i, text in enumerate(texts)]
-    long = {"long": "x" * records.LONGEST_SHARED}
+    long = {"long": "x" * module.LONGEST_SHARED}
     verdicts += [("t", "p", 5 + i, "g", Verdict("incorrect", 0.0, "a", details=long)) for i in range(2)]
     found = CompletionIndex(folder_of(tmp_path / "run", [], verdicts), {"t": "g"}).verdicts["t"]
     assert [found["p", i] for i in range(7)] == [verdict for *_, verdict in verdicts]
@@ -208,6 +208,6 @@ def test_equal_verdicts_and_counts_share_an_object_up_to_a_number(tmp_path, monk
 def test_collection_is_as_it_was(tmp_path):
     import gc
 
-    with records._no_collections():
+    with module._no_collections():
         assert not gc.isenabled()
     assert gc.isenabled()

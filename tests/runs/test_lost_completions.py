@@ -9,10 +9,10 @@ from typing import Any
 from harness.core.config import parse
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
 from harness.evaluation.config import EvalConfig, Plan
-from harness.evaluation.loop import run
-from harness.evaluation.task_results import TaskResults
+from harness.evaluation.loop import generate_and_grade
 from harness.graders.exact import ExactGrader
-from harness.runs.folder import RunWriter
+from harness.runs.folder import RunIdentity, RunWriter
+from harness.runs.index import TaskResults
 
 PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in range(3)]
 PLAN = Plan(2, Sampling(max_tokens=5), 0, ("eval",))
@@ -39,26 +39,27 @@ class Losing:
 
 
 def evaluated(store: RunWriter, engine: Losing) -> dict[tuple[str, int], str]:
-    graded = run(PROBLEMS, engine, ExactGrader(ExactGrader.Config()), PLAN, TaskResults(store, "t", "exact"))
+    grader, results = ExactGrader(ExactGrader.Config()), TaskResults(store, "t", "exact")
+    graded = generate_and_grade(PROBLEMS, engine, grader, PLAN, results)
     return {(g.problem.id, g.completion.index): g.verdict.outcome for g in graded}
 
 
 def opened(folder: Path) -> RunWriter:
     config = parse(EvalConfig, {"model": {"path": "x"}, "tasks": ["countdown"]})
-    return RunWriter.open(folder, "eval", config, seeds={}, data={})
+    return RunWriter.open(folder, RunIdentity.of("eval", config, seeds={}, data={}))
 
 
 def test_the_rest_goes_on_and_the_lost_are_asked_for_again(tmp_path: Path) -> None:
     store = opened(tmp_path / "run")
     first = evaluated(store, Losing(1))
     assert first == {(str(i), j): "correct" if j == 0 else "ungraded" for i in range(3) for j in range(2)}
-    assert {completion.index for _, completion in store.view().completions()} == {0}
-    reasons = [v.reason for (_, _, j), v in store.view().verdicts("exact").items() if j == 1]
+    assert {completion.index for _, completion in store.reader().completions()} == {0}
+    reasons = [v.reason for (_, _, j), v in store.reader().verdicts("exact").items() if j == 1]
     assert reasons == ["no completion: the line was cut"] * 3
     second = Losing(None)
     assert set(evaluated(store, second).values()) == {"correct"}
     assert second.asked == [(str(i), 1) for i in range(3)]
-    assert {v.outcome for v in store.view().verdicts("exact").values()} == {"correct"}
+    assert {v.outcome for v in store.reader().verdicts("exact").values()} == {"correct"}
     store.finish("done")
 
 

@@ -113,10 +113,10 @@ def test_another_tasks_problem_is_not_graded():
 
 
 def test_likelihoods_survive_the_run_folder(tmp_path):
-    from harness.runs.folder import RunWriter
+    from harness.runs.folder import RunIdentity, RunWriter
 
     config = parse(EvalConfig, {"model": {"path": "m"}, "tasks": ["countdown"]})
-    store = RunWriter.open(tmp_path / "run", "eval", config, seeds={}, data={})
+    store = RunWriter.open(tmp_path / "run", RunIdentity.of("eval", config, seeds={}, data={}))
     plain = Completion("a", 0, 1, "x", "stop", Tokens(1, 1))
     scored = Completion(
         "b", 0, 1, "", "stop", Tokens(5, 0), (Likelihood(-0.1 - 0.2, True, 2), Likelihood(-7.0, False, 3))
@@ -124,7 +124,7 @@ def test_likelihoods_survive_the_run_folder(tmp_path):
     for completion in (plain, scored):
         store.append_completion("countdown", completion)
     store.finish("done")
-    assert [found for _, found in store.view().completions()] == [plain, scored]
+    assert [found for _, found in store.reader().completions()] == [plain, scored]
     assert "likelihoods" not in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()[0]
 
 

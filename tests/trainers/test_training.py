@@ -25,7 +25,8 @@ from harness.core.progress import Progress
 from harness.core.recipes import find_config
 from harness.core.registry import load
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import evaluate, problems_of
+from harness.evaluation.loop import evaluate
+from harness.evaluation.select import problems_of
 from harness.models.loading import BUNDLED, checkpoint_folders, resolve
 from harness.reports.report import tables_of
 from harness.runs.folder import RunReader

@@ -44,11 +44,11 @@ def _row(name: str, path: Path) -> list[str]:
 
 
 def presets_page() -> str:
-    parts = [section(f"{code(name)} {{ #{name} }}", *_preset(name)) for name in presets.presets()]
+    parts = [section(f"{code(name)} {{ #{name} }}", *_preset(name)) for name in presets.preset_files()]
     return page("Presets", PRESETS.strip(), *parts)
 
 
 def _preset(name: str) -> list[str]:
-    first, _, rest = presets.shown(name).partition("\n")
+    first, _, rest = presets.describe(name).partition("\n")
     paper, _, values = rest.partition("\n\n")
     return [first.partition(": ")[2] + ".", f"Source: {paper}.", block(values)]

@@ -14,7 +14,7 @@ from harness.core.errors import ConfigError, UsageError
 from harness.core.recipes import methods_of_settings
 from harness.core.registry import entries, load
 from harness.core.types import Completion, Problem, Tokens
-from harness.data.dataset_facts import judged_by
+from harness.evaluation.setup import with_grader
 from harness.graders.math.reference import typed_reference
 from harness.trainers.config import TrainConfig
 
@@ -46,7 +46,7 @@ def test_an_overlong_penalty_is_half_of_what_a_right_answer_is_worth(path: Path)
     config = configs.parse(TrainConfig, configs.read_toml(path))
     if config.overlong.buffer_tokens > 0:
         problem = Problem("p", config.task.id, (), typed_reference("7"))
-        grader = judged_by(config.task.build("tasks"), config.grader).grader
+        grader = with_grader(config.task.build("tasks"), config.grader).grader
         right, wrong = (grader.grade(problem, answer(text)).reward for text in ("Answer: 7", "Answer: 8"))
         assert config.overlong.penalty == (right - wrong) / 2
 

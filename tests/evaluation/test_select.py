@@ -6,7 +6,7 @@ import pytest
 
 from harness.core.errors import ConfigError, UnknownNameError
 from harness.core.types import Problem
-from harness.evaluation.select import find_problem, only
+from harness.evaluation.select import find_problem, select_problems
 
 
 def problems(*ids: str) -> list[Problem[str]]:
@@ -28,15 +28,15 @@ def test_an_id_that_is_a_number_is_an_id():
 
 
 def test_each_task_is_asked_its_own_and_each_problem_once():
-    chosen = only({"a": FIRST, "b": SECOND}, ["0", "2024-I-1", "2"])
+    chosen = select_problems({"a": FIRST, "b": SECOND}, ["0", "2024-I-1", "2"])
     assert {task: [p.id for p in some] for task, some in chosen.items()} == {"a": ["2024-I-1"], "b": ["0", "2"]}
 
 
 def test_a_name_that_no_task_has_is_refused_with_the_nearest():
     with pytest.raises(UnknownNameError, match="no problem is called '2024-II-1'; did you mean '2024-I-1'"):
-        only({"a": FIRST}, ["2024-I-1", "2024-II-1"])
+        select_problems({"a": FIRST}, ["2024-I-1", "2024-II-1"])
 
 
 def test_a_task_with_none_of_them_is_refused():
     with pytest.raises(ConfigError, match="b has none of the problems 2024-I-1; leave that task out"):
-        only({"a": FIRST, "b": SECOND}, ["2024-I-1"])
+        select_problems({"a": FIRST, "b": SECOND}, ["2024-I-1"])

@@ -1,4 +1,4 @@
-"""Runs untrusted programs; judges nothing. See docs/explanations/sandbox.md for what is held and what is not."""
+"""Runs untrusted programs and judges nothing. docs/explanations/sandbox.md says what is contained and what is not."""
 
 from __future__ import annotations
 

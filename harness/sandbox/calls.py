@@ -1,7 +1,7 @@
-"""What a function answers while its program runs, call by call, each held to its own limit.
+"""Collect the answers of a function while its program runs, call by call, each with its own time limit.
 
-The calls are made by `inside.caller`, which says what came of them. Times are taken there and here, where a program
-can't touch them.
+The calls are made by `inside.caller`, which reports their results. Times are measured there and here, where a program
+can't change them.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _CHUNK_BYTES, _PIPE_BYTES = 1 << 16, 1 << 18
 _FIRST_LOOK_S, _LAST_WORD_S = 0.05, 5.0
 
 Look = Callable[[int, Answer], bool]
-"""Is told the place of a call and what it gave, and says whether to hear more."""
+"""Receives the index of a call and its result; returns whether to continue."""
 
 
 def wall_limit_s(cpu_s: float) -> float:
-    """A safety net: what sleeps is over the limit as well, what only waits for its turn is not."""
+    """Wall-clock limit, a safety net: a sleeping process exceeds it, one that only waits for a core does not."""
     return max(2 * cpu_s, cpu_s + 2)
 
 
 class AnswerWatch:
-    """The pipes of one run. `collect` ends when the last answer came, the program did, or a limit is reached."""
+    """The pipes of one run. `collect` ends after the last answer, when the program ends, or at a limit."""
 
     def __init__(self, calls: Sequence[Call], look: Look | None = None) -> None:
-        """Answers are kept where nobody looks at them as they come."""
+        """Without a `look`, answers are stored."""
         self.calls = calls
         self._look = look if look is not None else self._keep
         self._buffer = bytearray()
@@ -53,11 +53,11 @@ class AnswerWatch:
         self.answers: list[Answer] = []
         self.cause: Literal["cpu", "wall", "malformed"] | None = None
         self._asked_for: int | None = None
-        (self._our_end, told), (answers, answering), (asked, questions) = _pipes(3)
+        (self._our_end, events), (answers, answering), (asked, questions) = _pipes(3)
         self.for_program: Sequence[int] = (answering, asked)
-        self.for_asker: Sequence[int] = (told, answers, questions)
-        for fd in (told, answers):
-            with contextlib.suppress(OSError):  # a user has only so much of it
+        self.for_asker: Sequence[int] = (events, answers, questions)
+        for fd in (events, answers):
+            with contextlib.suppress(OSError):  # the total size of pipe buffers per user is limited
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def __enter__(self) -> AnswerWatch:
@@ -77,8 +77,9 @@ class AnswerWatch:
         return True
 
     def collect(self, control: socket.socket) -> dict[str, Any] | None:
-        """The worker's reply if the program ended by itself, None if it was told to end the run. Raises OSError when
-        the worker is gone."""
+        """Return the worker's reply if the program ended by itself, None if the worker was asked to end it. Raises
+        OSError if the worker is gone.
+        """
         poll = select.poll()
         poll.register(self._our_end, select.POLLIN)
         poll.register(control, select.POLLIN)
@@ -91,7 +92,7 @@ class AnswerWatch:
             elif control.fileno() in ready:
                 message = control.recv(_CHUNK_BYTES)
                 if not message:
-                    raise ConnectionResetError("it ended")
+                    raise ConnectionResetError("the worker ended")
                 reply = read_reply(message)
                 if "clock" not in reply:
                     self._hear_the_rest()
@@ -103,14 +104,15 @@ class AnswerWatch:
         return None
 
     def _hear_the_rest(self) -> None:
-        """The program is gone, and no more of it can come than did. Raises OSError where not all of that was told: it
-        may have ended because whoever calls it did."""
+        """Read what is left after the program has ended. Raises OSError if that is incomplete: the caller process may
+        have died with it.
+        """
         poll = select.poll()
         poll.register(self._our_end, select.POLLIN)
         while not self.is_complete and poll.poll(_LAST_WORD_S * 1000) and self._read():
             pass
         if not (self.is_complete or self._has_ended or self.cause is not None):
-            raise ConnectionResetError("not all that a function answered was heard")
+            raise ConnectionResetError("some answers of a function were lost")
 
     def _restart_clock(self) -> None:
         self._began = time.monotonic()
@@ -128,7 +130,7 @@ class AnswerWatch:
         return max(next_event - time.monotonic(), 0.0)
 
     def _check(self, control: socket.socket) -> None:
-        """Ask for the CPU clock when it may have run out; give up when the wall clock has."""
+        """Ask for the CPU clock when the limit may have been reached; give up at the wall-clock limit."""
         if self.is_complete:
             return
         now = time.monotonic()
@@ -141,7 +143,7 @@ class AnswerWatch:
     def _note_clock(self, cpu_s: float) -> None:
         asked_for, self._asked_for = self._asked_for, None
         if asked_for != self._n_answers:
-            return  # the call it was asked for is over
+            return  # the call in question is over
         if self._cpu_at_start is None:
             self._cpu_at_start = max(cpu_s - (time.monotonic() - self._began), 0.0)
         left = self._limit_s - (cpu_s - self._cpu_at_start)
@@ -150,7 +152,7 @@ class AnswerWatch:
         self._next_look = time.monotonic() + max(left, 0.005)
 
     def _read(self) -> bool:
-        """Take what is there. False at the end."""
+        """Read what is available. Return False at the end of the stream."""
         data = os.read(self._our_end, _CHUNK_BYTES)
         self._buffer += data
         for kind, body, wall_s in self._taken_frames():
@@ -161,11 +163,11 @@ class AnswerWatch:
         return bool(data)
 
     def _taken_frames(self) -> list[tuple[bytes, bytes, float]]:
-        """What came whole, with which the buffer is rid of it: a large answer should not be held twice."""
-        frames, begin, head_bytes = [], 0, caller.TOLD_HEAD.size
+        """Yield complete frames, removed from the buffer at once: a large answer should not be in memory twice."""
+        frames, begin, head_bytes = [], 0, caller.REPORT_HEAD.size
         with memoryview(self._buffer) as view:
             while begin + head_bytes <= len(view):
-                kind, length, wall_s = caller.TOLD_HEAD.unpack_from(view, begin)
+                kind, length, wall_s = caller.REPORT_HEAD.unpack_from(view, begin)
                 end = begin + head_bytes + length
                 if end > len(view):
                     break
@@ -188,7 +190,7 @@ class AnswerWatch:
 
 
 def _pipes(n: int) -> list[tuple[int, int]]:
-    """All of them or, with an OSError, none."""
+    """Open all pipes or, with an OSError, none."""
     made: list[tuple[int, int]] = []
     try:
         for _ in range(n):

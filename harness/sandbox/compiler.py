@@ -1,4 +1,4 @@
-"""C++ to executables: compiled once for each source, in a worker of its own, with limits of its own."""
+"""Compile C++: once per source, in a separate worker with its own limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLAGS = ("-x", "c++", "-std=c++17", "-O2", "-static", "-s", "-pipe", "-w", "-fm
 _LIMITS = Limits(cpu_s=20.0, wall_s=40.0, memory_bytes=1 << 30, output_bytes=64 << 20, keep_bytes=64 << 20)
 _MESSAGE_BYTES = 4 << 10
 _KEPT = 16
-# What compilers are made of and read. Nothing of a user's is below these, nor what is installed for Python.
+# Folders that compilers consist of and read. They contain nothing of a user's and no Python packages.
 _PATHS = (
     *("/bin", "/usr/bin", "/usr/include", "/usr/local/include", "/usr/lib/gcc", "/usr/libexec/gcc", "/usr/lib/llvm*"),
     *(f"/lib/{MACHINE}-linux-gnu", f"/usr/lib/{MACHINE}-linux-gnu", "/lib/ld-linux-*", "/lib64", "/usr/lib64"),
@@ -32,7 +32,7 @@ Built = bytes | Execution
 
 
 def compiler() -> str:
-    """The path of the machine's compiler. Raises UsageError where there is none."""
+    """Return the path of the machine's compiler. Raises UsageError if there is none."""
     found = next(filter(None, map(_in_usr_bin, _COMPILERS)), None)
     if found is None:
         raise UsageError(f"C++ needs one of {', '.join(_COMPILERS)} in /usr/bin; install it (Debian: apt install g++)")
@@ -48,11 +48,11 @@ def executable_paths() -> list[str]:
 
 
 def refuse_weak_level(strongest: Level) -> None:
-    """Raises UsageError where a compiler, which reads whatever a source tells it to include, can't be held."""
+    """Raise UsageError where a compiler can't be contained: it reads whatever file a source includes."""
     if strongest < Level.LANDLOCK:
         raise UsageError(
             f"C++ is compiled at the sandbox level 'landlock' or better, and this machine has '{strongest.title}' "
-            f"(`harness doctor` tells why); choose programs in Python"
+            f"(`harness doctor` explains why); choose programs in Python"
         )
 
 
@@ -85,7 +85,7 @@ class Builder:
 
 
 def _not_compiled(ended: Execution) -> Execution:
-    """The compiler's message, with what matters most at its end, as Python has it."""
+    """Return the compiler's message with the most important line last, as in Python."""
     message = ended.stderr[:_MESSAGE_BYTES].replace(b"<stdin>", b"main.cpp")
     if ended.status != "exited":
         last = f"the compiler was stopped: {ended.status}".encode()

@@ -1,4 +1,4 @@
-"""How strongly programs are held, from nothing but limits to namespaces, and what programs may import."""
+"""Levels of isolation, from resource limits alone to namespaces, and the packages that programs may import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.sandbox.inside import syscalls
 
 
 class Level(IntEnum):
-    """Each holds whatever the one before it holds. `SEALED` is the least that untrusted programs are run under."""
+    """Each level includes the protections of the one before. Untrusted programs need at least `SEALED`."""
 
     LIMITS = 0
     SEALED = 1
@@ -35,13 +35,13 @@ MEANING: Mapping[Level, str] = {
 }
 
 PACKAGES = ("numpy", "sympy", "mpmath", "sortedcontainers", "networkx")
-"""What programs may import beside the standard library, where it is installed."""
+"""Packages that programs may import besides the standard library, if installed."""
 
 _PRELOADED = """
 bisect collections copy datetime decimal fractions functools heapq io itertools json math operator random re statistics
 string threading traceback types typing
 """
-# When files can't be opened these are all there is.
+# When files can't be opened, these are the only ones available.
 _PRELOADED_WHEN_SEALED = """
 abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc concurrent.futures.thread contextlib
 csv ctypes dataclasses difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum errno fileinput gc glob
@@ -52,30 +52,30 @@ unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
 
 
 def preloaded(level: Level) -> Sequence[str]:
-    """Loaded once, before programs run: what they commonly ask for."""
+    """Return the modules loaded before programs run: those that they commonly import."""
     return [*_PRELOADED.split(), *(_PRELOADED_WHEN_SEALED.split() if level == Level.SEALED else ())]
 
 
 def interpreter() -> str:
-    """The real executable: launchers that pyenv or conda put in its place cost a tenth of a second each start."""
+    """Return the real executable: a launcher of pyenv or conda in its place costs 0.1 s per start."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 def package_places() -> dict[str, str]:
-    """Package -> the file it is imported from."""
+    """Return package -> the file it is imported from."""
     specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
     return {name: spec.origin for name, spec in specs.items() if spec is not None and spec.origin is not None}
 
 
 def package_folders(places: Mapping[str, str]) -> list[str]:
-    """Their folders, and the shared libraries that wheels keep beside them."""
+    """Return the packages' folders, and the folders of shared libraries that wheels install next to them."""
     folders = [Path(place).parent for place in places.values()]
     libraries = [folder.with_name(f"{folder.name}.libs") for folder in folders]
     return [str(folder) for folder in (*folders, *libraries) if folder.is_dir()]
 
 
 def runtime_is_private(folders: Sequence[str]) -> bool:
-    """Whether other users than the owner can't reach the interpreter's files."""
+    """Return whether users other than the owner can't read the interpreter's files."""
     paths = [Path(sysconfig.get_path("stdlib")), *map(Path, folders)]
     return any(not parent.stat().st_mode & 0o001 for path in paths for parent in (path, *path.parents))
 
@@ -83,6 +83,6 @@ def runtime_is_private(folders: Sequence[str]) -> bool:
 def refuse_other_systems() -> None:
     if sys.platform != "linux" or syscalls.MACHINE not in syscalls.MACHINES:
         raise UsageError(
-            f"programs of a model are run on Linux on x86-64 or aarch64 alone, not on {sys.platform} on "
-            f"{syscalls.MACHINE}; use a task without code, or a container of that kind"
+            f"model-written programs run only on Linux on x86-64 or aarch64, not on {sys.platform} on "
+            f"{syscalls.MACHINE}; use a task without code, or such a container"
         )

@@ -1,4 +1,4 @@
-"""Workers lent to whoever runs programs: started when first needed, replaced when they fail, alone when asked."""
+"""A pool of workers that run programs: started on first use, replaced on failure, exclusive on request."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TRIAL = Limits(cpu_s=2.0, wall_s=10.0, memory_bytes=256 << 20)
 
 
 class Pool:
-    """A sandbox of several workers, for any number of threads. Verdicts don't depend on how many there are."""
+    """A sandbox of several workers for any number of threads. Verdicts don't depend on the number of workers."""
 
     def __init__(self, level: Level, n_workers: int, executable: Sequence[str] = ()) -> None:
-        """With paths of executables it is a pool of compilers, see `Worker`."""
+        """Create a pool; with paths of executables it is a pool of compilers, see `Worker`."""
         self.level = level
         self._executable = executable
         self.n_workers = n_workers
@@ -46,14 +46,15 @@ class Pool:
     def call(
         self, program: Program, function: str, calls: Sequence[Call], limits: Limits, look: Look | None = None
     ) -> Execution:
-        """All calls in one process. `look` hears of each answer as it comes, and answers are not kept then; it begins
-        again with the first if a worker fails meanwhile."""
+        """Make all calls in one process. `look` receives each answer, which is then not stored; if a worker fails, it
+        starts over from the first call.
+        """
         if not calls:
-            raise ValueError("a function is called at least once")
+            raise ValueError("calls must not be empty")
         return self.run_job(_function(program, function, calls, look), limits)
 
     def run_alone(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
-        """`run` while no other program runs in this pool."""
+        """Call `run` while no other program runs in this pool."""
         job = self._job(program, stdin)
         if isinstance(job, Execution):
             return job
@@ -67,19 +68,19 @@ class Pool:
             return self._attempt(lent, _function(program, function, calls, look), limits)
 
     def check(self, language: Language) -> None:
-        """Raises UsageError where programs in a language can't be run here."""
+        """Raise UsageError if programs in a language can't be run here."""
         if language == "cpp":
             ended = self.run(Program(compiler.HELLO, language="cpp"), b"41", _TRIAL)
             if ended.stdout != b"42":
                 message = ended.stderr.decode(errors="replace").strip()
                 raise UsageError(
                     f"C++ can't be run here: a first program ended as {ended.status} ({message}); programs are linked "
-                    f"statically, so the static C++ library has to be installed too"
+                    f"statically, so the static C++ library must be installed as well"
                 )
 
     @property
     def is_crowded(self) -> bool:
-        """Whether times measured now are those of a loaded machine."""
+        """Return whether measured times are those of a loaded machine."""
         n_cores = os.cpu_count()
         return self._n_running > 0 or os.getloadavg()[0] > (n_cores if n_cores is not None else 1)
 
@@ -90,14 +91,16 @@ class Pool:
             each.close()
 
     def _job(self, program: Program, stdin: bytes) -> Job | Execution:
-        """What is to be run, or how its compiler ended without it."""
+        """Return the job to run, or how its compiler ended without an executable."""
         if program.language == "python":
             return worker.script(program, stdin)
         built = _builder(os.getpid()).build(program.source)
         return Job(built, stdin, kind="binary") if isinstance(built, bytes) else built
 
     def _attempt(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:
-        """A failure here is never the program's: it had not begun. So another worker may try."""
+        """Run a job, with another worker after a failure: it happened before the program started, so it is not the
+        program's.
+        """
         for _ in range(_ATTEMPTS - 1):
             with contextlib.suppress(SandboxError):
                 return self._on_a_worker(lent, job, limits)
@@ -115,7 +118,7 @@ class Pool:
     @contextlib.contextmanager
     def _lent(self) -> Iterator[list[Worker]]:
         if self._owner != os.getpid():
-            raise SandboxError("a sandbox was carried over a fork; open another one in the new process")
+            raise SandboxError("a sandbox was used after a fork; open another one in the new process")
         with self._lock:
             self._n_running += 1
             lent = [self._idle.pop()] if self._idle else []
@@ -136,13 +139,13 @@ class Pool:
 
 def _function(program: Program, function: str, calls: Sequence[Call], look: Look | None) -> Job:
     if program.language != "python":
-        raise UsageError("functions are called in Python alone; a program in another language reads stdin")
+        raise UsageError("only Python functions can be called; a program in another language must read stdin")
     return worker.function(program, function, calls, look)
 
 
 @functools.cache
 def strongest() -> tuple[Level, tuple[tuple[Level, str], ...]]:
-    """The strongest level that works here, tried for real, and why the stronger ones do not."""
+    """Return the strongest level that works here, by trying, and why stronger ones don't."""
     isolation.refuse_other_systems()
     failures: list[tuple[Level, str]] = []
     for level in sorted(Level, reverse=True):
@@ -152,30 +155,30 @@ def strongest() -> tuple[Level, tuple[tuple[Level, str], ...]]:
             failures.append((level, str(error)))
         else:
             return level, tuple(failures)
-    raise UsageError(f"no program can be run here, not even with limits alone: {failures[-1][1]}")
+    raise UsageError(f"no program can be run here, not even with resource limits alone: {failures[-1][1]}")
 
 
 def open_pool(least: Level = Level.SEALED, n_workers: int | None = None) -> Pool:
-    """A pool at the strongest level. Raises UsageError where that is weaker than `least`."""
+    """Return a pool at the strongest level. Raises UsageError if that is weaker than `least`."""
     level, failures = strongest()
     if level < least:
         reasons = "; ".join(f"{failed.title}: {why}" for failed, why in failures)
         raise UsageError(
-            f"programs of a model are run at the level {least.title!r} or better, and this machine has {level.title!r} "
-            f"({MEANING[level]}); {reasons}; to run them all the same, set the grader's least_level to {level.title!r}"
+            f"model-written programs run at the level {least.title!r} or better, and this machine has {level.title!r} "
+            f"({MEANING[level]}); {reasons}; to run them anyway, set the grader's least_level to {level.title!r}"
         )
     return shared(level, n_workers if n_workers is not None else _n_cores(), os.getpid())
 
 
 @functools.cache
 def shared(level: Level, n_workers: int, _process: int) -> Pool:
-    """One pool for all graders of a process."""
+    """Return the pool shared by all graders of a process."""
     return Pool(level, n_workers)
 
 
 @functools.cache
 def _builder(_process: int) -> compiler.Builder:
-    """One for all pools of a process. Raises UsageError where nothing can be compiled."""
+    """Return the builder shared by all pools of a process. Raises UsageError if nothing can be compiled."""
     level = strongest()[0]
     compiler.refuse_weak_level(level)
     return compiler.Builder(Pool(level, _n_cores(), compiler.executable_paths()).run_job)

@@ -1,4 +1,4 @@
-"""Which level is in force here, and whether it does what it says: small programs that try, for `harness doctor`."""
+"""Check the active isolation level with small programs that try to escape, for `harness doctor`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Attempt:
 
 
 def attempts(secret_path: str, port: int) -> tuple[Attempt, ...]:
-    """Harmless even where they succeed."""
+    """Return the attempts. They are harmless even if they succeed."""
 
     def attempt(name: str, action: str) -> Attempt:
         source = f"import os, sys, socket\ntry:\n    {action}\n    print('escaped')\nexcept Exception: pass\n"
@@ -54,7 +54,7 @@ _ENDINGS: Mapping[str, tuple[str, str]] = {
 
 
 def sandbox_facts() -> dict[str, str]:
-    """Facts for a person: the level and why no stronger one, then one line for each thing that was tried."""
+    """Return facts for a person: the level, why no stronger one, and one line per attempt."""
     try:
         level, failures = strongest()
     except UsageError as error:

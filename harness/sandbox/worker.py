@@ -1,4 +1,4 @@
-"""One worker seen from outside: started as a fresh process, given programs one at a time, replaced when it fails."""
+"""The parent's side of a worker: starts it as a fresh process, sends programs one at a time, replaces it on failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import inside.zygote as z; del sys.path[0]; "
     "z.main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == 'first')"
 )
-# From nothing: what is in the environment of the caller is nobody's business inside.
+# An empty environment: the caller's variables are not passed on.
 _ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "LC_ALL": "C.UTF-8",
@@ -49,7 +49,7 @@ _COMPLAINTS_OF_MEMORY = (b"MemoryError", b"numpy._core._exceptions._ArrayMemoryE
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One process to be: what it is told, and whether it answers calls."""
+    """The process to run: its request, and whether it answers calls."""
 
     payload: bytes
     stdin: bytes = b""
@@ -71,10 +71,10 @@ def function(program: Program, name: str, calls: Sequence[Call], look: Look | No
 
 
 class Worker:
-    """Raises SandboxError where it can't be started, or doesn't do what it is for."""
+    """A worker process. Raises SandboxError if it can't be started or fails."""
 
     def __init__(self, level: Level, executable: Sequence[str] = ()) -> None:
-        """With paths of executables, and what they need, it runs compilers instead of programs."""
+        """Start a worker; with the paths of executables and what they read, it runs compilers in place of programs."""
         self._scratch: str | None = None
         self._opened = contextlib.ExitStack()
         try:
@@ -93,7 +93,7 @@ class Worker:
             raise
 
     def _started(self) -> tuple[socket.socket, socket.socket, int, subprocess.Popen[bytes]]:
-        """The sockets to both its processes, its stderr, and what was started."""
+        """Return the sockets to both of its processes, its stderr, and the process."""
         enter = self._opened.enter_context
         with contextlib.ExitStack() as theirs:
             pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
@@ -123,7 +123,7 @@ class Worker:
         try:
             return self._run(job, limits)
         except OSError as error:
-            raise SandboxError(f"what a program's process needs is not to be had: {error}") from error
+            raise SandboxError(f"the resources of a program's process are not available: {error}") from error
 
     def _run(self, job: Job, limits: Limits) -> Execution:
         with contextlib.ExitStack() as stack:
@@ -136,7 +136,7 @@ class Worker:
             self._socket.settimeout(limits.wall_s + _GRACE_S)
             ended = self._exchange(marshal.dumps(request), fds, watch)
             if ended["trouble"] is not None:
-                raise SandboxError(f"a worker could not seal a program's process: {ended['trouble']}")
+                raise SandboxError(f"a worker could not isolate a program's process: {ended['trouble']}")
             return _execution(ended, limits, stdout, stderr, watch)
 
     def _exchange(self, request: bytes, fds: Sequence[int], watch: AnswerWatch | None) -> dict[str, Any]:
@@ -167,13 +167,13 @@ class Worker:
         return reply
 
     def _complaint(self) -> str:
-        return os.pread(self._complaints, 2000, 0).decode(errors="replace").strip() or "it said nothing"
+        return os.pread(self._complaints, 2000, 0).decode(errors="replace").strip() or "no error output"
 
     def close(self) -> None:
         self._asker.close()
         self._process.kill()
         self._process.wait()
-        with contextlib.suppress(OSError):  # the one inside dies with it, and then nobody holds the other end
+        with contextlib.suppress(OSError):  # the inner process dies with it, which closes the pipe
             self._socket.settimeout(_GRACE_S)
             while self._socket.recv(_MESSAGE_BYTES):
                 pass
@@ -185,7 +185,7 @@ class Worker:
 def _settings(level: Level, executable: Sequence[str]) -> bytes:
     places = isolation.package_places() if level != Level.SEALED else {}
     folders = isolation.package_folders(places)
-    told = {
+    settings = {
         "level": level.title,
         "preload": isolation.preloaded(level),
         "packages": places,
@@ -194,7 +194,7 @@ def _settings(level: Level, executable: Sequence[str]) -> bytes:
         "scratch_parent": tempfile.gettempdir(),
         "runtime_is_private": isolation.runtime_is_private(folders),
     }
-    return json.dumps(told).encode()
+    return json.dumps(settings).encode()
 
 
 def _packed(calls: Sequence[Call]) -> bytes:
@@ -206,7 +206,7 @@ def _memory_file(content: bytes, *, sealed: bool) -> Iterator[int]:
     fd = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         written = 0
-        while written < len(content):  # which does not move where reading begins
+        while written < len(content):  # does not change where reading begins
             written += os.pwrite(fd, memoryview(content)[written:], written)
         if sealed:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -237,14 +237,14 @@ def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, 
 
 
 def _status(ended: dict[str, Any], code: int, complaint: bytes, written: int, limits: Limits) -> ExecutionStatus:
-    """By precedence: time before not compiling before memory before output before the way it ended."""
+    """Return the status by precedence: time, compile error, memory, output, then the exit status."""
     killed_for, died_of, memory = ended["killed_for"], max(-code, 0), ended["memory_bytes"]
     if killed_for == "cpu" or died_of == signal.SIGXCPU:
         return "cpu_limit"
     if killed_for == "wall":
         return "wall_limit"
     if code == DID_NOT_COMPILE:
-        return "not_compiled"  # whatever the compiler ran out of
+        return "not_compiled"  # the resource that the compiler ran out of
     died_near_limit = died_of in _DEATHS_OF_MEMORY and memory >= 0.9 * limits.memory_bytes
     said_so = code > 0 and complaint.rstrip().rpartition(b"\n")[2].startswith(_COMPLAINTS_OF_MEMORY)
     if memory > limits.memory_bytes or died_near_limit or said_so:

@@ -421,7 +421,7 @@ def test_a_parquet_file_whose_structures_are_others_is_one_clear_error(mirror, r
 def test_a_reference_that_can_not_be_used_is_told_with_its_row(mirror):
     row = {"problem": "p", "answer": "", "subject": "Algebra", "level": 2, "unique_id": "test/algebra/1.json"}
     write(mirror / "math500/simplerl_math500_test.jsonl", [row])
-    with pytest.raises(DataError, match="math500 test/algebra/1: the gold '' can't be used"):
+    with pytest.raises(DataError, match="math500 test/algebra/1: the reference answer '' can't be used"):
         problems_of("math500")
 
 

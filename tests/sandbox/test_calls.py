@@ -172,19 +172,20 @@ def _children():
 
 
 @pytest.mark.parametrize(
-    "told", [b"", caller.TOLD_HEAD.pack(caller.VALUE, 1, 0.1) + b"7"], ids=["nothing", "one answer"]
+    "reported", [b"", caller.REPORT_HEAD.pack(caller.VALUE, 1, 0.1) + b"7"], ids=["nothing", "one answer"]
 )
-def test_an_end_that_is_not_told_is_no_end_of_the_program(told):
-    """The worker says that it ended. Who called it is gone, so it may have ended of that."""
+def test_an_unreported_end_is_not_the_end_of_the_program(reported):
+    """The caller process is gone, so the program may have ended because of that."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        for is_told in (False, True):
+        for is_reported in (False, True):
             theirs.send(zygote._ENDED.pack(b"E", b"", 1 << 8, 0.1, 1 << 20, 0.1))
             with AnswerWatch([Call([n], 1.0, 100) for n in range(3)]) as watch:
-                end = caller.TOLD_HEAD.pack(caller.ENDED, 0, 0.0) if is_told else b""
-                os.write(watch.for_asker[0], caller.TOLD_HEAD.pack(caller.LOADED, 0, 0.1) + told + end)
+                end = caller.REPORT_HEAD.pack(caller.ENDED, 0, 0.0) if is_reported else b""
+                os.write(watch.for_asker[0], caller.REPORT_HEAD.pack(caller.LOADED, 0, 0.1) + reported + end)
                 watch.close_their_ends()
-                with contextlib.nullcontext() if is_told else pytest.raises(ConnectionResetError, match="not all"):
+                lost = pytest.raises(ConnectionResetError, match="some answers")
+                with contextlib.nullcontext() if is_reported else lost:
                     assert watch.collect(ours)["status"] == 1 << 8
 
 

@@ -109,7 +109,7 @@ def test_the_reason_says_what_the_compiler_said():
 
 def test_functions_are_judged_in_python_alone():
     assert grade(SUM, function_name="f").outcome == "ungraded"
-    with pytest.raises(UsageError, match="Python alone"):
+    with pytest.raises(UsageError, match="only Python functions"):
         open_pool(n_workers=1).call(Program(SUM, language="cpp"), "f", [pool.Call([1], 1.0, 100)], LIMITS)
 
 

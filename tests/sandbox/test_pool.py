@@ -169,7 +169,7 @@ def test_a_pool_is_not_carried_over_a_fork(sandbox, monkeypatch):
 
 def test_a_process_that_can_t_be_sealed_runs_nothing(sandbox):
     """Here a limit that the kernel does not take; that is never a verdict on the program."""
-    with pytest.raises(SandboxError, match="could not seal"):
+    with pytest.raises(SandboxError, match="could not isolate"):
         sandbox.run(ECHO, b"1\n", Limits(1.0, 1.0, memory_bytes=1 << 70))
     assert sandbox.run(ECHO, b"1\n", LIMITS).stdout == b"1\n"
 

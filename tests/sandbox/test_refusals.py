@@ -63,7 +63,7 @@ def test_a_machine_without_seccomp_is_refused_unless_asked(monkeypatch):
 
 def test_a_machine_where_nothing_works_is_refused(monkeypatch):
     monkeypatch.setattr(pool, "Worker", Machine(-1))
-    with pytest.raises(UsageError, match=r"not even with limits alone: the kernel has no limits"):
+    with pytest.raises(UsageError, match=r"not even with resource limits alone: the kernel has no limits"):
         strongest()
 
 

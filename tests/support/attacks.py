@@ -167,11 +167,11 @@ def breaches_of_program(pool, group, attack, around, program, stdin, allowed=ALL
         test = ScriptTest(stdin, expected, lambda output: output.strip() == expected)
         report = judge_script(recording, program, [test], allowed)
         written = recording.execution.stdout
-    code = report.findings[0].code
+    code = report.outcomes[0].code
     if code not in attack.get("why", USUAL):
-        yield f"{code} ({report.findings[0].cause})"
-    if around.secret in report.findings[0].cause:
-        yield f"it was told {report.findings[0].cause}"
+        yield f"{code} ({report.outcomes[0].cause})"
+    if around.secret in report.outcomes[0].cause:
+        yield f"it was told {report.outcomes[0].cause}"
     if b"escaped" in written or expected in written:
         yield f"it wrote {written[:100]!r}"
     yield from around.damage()
@@ -220,7 +220,7 @@ def failures_of_native(level):
                 continue
             test = ScriptTest(b"3 4\n", b"7\n", lambda output: output == b"7\n")
             report = judge_script(pool, Program(case["source"], language="cpp"), [test], allowed)
-            found[f"benign.{name}"] = [] if report.n_passed else [str(report.findings)]
+            found[f"benign.{name}"] = [] if report.n_passed else [str(report.outcomes)]
         every = Program(around.fill(all_in_one(cases)), language="cpp")
         for place, (name, attack) in enumerate(cases["attacks"].items()):
             if level > Level.LIMITS or name == "read_a_file":
@@ -269,7 +269,7 @@ def failures_of_benign(level):
         tests = [FunctionTest((a, 4), 5.0, 4096, lambda got, a=a: json.loads(got.body) == a + 4) for a in (3, 500, 3)]
         found[name] = judge_function(pool, Program(case["source"], PRELUDE), "f", tests, allowed)
     pool.close()
-    return {name: str(r.findings) for name, r in found.items() if r.n_passed < r.n_tests}
+    return {name: str(r.outcomes) for name, r in found.items() if r.n_passed < r.n_tests}
 
 
 def _runs_here(case, level):

@@ -1,4 +1,6 @@
-"""Programs judged by running them: HumanEval+, MBPP+, LiveCodeBench, CodeForces. The verdict is made outside."""
+"""Programs judged by running them: HumanEval+, MBPP+, LiveCodeBench, CodeForces. The verdict is made outside the
+sandbox.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.evalplus_judge import judge_evalplus
 from harness.graders.code.extraction import program_in
 from harness.graders.code.isolated_compare import is_right_answer, is_right_output
-from harness.graders.code.judge import Allowance, FunctionTest, Report, ScriptTest, judge_function, judge_script, shown
+from harness.graders.code.judge import (
+    Allowance,
+    FunctionTest,
+    JudgeResult,
+    ScriptTest,
+    judge_function,
+    judge_script,
+    shown,
+)
 from harness.graders.code.output_match import Comparison, room_for
 from harness.graders.code.prelude import PRELUDE, with_files
 from harness.graders.code.reference import EvalPlusReference, ProgramReference, ProgramTest
@@ -29,46 +39,48 @@ _CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_byt
 
 
 class CodeGrader:
-    """AC, WA, TLE, MLE, OLE, RE or CE in `details["verdict"]`, with the first failing test.
+    """Sets `details["verdict"]` to AC, WA, TLE, MLE, OLE, RE or CE, with the first failing test.
 
-    A program never holds an expected output. What the sandbox itself could not do, and what the tests can't decide,
-    is ungraded.
+    A program never has access to an expected output. A sandbox failure, or a problem that the tests can't decide, is
+    `ungraded`.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         cpu_s: float = 6.0
-        """For each test of a problem that names no limit. For HumanEval+ and MBPP+ it is the larger of
-        `least_cpu_s` and `reference_factor` times what the reference solution took."""
+        """Time limit for each test of a problem without a limit of its own. For HumanEval+ and MBPP+ it is the larger
+        of `least_cpu_s` and `reference_factor` times the time of the reference solution.
+        """
         least_cpu_s: float = 4.0
         reference_factor: float = 4.0
         time_factor: float = 1.0
-        """Multiplies every limit, for a machine slower than the one they were made for."""
+        """Factor on every time limit, for a slower machine than the one that the limits were made for."""
         memory_bytes: int | None = None
-        """Where a problem names none: 1 GiB, and 4 GiB for HumanEval+ and MBPP+, as there."""
+        """Memory limit of problems without one. Default: 1 GiB, and 4 GiB for HumanEval+ and MBPP+, as in evalplus."""
         total_cpu_s: float | None = None
-        """All tests of one program together; 60 for HumanEval+ and MBPP+ if not given."""
+        """Time limit for all tests of one program together. Default: 60 for HumanEval+ and MBPP+."""
         comparison: Comparison | None = None
-        """Instead of each problem's own. `lines`: LiveCodeBench's; `tokens`: CodeForces' usual one; `words`: the same
-        in any case; `floats`: with `tolerance`."""
+        """Overrides each problem's comparison. `lines`: LiveCodeBench's; `tokens`: the usual one of CodeForces;
+        `words`: the same in any case; `floats`: with `tolerance`.
+        """
         tolerance: float = 0.0
-        """For floats, of functions too."""
+        """Tolerance of `floats`, for return values as well."""
         prelude: bool = True
-        """Whether programs may use names of the standard library that they did not import, as accepted ones do."""
+        """Whether programs may use names of the standard library without importing them, as accepted solutions do."""
         language: Language = "python"
-        """Of programs that read stdin. C++ is compiled by the machine's compiler, with -O2 -std=c++17."""
+        """Language of programs that read stdin. C++ is compiled by the machine's compiler, with -O2 -std=c++17."""
         inputs: Literal["base", "plus"] = "plus"
-        """HumanEval+ and MBPP+: the original tests alone, or those and the added ones."""
+        """HumanEval+ and MBPP+: the original tests only, or the original and the added tests."""
         tests: Literal["all", "longest"] = "all"
         """`longest`: only the `n_tests` tests with the longest inputs."""
         n_tests: int = 15
         reward: Literal["all", "fraction"] = "all"
-        """1 for passing all tests, or the share of tests passed; every test is run for the latter."""
+        """1 if all tests pass, or the share of tests passed; the latter runs every test."""
         retries_timeouts: bool = True
-        """On a loaded machine a program over its time is run once more, alone, before that is its verdict."""
+        """On a loaded machine, a program over its time limit is run once more, alone, before the verdict is TLE."""
         n_workers: int | None = None
         least_level: Literal["limits", "sealed", "landlock", "namespaces"] = "sealed"
-        """The weakest sandbox that programs may run in here, see `harness doctor`."""
+        """Weakest sandbox level in which programs may run here, see `harness doctor`."""
 
         def __post_init__(self) -> None:
             if min(self.cpu_s, self.least_cpu_s, self.reference_factor, self.time_factor) <= 0:
@@ -87,11 +99,11 @@ class CodeGrader:
 
     @property
     def n_at_once(self) -> int:
-        """How many programs are judged side by side."""
+        """Number of programs judged at the same time."""
         return self._pool.n_workers
 
     def facts(self) -> Mapping[str, str]:
-        """What the judging depended on. Raises UsageError where programs must not be run."""
+        """Return the conditions that verdicts depend on. Raises UsageError if programs must not run."""
         self._pool.check(self.config.language)
         return {"sandbox": self._pool.level.title}
 
@@ -108,7 +120,7 @@ class CodeGrader:
         try:
             if isinstance(reference, EvalPlusReference):
                 if self.config.language != "python":
-                    return Verdict("ungraded", None, program, "HumanEval+ and MBPP+ are judged in Python alone")
+                    return Verdict("ungraded", None, program, "HumanEval+ and MBPP+ are judged in Python only")
                 return self._evalplus(problem.id, reference, program)
             return self._program(reference, program)
         except (SandboxError, DataError) as error:
@@ -117,7 +129,7 @@ class CodeGrader:
     def grade_many(
         self, items: Iterable[tuple[Problem[ProgramReference | EvalPlusReference], Completion]]
     ) -> Iterator[Verdict]:
-        """Verdicts in the order of the items, as many at a time as there are workers."""
+        """Return verdicts in the order of the items; as many are judged at a time as there are workers."""
         with concurrent.futures.ThreadPoolExecutor(self._pool.n_workers) as threads:
             yield from threads.map(lambda item: self.grade(*item), items)
 
@@ -129,18 +141,18 @@ class CodeGrader:
             return Verdict("ungraded", None, source, "the problem has no tests")
         language = self.config.language
         if language != "python" and reference.function_name is not None:
-            return Verdict("ungraded", None, source, "functions are judged in Python alone")
+            return Verdict("ungraded", None, source, "functions are judged in Python only")
         program = Program(source, PRELUDE if self.config.prelude and language == "python" else "", language)
         allowed = self._allowance(reference.time_limit_s, reference.memory_limit_bytes, 1 << 30, None)
         if reference.function_name is None:
             scripts = [self._script_test(reference, test) for test in tests]
-            report = judge_script(self._pool, program, scripts, allowed)
+            result = judge_script(self._pool, program, scripts, allowed)
         else:
             functions = [self._function_test(test, allowed.cpu_s) for test in tests]
-            report = judge_function(self._pool, program, reference.function_name, functions, allowed)
-        place = report.first_failure
+            result = judge_function(self._pool, program, reference.function_name, functions, allowed)
+        place = result.first_failure
         details = {} if place is None else _failing(tests[place])
-        return self._verdict(source, report, {**details, "coverage": reference.coverage})
+        return self._verdict(source, result, {**details, "coverage": reference.coverage})
 
     def _script_test(self, reference: ProgramReference, test: ProgramTest) -> ScriptTest:
         stdin, expected = (text.encode("utf-8", "surrogateescape") for text in (test.input, test.output))
@@ -154,7 +166,7 @@ class CodeGrader:
         return ScriptTest(stdin, expected, functools.partial(is_right_output, rule, tolerance, expected))
 
     def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
-        """What the checker says. One that fails on the expected output too is broken; else the output broke it."""
+        """Return the checker's outcome. If it fails on the expected output as well, the checker is broken."""
         if len(output) > room_for(test.output.encode("utf-8", "surrogateescape")) + _CHECKED_BYTES:
             return False
         execution = self._run_checker(checker, test, output.decode("utf-8", "replace"))
@@ -162,12 +174,12 @@ class CodeGrader:
             return execution.stdout.strip() in (b"1", b"1.0", b"True")
         on_expected = self._run_checker(checker, test, test.output)
         if not _has_ended(on_expected):
-            told = shown(on_expected.stderr[-300:])
-            raise SandboxError(f"the problem's checker failed: {on_expected.status}, {told}")
+            text = shown(on_expected.stderr[-300:])
+            raise SandboxError(f"the problem's checker failed: {on_expected.status}, {text}")
         return False
 
     def _run_checker(self, checker: str, test: ProgramTest, output: str) -> Execution:
-        """A checker is ours, but reads what is not, so it runs in the sandbox as well, in a process of its own."""
+        """Run the checker in a sandbox in its own process: it is trusted, but reads untrusted output."""
         return self._pool.run(Program(with_files(checker, test.input, test.output, output)), b"", _CHECKER_LIMITS)
 
     def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
@@ -175,7 +187,7 @@ class CodeGrader:
             arguments = [json.loads(line) for line in test.input.split("\n") if line.strip()]
             answer = ExpectedAnswer(encode(json.loads(test.output)))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"a test is not of JSON values: {error}") from None
+            raise DataError(f"a test has a value that is not JSON: {error}") from None
         accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
         return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
 
@@ -190,12 +202,12 @@ class CodeGrader:
     def _evalplus(self, problem_id: str, reference: EvalPlusReference, source: str) -> Verdict:
         config = self.config
         allowed = self._allowance(config.least_cpu_s, None, 4 << 30, 60.0)
-        report, n_base, failing = judge_evalplus(
+        result, n_base, failing = judge_evalplus(
             self._pool, problem_id, reference, source, allowed, config.reference_factor, config.inputs == "plus"
         )
-        base = report.n_passed if report.first_failure is None else report.first_failure
+        base = result.n_passed if result.first_failure is None else result.first_failure
         sets = {"base": "passed" if base >= n_base else "failed"}
-        return self._verdict(source, report, {**failing, **sets})
+        return self._verdict(source, result, {**failing, **sets})
 
     # --- both ---------------------------------------------------------------------------------------------------
 
@@ -213,20 +225,22 @@ class CodeGrader:
             retries_timeouts=config.retries_timeouts,
         )
 
-    def _verdict(self, source: str, report: Report, more: Mapping[str, Any]) -> Verdict:
-        place = report.first_failure
-        share = report.n_passed / report.n_tests
-        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "sandbox": self._pool.level.title}
-        details = {**more, **counts, **report.used()}
+    def _verdict(self, source: str, result: JudgeResult, more: Mapping[str, Any]) -> Verdict:
+        place = result.first_failure
+        share = result.n_passed / result.n_tests
+        counts = {"n_passed": result.n_passed, "n_tests": result.n_tests, "sandbox": self._pool.level.title}
+        details = {**more, **counts, **result.used()}
         if place is None:
             return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
-        finding = report.findings[place]
-        cause = f" ({finding.cause})" if finding.cause else ""
+        outcome = result.outcomes[place]
+        cause = f" ({outcome.cause})" if outcome.cause else ""
         reward = share if self.config.reward == "fraction" else 0.0
-        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
-        if finding.difference:
-            told["difference"] = finding.difference
-        return Verdict("incorrect", reward, source, f"{finding.code} on test {place + 1}{cause}", {**told, **details})
+        details_of_test = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
+        if outcome.difference:
+            details_of_test["difference"] = outcome.difference
+        return Verdict(
+            "incorrect", reward, source, f"{outcome.code} on test {place + 1}{cause}", {**details_of_test, **details}
+        )
 
 
 def _has_ended(execution: Execution) -> bool:

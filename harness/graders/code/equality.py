@@ -1,5 +1,6 @@
-"""When the answer of a function is right though it is not written as the expected one is. A rule is plain data, so that
-another process can apply it."""
+"""Equality rules for return values that differ from the expected text. A rule is plain data, so that another process
+can apply it.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +19,29 @@ from harness.sandbox.inside.codec import NotPlainError
 _MORE_BYTES, _SHOWN_CHARACTERS = 4 << 20, 1000
 
 AnswerRule = tuple[Any, ...]
-"""The name of a rule and its options: what `_RULES` has."""
+"""The name of a rule in `_RULES`, and its options."""
 
 
 @dataclass(frozen=True)
 class ExpectedAnswer:
-    """Encoded."""
+    """An expected return value, encoded."""
 
     text: bytes
 
     @functools.cached_property
     def packed(self) -> bytes | None:
-        """As a program would pack it, if it would."""
+        """The packed form, if a program would pack it."""
         try:
             value = decode(self.text)
-        except NotPlainError:  # it is giant
+        except NotPlainError:  # packed because it is giant
             return None
         return codec.packed(tuple(value.items) if _is_tuple(value) else value)
 
     @property
     def room_bytes(self) -> int:
-        """How long a right answer may be: other kinds of containers and numbers have longer names, and numbers that are
-        packed take nine bytes each."""
+        """Upper bound of the length of a correct answer: other types of containers and numbers have longer names, and
+        packed numbers take nine bytes each.
+        """
         n_bytes = len(self.text)
         n_numbers = self.text.count(b",") + 1 if self.text.startswith((b"[", b'{"tuple"')) else 0
         return max(min(4 * n_bytes, n_bytes * 3 // 2 + _MORE_BYTES), 9 * n_numbers) + 4096
@@ -50,7 +52,9 @@ def _is_tuple(value: Any) -> bool:
 
 
 def is_right(rule: AnswerRule, expected: bytes, body: bytes) -> bool:
-    """Both are encoded. What is no value, or is nested deeper than a program's own encoder allows, is wrong."""
+    """Return whether two encoded values are equal by the rule. Anything that is not a value, or is nested more deeply
+    than a program's encoder allows, is wrong.
+    """
     try:
         return _follows(rule, expected, decode(body))
     except (NotPlainError, RecursionError):
@@ -58,19 +62,19 @@ def is_right(rule: AnswerRule, expected: bytes, body: bytes) -> bool:
 
 
 def is_right_packed(rule: AnswerRule, expected: bytes, body: bytes) -> bool:
-    """For a sandbox alone: what a program packed may be made to break whoever reads it."""
+    """Return whether a packed value is correct. For a sandbox only: packed bytes may be made to crash their reader."""
     value = _unpacked(body)
     try:
         return value is not None and _follows(rule, expected, value)
-    except NotPlainError:  # a giant is expected
+    except NotPlainError:  # the expected value is giant
         return False
 
 
 def _unpacked(body: bytes) -> Any:
-    """None of what no program's own side would have packed."""
+    """Return the value, or None for bytes that our encoder would not have packed."""
     try:
         value = marshal.loads(body)
-    except Exception:  # of whatever kind a made-up text brings about
+    except Exception:  # a forged text can raise any exception
         return None
     if codec.packed(value) != body:
         return None
@@ -112,7 +116,7 @@ def _official_value(expected: Any, got: Any) -> bool:
 
 
 def _are_alike(expected: Any, got: Any) -> bool:
-    """Pairs that begin with the same name."""
+    """Yield pairs whose keys begin with the same name."""
     return type(got) is list and len(got) == len(expected) and got[0] == expected[0]
 
 

@@ -1,6 +1,6 @@
-"""Judges a function of HumanEval+ or MBPP+ by what the reference solution gives on the same inputs.
+"""Judge a function of HumanEval+ or MBPP+ by the reference solution's outputs on the same inputs.
 
-The reference solution runs in the sandbox as well, once a problem, in a process of its own.
+The reference solution runs in the sandbox as well, once per problem, in its own process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from harness.core.types import Answer, Call, Limits, Program
 from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.evalplus_rules import FOUND_OR_NOT
 from harness.graders.code.isolated_compare import is_right_answer
-from harness.graders.code.judge import Allowance, FunctionTest, Report, judge_function, shown
+from harness.graders.code.judge import Allowance, FunctionTest, JudgeResult, judge_function, shown
 from harness.graders.code.reference import EvalPlusReference
 from harness.graders.code.values import encode
 from harness.sandbox import Pool
@@ -24,7 +24,7 @@ _MOST_REFERENCE_BYTES = 256 << 20
 
 
 class _Asked:
-    """One reference solution and its inputs, equal where the problem and the solution are."""
+    """One reference solution with its inputs; equal for equal problem and solution."""
 
     def __init__(self, problem_id: str, reference: EvalPlusReference) -> None:
         self.problem_id, self.reference = problem_id, reference
@@ -48,20 +48,20 @@ def judge_evalplus(
     allowed: Allowance,
     reference_factor: float,
     has_plus: bool,
-) -> tuple[Report, int, dict[str, str]]:
-    """What the tests showed, how many of them are the original ones, and the failing one for a person."""
+) -> tuple[JudgeResult, int, dict[str, str]]:
+    """Return the test results, the number of original tests, and a description of the failing one."""
     n_base = len(reference.base_inputs)
     tests = _tests(pool, _Asked(problem_id, reference), allowed.cpu_s, reference_factor)
     chosen = tests if has_plus else tests[:n_base]
-    report = judge_function(pool, Program(_whole(reference, source)), reference.entry_point, chosen, allowed)
-    if report.first_failure is None:
-        return report, n_base, {}
-    failing = tests[report.first_failure]
-    return report, n_base, {"input": shown(encode(list(failing.arguments))), "expected": shown(failing.expected)}
+    result = judge_function(pool, Program(_whole(reference, source)), reference.entry_point, chosen, allowed)
+    if result.first_failure is None:
+        return result, n_base, {}
+    failing = tests[result.first_failure]
+    return result, n_base, {"input": shown(encode(list(failing.arguments))), "expected": shown(failing.expected)}
 
 
 def _whole(reference: EvalPlusReference, source: str) -> str:
-    """A reply that only continues the prompt is a program together with it."""
+    """Join the prompt with a reply that only continues it."""
     return source if f"def {reference.entry_point}" in source else reference.prompt + source
 
 
@@ -88,7 +88,7 @@ def _test(reference: EvalPlusReference, arguments: Sequence[object], answer: Ans
         cpu_s,
         expected.room_bytes,
         functools.partial(is_right_answer, rule, expected),
-        # What is no plain data, such as a match, was found.
+        # A value that is not plain data, such as a regex match, counts as found.
         accepts_opaque=reference.entry_point in FOUND_OR_NOT and answer.body != b"null",
         expected=answer.body,
     )
@@ -107,10 +107,10 @@ def _expected(pool: Pool, asked: _Asked) -> tuple[Answer, ...]:
     answers = [_found(answer, reference) for answer in execution.answers]
     if len(answers) < len(calls) or any(answer.kind != "value" for answer in answers):
         bad = next((answer for answer in answers if answer.kind != "value"), None)
-        told = f"{bad.kind} {shown(bad.body)}" if bad is not None else shown(execution.stderr[-300:])
+        text = f"{bad.kind} {shown(bad.body)}" if bad is not None else shown(execution.stderr[-300:])
         raise DataError(
             f"the reference solution of {asked.problem_id} gave {len(answers)} answers to {len(calls)} inputs: "
-            f"{execution.status}, {told}"
+            f"{execution.status}, {text}"
         )
     return tuple(answers)
 

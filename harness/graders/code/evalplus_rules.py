@@ -1,7 +1,7 @@
-"""When an output counts as right on HumanEval+ and MBPP+: evalplus' tolerances, and the problems that have a rule.
+"""When an output counts as correct on HumanEval+ and MBPP+: evalplus' tolerances, and problems with their own rule.
 
-They read our own copy of the arguments, never what a program may have done to its own. Unlike in evalplus, a
-tolerance that one float answer asked for does not stay for the answers after it.
+Rules read our own copy of the arguments, never one that a program may have changed. Unlike in evalplus, a tolerance
+that one float answer requires does not apply to later answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EQUAL_AS_SETS = {
     *("larg_nnum", "intersection_array", "find_dissimilar", "Diff"),
 }
 FOUND_OR_NOT = frozenset(("check_str", "text_match_three", "text_starta_endb"))
-"""Functions that may return anything but None for yes."""
+"""Functions that may return anything except None for yes."""
 
 Dataset = Literal["humaneval", "mbpp"]
 
@@ -27,7 +27,7 @@ Dataset = Literal["humaneval", "mbpp"]
 def is_right(
     dataset: Dataset, entry_point: str, arguments: Sequence[Any], expected: Any, got: Any, tolerance: float
 ) -> bool:
-    """Whether `got` is accepted where the reference solution gave `expected`."""
+    """Return whether `got` is accepted where the reference solution returned `expected`."""
     if dataset == "humaneval" and entry_point == "find_zero":
         return _is_zero(arguments[0], got, tolerance)
     exact = _is_exact(dataset, entry_point, arguments, expected, got, tolerance)
@@ -68,7 +68,7 @@ def _digit_distance(first: object, second: object) -> int:
 
 
 def _pyramid_surface(base: float, height: float) -> int:
-    """The problem leaves open whether the height is that of the pyramid or of a side; the reference takes the side."""
+    """The problem does not say whether the height is that of the pyramid or of a side; the reference takes the side."""
     return round(base**2 + 2 * base * math.sqrt((base / 2) ** 2 + height**2))
 
 

@@ -1,4 +1,4 @@
-"""Finds the program in a reply, in time linear in the text."""
+"""Find the program in a reply, in time linear in its length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAGS: Mapping[Language, tuple[str, ...]] = {
 
 
 def without_reasoning(reply: str) -> str:
-    """What follows the reasoning; nothing where it was never ended."""
+    """Return the text after the reasoning; empty if the reasoning never ends."""
     _, mark, answer = reply.rpartition(_END_OF_REASONING)
     if mark:
         return answer
@@ -24,34 +24,35 @@ def without_reasoning(reply: str) -> str:
 
 
 def program_in(reply: str, language: Language = "python") -> str | None:
-    """The last fenced block that is in the language or says nothing of one, else the last block at all.
+    """Return the last fenced block whose language fits or is not given, else the last block of any language.
 
-    Without any fence the whole answer is taken for a program. A block that was never closed is none, nor is a reply
-    that never came to its answer.
+    Without a fence the whole answer is the program. An unclosed block does not count, nor does a reply that never ends
+    its reasoning.
     """
     answer = without_reasoning(reply)
     blocks = list(_blocks(answer))
     if not blocks:
         return answer if answer.strip() and not any(fence in answer for fence in _FENCES) else None
-    fitting = [text for said, text in blocks if said.partition(" ")[0] in _TAGS[language]]
+    fitting = [text for info, text in blocks if info.partition(" ")[0] in _TAGS[language]]
     return fitting[-1] if fitting else blocks[-1][1]
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """(what its fence says, text) of each fenced block: its language, and maybe more. A fence is closed by one of its
-    kind that is as long and says nothing."""
+    """Yield (info string, text) of each fenced block. A fence is closed by one of the same kind, at least as long,
+    without an info string.
+    """
     opened: str | None = None
-    said, indent = "", 0
+    info, indent = "", 0
     inside: list[str] = []
     for line in text.split("\n"):
         bare = line.strip()
         if opened is None:
             if bare.startswith(_FENCES):
                 opened = bare[: len(bare) - len(bare.lstrip(bare[0]))]
-                said, inside = bare[len(opened) :].strip().lower(), []
+                info, inside = bare[len(opened) :].strip().lower(), []
                 indent = len(line) - len(line.lstrip())
         elif bare.startswith(opened) and not bare.strip(opened[0]):
-            yield said, "\n".join(inside)
+            yield info, "\n".join(inside)
             opened = None
         else:
             # A block within a list is indented as a whole.
@@ -59,7 +60,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def official_program_in(reply: str) -> str:
-    """LiveCodeBench's rule: what stands between the last two lines with a fence, nothing where there is one or none."""
+    """Return the text between the last two fence lines, LiveCodeBench's rule; empty if there are fewer than two."""
     lines = reply.split("\n")
     fences = [place for place, line in enumerate(lines) if "```" in line]
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) >= 2 else ""

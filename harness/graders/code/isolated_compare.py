@@ -1,7 +1,7 @@
-"""Compares what programs gave with what was expected: what is large in a process of its own, so that no program can
-make this one grow.
+"""Compare outputs of programs with the expected ones; large ones in a separate process, so that no program can make
+this process grow.
 
-That process is a sandboxed one as well. It runs our own rules, but on data that a program made up.
+That process is sandboxed as well: it runs our rules on data that an untrusted program made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.sandbox.inside import codec
 
 _LARGE_BYTES = 1 << 20
 _LIMITS = Limits(cpu_s=20.0, wall_s=120.0, memory_bytes=2 << 30)
-_MODULES = (codec, values, output_match, evalplus_rules, equality)  # each after those it imports
+_MODULES = (codec, values, output_match, evalplus_rules, equality)  # in order of their imports
 _LOADER = """
 import sys, types
 def _load(name, source):
@@ -40,7 +40,7 @@ print(getattr(sys.modules[module], function)(*arguments))
 
 
 def is_right_answer(rule: AnswerRule, expected: ExpectedAnswer, answer: Answer) -> bool:
-    """Whether it is the expected one, byte for byte, or is right as a value."""
+    """Return whether an answer equals the expected one byte for byte, or is correct as a value."""
     body = answer.body
     if answer.kind == "packed":
         return body == expected.packed or _apart(is_right_packed, rule, expected.text, body) == "True"
@@ -52,7 +52,7 @@ def is_right_answer(rule: AnswerRule, expected: ExpectedAnswer, answer: Answer) 
 
 
 def start_of(answer: Answer) -> bytes:
-    """For a person."""
+    """Return the beginning of an answer, for a person."""
     return answer.body if answer.kind != "packed" else _apart(start_of_packed, answer.body).encode()
 
 
@@ -65,26 +65,25 @@ def is_right_output(comparison: Comparison, tolerance: float, expected: bytes, o
 
 
 def difference(output: bytes, expected: bytes) -> str:
-    """Where they part, for a person."""
+    """Describe the first difference, for a person."""
     if len(output) + len(expected) <= _LARGE_BYTES:
         return first_difference(output, expected)
     return _apart(first_difference, output, expected)
 
 
 def _apart(function: Callable[..., object], *arguments: object) -> str:
-    """What a function of `_MODULES` gives, as text; nothing where that takes more than it may, or breaks the
-    interpreter.
+    """Return the result of a function of `_MODULES` as text; empty if it exceeds its limits or crashes the interpreter.
 
-    Raises SandboxError where our own side is at fault, or the machine: that is no verdict.
+    Raises SandboxError if our own side or the machine failed: that must not become a verdict.
     """
     question = marshal.dumps((function.__module__, function.__name__, arguments), 2)  # type: ignore[arg-type]
     ended = _comparers(os.getpid()).run(Program(_QUESTION, _prelude()), question, _LIMITS)
-    is_broken = ended.status == "signalled" and ended.exit_code != signal.SIGKILL  # which is the machine's alone
+    is_broken = ended.status == "signalled" and ended.exit_code != signal.SIGKILL  # SIGKILL comes from the machine
     if is_broken or ended.status in ("cpu_limit", "memory_limit"):
         return ""
     if ended.status != "exited" or ended.exit_code != 0:
-        told = ended.stderr.decode(errors="replace").rstrip().rpartition("\n")[2]
-        raise SandboxError(f"comparing {len(question)} bytes failed: {ended.status}, {told}")
+        text = ended.stderr.decode(errors="replace").rstrip().rpartition("\n")[2]
+        raise SandboxError(f"comparing {len(question)} bytes failed: {ended.status}, {text}")
     return ended.stdout.decode("utf-8", "replace").removesuffix("\n")
 
 
@@ -96,5 +95,5 @@ def _prelude() -> str:
 
 @functools.cache
 def _comparers(_process: int) -> Pool:
-    """Workers of their own: those that run programs may all be waiting for a comparison."""
+    """Return a separate pool: all workers that run programs may be waiting for a comparison."""
     return Pool(strongest()[0], max(1, len(os.sched_getaffinity(0))))

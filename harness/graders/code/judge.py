@@ -1,4 +1,4 @@
-"""The verdict, made from what the kernel says of a process and the bytes it wrote; the program has no part in it."""
+"""Make the verdict from what the kernel reports about a process and from the bytes it wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 300
 _OUTPUT_BYTES = 16 << 20
 _LATE = ("cpu_limit", "wall_limit")
 _TOO_LARGE = "too_large"
-_GRACE = 2.0  # on a loaded machine a program may take so much longer, without that being its verdict yet
+_GRACE = 2.0  # on a loaded machine, a program may take this much longer before TLE is final
 _STATUS_CODES: dict[str, tuple[Code, str]] = {
     "cpu_limit": ("TLE", "cpu"),
     "wall_limit": ("TLE", "wall"),
@@ -28,24 +28,24 @@ _STATUS_CODES: dict[str, tuple[Code, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one test showed."""
+class TestOutcome:
+    """The outcome of one test."""
 
     code: Code
     cause: str = ""
     got: str = ""
     difference: str = ""
-    """Where an output and the expected one part."""
+    """Where the output differs from the expected one."""
 
 
-_RIGHT = Finding("AC")
+_RIGHT = TestOutcome("AC")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What all tests showed: findings in the order of the tests, as far as they were run."""
+class JudgeResult:
+    """The outcomes of the tests in order, as far as they were run."""
 
-    findings: tuple[Finding, ...]
+    outcomes: tuple[TestOutcome, ...]
     n_tests: int
     cpu_s: float
     wall_s: float
@@ -54,11 +54,11 @@ class Report:
 
     @property
     def n_passed(self) -> int:
-        return sum(finding.code == "AC" for finding in self.findings)
+        return sum(outcome.code == "AC" for outcome in self.outcomes)
 
     @property
     def first_failure(self) -> int | None:
-        return next((place for place, finding in enumerate(self.findings) if finding.code != "AC"), None)
+        return next((place for place, outcome in enumerate(self.outcomes) if outcome.code != "AC"), None)
 
     def used(self) -> dict[str, Any]:
         numbers = {"cpu_s": round(self.cpu_s, 4), "wall_s": round(self.wall_s, 4)}
@@ -68,7 +68,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a program may use on one test, how often it is given a second chance, and when the judge stops."""
+    """Limits of one test, the number of retries, and when the judge stops."""
 
     cpu_s: float
     memory_bytes: int
@@ -77,7 +77,7 @@ class Allowance:
     retries_timeouts: bool = True
 
     def is_spent(self, total: _Total) -> bool:
-        """Whether all tests together have taken too long; sleeping counts too, at half the rate."""
+        """Return whether all tests together took too long; sleeping counts at half the rate."""
         limit_s = self.total_cpu_s
         return limit_s is not None and (total.cpu_s >= limit_s or total.wall_s >= wall_s(limit_s))
 
@@ -86,10 +86,10 @@ class Allowance:
 
 
 class _Total:
-    """Sums over the runs of one program."""
+    """Totals over the runs of one program."""
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
+        self.outcomes: list[TestOutcome] = []
         self.cpu_s = self.wall_s = 0.0
         self.memory_bytes = self.n_retried = 0
 
@@ -98,9 +98,9 @@ class _Total:
         self.wall_s += execution.wall_s
         self.memory_bytes = max(self.memory_bytes, execution.memory_bytes)
 
-    def report(self, n_tests: int) -> Report:
+    def result(self, n_tests: int) -> JudgeResult:
         used = (self.cpu_s, self.wall_s, self.memory_bytes, self.n_retried)
-        return Report(tuple(self.findings), n_tests, *used)
+        return JudgeResult(tuple(self.outcomes), n_tests, *used)
 
 
 def wall_s(cpu_s: float) -> float:
@@ -112,39 +112,39 @@ def wall_s(cpu_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ScriptTest:
-    """What a program is given, and whether what it wrote is right."""
+    """The input of a program, and whether its output is correct."""
 
     stdin: bytes
     expected: bytes
     accepts: Callable[[bytes], bool]
     more_room_bytes: int = 0
-    """How much longer a right output may be than one as long as the expected one."""
+    """How much longer a correct output may be than the expected one."""
 
 
-def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allowed: Allowance) -> Report:
-    """Each test in a process of its own."""
+def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allowed: Allowance) -> JudgeResult:
+    """Run each test in its own process."""
     total = _Total()
     for test in tests:
         execution = _run(pool, program, test, allowed, total)
-        finding = failure(execution)
-        if finding is None:
-            finding = _of_output(execution.stdout, test)
-        if finding.code == "AC" and allowed.is_spent(total):
-            finding = Finding("TLE", "total")
-        total.findings.append(finding)
-        if (finding.code != "AC" and not allowed.runs_all_tests) or allowed.is_spent(total):
+        outcome = failure(execution)
+        if outcome is None:
+            outcome = _of_output(execution.stdout, test)
+        if outcome.code == "AC" and allowed.is_spent(total):
+            outcome = TestOutcome("TLE", "total")
+        total.outcomes.append(outcome)
+        if (outcome.code != "AC" and not allowed.runs_all_tests) or allowed.is_spent(total):
             break
-    return total.report(len(tests))
+    return total.result(len(tests))
 
 
-def _of_output(output: bytes, test: ScriptTest) -> Finding:
+def _of_output(output: bytes, test: ScriptTest) -> TestOutcome:
     if test.accepts(output):
         return _RIGHT
-    return Finding("WA", got=shown(output), difference=difference(output, test.expected))
+    return TestOutcome("WA", got=shown(output), difference=difference(output, test.expected))
 
 
 def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, total: _Total) -> Execution:
-    """One run. On a loaded machine it may go on for a while after its time; if it ends then, it is run again, alone."""
+    """Run once. On a loaded machine the process may exceed its limit; if it then ends, it is run again, alone."""
     keep_bytes = room_for(test.expected) + test.more_room_bytes
     own = allowed.limits(allowed.cpu_s, wall_s(allowed.cpu_s), keep_bytes)
     is_crowded = allowed.retries_timeouts and pool.is_crowded
@@ -165,20 +165,20 @@ def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, tot
 
 @dataclass(frozen=True, slots=True)
 class FunctionTest(Call):
-    """A call, and whether the value that it gave is right."""
+    """A call, and whether its return value is correct."""
 
     accepts: Callable[[Answer], bool]
     accepts_opaque: bool = False
-    """Whether a value that is no plain data is right."""
+    """Whether a value that is not plain data is correct."""
 
 
 def judge_function(
     pool: Pool, program: Program, name: str, tests: Sequence[FunctionTest], allowed: Allowance
-) -> Report:
-    """All calls in one process, as their authors meant them. If all are to run, another one after a call ended it."""
+) -> JudgeResult:
+    """Run all calls in one process, as their authors intended. If every test must run, start another after a crash."""
     total = _Total()
-    while len(total.findings) < len(tests):
-        rest = tests[len(total.findings) :]
+    while len(total.outcomes) < len(tests):
+        rest = tests[len(total.outcomes) :]
         cpu_s = sum(test.cpu_s for test in rest) + allowed.cpu_s
         if allowed.total_cpu_s is not None:
             cpu_s = min(cpu_s, allowed.total_cpu_s - total.cpu_s)
@@ -187,82 +187,82 @@ def judge_function(
         execution = pool.call(program, name, rest, limits, heard.look)
         if _deserves_a_retry(execution, pool, allowed):
             total.n_retried += 1
-            heard.findings.clear()
+            heard.outcomes.clear()
             execution = pool.call_alone(program, name, rest, limits, heard.look)
         total.add(execution)
-        total.findings += _of_calls(execution, heard, total, allowed)
+        total.outcomes += _of_calls(execution, heard, total, allowed)
         if not allowed.runs_all_tests:
             break
-    return total.report(len(tests))
+    return total.result(len(tests))
 
 
 class _Heard:
-    """What the answers of one process show, found as they come: none is kept, nor any waited for after a failure."""
+    """Checks the answers of one process as they arrive: none is stored, and none is awaited after a failure."""
 
     def __init__(self, tests: Sequence[FunctionTest], runs_all_tests: bool) -> None:
         self._tests, self._runs_all_tests = tests, runs_all_tests
-        self.findings: list[Finding] = []
+        self.outcomes: list[TestOutcome] = []
 
     @property
     def n_unheard(self) -> int:
-        return len(self._tests) - len(self.findings)
+        return len(self._tests) - len(self.outcomes)
 
     @property
     def is_enough(self) -> bool:
-        """Whether it was the judge that heard no further, and the program's end says nothing."""
-        if not self.findings:
+        """Return whether the judge stopped the process itself, so that its exit status means nothing."""
+        if not self.outcomes:
             return False
-        last = self.findings[-1]
+        last = self.outcomes[-1]
         return last.cause == _TOO_LARGE or not (self._runs_all_tests or last.code == "AC")
 
     def look(self, place: int, answer: Answer) -> bool:
-        del self.findings[place:]
-        self.findings.append(_of_answer(answer, self._tests[place]))
+        del self.outcomes[place:]
+        self.outcomes.append(_of_answer(answer, self._tests[place]))
         return not self.is_enough
 
 
-def _of_answer(answer: Answer, test: FunctionTest) -> Finding:
+def _of_answer(answer: Answer, test: FunctionTest) -> TestOutcome:
     if answer.kind in ("value", "packed"):
-        return _RIGHT if test.accepts(answer) else Finding("WA", got=shown(start_of(answer)))
+        return _RIGHT if test.accepts(answer) else TestOutcome("WA", got=shown(start_of(answer)))
     if answer.kind == "raised":
-        return Finding("RE", shown(answer.body))
+        return TestOutcome("RE", shown(answer.body))
     if answer.kind == "opaque" and test.accepts_opaque:
         return _RIGHT
-    return Finding("WA", answer.kind, shown(answer.body))
+    return TestOutcome("WA", answer.kind, shown(answer.body))
 
 
-def _of_calls(execution: Execution, heard: _Heard, total: _Total, allowed: Allowance) -> list[Finding]:
-    """Findings for what was answered, and for the call that ended the process; none for what was not reached."""
-    found, n_unheard = heard.findings, heard.n_unheard
+def _of_calls(execution: Execution, heard: _Heard, total: _Total, allowed: Allowance) -> list[TestOutcome]:
+    """Return the outcomes of the calls that were answered, and of the call that ended the process."""
+    found, n_unheard = heard.outcomes, heard.n_unheard
     if not n_unheard and not heard.is_enough and execution.status == "memory_limit":
-        return [Finding("MLE")] * len(found)
+        return [TestOutcome("MLE")] * len(found)
     if n_unheard and not heard.is_enough:
         ended = failure(execution)
-        found.append(ended if ended is not None else Finding("RE", "it ended before it answered"))
+        found.append(ended if ended is not None else TestOutcome("RE", "it ended before it answered"))
     if heard.n_unheard and allowed.runs_all_tests and allowed.is_spent(total):
-        found += [Finding("TLE", "total")] * heard.n_unheard
+        found += [TestOutcome("TLE", "total")] * heard.n_unheard
     return found
 
 
 # --- endings ----------------------------------------------------------------------------------------------------
 
 
-def failure(execution: Execution) -> Finding | None:
-    """What a process that did not end well shows, None of one that did."""
+def failure(execution: Execution) -> TestOutcome | None:
+    """Return the failure that a process shows, or None if it ended well."""
     if execution.status in _STATUS_CODES:
-        return Finding(*_STATUS_CODES[execution.status])
+        return TestOutcome(*_STATUS_CODES[execution.status])
     if execution.status == "not_compiled":
-        return Finding("CE", _last_line(execution.stderr))
+        return TestOutcome("CE", _last_line(execution.stderr))
     if execution.status == "signalled":
-        return Finding("RE", _signal_name(execution.exit_code))
+        return TestOutcome("RE", _signal_name(execution.exit_code))
     if execution.exit_code != 0:
         line = _last_line(execution.stderr)
-        return Finding("RE", line if line else f"exit code {execution.exit_code}")
+        return TestOutcome("RE", line if line else f"exit code {execution.exit_code}")
     return None
 
 
 def _deserves_a_retry(execution: Execution, pool: Pool, allowed: Allowance) -> bool:
-    """Over the time limit on a loaded machine: that may be the machine's doing."""
+    """Return whether a time limit was exceeded on a loaded machine, which may be the cause."""
     return execution.status in _LATE and allowed.retries_timeouts and pool.is_crowded
 
 
@@ -278,6 +278,6 @@ def _last_line(stderr: bytes) -> str:
 
 
 def shown(data: bytes) -> str:
-    """A bounded piece of it, for a person."""
+    """Return a bounded piece of the bytes, for a person."""
     text = data[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."

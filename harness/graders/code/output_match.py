@@ -1,4 +1,4 @@
-"""When the output of a program is the expected one. Linear in the text; sizes are bounded before anything is read."""
+"""When the output of a program equals the expected one. Linear in the text; sizes are bounded before reading."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NUMBER_SIGNS = frozenset("0123456789+-.eE")
 
 
 def room_for(expected: bytes) -> int:
-    """More output than this can't be right, so it is not even read."""
+    """Return the largest size of a correct output; longer output is not read."""
     return 2 * len(expected) + (64 << 10)
 
 
 def is_same(output: bytes, expected: bytes) -> bool:
-    """By any rule, without looking into it."""
+    """Return whether outputs are equal under any rule, without parsing them."""
     return len(output) <= room_for(expected) and output.strip() == expected.strip()
 
 
@@ -45,7 +45,7 @@ def _all_pairs(is_equal: Callable[[str, str], bool], ours: Iterable[str], wanted
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines, blanks at their ends aside, and those at the ends of the text that have nothing else."""
+    """Yield the lines without trailing blanks, and without empty lines at the ends of the text."""
     n_blank, has_begun = 0, False
     for piece in _pieces(text, _LINE_END):
         for line in map(str.strip, piece.split("\n")):
@@ -63,7 +63,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str, end: re.Pattern[str]) -> Iterator[str]:
-    """The text without some of its ends, a piece at a time: all its tokens at once would take twenty times its size."""
+    """Yield the text in pieces: all tokens at once would take twenty times its size."""
     begin = 0
     while begin <= len(text):
         found = end.search(text, begin + _PIECE_CHARACTERS)
@@ -89,12 +89,12 @@ def _decimal(token: str) -> Decimal:
         raise InvalidOperation
     number = Decimal(token)
     if number and number.is_finite() and abs(number.adjusted()) > _LARGEST_EXPONENT:
-        raise InvalidOperation  # comparing such numbers takes as long as the exponent says
+        raise InvalidOperation  # comparing such numbers takes time proportional to the exponent
     return number
 
 
 def tokens_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
-    """Tokens between white space are equal as text; a yes or no in any case, as CodeForces has it."""
+    """Whitespace-separated tokens are equal as text; yes and no in any case, as on CodeForces."""
     return _all_pairs(operator.eq, map(_token, _tokens(output)), map(_token, _tokens(expected)))
 
 
@@ -108,8 +108,9 @@ def words_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
 
 
 def floats_close(output: str, expected: str, tolerance: float) -> bool:
-    """As many tokens; where a number with a point or an exponent is expected, one that is absolutely or relatively
-    within the tolerance; elsewhere the same text."""
+    """As many tokens; where a number with a point or an exponent is expected, one within the absolute or relative
+    tolerance; elsewhere the same text.
+    """
 
     def is_close(token: str, wanted: str) -> bool:
         return _token_close(token, wanted, tolerance)
@@ -138,7 +139,7 @@ def _is_number(token: str) -> bool:
 
 
 def first_difference(output: bytes, expected: bytes) -> str:
-    """The first line in which the texts differ, blanks at its ends aside, in a bounded form for a person."""
+    """Return the first line that differs, without trailing blanks, in a bounded form for a person."""
     lines, wanted = (_lines(text.decode("utf-8", "replace")) for text in (output, expected))
     for n_alike, (line, other) in enumerate(itertools.zip_longest(lines, wanted)):
         if line is None or other is None:

@@ -1,4 +1,4 @@
-"""The imports that programs accepted on LiveCodeBench and LeetCode rely on, and the checker that data may bring."""
+"""Imports that accepted programs on LiveCodeBench and LeetCode rely on, and the checker that data may include."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _prelude(last: Sequence[str]) -> str:
     return "\n".join([*stars, *(f"import {name}" for name in _STAR_IMPORTED), "sys.setrecursionlimit(50000)"])
 
 
-PRELUDE = _prelude(("typing", "builtins"))  # builtins last: math has a pow of its own
+PRELUDE = _prelude(("typing", "builtins"))  # builtins last: math has its own pow
 OFFICIAL_PRELUDE = _prelude(("builtins", "typing"))
 
 
 def with_files(checker: str, stdin: str, expected: str, output: str) -> str:
-    """A checker with its three files, which exist in memory alone, and their names as its arguments."""
+    """Return a checker with its three files, which exist in memory only, and their names as its arguments."""
     files = {"input.txt": stdin, "correct_output.txt": expected, "solution_output.txt": output}
     return (
         f"import builtins, io, sys\n_files = {files!r}\n"

@@ -1,4 +1,4 @@
-"""What a program is judged by: its tests, read when they are needed, and its limits."""
+"""The reference of a programming problem: its tests, read on demand, and its limits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ Origin = Literal["sample", "private", "official", "generated"]
 
 @dataclass(frozen=True, slots=True)
 class ProgramTest:
-    """One test. For a program: its stdin and the expected stdout. For a function: one JSON value a line, each one
-    positional argument, and the expected value as JSON."""
+    """One test. For a program: its stdin and the expected stdout. For a function: one JSON value per line, each one
+    positional argument, and the expected value as JSON.
+    """
 
     input: str
     output: str
@@ -22,16 +23,16 @@ class ProgramTest:
 
 
 class TestSource(Protocol):
-    """Where the tests of one problem are. Reading may be slow and large, so nobody keeps what it returns."""
+    """Where the tests of one problem are. Reading may be slow and the result large, so it is not cached."""
 
     def read(self) -> Sequence[ProgramTest]:
-        """All tests of the problem, samples first. Raises DataError when they can't be read."""
+        """Return all tests of the problem, samples first. Raises DataError if they can't be read."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HeldTests:
-    """Tests that are small enough to be held."""
+    """Tests small enough to keep in memory."""
 
     tests: tuple[ProgramTest, ...]
 
@@ -41,22 +42,22 @@ class HeldTests:
 
 @dataclass(frozen=True, slots=True)
 class ProgramReference:
-    """A program that reads stdin, or, with `function_name`, a function (a method of `Solution` in LeetCode's way)."""
+    """A program that reads stdin or, with `function_name`, a function (a method of `Solution` on LeetCode)."""
 
     tests: TestSource
     coverage: str
-    """Which tests these are, for the reader of a report: samples, official, official and generated."""
+    """The tests used, for the report: samples, official, official and generated."""
     function_name: str | None = None
     starter_code: str = ""
     time_limit_s: float | None = None
     memory_limit_bytes: int | None = None
     comparison: Comparison = "lines"
     tolerance: float = 0.0
-    """For floats."""
+    """Tolerance of the comparison `floats`."""
     checker: str | None = None
-    """The source of a Python checker, where the data has one."""
+    """The source of a Python checker, if the data has one."""
     excluded_because: str | None = None
-    """Why the tests can't decide this problem (interactive, several answers), if they can't."""
+    """Why the tests can't decide this problem (interactive, several correct outputs), or None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""Values that came out of a program, as data that nothing of the program's can act on, and when two are equal.
+"""Decode values that a program returned to inert data, and compare them.
 
-Sets and dicts stay lists of what the program said is in them: nothing hashes what is not ours, and no method of a
-value is ever called.
+Sets and dicts stay lists of the program's items: foreign objects are never hashed, and no method of a value is called.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ class Container:
 
 
 def decode(body: bytes) -> Any:
-    """The value of an encoding, which may be anybody's. Raises NotPlainError."""
+    """Decode an untrusted encoding. Raises NotPlainError."""
     return codec.decode(body, _container)
 
 
 def encode(value: object) -> bytes:
-    """The encoding of a value of ours."""
+    """Encode a trusted value."""
     return codec.encode(value).encode()
 
 
@@ -40,14 +39,14 @@ def _container(tag: str, content: Any) -> Any:
     if tag not in ("tuple", "dict", *_SETS):
         return codec.number(tag, content)
     if type(content) is not list:
-        raise NotPlainError(f"a {tag} of no items")
+        raise NotPlainError(f"an empty {tag}")
     if tag == "dict" and not all(type(pair) is list and len(pair) == 2 for pair in content):
-        raise NotPlainError("a dict of no pairs")
+        raise NotPlainError("an empty dict")
     return Container(tag, content)
 
 
 def items_of(value: Any) -> list[Any] | None:
-    """The items of a list or container, the keys of a dict, the letters of a text; None of anything else."""
+    """Return the items of a list or container, the keys of a dict, the letters of a text, or None."""
     if type(value) is list:
         return value
     if type(value) is str:
@@ -62,7 +61,7 @@ def is_number(value: Any) -> bool:
 
 
 def equal(expected: Any, got: Any) -> bool:
-    """As Python's `==` has it for plain data."""
+    """Compare like Python's `==` on plain data."""
     if is_number(expected) and is_number(got):
         return bool(expected == got)
     if type(expected) is not type(got):
@@ -97,7 +96,7 @@ def _pairs_in_order(pairs: list[Any]) -> list[Any]:
 
 
 def canonical(value: Any) -> str:
-    """A text that equal values share."""
+    """Return a text that equal values share."""
     if type(value) is list:
         return f"[{','.join(map(canonical, value))}]"
     if type(value) is Container:
@@ -120,7 +119,7 @@ def _canonical_fraction(value: Fraction) -> str:
 
 
 def with_lists(value: Any) -> Any:
-    """Tuples as lists, all the way down: what JSON makes of them."""
+    """Convert tuples to lists recursively, as JSON does."""
     if type(value) is list:
         return [with_lists(item) for item in value]
     if type(value) is Container:
@@ -130,9 +129,10 @@ def with_lists(value: Any) -> Any:
 
 
 def close(expected: Any, got: Any, absolute: float, relative: float) -> bool:
-    """Numbers within |got - expected| <= absolute + relative * |expected|, in lists or tuples of one shape.
+    """Return whether numbers are within |got - expected| <= absolute + relative * |expected|, also in nested lists or
+    tuples.
 
-    Fractions, and what was a decimal, are equal or not: they don't mix with floats for peers either.
+    Fractions and decimals are equal or not: peers don't mix them with floats either.
     """
     if is_number(expected) and is_number(got):
         return bool(expected == got) or is_within(got, expected, absolute, relative)
@@ -143,7 +143,7 @@ def close(expected: Any, got: Any, absolute: float, relative: float) -> bool:
 
 
 def is_within(got: Any, expected: Any, absolute: float, relative: float = 0.0) -> bool:
-    """For numbers. Some are too large for floats."""
+    """Compare two numbers; some are too large for floats."""
     if type(got) not in _FLOATING or type(expected) not in _FLOATING:
         return False
     try:
@@ -153,7 +153,7 @@ def is_within(got: Any, expected: Any, absolute: float, relative: float = 0.0) -
 
 
 def close_or_equal(expected: Any, got: Any, tolerance: float) -> bool:
-    """Equal but for floats, which may differ by the tolerance, absolutely or relatively."""
+    """Return whether values are equal, with floats within the tolerance, absolutely or relatively."""
     if type(expected) is float or type(got) is float:
         return is_number(expected) and is_number(got) and close(expected, got, tolerance, tolerance)
     if type(expected) is list and type(got) is list and len(expected) == len(got):

@@ -1,19 +1,19 @@
-"""Maths answers: the last box or answer line, compared exactly, then by value, then by algebra in killable workers.
+"""Maths answers: the last box or answer line, compared exactly, then numerically, then by algebra in worker processes.
 
-The answer is looked for after the reasoning: behind the last `</think>`, in the last `\\boxed{}` or the last line
-such as `Answer: 42`, whichever comes later. One guess counts. Boxes listed one after the other with only a comma,
-`and` or `or` between them are one answer with several parts: right for a reference of several parts, and
-`several answers` for any other. A box with words before the next box is a draft, and the later one counts.
+The answer is searched after the reasoning: after the last `</think>`, in the last `\boxed{}` or the last line such as
+`Answer: 42`, whichever comes later. Only one guess counts. Boxes separated by nothing but a comma, `and` or `or` are
+one answer with several parts: correct for a reference with several parts, `several answers` for any other. A box
+followed by words and another box is a draft, and the later box counts.
 
-`details["rung"]` says how it was decided: `exact` (numbers and words), `numeric` (computed), `symbolic` (math-verify).
-Reasons of `incorrect`: `wrong`, `no answer`, `truncated` (cut off, or the reasoning never ends), `several answers`.
-Reasons of `ungraded`: `reference unreadable`, `limit` (an answer too large to be read or computed, or algebra that
-took too long), `worker died`. What failed to be graded is never wrong.
+`details["rung"]` is the stage that decided: `exact` (numbers and words), `numeric` (computed), `symbolic`
+(math-verify). Reasons of `incorrect`: `wrong`, `no answer`, `truncated` (cut off, or the reasoning never ends),
+`several answers`. Reasons of `ungraded`: `reference unreadable`, `limit` (an answer too large to read or compute, or
+algebra that took too long), `worker died`. A failure to grade is never `incorrect`.
 
-Innocent notation is read away: spacing, LaTeX sizes, degree, percent and currency signs, units left out, thousands,
-mixed numbers, e-notation, a label such as `x =`, inequalities for intervals, the order of several answers. A percent
-sign is a unit: 62.5% is 62.5 and not 0.625. Tuples are ordered, interval ends count, every answer of several must be
-there, and two different units, or number bases, differ.
+Notation without meaning is ignored: spacing, LaTeX sizes, degree, percent and currency signs, missing units,
+thousands separators, mixed numbers, e-notation, a label such as `x =`, inequalities in place of intervals, the order
+of several answers. A percent sign is a unit: 62.5% equals 62.5 and not 0.625. Tuples are ordered, the ends of
+intervals count, all of several answers must be present, and two different units or number bases differ.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class MathGrader:
     @dataclass(frozen=True, slots=True)
     class Config:
         symbolic_timeout_s: float = 3.0
-        """Of one question to the algebra worker."""
+        """Time limit of the algebra worker per question."""
         opening_tag: str = "<think>"
         closing_tag: str = "</think>"
         starts_in_reasoning: bool = False
-        """The prompt opens the reasoning, so that a completion without the closing tag is truncated."""
+        """The prompt opens the reasoning, so a completion without the closing tag is truncated."""
 
     n_at_once = 2
-    """As many as there are algebra workers."""
+    """Number of algebra workers."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -73,16 +73,16 @@ class MathGrader:
         return self._compared(gold, found.answers)
 
     def grade_many(self, pairs: Iterable[tuple[Problem[MathReference], Completion]]) -> list[Verdict]:
-        """The verdicts in order. Threads share the algebra workers, so that one slow answer holds up few others."""
+        """Return the verdicts in order. Threads share the algebra workers, so one slow answer delays few others."""
         with ThreadPoolExecutor(max_workers=4) as threads:
             return list(threads.map(lambda pair: self.grade(*pair), pairs))
 
     def _reference(self, reference: Any) -> MathReference:
         if isinstance(reference, MathReference):
             return reference
-        if isinstance(reference, str):  # of a task that was written for another grader
+        if isinstance(reference, str):  # the reference of a task written for another grader
             return typed_reference(reference)
-        raise DataError(f"a {type(reference).__name__} is no maths answer")
+        raise DataError(f"a {type(reference).__name__} is not a maths answer")
 
     def _compared(self, gold: MathReference, answers: tuple[str, ...]) -> Verdict:
         extracted = answers[0] if len(answers) == 1 else ", ".join(answers)

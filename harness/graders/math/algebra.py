@@ -1,9 +1,8 @@
-"""Asks math-verify whether two expressions are equal, in worker processes that can be killed.
+"""Ask math-verify whether two expressions are equal, in worker processes that can be killed.
 
-The pool is one for the process, whatever the number of graders and threads: clean interpreters that are started when
-first needed and closed at exit. The wall limit is kept by the parent and the memory limit by the kernel, so there is
-no signal and no alarm, and a worker that dies takes nobody's question with it but its own. A forked child starts
-workers of its own.
+There is one pool per process, shared by all graders and threads. Workers are fresh interpreters, started on first use
+and closed at exit. The parent enforces the time limit and the kernel the memory limit, so no signal or alarm is
+needed, and a worker that dies affects only its own question. A forked child starts its own workers.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ MAX_ANSWER_BYTES = 65_536
 
 
 class WorkerDiedError(Exception):
-    """The worker ended while it had this question: it ran out of memory, or was killed."""
+    """The worker died during this question: it ran out of memory, or was killed."""
 
 
 class WorkerTooSlowError(Exception):
-    """The question took longer than it may, and its worker was killed."""
+    """The question exceeded its time limit, and its worker was killed."""
 
 
 class _Worker:
@@ -41,13 +40,13 @@ class _Worker:
                 "-P",
                 str(WORKER),
                 str(memory_bytes),
-            ],  # -P: the folder's `math.py` is not the standard one
+            ],  # -P: keep this folder off sys.path, so that its `math.py` does not shadow the standard module
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            start_new_session=True,  # an interrupt at the keyboard is for the parent, which closes the pool
+            start_new_session=True,  # the parent handles a keyboard interrupt by closing the pool
         )
         self._unread = b""
         try:
@@ -74,7 +73,7 @@ class _Worker:
         return verdict
 
     def _read(self, wall_s: float) -> bytes:
-        """One line, within the limit."""
+        """Read one line within the time limit."""
         assert self._process.stdout is not None
         poll, until = select.poll(), time.monotonic() + wall_s
         poll.register(self._process.stdout, select.POLLIN | select.POLLHUP)
@@ -97,15 +96,15 @@ class _Worker:
         self._process.wait()
 
     def abandon(self) -> None:
-        """Forget a worker that belongs to the process this one was forked from."""
+        """Drop a worker that belongs to the process from which this one was forked."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        self._process.returncode = 0  # so that nobody waits for another's child
+        self._process.returncode = 0  # avoids a warning about a child of another process
 
 
 class AlgebraPool:
-    """At most `n_workers` at a time; a thread that finds none free waits for one."""
+    """At most `n_workers` workers; a thread that finds none free waits."""
 
     def __init__(self, n_workers: int, memory_bytes: int) -> None:
         self._n_workers, self._memory_bytes = n_workers, memory_bytes
@@ -119,7 +118,10 @@ class AlgebraPool:
         self._guard = threading.Lock()
 
     def equal(self, gold: str, answer: str, wall_s: float, reading: str = "expression") -> bool:
-        """`reading` is one of the worker's. WorkerDiedError and WorkerTooSlowError are about this question alone."""
+        """Return whether two expressions are equal. `reading` is one of the worker's.
+
+        WorkerDiedError and WorkerTooSlowError concern this question only.
+        """
         idle, worker = self._idle, self._idle.get()
         try:
             if worker is None:
@@ -138,7 +140,7 @@ class AlgebraPool:
             return [worker.pid for worker in self._alive]
 
     def close(self) -> None:
-        """End the workers; the next question starts new ones."""
+        """Close the workers; the next question starts new ones."""
         with self._guard:
             workers, self._alive = self._alive, set()
         for worker in workers:
@@ -146,7 +148,7 @@ class AlgebraPool:
         self._begin()
 
     def forget(self) -> None:
-        """After a fork, in the child."""
+        """Drop the workers in a forked child."""
         for worker in self._alive:
             worker.abandon()
         self._begin()

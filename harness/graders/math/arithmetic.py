@@ -1,6 +1,6 @@
-"""Arithmetic on answers: exact where it is rational, in complex floats otherwise.
+"""Arithmetic on answers: exact for rationals, complex floats otherwise.
 
-Every power, factorial and binomial is measured before it is computed.
+The size of every power, factorial and binomial is checked before it is computed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CANCELLED = 1e-10
 
 
 class LimitError(Exception):
-    """A value too large to be computed."""
+    """A value too large to compute."""
 
 
 class UndecidedError(Exception):
-    """Floats can't tell: digits were lost, or the value is not defined at these symbols."""
+    """Floats can't decide: digits were lost, or the value is undefined for these symbols."""
 
 
 FUNCTIONS: dict[str, Callable[[complex], complex]] = {
@@ -48,7 +48,7 @@ FUNCTIONS: dict[str, Callable[[complex], complex]] = {
 
 
 def measured(value: Value) -> Value:
-    """The value, unless it is too large to go on with."""
+    """Return the value, or raise LimitError if it is too large."""
     if isinstance(value, Fraction):
         if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
             raise LimitError("a number with too many digits")
@@ -103,13 +103,13 @@ def over(upper: Value, lower: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """Exact for a rational base and a whole exponent."""
+    """Return a power, exact for a rational base and an integer exponent."""
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             return _whole_power(base, exponent.numerator)
         if exponent == Fraction(1, 2):
             return square_root(base)
-        if exponent.denominator % 2 == 1 and base < 0:  # the real root, as a person means it
+        if exponent.denominator % 2 == 1 and base < 0:  # the real root, as in school mathematics
             return -power(-base, exponent) if exponent.numerator % 2 else power(-base, exponent)
     if base == 0:
         return Fraction(0) if inexact(exponent).real > 0 else _undefined()
@@ -136,7 +136,7 @@ def _undefined() -> Value:
 
 
 def square_root(value: Value) -> Value:
-    """Exact for squares of rationals."""
+    """Return a square root, exact for squares of rationals."""
     if isinstance(value, Fraction) and value >= 0:
         upper, lower = math.isqrt(value.numerator), math.isqrt(value.denominator)
         if upper * upper == value.numerator and lower * lower == value.denominator:

@@ -1,6 +1,6 @@
-"""Whether two typed answers are the same: like with like, exactly, then by value, then by whoever is asked last.
+"""Compare two typed answers: by type, exactly, then numerically, then by algebra.
 
-A structure is compared piece by piece, so that order, interval ends and the number of answers count, and only single
+A structure is compared part by part, so that order, the ends of intervals and the number of answers count. Only single
 expressions are ever computed.
 """
 
@@ -24,7 +24,7 @@ RUNGS: tuple[Rung, ...] = ("exact", "numeric", "symbolic")
 SAME_CONSTANT = 1e-12
 SAME_FUNCTION = 1e-9
 WRITTEN_OUT = Fraction(1, 10**6)
-"""How near a decimal must come to a value that has no finite decimal: six digits."""
+"""Tolerance of a decimal against a value without a finite decimal expansion: six digits."""
 MAX_SYMBOLIC = 64
 
 _POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
@@ -39,14 +39,14 @@ Equal = Callable[[str, str], bool]
 
 @dataclass
 class Comparison:
-    """One comparison of a gold with an answer; `rung` is the highest that was climbed."""
+    """One comparison of a gold answer with a candidate; `rung` is the last stage that was reached."""
 
     symbolic: Equal
     rung: Rung = "exact"
     n_symbolic: int = 0
 
     def same(self, gold: MathReference, answer: MathReference) -> bool:
-        """Raises LimitError, and whatever `symbolic` raises."""
+        """Return whether the two are equal. Raises LimitError, and whatever `symbolic` raises."""
         if not _units_agree(gold.unit, answer.unit):
             return False
         if (gold.kind, gold.brackets, gold.body) == (answer.kind, answer.brackets, answer.body):
@@ -80,7 +80,7 @@ class Comparison:
         return len(gold.items) == len(answer.items) and all(map(self.same, gold.items, answer.items))
 
     def _same_unordered(self, golds: Sequence[MathReference], answers: Sequence[MathReference]) -> bool:
-        """Each answer is one gold, and each gold one answer."""
+        """Match each answer with exactly one gold answer."""
         left = list(answers)
         if len(left) != len(golds):
             return False
@@ -95,7 +95,7 @@ class Comparison:
 
     def _same_expression(self, gold: MathReference, answer: MathReference) -> bool:
         self._climb("numeric")
-        if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is no quotient
+        if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is not a quotient
             return False
         try:
             sides = _sides(gold.body), _sides(answer.body)
@@ -116,7 +116,7 @@ class Comparison:
             return self._ask(gold.body, answer.body)
 
     def _same_chain(self, gold: MathReference, answer: MathReference, parts: Sequence[str]) -> bool:
-        """`3/6 = 1/2` is one answer because its parts are equal; `1/3 \\approx 0.33` because they are close."""
+        """Compare chains: in `3/6 = 1/2` the parts are equal, in `1/3 \approx 0.33` they are close."""
         if not all(parts):
             return False
         if _is_name(parts[0]):
@@ -147,7 +147,7 @@ class Comparison:
 
 
 def _units_agree(gold: str, answer: str) -> bool:
-    """A unit may be left out, and an unknown one says nothing; two known ones must be the same."""
+    """Return whether units are compatible: a missing or unknown unit fits any, two known ones must be equal."""
     if gold == "$" and answer.startswith("$"):
         return True
     return gold == answer or not (known_unit(gold) and known_unit(answer))
@@ -163,7 +163,7 @@ def _shapes_agree(gold: str, answer: str) -> bool:
 
 
 def _point(part: MathReference) -> MathReference:
-    """`\\{1\\}` in a union is the interval from 1 to 1."""
+    r"""Read `\{1\}` in a union as the interval from 1 to 1."""
     if part.kind == "set" and len(part.items) == 1:
         return replace(part, kind="interval", brackets="[]", items=part.items * 2)
     return part
@@ -174,7 +174,7 @@ def _is_balanced(side: str) -> bool:
 
 
 def _is_rounding(parts: Sequence[MathReference], values: Sequence[complex]) -> bool:
-    """`1/3 \\approx 0.333`: each is near the first, and two that differ are given to different numbers of places."""
+    """Return whether a chain rounds: as in `1/3 \approx 0.333`, each part is near the first, in other precision."""
     places = [_places(part) for part in parts]
     for at, value in enumerate(values):
         for before in range(at):
@@ -186,23 +186,23 @@ def _is_rounding(parts: Sequence[MathReference], values: Sequence[complex]) -> b
 
 
 def _places(part: MathReference) -> int:
-    """Decimal places; of what is no number written out, more than there can be."""
+    """Return the number of decimal places; infinite for anything but a decimal number."""
     return len(part.body.partition(".")[2]) if part.kind in ("integer", "decimal") else 300
 
 
 def _as_equation(gold: MathReference) -> str:
-    """`y-(2x+3)` of a gold `y = 2x + 3` that has symbols on its right; nothing of any other."""
+    """Return `y-(2x+3)` for a gold `y = 2x + 3` with symbols on its right side, else None."""
     label = re.match(r"([A-Za-z]) ?=", plain(gold.text))
     return f"{label.group(1)}-({gold.body})" if label is not None and compiled(gold.body)[1] else ""
 
 
 def _begins_otherwise(equation: str, answer: str) -> bool:
-    """Whether an answer is no `y = ...`, which is compared by its right side, and speaks of that y."""
+    """Return whether an answer is not of the form `y = ...` but contains that y."""
     return equation[0] in compiled("+".join(f"({side})" for side in _sides(answer)))[1]
 
 
 def _is_name(side: str) -> bool:
-    """`m+n`, `\\angle ABC`: letters without a number, which say what the other side is the value of."""
+    """Return whether a side is a name without a number, such as `m+n` or `\angle ABC`."""
     return re.search(r"[A-Za-z]", _CONSTANTS.sub("", side)) is not None and re.search(r"[0-9]", side) is None
 
 
@@ -232,12 +232,12 @@ def _same_value(gold: MathReference, answer: MathReference) -> bool:
 
 
 def _differ_by_case(left: frozenset[str], right: frozenset[str]) -> bool:
-    """r is not R, whatever algebra makes of it."""
+    """Return whether symbols differ only in case: r is not R, even where algebra ignores it."""
     return {name.casefold() for name in left} == {name.casefold() for name in right}
 
 
 def _same_equation(gold: str, answer: str) -> bool:
-    """Two equations, each as left minus right, are the same when one is a multiple of the other."""
+    """Return whether two equations, each as left minus right, are multiples of one another."""
     (left, left_names), (right, right_names) = compiled(gold), compiled(answer)
     if left_names != right_names:
         raise UndecidedError("other symbols: perhaps another notation")
@@ -255,7 +255,7 @@ def _node(side: MathReference) -> tuple[Node, frozenset[str]]:
 
 
 def _symbols(names: Sequence[str]) -> list[Symbols]:
-    """Positive values without pattern, so that no identity holds by accident."""
+    """Draw positive values without structure, so that no false identity holds by accident."""
     return [
         {name: complex(start + math.modf((index + 1) * step)[0]) for index, name in enumerate(names)}
         for start, step in _POINTS
@@ -263,12 +263,12 @@ def _symbols(names: Sequence[str]) -> list[Symbols]:
 
 
 def _whole_symbols(names: Sequence[str]) -> list[Symbols]:
-    """For what only holds of whole numbers: floors, factorials, binomials."""
+    """Draw integers, for identities that hold only for integers: floors, factorials, binomials."""
     return [{name: Fraction(start + 3 * index) for index, name in enumerate(names)} for start in _WHOLE]
 
 
 def _near(gold: MathReference, expected: Value, found: Value, *, is_decimal: bool = False) -> bool:
-    """Within the tolerances of the gold; exactly where both are rational and it has none."""
+    """Return whether two values agree within the gold's tolerances; exactly if both are rational and it has none."""
     if isinstance(expected, Fraction) and isinstance(found, Fraction):
         is_written_out = is_decimal and not _is_terminating(expected)
         return abs(expected - found) <= max(_allowed(gold, expected), is_written_out * WRITTEN_OUT * abs(expected))

@@ -1,6 +1,6 @@
-"""Reads the arithmetic of an answer into a function of its symbols.
+"""Parse the arithmetic of an answer into a function of its symbols.
 
-Nothing is rewritten or simplified, so the cost is that of a pocket calculator.
+Nothing is rewritten or simplified, so evaluation is as cheap as on a pocket calculator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_NESTING = 80
 
 
 class UnreadableError(Exception):
-    """No arithmetic that this reader knows; a computer algebra system may."""
+    """Not arithmetic that this parser supports; a computer algebra system may read it."""
 
 
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
@@ -54,7 +54,10 @@ _TOKEN = re.compile(
 
 @functools.lru_cache(maxsize=1024)
 def compiled(text: str) -> tuple[Node, frozenset[str]]:
-    """The value of an expression as a function of its symbols, and their names. Raises UnreadableError, LimitError."""
+    """Return the value of an expression as a function of its symbols, and their names.
+
+    Raises UnreadableError and LimitError.
+    """
     reader = _Reader(text)
     node = reader.sum()
     if reader.token != "":
@@ -63,7 +66,7 @@ def compiled(text: str) -> tuple[Node, frozenset[str]]:
 
 
 class _Reader:
-    """Recursive descent; `token` is the one that is looked at, empty at the end."""
+    """Recursive descent parser; `token` is the current token, empty at the end."""
 
     def __init__(self, text: str) -> None:
         self.names: set[str] = set()
@@ -137,7 +140,9 @@ class _Reader:
         return self._kind in ("number", "word", "command") or token.isalpha() or token in "([{|"
 
     def _is_mixed(self) -> bool:
-        """`1\\frac{4}{5}` is nine fifths: a whole number directly before a proper fraction of whole numbers."""
+        """Return whether this is a mixed number such as `1\frac{4}{5}`: an integer before a proper fraction of
+        integers.
+        """
         before, this = self._tokens[self._at - 1], self.token
         if before[0] != "number" or not before[1].isdigit() or this != "\\frac":
             return False
@@ -214,7 +219,7 @@ class _Reader:
         return node
 
     def _argument(self, *, one_digit: bool = False) -> Node:
-        """Of a command: a group, or the next sign; of `\\frac43` one digit each."""
+        """Parse the argument of a command: a group or the next token; in `\frac43` one digit each."""
         if self.token == "{":
             return self._group()
         if one_digit and self._kind == "number":
@@ -245,7 +250,7 @@ class _Reader:
         return apply if exponent is None else lambda symbols: power(apply(symbols), exponent(symbols))
 
     def _function_argument(self) -> Node:
-        """In brackets, or the product that follows: `\\sin 2 t`."""
+        r"""Parse a function's argument: in brackets, or the product that follows, as in `\sin 2 t`."""
         if self.token in ("(", "[", "{", "|"):
             return self._power() if self.token != "{" else self._group()
         is_negative = self.token == "-" and bool(self._take())
@@ -292,7 +297,7 @@ class _Reader:
         raise UnreadableError("\\" + name)
 
     def _raw(self) -> str:
-        """The next sign or group, as text."""
+        """Return the next token or group as text."""
         start, level = self._at, 0
         while self.token:
             level += {"{": 1, "}": -1}.get(self._take(), 0)
@@ -301,7 +306,7 @@ class _Reader:
         return "".join(token for _, token in self._tokens[start : self._at]).strip("{}")
 
     def _symbol(self, name: str) -> Node:
-        """A letter with its index and primes; `I(0)` with a number is the value of a function, one name."""
+        """Parse a symbol with its index and primes; `I(0)` with a number is one name."""
         if self.token == "_":
             self._take()
             name += "_" + self._raw()

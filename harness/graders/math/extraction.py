@@ -1,7 +1,7 @@
-"""Finds the answer of a completion: after the reasoning, in the last box or on the last answer line.
+"""Find the answer of a completion: after the reasoning, in the last box or on the last answer line.
 
-Everything is linear in the text. Whatever comes later counts, box or line, so a text has one guess however many it
-writes down. Boxes that follow one another with nothing but a comma, `and` or `or` between them are one list.
+Everything is linear in the length of the text. The later of box and line counts, so a text has one guess however many
+answers it contains. Boxes separated by nothing but a comma, `and` or `or` are one list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINE = re.compile(
     r"(?:the )?(?:final |correct )?answer(?:\**:\**| is:?| =)[ *]*(?P<rest>[^\n]+)|^#### *(?P<marked>[^\n]+)",
     re.IGNORECASE | re.MULTILINE,
 )
-# After a box only a line that is nothing but the answer is taken for a later one: prose goes on about "the answer".
+# After a box, a line counts only if it is nothing but the answer: prose often mentions "the answer" again.
 _WHOLE_LINE = re.compile(
     r"^[ \t#>*_-]*(?:the )?(?:final |correct )?answer\**:[ *]*(?P<rest>[^\n]+)|^#### *(?P<marked>[^\n]+)",
     re.IGNORECASE | re.MULTILINE,
@@ -34,14 +34,14 @@ _BARE = re.compile(r"\S{1,40}")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The text of the answer, or why there is none; several when boxes form a list."""
+    """The text of the answer, or the reason why there is none; several texts if boxes form a list."""
 
     answers: tuple[str, ...]
     reason: str = ""
 
 
 def answer_region(text: str, opening: str, closing: str, *, starts_inside: bool) -> str | None:
-    """What follows the reasoning; None when the reasoning never ends."""
+    """Return the text after the reasoning, or None if the reasoning never ends."""
     _, tag, after = text.rpartition(closing)
     if tag:
         return None if opening in after else after
@@ -49,7 +49,7 @@ def answer_region(text: str, opening: str, closing: str, *, starts_inside: bool)
 
 
 def find(region: str) -> Found:
-    """The answer of a region. Raises nothing."""
+    """Return the answer in a region. Never raises."""
     boxes, box_at = _last_boxes(region)
     if box_at >= 0:
         line = _last_line(_WHOLE_LINE, region, box_at)
@@ -61,7 +61,7 @@ def find(region: str) -> Found:
 
 
 def _last_boxes(region: str) -> tuple[list[str], int]:
-    """The last box and those listed before it, in order, and where the last begins (-1 without any)."""
+    """Return the last box and those listed before it, in order, and the start of the last (-1 if there is none)."""
     start = region.rfind("\\boxed")
     start = max(start, region.rfind("\\fbox"))
     if start < 0:
@@ -81,7 +81,7 @@ def _last_boxes(region: str) -> tuple[list[str], int]:
 
 
 def _content(text: str, start: int) -> tuple[str, int] | None:
-    """What is in the box that begins at `start`, and where the box ends; None when it is never closed."""
+    """Return the content of the box that begins at `start` and its end, or None if it is not closed."""
     begin = _BOX.match(text, start)
     at = begin.end() if begin is not None else start + len("\\fbox")
     if text[at : at + 1] != "{":
@@ -93,18 +93,18 @@ def _content(text: str, start: int) -> tuple[str, int] | None:
         level += {"{": 1, "}": -1}.get(mark.group(), 0)
         if level == 0:
             return text[at + 1 : mark.start()], mark.end()
-    # What has not ended here is too long to be read, and is handed on as such.
+    # A longer content exceeds the grader's limit, and is passed on as it is.
     return (text[at + 1 : limit], limit) if limit < len(text) else None
 
 
 def _last_line(pattern: re.Pattern[str], region: str, start: int) -> str | None:
-    """What the last answer line that begins after `start` says."""
+    """Return the content of the last answer line that begins after `start`."""
     last = None
     for last in pattern.finditer(region, start):  # noqa: B007
         pass
     if last is None:
         return None
-    said = last.group("rest") if last.group("rest") is not None else last.group("marked")
-    said = _HOPE.sub("", said[: 2 * MAX_CHARACTERS]).strip().strip("*").strip()
-    maths = [group for groups in _MATH.findall(said) for group in groups if group]
-    return maths[0] if len(maths) == 1 else said
+    content = last.group("rest") if last.group("rest") is not None else last.group("marked")
+    content = _HOPE.sub("", content[: 2 * MAX_CHARACTERS]).strip().strip("*").strip()
+    maths = [group for groups in _MATH.findall(content) for group in groups if group]
+    return maths[0] if len(maths) == 1 else content

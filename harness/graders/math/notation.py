@@ -1,6 +1,6 @@
-"""Notation that means nothing taken off an answer: spacing, sizes, dollar signs, degree and percent signs, units.
+"""Remove notation without meaning from an answer: spacing, sizes, dollar signs, degree and percent signs, units.
 
-Everything here is linear in the text.
+Everything is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ MAX_CHARACTERS = 4_096
 MAX_DEPTH = 64
 MAX_DIGITS = 1_000
 
-# Fullwidth forms are plain ASCII typed in another width. Letters of other alphabets that only look alike stay apart.
+# Fullwidth characters are converted to ASCII. Letters of other alphabets that look alike are kept.
 _PARTS = ("121234151357", "335555668888")
 _CHARACTERS = {
     **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
@@ -60,7 +60,7 @@ _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LARGE_WORD = re.compile(rf"(?<=[0-9]) ?(?:\\text ?\{{ ?)?({'|'.join(_ZEROS)})(?: ?\}}|$)")
 _MULTIPLIES = re.compile(rf"\b(?:{'|'.join(_ZEROS)}|hundred|dozen|squared|cubed|factorial|times|halves|thirds)s?\b")
 
-# One name for each meaning; an empty one means nothing.
+# One spelling per meaning; an empty one has no meaning.
 _COMMANDS = {
     **dict.fromkeys(("left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr"), ""),
     **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "mathstrut", "boldmath"), ""),
@@ -89,7 +89,7 @@ _COMMANDS = {
     **dict.fromkeys(("operatorname",), "\\text"),
 }
 _COMMAND = re.compile(r"\\(?:([A-Za-z]+)\*?|([^A-Za-z]))")
-# A backslash before one of these is spacing or a delimiter of mathematics: nothing.
+# A backslash before one of these is spacing or a delimiter of mathematics without meaning.
 _SILENT = {**dict.fromkeys("!,;:()[] ", ""), "$": "$", "%": "%", "&": "&", "#": "#", "-": ""}
 _SILENT.update({",": " ", ";": " ", ":": " ", " ": " "})
 
@@ -103,7 +103,7 @@ _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 
 
 def plain(text: str) -> str:
-    """The answer with one spelling for each meaning, on one line, single-spaced."""
+    """Return the answer with one spelling per meaning, on one line, with single spaces."""
     if not (text.isascii() and text.isalnum()):
         if not text.isascii():
             text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text)
@@ -128,7 +128,7 @@ def plain(text: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Without markdown marks around the whole, and without the full stop of the sentence."""
+    """Remove markdown around the whole answer and the full stop of its sentence."""
     text = text.strip()
     marked = _MARKDOWN.match(text)
     if marked is not None:
@@ -144,7 +144,7 @@ def _one_spelling(command: re.Match[str]) -> str:
 
 
 def depth(text: str) -> int:
-    """How deep brackets nest."""
+    """Return the depth of nested brackets."""
     deepest = level = 0
     for character in text:
         if character in "([{":
@@ -156,7 +156,7 @@ def depth(text: str) -> int:
 
 
 def longest_digits(text: str) -> int:
-    """The length of the longest run of digits, which decides what an integer costs."""
+    """Return the length of the longest run of digits, which determines the cost of an integer."""
     return max(map(len, re.findall(r"[0-9]+", text)), default=0)
 
 
@@ -166,7 +166,7 @@ _WORD_COMMA = re.compile(r"\\text ?\{ ?,? ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|
 
 
 def split(text: str, separators: str = ",") -> list[str]:
-    """The parts between separators that stand in no bracket, trimmed."""
+    """Split at separators outside of brackets; strip the parts."""
     if not any(separator in text for separator in separators):
         return [text.strip()]
     parts, level, start = [], 0, 0
@@ -182,14 +182,14 @@ def split(text: str, separators: str = ",") -> list[str]:
 
 
 def listed(text: str) -> list[str]:
-    """The answers of a list: separated by commas, semicolons, `and`, `or`."""
+    """Split a list at commas, semicolons, `and` and `or`."""
     if "nd" in text or "or" in text:
         text = _WORD_COMMA.sub(",", text)
     return [part for part in split(text, ",;") if part]
 
 
 def enclosed(text: str) -> bool:
-    """Whether the first bracket is closed by the last one; their shapes may differ, as in `[0,1)`."""
+    """Return whether the last bracket closes the first one; their shapes may differ, as in `[0,1)`."""
     if len(text) < 2 or text[0] not in "([{" or text[-1] not in ")]}":
         return False
     level = 0
@@ -243,7 +243,7 @@ _ALIASES = {
 _UNITS = {alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()}
 _NEUTRAL = frozenset(("", "unit", "unit^2", "unit^3"))
 _POWER = r"(?: ?\^ ?(?:[0-9]|\{ ?-?[0-9] ?\}))?"
-_WORDS = r"\\text ?\{[^{}0-9,;]*\}"  # without a number: `\text{or 6}` is no unit
+_WORDS = r"\\text ?\{[^{}0-9,;]*\}"  # without a number: `\text{or 6}` is not a unit
 _TEXT_UNIT = re.compile(
     rf"^(.*[0-9)}}\]a-z!]) ?\\text ?\{{([^{{}}0-9,;]*)\}}({_POWER}(?: ?(?:/|\\cdot)? ?{_WORDS}{_POWER})*)$"
 )
@@ -273,9 +273,9 @@ _BASE = re.compile(
 
 
 def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, str]:
-    """The answer, and its unit in one spelling: `%`, `°`, `cm^2`, `base 8`, or nothing.
+    """Return the answer and its normalised unit: `%`, `°`, `cm^2`, `base 8`, or an empty text.
 
-    A plain word that is no known unit stays, and so does a plain letter unless `letters_are_units`: it may be a
+    A plain word that is not a known unit is kept, and so is a single letter unless `letters_are_units`: it may be a
     variable.
     """
     if text.isdigit():
@@ -306,7 +306,7 @@ def _worded(text: str, unit: str, fewest_letters: int) -> tuple[str, str]:
 
 
 def canonical_unit(text: str) -> str:
-    """One spelling for a unit; an unknown one stays as it is written."""
+    """Normalise a unit; an unknown one is returned unchanged."""
     if "\\circ" in text:
         return "°"
     power = {"square": "^2", "sq": "^2", "cubic": "^3"}
@@ -317,7 +317,7 @@ def canonical_unit(text: str) -> str:
 
 
 def known_unit(unit: str) -> bool:
-    """Whether a unit, in one spelling, says something that another could contradict."""
+    """Return whether a normalised unit is one that another could contradict."""
     if unit in _NEUTRAL:
         return False
     return unit.startswith("base ") or all(word in _ALIASES for word in re.findall(r"[A-Za-z]+|[°%$]", unit))

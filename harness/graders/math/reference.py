@@ -1,9 +1,9 @@
-"""What a maths answer is compared with: the gold of a data row with its type, decided once when the row is read.
+"""The typed gold answer of a maths problem; its type is decided once, when the row is read.
 
-Tolerances. An integer is exact. A decimal is exact unless the task says otherwise: AMC's 27.0 and MATH's 1.25 are not
-measured. A gold in e-notation is a measured quantity and gets 1e-4 relative, the tolerance of the Qwen2.5-Math
-grader, which most published Minerva numbers come from; a task of measured decimals passes the same one. A difference
-within it is never a factor of 100, a sign or a wrong digit among the first four.
+Tolerances. An integer is exact. A decimal is exact unless the task sets a tolerance: AMC's 27.0 and MATH's 1.25 are
+not measurements. A gold in e-notation is a measured quantity with a relative tolerance of 1e-4, that of the
+Qwen2.5-Math grader, which produced most published Minerva numbers; a task of measured decimals passes the same. A
+difference within it is never a factor of 100, a sign, or a wrong digit among the first four.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ MAX_ITEMS = 64
 
 @dataclass(frozen=True, slots=True)
 class MathReference:
-    """One answer with its type. A candidate is read into the same form, so that like is compared with like."""
+    """One answer with its type. Candidates are read into the same form, so that like is compared with like."""
 
     text: str
-    """Exactly as the source has it."""
+    """The text exactly as in the source."""
     kind: Kind
     value: Fraction | None = None
     """The exact value of an integer, a decimal, or a number in scientific notation."""
     relative_tolerance: float = 0.0
     absolute_tolerance: float = 0.0
     unit: str = ""
-    """In one spelling; `base 8` for the digits of a number written in another base."""
+    """The normalised unit; `base 8` for a number written in another base."""
     items: tuple[MathReference, ...] = ()
-    """Of a set or tuple in the order written; the two ends of an interval; the parts of a union."""
+    """The members of a set or tuple in the order written, the two ends of an interval, or the parts of a union."""
     brackets: str = ""
-    """As written: `()` of a tuple, `[)` of an interval, `{}` or nothing of a set, `union`, `column`, `matrix`."""
+    """The delimiters as written: `()` tuple, `[)` interval, `{}` or empty for a set, `union`, `column`, `matrix`."""
     body: str = ""
-    """The text without innocent notation."""
+    """The text without notation that has no meaning."""
 
 
 class UnreadableAnswerError(Exception):
-    """The text is over a limit; the message says which. Nothing of it was interpreted."""
+    """The text exceeds a limit, which the message names. Nothing of it was interpreted."""
 
 
 def typed_reference(
@@ -68,23 +68,23 @@ def typed_reference(
     absolute_tolerance: float = 0.0,
     relative_tolerance: float = 0.0,
 ) -> MathReference:
-    """The gold of a data row. `is_multiple` says that commas separate answers and never thousands.
+    """Return the typed gold of a data row. `is_multiple`: commas separate answers, never thousands.
 
     Raises DataError for a gold that is empty or over the limits.
     """
     try:
         found = read(gold, is_multiple=is_multiple)
     except UnreadableAnswerError as error:
-        raise DataError(f"the gold {gold[:60]!r} can't be used: {error}") from None
+        raise DataError(f"the reference answer {gold[:60]!r} can't be used: {error}") from None
     stated = canonical_unit(plain(unit)) if unit else "$" * ("\\$" in gold)
     found = replace(found, unit=found.unit if found.unit else stated)
     return _tolerant(found, absolute_tolerance, relative_tolerance)
 
 
 def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = False) -> MathReference:
-    """An answer with its type, by looking alone: nothing is evaluated. Raises UnreadableAnswerError.
+    """Return an answer with its type, by its form only: nothing is evaluated. Raises UnreadableAnswerError.
 
-    `letters_are_units` takes the m of `5 m` for metres, which is right where a number is awaited.
+    `letters_are_units` reads the m of `5 m` as metres, which is correct where a number is expected.
     """
     if len(text) > MAX_CHARACTERS:
         raise UnreadableAnswerError(f"longer than {MAX_CHARACTERS} characters")
@@ -99,14 +99,14 @@ def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = Fals
 
 
 def gold_text(reference: object) -> str | None:
-    """The text of a maths reference, or of one that is a text; None for another task's."""
+    """Return the text of a maths reference or of a text reference, and None for any other."""
     if isinstance(reference, MathReference):
         return reference.text
     return reference if isinstance(reference, str) else None
 
 
 def _tolerant(reference: MathReference, absolute: float, relative: float) -> MathReference:
-    """With the tolerances, in the items too."""
+    """Return the reference with the tolerances, also in its items."""
     default = SCIENTIFIC_TOLERANCE if reference.kind == "scientific" else 0.0
     return replace(
         reference,
@@ -154,7 +154,7 @@ def _typed(body: str, is_multiple: bool, letters_are_units: bool = False) -> Mat
 
 
 def _functions(body: str) -> MathReference | None:
-    """`f(n)=n, g(n)=1`: answers that their names tell apart, by name."""
+    """Split answers that are distinguished by function names, such as `f(n)=n, g(n)=1`."""
     parts = sorted(listed(body)) if "," in body or " and " in body else []
     names = [found.group(1) for part in parts if (found := _FUNCTION_LABEL.match(part)) is not None]
     if len(names) < 2 or len(names) != len(parts) or len(set(names)) != len(names):
@@ -163,7 +163,7 @@ def _functions(body: str) -> MathReference | None:
 
 
 def _structured(body: str, is_multiple: bool) -> MathReference:
-    """Everything but plain numbers and words."""
+    """Read everything but plain numbers and words."""
     if not is_multiple and (number := _number(body)) is not None:
         return number
     for form in (_union, _matrix, _bracketed, _inequality):
@@ -196,7 +196,7 @@ def _number(body: str) -> MathReference | None:
 
 
 def _repeated(found: re.Match[str]) -> Fraction:
-    """The value of `0.1\\overline{6}`, and of `0.1666\\ldots`."""
+    r"""Return the value of `0.1\overline{6}` and of `0.1666\ldots`."""
     whole = found.group(1)
     first, again = found.group(2, 3) if found.group(3) is not None else found.group(4, 6)
     digits = Fraction(int(first + again) - int(first or "0"), 10 ** len(first) * (10 ** len(again) - 1))
@@ -210,7 +210,7 @@ def _exact(body: str, digits: str) -> MathReference:
 
 
 def _text(body: str) -> MathReference | None:
-    """Words: `\\text{Evelyn}`, `even`, `(C)`."""
+    """Read words: `\text{Evelyn}`, `even`, `(C)`."""
     found = _WORDED.match(body)
     if found is not None:
         words = found.group(1).strip()
@@ -222,7 +222,7 @@ def _text(body: str) -> MathReference | None:
 
 
 def _union(body: str) -> MathReference | None:
-    """`(0,9) \\cup (9,36)`, and inequalities joined by `or`."""
+    r"""Read `(0,9) \cup (9,36)`, and inequalities joined by `or`."""
     if "\\cup" in body:
         return _collection("interval", "union", re.split(r"\\cup(?![a-z])", body))
     if " or " in body and re.search(r"[<>]|\\[lg]e(?![a-z])", body) is not None:
@@ -244,12 +244,12 @@ def _matrix(body: str) -> MathReference | None:
 
 
 def _bracketed(body: str) -> MathReference | None:
-    """`(3,4]`, `(1,2,3)`, `\\{1,2\\}`."""
+    r"""Read `(3,4]`, `(1,2,3)`, `\{1,2\}`."""
     if body.startswith("\\{") and body.endswith("\\}") and enclosed(body[1:]):
         if any(mark in body for mark in ("|", ":")):
             return _inequality(re.sub(r"^[^|:]*[|:]", "", body[2:-2].strip()).strip())
         return _collection("set", "{}", listed(body[2:-2].strip()))
-    if body[:1].isalpha() and body.endswith("]"):  # the name of the variable before its interval
+    if body[:1].isalpha() and body.endswith("]"):  # the name of a variable before its interval
         body = body[1:].strip()
     if not enclosed(body) or body[0] == "{":
         return None
@@ -264,7 +264,7 @@ _RELATION = re.compile(r" ?(<|>|\\le(?![a-z])|\\ge(?![a-z])) ?")
 
 
 def _inequality(body: str) -> MathReference | None:
-    """`-2 \\le x \\le 7` and `x > 3` as intervals; anything else that is related stays an expression."""
+    r"""Read `-2 \le x \le 7` and `x > 3` as intervals; any other relation stays an expression."""
     if (absolute := _ABSOLUTE.match(body)) is not None:
         closed = absolute.group(1) == "\\le"
         return _interval("[]" if closed else "()", (f"-({absolute.group(2)})", absolute.group(2)))
@@ -298,14 +298,14 @@ def _interval(brackets: str, ends: tuple[str, str]) -> MathReference:
 
 
 def as_interval(answer: MathReference) -> MathReference:
-    """`(2,4)`, which is written as a pair is, read as the open interval; anything else as it is."""
+    """Read `(2,4)`, which could be a pair, as the open interval; return anything else unchanged."""
     if answer.kind != "tuple" or answer.brackets != "()" or len(answer.items) != 2:
         return answer
     return replace(answer, kind="interval")
 
 
 def _is_relation_with_commas(body: str) -> bool:
-    """`f(x)=a x+b, where b is ...`: one statement, not a list."""
+    """Return whether this is one statement with commas, such as `f(x)=a x+b, where b is ...`, and not a list."""
     return re.search(r"\b(?:where|for all|such that|if)\b", body) is not None
 
 

@@ -1,6 +1,6 @@
-"""The program of one algebra worker: pairs of LaTeX on stdin, true or false on stdout, one JSON line each.
+"""The program of an algebra worker: pairs of LaTeX on stdin, true or false on stdout, one JSON line each.
 
-Run as a file, so that it imports nothing of the harness and nothing of the main module of its parent.
+Executed as a file, so that it imports neither this package nor the main module of its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STATUS = Path("/proc/self/status")
 def main() -> None:
     memory_bytes = int(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing else may write among the answers
+    os.dup2(2, 1)  # nothing else may write to this stream
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -32,7 +32,7 @@ def main() -> None:
         try:
             verdict: bool | str = readings[reading](gold, answer)
         except MemoryError:
-            os._exit(1)  # what is left of the heap is not to be trusted
+            os._exit(1)  # the heap is no longer reliable
         except Exception as error:
             verdict = f"{type(error).__name__}: {error}"[:500]
         if verdict is not True and _peak_bytes() > memory_bytes // 4:
@@ -41,10 +41,11 @@ def main() -> None:
 
 
 def _peak_bytes() -> int:
-    """The largest this process has been, where the kernel tells.
+    """Return the peak memory of this process, where the kernel reports it.
 
-    math-verify catches its own MemoryErrors and says that the two sides differ. What fails grew by less than its own
-    size at a time, so a process that was never near the limit had no such error; a usual question leaves it at 170 MB.
+    math-verify catches its own MemoryErrors and returns that the two sides differ. A failed allocation is smaller than
+    the memory in use, so a process that was never near the limit had no such error; a usual question leaves it at 170
+    MB.
     """
     if not _STATUS.exists():
         return 0
@@ -52,7 +53,7 @@ def _peak_bytes() -> int:
 
 
 def _readings() -> dict[str, Callable[[str, str], bool]]:
-    """How two texts are read before they are compared: as two expressions, or as a peer reads a whole completion."""
+    """Return the two texts parsed for comparison: as two expressions, or as a peer parses a whole completion."""
     import logging
 
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
@@ -73,7 +74,7 @@ def _readings() -> dict[str, Callable[[str, str], bool]]:
     def lm_eval(gold: str, answer: str) -> bool:
         return same(parse(gold, parsing_timeout=None), parse(answer, parsing_timeout=None))
 
-    expression("x + 1", "1 + x")  # so that the first question finds everything loaded
+    expression("x + 1", "1 + x")  # load everything before the first question
     return {"expression": expression, "flowrl": flowrl, "lm-eval": lm_eval}
 
 

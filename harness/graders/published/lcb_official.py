@@ -14,7 +14,7 @@ from harness.core.types import Completion, Problem, Program, Verdict
 from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.extraction import official_program_in
 from harness.graders.code.isolated_compare import is_right_answer
-from harness.graders.code.judge import Allowance, Finding, FunctionTest, Report, judge_function, shown
+from harness.graders.code.judge import Allowance, FunctionTest, JudgeResult, TestOutcome, judge_function, shown
 from harness.graders.code.output_match import room_for
 from harness.graders.code.reference import ProgramReference, ProgramTest
 from harness.graders.code.values import encode
@@ -77,26 +77,26 @@ class LcbOfficialGrader:
         name = reference.function_name
         program = Program(driver(source, name, config.timeout_s))
         made = [_script_test(test, total_s) if name is None else _function_test(test, total_s) for test in tests]
-        report = judge_function(self._pool, program, "_run" if name is None else "_call", made, allowed)
-        return self._verdict(source, report, reference.coverage)
+        result = judge_function(self._pool, program, "_run" if name is None else "_call", made, allowed)
+        return self._verdict(source, result, reference.coverage)
 
-    def _verdict(self, source: str, report: Report, coverage: str) -> Verdict:
-        counts = {"n_passed": report.n_passed, "n_tests": report.n_tests, "coverage": coverage}
-        details = {**counts, "sandbox": self._pool.level.title, **report.used()}
-        place = report.first_failure
+    def _verdict(self, source: str, result: JudgeResult, coverage: str) -> Verdict:
+        counts = {"n_passed": result.n_passed, "n_tests": result.n_tests, "coverage": coverage}
+        details = {**counts, "sandbox": self._pool.level.title, **result.used()}
+        place = result.first_failure
         if place is None:
             return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
-        finding = _renamed(report.findings[place])
-        told = {"verdict": finding.code, "test": place, "cause": finding.cause, "got": finding.got}
-        return Verdict("incorrect", 0.0, source, f"{finding.code} on test {place + 1}", {**told, **details})
+        outcome = _renamed(result.outcomes[place])
+        told = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
+        return Verdict("incorrect", 0.0, source, f"{outcome.code} on test {place + 1}", {**told, **details})
 
 
-def _renamed(finding: Finding) -> Finding:
+def _renamed(outcome: TestOutcome) -> TestOutcome:
     """Failures come back as answers here, since the stand-in catches them."""
     for kind, code in _FAILURES.items():
-        if finding.code == "WA" and finding.got.startswith(f'["{kind}",'):
-            return replace(finding, code=code, cause=finding.got, got="")
-    return finding
+        if outcome.code == "WA" and outcome.got.startswith(f'["{kind}",'):
+            return replace(outcome, code=code, cause=outcome.got, got="")
+    return outcome
 
 
 def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
@@ -108,7 +108,7 @@ def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
         arguments = [json.loads(line) for line in test.input.split("\n")]
         return _made((arguments,), "value", json.loads(test.output), limit_s)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"a test is not of JSON values: {error}; {shown(test.input.encode())}") from None
+        raise DataError(f"a test has a value that is not JSON: {error}; {shown(test.input.encode())}") from None
 
 
 def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:

@@ -1,9 +1,9 @@
-"""The process of a worker that stays outside of its jail. It waits for the one inside, and calls functions of programs.
+"""The process of a worker that stays outside its jail: it waits for the inner process, and calls functions of programs.
 
-The arguments of a call are sent when the call before it is answered, so a program never holds what it is not asked
-yet. It could write into the channel of answers whatever it likes. All that gains it is to have claimed an answer,
-which is what a program may do. Nothing is judged here: what came is passed on. It is no ancestor of a program, which
-therefore finds nothing of it in what it inherits, and it imports little, as there is one for each worker.
+The arguments of a call are sent after the previous call was answered, so a program never holds later arguments. It may
+write anything into the channel of answers; that is no more than giving a wrong answer, since answers are not judged
+here but passed on. This process is not an ancestor of a program, which therefore inherits nothing of it. It imports
+little, since there is one for each worker.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 QUESTION_HEAD = struct.Struct("<I")
 ANSWER_HEAD = struct.Struct("<6sI")
-TOLD_HEAD = struct.Struct("<6sId")
+REPORT_HEAD = struct.Struct("<6sId")
 LOADED, VALUE, PACKED, RAISED, OPAQUE = b"loaded", b"value_", b"packed", b"raised", b"opaque"
 TOO_LARGE, MALFORMED, ENDED = b"large_", b"malfor", b"ended_"
-"""What a program says, the first with the core it is on, and what is said of it instead."""
+"""Frames of a program, the first with the core it runs on, and the frames passed on in their place."""
 
-_VERSION = 2  # of marshal: in this one, no part of a value is another part of it as well
+_VERSION = 2  # marshal version: in this one, no part of a value refers to another part
 _FDS, _CORE_BYTES = struct.Struct("4i"), 4
 _CHUNK_BYTES, _PIPE_BYTES = 1 << 16, 1 << 16
 _SHORT_S = 0.002
@@ -40,13 +40,12 @@ _BEGINNING_FD, _REQUESTS_FD = 0, 1
 
 
 def packed(calls: Sequence[tuple[int, Sequence[object]]]) -> bytes:
-    """For each call how long an answer may be, and the arguments. For the other side."""
+    """Return the limit of each call's answer and its arguments as bytes. Used by the parent."""
     return marshal.dumps([(most_bytes, marshal.dumps(arguments, _VERSION)) for most_bytes, arguments in calls])  # type: ignore[arg-type]
 
 
 def stay_outside(child: int, beginning: int, requests: int) -> NoReturn:
-    """Go on as this process. It starts again, since what was loaded so far would take room here as well; when it has,
-    it closes `beginning`."""
+    """Continue as this process. It re-executes itself to free the memory of loaded modules, then closes `beginning`."""
     os.dup2(beginning, _BEGINNING_FD)
     os.dup2(requests, _REQUESTS_FD)
     os.closerange(3, 1024)
@@ -64,7 +63,7 @@ def main(child: int) -> NoReturn:
     while all(fd == _REQUESTS_FD for fd, _ in poll.poll()) and (fds := _received(requests)):
         try:
             _Conversation(cores, *fds).hold()
-        except BrokenPipeError:  # the judge has heard enough
+        except BrokenPipeError:  # the judge has stopped reading
             pass
         finally:
             for fd in fds:
@@ -75,7 +74,7 @@ def main(child: int) -> NoReturn:
 
 
 def _received(requests: _socket.socket) -> Sequence[int]:
-    """The calls, and where to tell of them, to hear answers, and to ask; nothing when there are no more requests."""
+    """Return the calls and the descriptors for results, answers and questions, or None after the last request."""
     message, parts, _, _ = requests.recvmsg(1, _socket.CMSG_SPACE(_FDS.size))
     return _FDS.unpack(parts[0][2]) if message else ()
 
@@ -83,12 +82,12 @@ def _received(requests: _socket.socket) -> Sequence[int]:
 def _move_to(cores: set[int]) -> None:
     try:
         os.sched_setaffinity(0, cores)
-    except OSError:  # not allowed: then it is slower
+    except OSError:  # not permitted: only slower
         return
 
 
 class _OverError(Exception):
-    """There is nothing more to ask."""
+    """There are no more calls."""
 
 
 class _Conversation:
@@ -111,8 +110,9 @@ class _Conversation:
         self._pass_on()
 
     def _join(self, core: int) -> None:
-        """Go where the program says it is: they take turns, and to wake a process on another core takes longer than
-        many a call."""
+        """Move to the program's core: the two take turns, and waking a process on another core takes longer than many a
+        call.
+        """
         if core in self._cores:
             _move_to({core})
 
@@ -123,7 +123,7 @@ class _Conversation:
         try:
             while question:
                 question = question[os.write(self._questions, question) :]
-        except BrokenPipeError:  # who does not listen is asked nothing, and may answer all the same
+        except BrokenPipeError:  # a program that does not read gets no questions, but may still answer
             pass
 
     def _hear(self, kinds: Sequence[bytes], most_bytes: int) -> bytes:
@@ -132,7 +132,7 @@ class _Conversation:
             self._read()
         kind, body = frame
         now = time.monotonic()
-        self._untold += TOLD_HEAD.pack(kind, len(body), now - began) + body
+        self._untold += REPORT_HEAD.pack(kind, len(body), now - began) + body
         if kind not in kinds:
             raise _OverError
         if now - self._told_at >= _SHORT_S or len(self._untold) >= _CHUNK_BYTES:
@@ -159,12 +159,12 @@ class _Conversation:
             self._pass_on()
         data = os.read(self._answers, _CHUNK_BYTES)
         if not data:
-            self._untold += TOLD_HEAD.pack(ENDED, 0, 0.0)
+            self._untold += REPORT_HEAD.pack(ENDED, 0, 0.0)
             raise _OverError
         self._heard += data
 
     def _pass_on(self) -> None:
-        """Not one by one: to wake the judge takes longer than many a call."""
+        """Pass answers on in batches: waking the judge takes longer than many a call."""
         with memoryview(self._untold) as view:
             n_told = 0
             while n_told < len(view):

@@ -1,7 +1,7 @@
-"""Plain data as text: how arguments go into a program and answers come out. No pickle, no code, exact types.
+"""Encode plain data as text, for arguments and answers. No pickle, no code, exact types.
 
-JSON's own values stand for themselves; anything else is an object with one key that says what it is. Encoding takes
-instances of subclasses for the base class, through the base class's own methods.
+JSON values stand for themselves; anything else is an object with one key that names its type. An instance of a
+subclass is encoded as its base class, through the base class's own methods.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-try:  # not from hashlib: it brings OpenSSL, which every fork would pay for
+try:  # not from hashlib: it loads OpenSSL, which slows every fork
     from _sha256 import sha256  # type: ignore[import-not-found]
 except ImportError:  # since Python 3.12
     from _sha2 import sha256  # type: ignore[import-not-found]
 
 MOST_LEVELS = 64
-_LONG_BITS = 13_000  # under the 4300 digits that Python reads at once
-_MOST_DIGITS = 4300  # of a decimal, written out; what is longer takes long to compare
+_LONG_BITS = 13_000  # below the 4300 digits that Python parses at once
+_MOST_DIGITS = 4300  # digits of a decimal when written out; longer ones take long to compare
 _GIANT_BYTES, LEAST_PACKED = 16 << 20, 20_000
 _PACKED_KINDS = frozenset((str, list, tuple))
 _NUMBERS = (int, float)
-# What `json.JSONEncoder` makes anew for each text. What refers to itself is found by its depth.
+# What `json.JSONEncoder` would create for each text. Cycles are found by their depth.
 _write = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
 )
@@ -39,26 +39,29 @@ Builder = Callable[[str, Any], Any]
 
 
 class NotPlainError(ValueError):
-    """A value that is not plain data, or a text that does not stand for any."""
+    """A value that is not plain data, or a text that does not encode any."""
 
 
 def encode(value: object) -> str:
-    """Raises NotPlainError. A giant value becomes its digest, which can be compared and nothing else."""
+    """Encode a value. Raises NotPlainError. A giant value becomes its digest, which can only be compared."""
     digest = _digest_of_giant(value)
     if digest is not None:
         return json.dumps({"digest": digest})
     try:
         try:
             return _text(_simple(value, 0, exact=False))
-        except ValueError:  # there is an infinity, nan or a number of thousands of digits, which JSON has no place for
+        except ValueError:  # an infinity, nan or a number of thousands of digits, which JSON can't represent
             return _text(_simple(value, 0, exact=True))
     except (RecursionError, ValueError) as error:
         raise NotPlainError(str(error)) from None
 
 
 def packed(value: object) -> bytes | None:
-    """A large text, or list or tuple of what JSON has, as marshal has it: in a tenth of the time, and the same for the
-    same value. It may be compared by anybody, and read in a sandbox alone. None of other values."""
+    """Return a large str, list or tuple of JSON values as marshal bytes, or None for other values.
+
+    It takes a tenth of the time, and equal values have equal bytes. Anyone may compare them; only a sandbox may read
+    them.
+    """
     kind = type(value)
     if kind not in _PACKED_KINDS or len(value) < LEAST_PACKED:  # type: ignore[arg-type]
         return None
@@ -72,7 +75,7 @@ def _digest_of_giant(value: object) -> str | None:
     if type(value) in _SMALL_KINDS:
         return None
     try:
-        # Version 2 is the last that depends on the value alone. It is never read again.
+        # Version 2 is the last whose output depends on the value alone. It is never read again.
         written = marshal.dumps(value, 2)  # type: ignore[arg-type]
     except ValueError:
         return None
@@ -84,7 +87,7 @@ def _text(simple: object) -> str:
 
 
 def decode(text: str | bytes, build: Builder) -> Any:
-    """The value of a text. Containers JSON does not have are made by `build(tag, content)`."""
+    """Decode a text. Containers that JSON does not have are made by `build(tag, content)`."""
     try:
         return _decoder(build).decode(text if isinstance(text, str) else text.decode())
     except NotPlainError:
@@ -95,7 +98,7 @@ def decode(text: str | bytes, build: Builder) -> Any:
 
 @functools.cache
 def _decoder(build: Builder) -> json.JSONDecoder:
-    """Made once: a call of `json.loads` with a hook would make another each time."""
+    """Return the decoder, created once: `json.loads` with a hook would create one per call."""
 
     def untagged(pairs: list[tuple[str, Any]]) -> Any:
         if len(pairs) != 1:
@@ -110,7 +113,7 @@ def _refuse(name: str) -> Any:
 
 
 def number(tag: str, content: Any) -> Any:
-    """The value of a tagged number or bytes."""
+    """Return the value of a tagged number or bytes."""
     if type(content) is str:
         if tag == "int":
             return int(content, 16)
@@ -129,7 +132,7 @@ def number(tag: str, content: Any) -> Any:
 
 
 def _fraction_of(value: Decimal) -> Fraction | float:
-    """The same number; an infinity or nan as a float, which equals what it does."""
+    """Return the same number as a fraction; an infinity or nan as a float."""
     if not value.is_finite():
         return float(value)
     if value and abs(value.adjusted()) > _MOST_DIGITS:
@@ -138,7 +141,7 @@ def _fraction_of(value: Decimal) -> Fraction | float:
 
 
 def _simple(value: Any, level: int, *, exact: bool) -> Any:
-    """A value of JSON's types; `exact` where a number in it may be one that JSON does not have."""
+    """Return a value of JSON's types; `exact` if a number in it may be one that JSON can't represent."""
     kind = type(value)
     if value is None or kind is bool or kind is str or (kind in _NUMBERS and not exact):
         return value

@@ -1,4 +1,4 @@
-"""Which files a program may read, held by Landlock: the interpreter's own, and the packages it was allowed."""
+"""Restrict file access with Landlock: programs may read the interpreter's files and the allowed packages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from . import syscalls
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
 _MAKE_DIR, _MAKE_FILE, _REFER, _TRUNCATE = 1 << 7, 1 << 8, 1 << 13, 1 << 14
 _USE = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_FILE | _REFER | _TRUNCATE
-_FIRST_TO_HOLD_WRITING = 3  # before, files could be truncated that may only be read
+_FIRST_TO_HOLD_WRITING = 3  # before this version, files with read access could be truncated
 _NOT_FOR_PROGRAMS = ("site-packages", "dist-packages", "ensurepip", "idlelib", "test", "lib2to3", "config-")
 _LIBRARIES = [f"/lib/{syscalls.MACHINE}-linux-gnu", f"/usr/lib/{syscalls.MACHINE}-linux-gnu"]
-# Where packages are installed as well: of these only the shared libraries.
+# Packages are installed here as well: only shared libraries may be read.
 _MIXED_LIBRARIES = [f"{sys.base_prefix}/lib", "/lib64", "/usr/lib64", "/usr/local/lib"]
 _NULL = "/dev/null"
 _FILES = [
@@ -27,13 +27,13 @@ STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def mounted(packages: Sequence[str]) -> list[str]:
-    """The paths that make up the view of a jail. Not all below them may be read, see `readable`."""
+    """Return the paths mounted in a jail. Not everything below them may be read, see `readable`."""
     wanted = [STANDARD_LIBRARY, *_LIBRARIES, *_MIXED_LIBRARIES, *_FILES, *packages]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 
 
 def readable(packages: Sequence[str]) -> list[str]:
-    """Every path that programs may read, and what is below it. site-packages lies within the standard library."""
+    """Return every path that programs may read, with all below it. site-packages lies within the standard library."""
     modules = [path for path in _entries(STANDARD_LIBRARY) if not os.path.basename(path).startswith(_NOT_FOR_PROGRAMS)]
     libraries = [path for folder in _MIXED_LIBRARIES for path in _entries(folder) if ".so" in os.path.basename(path)]
     wanted = dict.fromkeys([*modules, *libraries, *_LIBRARIES, *_FILES, *packages])
@@ -45,7 +45,7 @@ def _entries(folder: str) -> list[str]:
 
 
 def ruleset(readable: Sequence[str], writable: str | None, executable: Sequence[str]) -> int:
-    """A Landlock ruleset: what can be done below these paths. Raises OSError without Landlock."""
+    """Return a Landlock ruleset for these paths. Raises OSError without Landlock."""
     version = syscalls.landlock_version()
     if version < 1:
         raise OSError("the kernel has no Landlock")
@@ -59,7 +59,7 @@ def ruleset(readable: Sequence[str], writable: str | None, executable: Sequence[
     if writable is not None:
         _allow(rules, writable, _USE)
     _allow(rules, _NULL, _READ_FILE | _WRITE_FILE)
-    # The folder itself may be listed, as imports do; that shows names, not contents.
+    # The folder itself may be listed, which imports need; that shows names, not contents.
     _allow(rules, STANDARD_LIBRARY, _READ_DIR)
     return rules
 

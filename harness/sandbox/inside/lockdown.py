@@ -1,4 +1,4 @@
-"""Turns a freshly forked process into the sealed one that a program runs in. Nothing here can be undone by it."""
+"""Turn a freshly forked process into the sealed one that runs a program, irreversibly."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from . import programs, seccomp, syscalls
 Kind = Literal["python", "binary", "compiler"]
 
 MACHINE_STACK_BYTES = 1 << 30
-# Thread stacks and mappings that are never touched. Executables are small, and their threads have 2 MiB each.
+# Room for thread stacks and untouched mappings. Executables are small, and their threads have 2 MiB each.
 _ADDRESS_ROOM_BYTES: Mapping[Kind, int] = {"python": 512 << 20, "binary": 128 << 20, "compiler": 512 << 20}
 _OPEN_FILES, _OPEN_FILES_OF_COMPILERS = 32, 256
 MOST_THREADS = 1000
-"""Each takes a number of those that all processes of the machine share."""
+"""Resources of which all processes of the machine share a fixed number."""
 READY = b"ready"
-_exit = os._exit  # the program may replace the one in os
+_exit = os._exit  # kept here, since the program may replace the one in os
 _N_OF_FUNCTIONS = 6
 _HIGH_FD = 300
 LANDLOCK_FD, _HIGHEST_FD = 350, 360
-"""Above all that a program's own descriptors may take the place of."""
+"""Higher than any descriptor that a program's own ones may replace."""
 
 
 class Walls(NamedTuple):
-    """What a worker prepared once for all its programs."""
+    """The isolation that a worker prepared once for all its programs."""
 
     filters: Mapping[Kind, bytes]
-    """Without any, nothing is filtered."""
+    """Without a filter, system calls are not restricted."""
     landlock: int | None
     owns_namespace: bool
-    """Each program is process 1 of a namespace of its own."""
+    """Whether each program is process 1 of its own namespace."""
 
 
 class Request(NamedTuple):
-    """One program to run: limits, and how it is started. The rest comes with the descriptors."""
+    """One program to run: its limits and start method. The rest comes with the descriptors."""
 
     cpu_s: float
     wall_s: float
     memory_bytes: int
     output_bytes: int
     prelude: str = ""
-    """What it may rely on: the same for many programs, and without secrets, since the worker keeps it."""
+    """Preloaded code: the same for many programs and without secrets, since the worker keeps it."""
     kind: Kind = "python"
     arguments: Sequence[str] = ()
-    """Of a compiler: the command."""
+    """Command of a compiler."""
     product: str = ""
-    """Of a compiler: the file in its folder that is written to stdout in the end."""
+    """File in a compiler's folder that is written to stdout at the end."""
 
 
 def become_program(
     walls: Walls, request: Request, main: programs.Main, descriptors: Sequence[int], ready: int
 ) -> NoReturn:
-    """`descriptors` are the payload, stdin, stdout, stderr and, for functions, where answers go and
-    questions come from.
+    """Become the program's process. `descriptors` are the payload, stdin, stdout, stderr and, for functions, the
+    channels of answers and questions.
 
-    `READY` on the pipe `ready` says that every wall stands, and is the last that is ever written there. Anything else
-    is our failure, never the program's.
+    `READY` on the pipe `ready` reports that isolation is complete, and is the last message on it. Anything else is our
+    failure, never the program's.
     """
     try:
         payload = _read_all(descriptors[0]) if request.kind == "python" else b""
@@ -81,9 +81,9 @@ def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int
     os.setsid()
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
     if len(descriptors) == _N_OF_FUNCTIONS:
-        with contextlib.suppress(OSError):  # not allowed: then it is slower
+        with contextlib.suppress(OSError):  # not permitted: only slower
             os.sched_setaffinity(0, {syscalls.current_core()})
-    # First out of the way of one another, then to 0, 1, 2 ...
+    # Move them out of the way first, then to 0, 1, 2 ...
     moved = [os.dup2(fd, _HIGH_FD + place) for place, fd in enumerate([*descriptors[1:], ready])]
     for place, fd in enumerate(moved[:-1]):
         os.dup2(fd, place)
@@ -110,20 +110,20 @@ def _read_all(fd: int) -> bytes:
 
 
 def limit_worker() -> None:
-    """What is no different for any program, and does not hinder the worker itself."""
+    """Set the limits that are the same for all programs and don't affect the worker."""
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(kind, (0, 0))
 
 
 def _limit(request: Request) -> None:
     set_limit = resource.setrlimit
-    cpu_s = int(request.cpu_s) + 2  # the worker watches the clock; this is the second line
+    cpu_s = int(request.cpu_s) + 2  # the worker watches the clock; this is the second line of defence
     set_limit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     set_limit(resource.RLIMIT_AS, _both(request.memory_bytes + _ADDRESS_ROOM_BYTES[request.kind]))
     set_limit(resource.RLIMIT_FSIZE, _both(request.output_bytes))
     set_limit(resource.RLIMIT_NOFILE, _both(_OPEN_FILES if request.kind != "compiler" else _OPEN_FILES_OF_COMPILERS))
     if request.kind != "python":
-        # Without a limit threads get their usual 2 MiB, and the main one as much as there is memory.
+        # Without a limit threads get the usual 2 MiB, and the main thread all memory.
         set_limit(resource.RLIMIT_STACK, _both(resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 

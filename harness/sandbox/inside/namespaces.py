@@ -1,4 +1,4 @@
-"""Namespaces around a worker: its own users, processes, mounts, network, message queues and host name.
+"""Namespaces around a worker: users, processes, mounts, network, message queues and host name.
 
 Entered once per worker. Inside, the root is an empty file system with the readable paths mounted read-only.
 """
@@ -20,16 +20,15 @@ _ALL = (
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
 )
-_NEW_ROOT = "/tmp"  # exists everywhere, and is covered in our own view alone
+_NEW_ROOT = "/tmp"  # exists everywhere, and is covered in our own mount namespace only
 _READ_ONLY = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID
 
 
 def enter(paths: Sequence[str], requests: int) -> int:
-    """Go on as process 1 of new namespaces, as nobody where the caller was root.
+    """Continue as process 1 of new namespaces, as nobody if the caller was root.
 
-    The process that called stays outside, see `leave_outside`. Returns a descriptor of the process namespace, to come
-    back to after each program was given one of its own. Raises OSError where the kernel or its policy does not allow
-    it.
+    The calling process stays outside, see `leave_outside`. Returns a descriptor of the process namespace, to return to
+    after each program was given its own. Raises OSError if the kernel or its policy does not allow it.
     """
     _unshare_mapped()
     leave_outside(requests)
@@ -41,14 +40,13 @@ def enter(paths: Sequence[str], requests: int) -> int:
 
 
 def leave_outside(requests: int) -> None:
-    """Go on as a child of the process that called, which its parent sees, and which calls functions as asked by
-    `requests`."""
+    """Continue as a child of the calling process, visible to its parent, which calls functions as `requests` asks."""
     has_begun, beginning = os.pipe()
     if child := os.fork():
         caller.stay_outside(child, beginning, requests)
     os.close(beginning)
     os.close(requests)
-    os.read(has_begun, 1)  # the root, which both may see, is changed only when the other one needs no more of it
+    os.read(has_begun, 1)  # the root, shared by both, is changed only when the other process no longer needs it
     os.close(has_begun)
 
 
@@ -58,11 +56,11 @@ def become_nobody(*, keep_capabilities: bool = False) -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # or /proc/self would be root's
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # otherwise /proc/self would belong to root
 
 
 def _unshare_mapped() -> None:
-    """New namespaces, with the users of the old one mapped by a helper that stays outside."""
+    """Create namespaces whose users are mapped by a helper process that stays outside."""
     user, group = os.geteuid(), os.getegid()
     ready, go = os.pipe()
     helper = os.fork()
@@ -108,7 +106,7 @@ def _change_root(paths: Sequence[str]) -> None:
     for path, source in sources.items():
         target = f"{_NEW_ROOT}{path}"
         os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
-        if stat.S_ISDIR(os.fstat(source).st_mode):  # not by its path, which our own view may cover already
+        if stat.S_ISDIR(os.fstat(source).st_mode):  # not by its path, which our own view may already cover
             os.makedirs(target, mode=0o755, exist_ok=True)
         elif not os.path.exists(target):
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
@@ -122,7 +120,7 @@ def _change_root(paths: Sequence[str]) -> None:
 
 
 def _locked_flags(path: str) -> int:
-    """What a mount forbids already has to be forbidden again, or the kernel refuses the change."""
+    """Return flags that a mount already has: the kernel refuses a change that would drop them."""
     flags = os.statvfs(path).f_flag
     same = os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
     return flags & same | (syscalls.MS_RELATIME if flags & os.ST_RELATIME else 0)

@@ -1,4 +1,4 @@
-"""Runs one untrusted program in a process that is sealed already. Whatever happens here is the program's own doing."""
+"""Run one untrusted program in a process that is already sealed. Whatever happens here is the program's own doing."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from . import codec, shutdown, syscalls
 from .caller import ANSWER_HEAD, LOADED, OPAQUE, PACKED, QUESTION_HEAD, RAISED, VALUE
 
 DID_NOT_COMPILE = 120
-"""The exit code that says so. A program that uses it is called what it says."""
+"""Exit code of a program that does not compile. A program that uses it is treated as such."""
 ANSWERS_FD, QUESTIONS_FD = 3, 4
 _FILE_NAME = "main.py"
 _SCRIPT, _FUNCTION = b"s", b"f"
 _THREAD_STACK_BYTES = 16 << 20
 _READ_BYTES = 1 << 16
-_read_fd, _write_fd = os.read, os.write  # programs put others in their place
+_read_fd, _write_fd = os.read, os.write  # kept here, since programs may replace them
 
 
 class Main(NamedTuple):
-    """The module that a program is run in, with what it may rely on. Made once, and used by many processes."""
+    """The module in which a program runs, with preloaded code. Made once, used by many processes."""
 
     module: types.ModuleType
     recursion_limit: int
     n_names: int
-    """How many the module has before the program."""
+    """Number of names in the module before the program runs."""
 
 
 def prepared(prelude: str) -> Main:
-    """Raises whatever the prelude raises."""
+    """Return the module with the prelude executed. Raises whatever the prelude raises."""
     module, usual_limit = types.ModuleType("main"), sys.getrecursionlimit()
     module.__dict__.update({"__builtins__": builtins, "__file__": _FILE_NAME})
     try:
@@ -46,12 +46,12 @@ def prepared(prelude: str) -> Main:
 
 
 def script_payload(source: str) -> bytes:
-    """A program as text; a lone surrogate can't be encoded, and is a syntax error this way."""
+    """Return a program as bytes; a lone surrogate, which can't be encoded, becomes a syntax error."""
     return _SCRIPT + source.encode("utf-8", "surrogatepass")
 
 
 def function_payload(source: str, name: str, *, packs: bool) -> bytes:
-    """`packs`: whether large answers may come as `codec.packed` has them."""
+    """Return the payload of a function; `packs`: whether large answers may use `codec.packed`."""
     return _FUNCTION + json.dumps({"source": source, "function": name, "packs": packs}).encode()
 
 
@@ -64,7 +64,7 @@ def run(payload: bytes, main: Main) -> NoReturn:
 
 
 def set_up_interpreter() -> None:
-    """Once for all programs: 0, 1 and 2 have to be such files as they will be, empty ones."""
+    """Prepare once for all programs: 0, 1 and 2 must be files of the kind they will be, and empty."""
     for name, file in (
         ("stdin", _text_file(0, "r")),
         ("stdout", _text_file(1, "w")),
@@ -72,14 +72,14 @@ def set_up_interpreter() -> None:
     ):
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
-    # `site` makes these, and it is not loaded.
+    # `site` would define these, and it is not loaded.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     sys.argv = [_FILE_NAME]
     threading.stack_size(_THREAD_STACK_BYTES)
 
 
 def _text_file(fd: int, mode: str, buffering: int = -1) -> IO[Any]:
-    # By open(), not by hand: programs read .buffer, .fileno(), .mode and .name.
+    # Use open(): programs access .buffer, .fileno(), .mode and .name.
     return open(fd, mode, buffering, encoding="utf-8", errors="surrogateescape", closefd=False)
 
 
@@ -91,7 +91,7 @@ def _namespace(module: types.ModuleType, name: str) -> dict[str, Any]:
 
 def _compiled(source: bytes) -> types.CodeType:
     try:
-        # As text: what a reply declares for its own encoding is no longer so.
+        # Decoded text: an encoding declared in a reply no longer applies.
         text = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
         return compile(text, _FILE_NAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
@@ -105,7 +105,7 @@ def _run_main(source: bytes, module: types.ModuleType) -> None:
 
 
 def _ending_of(work: Callable[[], None]) -> int:
-    """The exit status that Python itself would end with."""
+    """Return the exit status with which Python itself would end."""
     try:
         work()
     except SystemExit as leaving:
@@ -133,7 +133,7 @@ def _own_frames(frames: types.TracebackType | None) -> types.TracebackType | Non
 
 def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
     code = _compiled(job["source"].encode("utf-8", "surrogatepass"))
-    # Not __main__: a program's main guard would run, and read a stdin that has nothing.
+    # Not __main__: the program's main guard would run, and read an empty stdin.
     exec(code, _namespace(module, "solution"))
     function = _found(module, job["function"])
     _say(LOADED, syscalls.current_core().to_bytes(4, "little"))
@@ -142,7 +142,7 @@ def _call_function(job: dict[str, Any], module: types.ModuleType) -> None:
 
 
 def _asked() -> bytes:
-    """The arguments of the next call. After the last one this waits for the end."""
+    """Yield the arguments of the next call. After the last one, wait for the end."""
     pieces = [_read(_READ_BYTES)]
     n_missing = QUESTION_HEAD.size + QUESTION_HEAD.unpack_from(pieces[0])[0] - len(pieces[0])
     while n_missing:
@@ -168,7 +168,7 @@ def _found(module: types.ModuleType, name: str) -> Callable[..., Any]:
 
 
 def _answer(function: Callable[..., Any], arguments: Any, *, packs: bool) -> None:
-    """Call once, and say what came back. A wrong saying is no more than a wrong answer."""
+    """Make one call and report its result. A forged report is no more than a wrong answer."""
     try:
         value = function(*arguments)
     except BaseException as error:

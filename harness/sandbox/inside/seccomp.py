@@ -1,7 +1,7 @@
-"""Which system calls a program may make, as the binary filter the kernel takes. Everything not named is refused.
+"""The system calls that a program may make, as a seccomp filter. All others are refused.
 
-One process: no other process can be made, seen, signalled or traced; no sockets but a pair within the process; files
-are opened as Landlock allows, or not at all. Numbers are those of Linux 6.1's headers for x86-64 and aarch64.
+A program is one process: it can't create, see, signal or trace another; it has no sockets except a pair within the
+process; it opens files as Landlock allows, or none. Numbers are those of Linux 6.1's headers for x86-64 and aarch64.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _CONDITIONAL = """
 open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, prlimit64 302 261, prctl 157 167, ioctl 16 29,
 fcntl 72 25, socketpair 53 199, execveat 322 281
 """
-# "Not implemented" makes libraries fall back on an older call; "not permitted" would not.
-# Where a program has a folder to write in. Landlock decides where. Not chmod, chown, utime and link: over those it has
-# no say. Nor fallocate: it takes hundreds of gigabytes in the time between two looks at the folder.
+# "Not implemented" makes libraries fall back to an older call; "not permitted" would not.
+# For programs with a writable folder; Landlock decides where. Not chmod, chown, utime and link, which Landlock does not
+# control. Nor fallocate: it can reserve hundreds of gigabytes between two checks of the folder.
 _OF_FOLDERS = """
 mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276,
 chdir 80 49, fchdir 81 50, sendfile 40 71, copy_file_range 326 285
 """
 # What an executable needs before its first statement.
 _OF_EXECUTABLES = "arch_prctl 158 -"
-# A compiler is several processes, and changes the mode of what it made.
+# A compiler is several processes, and changes the mode of its output.
 _OF_COMPILERS = """
 fork 57 -, vfork 58 -, execve 59 221, wait4 61 260, waitid 247 95, chmod 90 -, fchmod 91 52, fchmodat 268 53,
 setpgid 109 154
@@ -54,19 +54,19 @@ _NOT_IMPLEMENTED = "clone3 435 435, openat2 437 437"
 _NEWEST_NUMBER = 450
 
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture word
+_X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture constant
 
 _ALLOW, _KILL, _EPERM, _ENOENT, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050002, 0x00050026
 _CLONE_THREAD = 0x10000
 _PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-# Not F_SETOWN and F_SETSIG (signals to others), not F_SETLK (a channel between programs), not F_SETPIPE_SZ.
+# Not F_SETOWN and F_SETSIG (signals to others), F_SETLK (a channel between programs) or F_SETPIPE_SZ.
 _FCNTLS = (0, 1, 2, 3, 4, 1030, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, GET_SEALS
 _AF_UNIX, _SOCK_STREAM, _SOCK_FLAGS = 1, 1, 0o2000000 | 0o4000
 OWN_PID = 0x7EADBEEF
-"""Stands in the filter for the pid of the program, which is known only after the fork."""
+"""Placeholder in the filter for the pid of the program, which is known only after the fork."""
 BINARY_FD = 200
-"""Where a program that was compiled is executed from, once; above every number that it can give a descriptor."""
+"""Descriptor from which a compiled program is executed, once; above any that it can open itself."""
 _AT_EMPTY_PATH = 0x1000
 
 
@@ -77,7 +77,7 @@ def numbers(table: str, machine: str) -> dict[str, int]:
 
 
 def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> bytes:
-    """The filter of a machine. Without `may_open` no file can be opened at all; with it, writing is up to Landlock."""
+    """Return the filter of a machine. Without `may_open` no file can be opened; with it, Landlock controls writing."""
     tables = [_ALLOWED, *([_OF_FOLDERS] if may_open else [])]
     conditions = dict(_conditions(may_open=may_open))
     if kind == "python":
@@ -106,7 +106,7 @@ def with_pid(code: bytes, pid: int) -> bytes:
 
 
 def _conditions(*, may_open: bool) -> Mapping[str, Code]:
-    opening = [_ret(_ALLOW if may_open else _ENOENT)]  # a program may do without a file that is not there
+    opening = [_ret(_ALLOW if may_open else _ENOENT)]  # a program may cope with a missing file
     is_unix = [_load_argument(0), _equal(_AF_UNIX, 1, 0), _ret(_EPERM)]
     type_alone: Code = [_load_argument(1), (0x54, 0, 0, ~_SOCK_FLAGS & 0xFFFFFFFF)]
     return {
@@ -130,7 +130,7 @@ def _one_of(argument: int, values: Sequence[int]) -> Code:
 
 
 def _intervals(actions: Mapping[int, Code]) -> list[tuple[int, Code]]:
-    """(first number, what is done from there on), neighbours with one answer merged."""
+    """Yield (first number, action from there on); neighbours with the same action are merged."""
     found: list[tuple[int, Code]] = []
     for number in range(_NEWEST_NUMBER + 1):
         action = actions.get(number, [_ret(_EPERM)])
@@ -140,12 +140,12 @@ def _intervals(actions: Mapping[int, Code]) -> list[tuple[int, Code]]:
 
 
 def _tree(intervals: Sequence[tuple[int, Code]]) -> Code:
-    """A binary search: the kernel tries the filter on every number once, so a list would cost."""
+    """Build a binary search: the filter runs for every call, so a linear list would be slow."""
     if len(intervals) == 1:
         return intervals[0][1]
     middle = len(intervals) // 2
     below, above = _tree(intervals[:middle]), _tree(intervals[middle:])
-    # Conditional jumps reach 255 instructions, the plain one any distance.
+    # Conditional jumps reach 255 instructions, the unconditional one any distance.
     return [_at_least(intervals[middle][0], 0, 1), (0x05, 0, 0, len(below)), *below, *above]
 
 

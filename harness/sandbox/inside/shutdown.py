@@ -1,6 +1,6 @@
-"""The end of a program's process, as Python's own: what files still hold is written, and finalizers run.
+"""End a program's process as Python would: flush files and run finalizers.
 
-The interpreter itself is not taken down, which would take longer than most programs run.
+The interpreter itself is not shut down, which would take longer than most programs run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 def leave(status: int, names: dict[str, Any] | None = None, n_given: int = 0) -> NoReturn:
-    """End this process. What the program's `names` stand for, but for the first few that it was given, is let go of."""
+    """End this process. Release the program's `names`, except the first few that it was given."""
     try:
         _wait_for_threads()
         atexit._run_exitfuncs()
         _flush(sys.stdout)
         if status == 0 and names is not None:
-            with contextlib.suppress(Exception):  # of a thread that goes on
+            with contextlib.suppress(Exception):  # of a thread that is still running
                 _let_go(names, n_given)
             _flush_all()
             with contextlib.suppress(Exception):
@@ -38,7 +38,7 @@ def leave(status: int, names: dict[str, Any] | None = None, n_given: int = 0) ->
 
 
 def _wait_for_threads() -> None:
-    # Since Python 3.13 there is no such list, and a look costs nothing.
+    # Since Python 3.13 there is no such list, and looking costs nothing.
     if getattr(threading, "_shutdown_locks", True) or threading._threading_atexits:  # type: ignore[attr-defined]
         threading._shutdown()  # type: ignore[attr-defined]
 
@@ -49,8 +49,9 @@ def _flush(file: Any) -> None:
 
 
 def _let_go(names: dict[str, Any], n_given: int) -> None:
-    """The last made goes first, since its finalizer may need what was there before; functions, classes and modules go
-    after all data. Nothing else is looked at: a look writes to memory that is shared until then, and is slow."""
+    """Release names in reverse order, since a finalizer may need earlier ones; functions, classes and modules last.
+    Nothing else is visited: that would write to shared memory, which is slow.
+    """
     own = [(name, names[name]) for name in itertools.islice(reversed(names), max(0, len(names) - n_given))]
     data = [name for name, value in own if not isinstance(value, _CODE)]
     code = [name for name, value in own if isinstance(value, _CODE)]
@@ -60,8 +61,8 @@ def _let_go(names: dict[str, Any], n_given: int) -> None:
 
 
 def _flush_all() -> None:
-    """Texts first, as they write into the others."""
+    """Flush text streams first, as they write into the others."""
     files = [each for each in gc.get_objects() if issubclass(type(each), _WRITERS)]
     for file in sorted(files, key=lambda file: not issubclass(type(file), io.TextIOWrapper)):
-        with contextlib.suppress(Exception):  # a program may have taken it apart
+        with contextlib.suppress(Exception):  # a program may have damaged it
             _flush(file)

@@ -1,4 +1,4 @@
-"""The system calls that Python has no function for. x86-64 and aarch64."""
+"""System calls that Python has no function for, on x86-64 and aarch64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MACHINES = ("x86_64", "aarch64")
 MACHINE = os.uname().machine
 _RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 COUNTS_TASKS_BY_NAMESPACE = _RELEASE >= (5, 14)
-"""Whether RLIMIT_NPROC in a user namespace counts what is in it, and not all that the user has."""
+"""Whether RLIMIT_NPROC in a user namespace counts only its own processes, and not all of the user's."""
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 28, 38, 47
 SECBIT_NO_SETUID_FIXUP = 1 << 2
@@ -63,9 +63,9 @@ def prctl(option: int, value: int, value_2: int = 0) -> None:
 
 
 def fork() -> int:
-    """`os.fork` without what Python does after it, which is for processes with threads and costs a third of a fork.
+    """Fork without the work that Python does afterwards for processes with threads, a third of the cost of `os.fork`.
 
-    For a process that never had a second thread: nothing holds a lock that the child would have to make anew.
+    For a process that never had a second thread: no lock is held that the child would have to reinitialise.
     """
     return _checked(_fork(), "fork")
 
@@ -84,12 +84,12 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 
 
 def unmount(target: str) -> None:
-    """Out of sight at once; gone when the last who uses it is."""
+    """Unmount lazily: hidden at once, removed when its last user is gone."""
     _checked(_libc.umount2(target.encode(), ctypes.c_int(MNT_DETACH)), f"unmount {target}")
 
 
 def pivot_root_here() -> None:
-    """Make the working directory the root, and let go of the old one."""
+    """Make the working directory the root, and release the old one."""
     _syscall("pivot_root", _NUMBERS[MACHINE]["pivot_root"], b".", b".")
     unmount(".")
 
@@ -102,13 +102,13 @@ def drop_capabilities() -> None:
 
 
 def load_filter(code: bytes) -> None:
-    """A seccomp filter over this thread and what it starts. Needs no-new-privileges."""
+    """Install a seccomp filter for this thread and its children. Needs no-new-privileges."""
     program = _FilterProgram(len(code) // 8, code)
     _syscall("seccomp", _NUMBERS[MACHINE]["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(program))
 
 
 def landlock_version() -> int:
-    """The version of the kernel's Landlock, 0 where there is none."""
+    """Return the version of the kernel's Landlock, 0 without it."""
     version: int = _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     return max(version, 0)
 
@@ -129,5 +129,5 @@ def landlock_restrict(ruleset: int) -> None:
 
 
 def current_core() -> int:
-    """Where this thread runs now."""
+    """Return the core on which this thread runs."""
     return _checked(_libc.sched_getcpu(), "sched_getcpu")

@@ -1,8 +1,8 @@
-"""The folder that a program may write in: empty when it starts, bounded while it runs, emptied after it.
+"""The folder that a program may write to: empty at its start, bounded while it runs, emptied after it.
 
-Nothing is done for a program that did not touch it. In namespaces it is a file system in memory, which ends with the
-worker; elsewhere a folder on disk, which the worker removes at its end, whoever started the worker if it was killed,
-and the next worker of this user if both were.
+Nothing is done for a program that did not touch it. In namespaces it is an in-memory file system that ends with the
+worker. Elsewhere it is a folder on disk, which is removed by the worker at its end, by the worker's parent if the
+worker was killed, and by the next worker of this user if both were.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import syscalls
 
 MOST_BYTES, MOST_FILES = 16 << 20, 1024
 HOLDER = "/scratch"
-"""In namespaces: the folder, itself read-only, that the file system is mounted in."""
+"""In namespaces: the folder, itself read-only, in which the file system is mounted."""
 _PLACE = f"{HOLDER}/here"
 _PREFIX = "harness-scratch-"
 _OLD_S = 60.0
@@ -26,21 +26,21 @@ _OLD_S = 60.0
 class Scratch(Protocol):
     path: str
     on_disk: str | None
-    """What may be left behind if the worker is killed."""
+    """The folder that may be left behind if the worker is killed."""
 
     def is_over(self) -> bool:
-        """Whether a program that runs now has more than it may. Looked at ten times a second."""
+        """Return whether the running program exceeds its bounds. Checked ten times a second."""
         ...
 
     def tidy(self) -> None:
-        """Empty it, if it was touched. Raises OSError where that fails."""
+        """Empty it if it was touched. Raises OSError on failure."""
         ...
 
     def remove(self) -> None: ...
 
 
 class MountedScratch:
-    """A small file system in memory. The kernel holds its bounds; a new one takes the place of one that was used."""
+    """A small in-memory file system. The kernel enforces its bounds; a used one is replaced."""
 
     path: str = _PLACE
     on_disk: str | None = None
@@ -72,7 +72,7 @@ class MountedScratch:
 
 
 class FolderScratch:
-    """A folder on disk. Its bounds are held by looking, so a program can be over them for a tenth of a second."""
+    """A folder on disk. Its bounds are checked periodically, so a program can exceed them for a tenth of a second."""
 
     def __init__(self, parent: str) -> None:
         for name in os.listdir(parent):
@@ -107,10 +107,10 @@ class FolderScratch:
 
 
 def remove_if_left(path: str, old_s: float = 0.0, patience_s: float = 0.0) -> None:
-    """Remove the folder of a worker that is gone, or will be shortly. One that is in use is locked."""
+    """Remove the folder of a worker that is gone or about to go. One in use is locked."""
     if not os.path.basename(path).startswith(_PREFIX):
         raise ValueError(f"{path} is not a folder of a worker")
-    with contextlib.suppress(OSError):  # another user's, or somebody else was faster
+    with contextlib.suppress(OSError):  # another user's, or another process was faster
         if time.time() - os.lstat(path).st_ctime < old_s:
             return
         lock = _locked(path, patience_s)
@@ -150,7 +150,7 @@ def _is_over(path: str) -> bool:
 
 
 def empty(path: str) -> None:
-    """Remove all that is in a folder, however deep: what is in a subfolder is first moved up to the top."""
+    """Remove everything in a folder at any depth: the content of a subfolder is first moved to the top."""
     n_moved = 0
     while entries := [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in os.scandir(path)]:
         for entry, is_folder in entries:

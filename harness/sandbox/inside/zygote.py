@@ -1,7 +1,7 @@
-"""The long-lived process of a worker: loads modules once, raises the walls, then forks one process per program.
+"""The long-lived process of a worker: load modules once, set up isolation, then fork one process per program.
 
-It is started fresh, so its memory holds no answers and no secrets, and it never reads a program, so no later program
-can find an earlier one in what it inherits. It judges nothing: it says how a process ended and what it used.
+It is started fresh, so its memory holds no answers and no secrets. It never reads a program, so no program can find an
+earlier one in what it inherits. It judges nothing: it reports how a process ended and what it used.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MOST_DESCRIPTORS = 6
 _MESSAGE_BYTES = 1 << 16
 _LINKS_OF_A_FOLDER = 2
 KILL, CLOCK = b"k", b"c"
-_ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then what went wrong
+_ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then the error message
 
 
 class _AllowedPackages:
-    """Finds the packages programs may import, and nothing else of the folders they are installed in."""
+    """Finds the packages that programs may import, and nothing else in their folders."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._places = places
@@ -53,7 +53,7 @@ class _AllowedPackages:
 
 
 def read_reply(message: bytes) -> dict[str, Any]:
-    """For the other side."""
+    """Parse a reply. Used by the parent."""
     if not message.startswith(b"E"):
         reply: dict[str, Any] = json.loads(message)
         return reply
@@ -83,7 +83,7 @@ def main(control_fd: int, requests_fd: int, first_run: bool) -> None:
 
 
 def _start_again_with_a_large_stack(*inherited: int) -> None:
-    """The room for the main stack is laid out at exec. Programs recurse deeply through functions written in C."""
+    """Re-execute: the size of the main stack is fixed at exec. Programs recurse deeply through C functions."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     wanted = lockdown.MACHINE_STACK_BYTES
     room = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -108,14 +108,16 @@ class _Worker:
             namespaces.leave_outside(requests_fd)
         if os.geteuid() == 0 and (level == "sealed" or not settings["runtime_is_private"]):
             namespaces.become_nobody()
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)  # of who stays outside; a change of user clears it
+        syscalls.prctl(
+            syscalls.PR_SET_PDEATHSIG, 9
+        )  # the pid of the outer process; a change of user clears this setting
         self.scratch = _scratch(level, settings["scratch_parent"])
         self._walls = lockdown.Walls(
             filters=_filters(level, for_compiler=bool(executable)),
             landlock=_ruleset(level, folders, self.scratch, executable),
             owns_namespace=self._own_namespace is not None,
         )
-        # Python ignores these two, and programs would swallow the exceptions they become.
+        # Python ignores these two signals, and programs would swallow the exceptions.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         self._ready = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -132,12 +134,12 @@ class _Worker:
         return self._mains[prelude]
 
     def serve(self) -> None:
-        """One reply for each request, until the other side is gone."""
+        """Send one reply per request until the other side is gone."""
         while True:
             message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
             if not message:
                 return
-            if message in (KILL, CLOCK):  # came too late for the run it was meant for
+            if message in (KILL, CLOCK):  # arrived too late for its run
                 continue
             request = lockdown.Request(*marshal.loads(message))  # only ever from the judge
             reply = self._run(request, descriptors)
@@ -159,12 +161,12 @@ class _Worker:
             for fd in descriptors:
                 os.close(fd)
         try:
-            said = os.read(self._ready[0], 1000)
+            message = os.read(self._ready[0], 1000)
         except BlockingIOError:
-            said = b"nothing"
+            message = b"nothing"
         cause = killed_for.encode() if killed_for is not None else b""
         cpu_s, memory_bytes, wall_s = used.ru_utime + used.ru_stime, used.ru_maxrss << 10, time.monotonic() - began
-        trouble = b"" if said == lockdown.READY else said
+        trouble = b"" if message == lockdown.READY else message
         return _ENDED.pack(b"E", cause, status, cpu_s, memory_bytes, wall_s) + trouble
 
     def _fork(self, request: lockdown.Request, descriptors: Sequence[int]) -> int:
@@ -179,7 +181,7 @@ class _Worker:
         return pid
 
     def _watch(self, pid: int, began: float, request: lockdown.Request, stdout: int) -> str | None:
-        """Wait for the end of a process, and bring it about where a limit asks for it."""
+        """Wait for the end of a process, and kill it at a limit."""
         handle = os.pidfd_open(pid)
         clock = ((~pid) << 3) | 2  # the CPU clock of another process
         poll = select.poll()
@@ -215,21 +217,21 @@ class _Worker:
         return killed_for
 
     def _has_too_many_threads(self, pid: int) -> bool:
-        """Where the kernel does not count them; a program's own user may have any number elsewhere."""
+        """Count threads where the kernel does not; a program's user may have any number elsewhere."""
         if self._own_namespace is not None:
             return False
         try:
             return os.stat(f"/proc/{pid}/task").st_nlink - _LINKS_OF_A_FOLDER > lockdown.MOST_THREADS
-        except OSError:  # it ended, or there is no /proc
+        except OSError:  # it has ended, or there is no /proc
             return False
 
     def _let_go(self, pid: int) -> None:
-        """What takes long may go to any core."""
+        """Allow a long-running program on any core."""
         with contextlib.suppress(OSError):
             os.sched_setaffinity(pid, self._cores)
 
     def _told(self, clock: int) -> str | None:
-        """A word from the other side during a run: end it, or tell how much CPU time it used."""
+        """Handle a message during a run: end it, or report the CPU time used."""
         message = self._control.recv(1)
         if message == CLOCK:
             self._control.send(json.dumps({"clock": time.clock_gettime(clock)}).encode())
@@ -246,7 +248,7 @@ def _limit_reached(request: lockdown.Request, cpu_s: float, wall_s: float, outpu
 
 
 def _scratch(level: str, parent: str) -> tmpdir.Scratch | None:
-    """Where programs may write. Nowhere, where that can't be held."""
+    """Return where programs may write, or None where that can't be bounded."""
     if level == "namespaces" and landlock.can_hold_writing():
         return tmpdir.MountedScratch()
     if level == "limits" or (level == "landlock" and landlock.can_hold_writing()):
@@ -268,13 +270,13 @@ def _filters(level: str, *, for_compiler: bool) -> dict[lockdown.Kind, bytes]:
 def _ruleset(level: str, folders: Sequence[str], room: tmpdir.Scratch | None, executable: Sequence[str]) -> int | None:
     if level not in ("landlock", "namespaces"):
         return None
-    # In a jail the folder around it: what is mounted there changes, and the folder itself is read-only.
+    # In a jail, mount the folder around it: its content changes, and the folder itself is read-only.
     writable = None if room is None else tmpdir.HOLDER if level == "namespaces" else room.path
     return os.dup2(landlock.ruleset(landlock.readable(folders), writable, executable), lockdown.LANDLOCK_FD)
 
 
 def _prepare_interpreter() -> None:
-    """All that a program's process would otherwise do on its own, at a cost for each."""
+    """Do everything in advance that each program's process would otherwise do at its own cost."""
     kept = [os.dup(fd) for fd in range(3)]
     for fd in range(3):
         file = os.memfd_create("stand-in")
@@ -284,7 +286,7 @@ def _prepare_interpreter() -> None:
     for fd, old in enumerate(kept):
         os.dup2(old, fd)
         os.close(old)
-    random.seed(0)  # the same for all programs, so that a verdict is no matter of luck
+    random.seed(0)  # the same for all programs, so that verdicts don't depend on chance
     for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
         del sys.modules[name]  # programs should not find these
 
@@ -295,7 +297,7 @@ def _end_group(pid: int) -> None:
 
 
 def _copy_product(request: lockdown.Request, stdout: int) -> None:
-    """What a compiler made, into the file that its caller reads."""
+    """Copy the output of a compiler into the file that its caller reads."""
     try:
         fd = os.open(request.product, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -132,7 +132,7 @@ TEST = ScriptTest(b"1 2\n", b"3\n", lambda output: output == b"3\n")
 def test_a_program_near_its_time_on_a_crowded_machine_is_run_again_alone_once(runs, code):
     pool = ScriptedPool(*runs, is_crowded=True)
     report = judge_script(pool, Program("..."), [TEST], Allowance(cpu_s=1.0, memory_bytes=1 << 30))
-    assert (report.findings[0].code, report.n_retried) == (code, len(runs) - 1)
+    assert (report.outcomes[0].code, report.n_retried) == (code, len(runs) - 1)
     assert pool.asked == [("together", 2.0), ("alone", 1.0)][: len(runs)]
 
 
@@ -140,8 +140,8 @@ def test_on_a_quiet_machine_or_without_retries_the_limit_is_the_limit():
     for is_crowded, retries in ((False, True), (True, False)):
         pool = ScriptedPool(("cpu_limit", 1.0, 1.0), is_crowded=is_crowded)
         allowed = Allowance(cpu_s=1.0, memory_bytes=1 << 30, retries_timeouts=retries)
-        finding = judge_script(pool, Program("..."), [TEST], allowed).findings[0]
-        assert (finding.code, finding.cause, pool.asked) == ("TLE", "cpu", [("together", 1.0)])
+        outcome = judge_script(pool, Program("..."), [TEST], allowed).outcomes[0]
+        assert (outcome.code, outcome.cause, pool.asked) == ("TLE", "cpu", [("together", 1.0)])
 
 
 def test_a_function_over_its_time_on_a_crowded_machine_is_called_again_alone(monkeypatch):
@@ -157,7 +157,7 @@ def test_sleeping_counts_towards_the_total():
         pool = ScriptedPool(*[("exited", 0.1, 5.0)] * 9, is_crowded=False)
         allowed = Allowance(3.0, 1 << 30, total_cpu_s=6.0, runs_all_tests=runs_all, retries_timeouts=False)
         report = judge_script(pool, Program("..."), [TEST] * 9, allowed)
-        assert [(f.code, f.cause) for f in report.findings] == [("AC", ""), ("AC", ""), ("TLE", "total")]
+        assert [(f.code, f.cause) for f in report.outcomes] == [("AC", ""), ("AC", ""), ("TLE", "total")]
 
 
 def test_excluded_problems_have_no_verdict():

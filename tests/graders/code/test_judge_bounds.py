@@ -65,7 +65,7 @@ def is_the_place(place, body):
 def test_nothing_is_waited_for_after_a_wrong_answer():
     source = "def f(n):\n    while n > 1: pass\n    return n if n < 1 else -1"
     report = judge_function(open_pool(n_workers=1), Program(source), "f", calls(9, is_the_place), ALLOWED)
-    assert [finding.code for finding in report.findings] == ["AC", "WA"]
+    assert [outcome.code for outcome in report.outcomes] == ["AC", "WA"]
     assert report.cpu_s < 1.0
 
 
@@ -78,7 +78,7 @@ def test_an_answer_that_is_too_large_is_that_call_s_alone():
         calls(4, is_the_place),
         Allowance(2.0, 256 << 20, runs_all_tests=True, retries_timeouts=False),
     )
-    assert [finding.code for finding in report.findings] == ["AC", "WA", "AC", "AC"]
+    assert [outcome.code for outcome in report.outcomes] == ["AC", "WA", "AC", "AC"]
 
 
 def test_memory_over_the_limit_is_every_call_s_and_found_once():
@@ -86,7 +86,7 @@ def test_memory_over_the_limit_is_every_call_s_and_found_once():
     allowed = Allowance(2.0, 256 << 20, runs_all_tests=True, retries_timeouts=False)
     pool = Counting()
     report = judge_function(pool, Program(source), "f", calls(3, is_the_place), allowed)
-    assert [finding.code for finding in report.findings] == ["MLE"] * 3
+    assert [outcome.code for outcome in report.outcomes] == ["MLE"] * 3
     assert pool.n_runs == 1
 
 

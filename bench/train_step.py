@@ -167,6 +167,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
             reference=reference,
             tokenizer=tokenizer,
             source=Sampler(config, task, engine, with_greedy=False),
+            engine=engine,
             store=store,
             trackers=[Clock()],  # type: ignore[list-item]
             progress=Progress(quiet=True),

@@ -1,4 +1,4 @@
-"""Graded groups to padded tensors, and their division into minibatches and micro-batches."""
+"""Graded completions as padded tensors, cut into minibatches and micro-batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.core.types import Graded
 
 
 def collate(graded: Sequence[Graded[Any]], device: str, greedy_rewards: Sequence[float] | None = None) -> Batch:
-    """Completions with token ids and a reward, in the given order. Completions of one problem form a group."""
+    """Return completions as one padded batch in the given order. Completions of one problem form a group."""
     prompts = [_ids(item.completion.tokens.prompt_ids) for item in graded]
     completions = [_ids(item.completion.tokens.completion_ids) for item in graded]
     prompt_lengths = torch.tensor([len(ids) for ids in prompts])
@@ -68,7 +68,7 @@ def _padded(rows: Sequence[Sequence[Any]], dtype: torch.dtype) -> Tensor:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same dataclass with every tensor in it changed (one level of mappings included)."""
+    """Return the dataclass with every tensor in it changed, those in its mappings included."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -80,21 +80,22 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def select(value: Any, rows: Tensor) -> Any:
-    """Some completions of a Batch, PolicyOutputs or Advantages."""
+    """Return some rows of a Batch, PolicyOutputs or Advantages."""
     return map_tensors(value, lambda tensor: tensor[rows])
 
 
-def minibatches(batch: Batch, n_minibatches: int, trained: Tensor) -> Iterator[tuple[Tensor, Totals]]:
-    """The `trained` rows of each minibatch, whole groups together, in the order of the groups, with its totals."""
+def minibatches(batch: Batch, n_minibatches: int, trained: Tensor | None = None) -> Iterator[tuple[Tensor, Totals]]:
+    """Yield the `trained` rows of each minibatch with its totals; None is all. Groups stay whole and in order."""
     groups = torch.unique(batch.group_ids, sorted=True)
-    for some in groups.tensor_split(n_minibatches):
-        rows = (torch.isin(batch.group_ids, some) & trained).nonzero()[:, 0]
+    for part in groups.tensor_split(n_minibatches):
+        is_in = torch.isin(batch.group_ids, part)
+        rows = (is_in if trained is None else is_in & trained.to(is_in.device)).nonzero()[:, 0]
         if len(rows):
             yield rows, Totals(len(rows), int(batch.completion_lengths[rows].sum()))
 
 
 def microbatches(batch: Batch, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Rows cut so that each piece, padded, holds at most `max_tokens` tokens (or one sequence), longest together."""
+    """Cut rows into pieces of at most `max_tokens` padded tokens (or one sequence), the longest first."""
     lengths = (batch.prompt_lengths + batch.completion_lengths)[rows]
     ordered = rows[lengths.argsort(descending=True, stable=True)]
     start = 0
@@ -106,9 +107,9 @@ def microbatches(batch: Batch, rows: Tensor, max_tokens: int) -> Iterator[Tensor
 
 
 def microbatch(batch: Batch, rows: Tensor, totals: Totals) -> Batch:
-    """The rows as a batch of their own, trimmed to their longest sequence, with the totals of their minibatch.
+    """Return rows as a batch, trimmed to their longest sequence, with the totals of their minibatch.
 
-    The completion axis keeps its width, so that whatever was computed for the whole batch still lines up.
+    The completion axis keeps its width, so that tensors of the whole batch still line up.
     """
     part = select(batch, rows)
     longest = int((part.prompt_lengths + part.completion_lengths).max())

@@ -1,14 +1,14 @@
-"""Checkpoints: a Hugging Face model directory that anything can load, with the training state beside it.
+"""Checkpoints: a Hugging Face model directory that anything can load, with the training state in it.
 
     checkpoints/step-000160/   config.json, model.safetensors, tokenizer files ...
                                training_state.pt: position in the data, optimiser, the objective's own parameters,
                                KL controller, reference resets
-                               reference.pt: the reference's weights, once it is no longer the base model
-                               adapter/: what LoRA has trained; the model beside it has it merged
+                               reference.pt: the weights of the reference, once it is no longer the base model
+                               adapter/: the LoRA adapters; the model has them merged
 
-A checkpoint is written under another name and renamed when it is whole, so a kill never leaves half of one. The
-objective's parameters are keyed apart: they were never in the policy, so exports and weight sync need no filter.
-There is no random state in it: all randomness derives from the run's seed and the step.
+A checkpoint is written under another name and renamed when it is complete, so a kill never leaves half of one. The
+parameters of the objective have an entry of their own: they were never in the policy, so exports and weight sync need
+no filter. There is no random state: all randomness derives from the seed of the run and the step.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _TEMPORARY = ".tmp"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: steps done, problems taken from the task."""
+    """The position of a run: steps done, problems drawn from the task."""
 
     step: int
     n_problems_drawn: int
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, of which the newest `keep` stay."""
+    """The checkpoints of one run folder; the newest `keep` of them stay."""
 
     def __init__(self, run_folder: Path, keep: int) -> None:
         self._folder = run_folder / "checkpoints"
@@ -73,7 +73,7 @@ class Checkpoints:
             _sync_one(self._folder)
             self._prune()
         except (OSError, RuntimeError, SafetensorError) as error:
-            # The writers of torch and safetensors report a full disk as errors of their own.
+            # torch and safetensors raise errors of their own for a full disk.
             shutil.rmtree(temporary, ignore_errors=True)
             raise disk_error(final, error) from error
         return final
@@ -90,9 +90,8 @@ class Checkpoints:
 
     def _prune(self) -> None:
         for folder in checkpoint_folders(self._run_folder)[: -self._keep]:
-            # Renamed first, so that a kill in the middle does not leave a checkpoint with files missing.
-            doomed = folder.rename(folder.with_name(folder.name + _TEMPORARY))
-            shutil.rmtree(doomed)
+            # Renamed first, so that a kill does not leave a checkpoint with files missing.
+            shutil.rmtree(folder.rename(folder.with_name(folder.name + _TEMPORARY)))
 
     def _clear_unfinished(self) -> None:
         for folder in self._folder.glob("*" + _TEMPORARY):
@@ -107,7 +106,7 @@ def _load(path: Path) -> Any:
 
 
 def _sync(folder: Path) -> None:
-    """To the disk before the rename, so that not even a power cut leaves a named checkpoint with empty files."""
+    """Flush to disk before the rename, so that a power cut never leaves a checkpoint with empty files."""
     for path in (*folder.rglob("*"), folder):
         _sync_one(path)
 

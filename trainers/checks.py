@@ -1,4 +1,4 @@
-"""What a training run is refused for before anything is loaded or written, and said with what to change."""
+"""Checks of a training run that need more than its config, made before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def reads_reference(config: TrainConfig, objective: Objective) -> bool:
     return "reference_logp" in objective.needs or config.kl.place != "off"
 
 
-def refuse_fewer_steps(folder: Path, steps: int) -> None:
+def check_steps(folder: Path, steps: int) -> None:
+    """Refuse fewer steps than the run folder has already."""
     done = max(map(step_of, checkpoint_folders(folder)), default=0)
     if done > steps:
         raise RunFolderError(
@@ -29,7 +30,8 @@ def refuse_fewer_steps(folder: Path, steps: int) -> None:
         )
 
 
-def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objective) -> None:
+def check_objective(config: TrainConfig, objective: Objective) -> None:
+    """Refuse settings of the loop that the objective can't be trained with."""
     loop, name = config.loop, config.objective.id
     if "group" in objective.needs and loop.samples_per_prompt < 2:
         raise ConfigError(
@@ -59,7 +61,8 @@ def refuse_what_the_objective_cannot_use(config: TrainConfig, objective: Objecti
         )
 
 
-def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
+def check_rollout_settings(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
+    """Refuse settings of sampling and rewards that would have no effect."""
     max_tokens = config.sampling.over(task.sampling).max_tokens
     if config.overlong.buffer_tokens > max_tokens:
         raise ConfigError(
@@ -84,6 +87,7 @@ def refuse_what_the_rollouts_leave_without_effect(config: TrainConfig, task: Tas
 
 
 def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
+    """Return the sampling temperature; refuse a task whose own sampling would bias training."""
     sampling = config.sampling.over(task.sampling)
     off = Sampling(max_tokens=1).truncation()
     remedies = {name: f"sampling.{name} = {off[name]:g}" for name in sampling.truncating()}
@@ -97,22 +101,20 @@ def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
     return sampling.temperature
 
 
-def refuse_missing_demonstrations(task: Task[Any], objective: Objective) -> None:
+def check_demonstrations(task: Task[Any], objective: Objective) -> None:
     if objective.source == "demonstrations" and not hasattr(task, "demonstrate"):
         raise ConfigError("this objective learns from demonstrations, and this task has none")
 
 
-def refuse_prompts_the_model_cannot_read(
-    task: Task[Any], base: ModelSource, tokenizer: Any, module: Any, n_sampled: int
-) -> None:
-    """Raise before there is a run folder. `n_sampled` tokens at most follow a prompt."""
+def check_prompts(task: Task[Any], base: ModelSource, tokenizer: Any, module: Any, n_sampled: int) -> None:
+    """Refuse prompts that the model can't read. At most `n_sampled` tokens follow a prompt."""
     problems = itertools.islice(task.problems("train", 0), N_PROMPTS_READ)
     prompts = [prompt_ids(tokenizer, problem.messages) for problem in problems]
     largest, n_known = max(tokenizer.eos_token_id, *map(max, prompts)), module.get_input_embeddings().num_embeddings
     if largest >= n_known:
         raise ModelError(
-            f"the tokenizer of {base.path} writes the token {largest}, and the model knows {n_known}: it is "
-            "another model's; put the tokenizer that belongs to the model into its folder"
+            f"the tokenizer of {base.path} writes the token {largest}, and the model has {n_known} tokens: it "
+            "belongs to another model; put the right tokenizer into the model's folder"
         )
     longest, context = max(map(len, prompts)), context_of(base)
     if n_sampled > 0 and context is not None and longest + n_sampled > context:

@@ -1,4 +1,4 @@
-"""The settings of a training run. Whatever is not the loss is here, so that every objective can have it."""
+"""The config of a training run: everything but the loss, so that every objective can use it."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from harness.evaluation.config import ModelConfig, SamplingConfig
 from harness.trainers.functional import KlEstimator, Reduction
 
 Precision = Literal["float32", "bfloat16"]
+DEFAULT_HORIZON = 10_000
 
 
 def _has_changes(settings: Any, but: str = "") -> bool:
-    """Whether anything else than `but` is not as by default: what has no effect where a section is switched off."""
+    """Return whether any field except `but` differs from its default, which has no effect in a section that is off."""
     return any(getattr(settings, f.name) != f.default for f in dataclasses.fields(settings) if f.name != but)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
-    """How much is sampled and how it is cut. `steps` may grow on resuming."""
+    """The batch sizes, and how a step is computed. `steps` may grow on resuming."""
 
     steps: int = incidental()
-    """Rounds of sampling; each makes minibatches_per_step x epochs optimiser updates."""
+    """Rounds of sampling, each with minibatches_per_step x epochs optimiser updates."""
     prompts_per_step: int
     samples_per_prompt: int
     minibatches_per_step: int = 1
     epochs: int = 1
     tokens_per_microbatch: int = incidental(default=2048)
-    """Padded tokens in one forward and backward pass. Results do not depend on it beyond rounding."""
+    """Padded tokens in one forward and backward pass. Results depend on it by rounding only."""
     logp_old: Literal["auto", "engine", "recompute", "live"] = "auto"
-    """Log-probabilities before the step: the engine's own, those of a pass of the policy, or `current`: those of the
-    step's one update, so that its ratios are exactly 1. auto takes the engine's where it promises that they are exact,
-    else live where nothing reads them before the update, else makes the pass."""
-
+    """Where the old log-probs come from: the engine; `recompute`, a pass of the policy before the updates; or `live`,
+    the step's only update, whose ratios are then exactly 1. `auto` takes the engine's where they are exact, else `live`
+    where nothing reads them before the update, else `recompute`."""
     entropy_bonus: float = 0.0
-    """How much of the mean entropy of the token distributions is taken off the loss."""
+    """The coefficient of the mean token entropy that is subtracted from the loss."""
     gradient_checkpointing: bool = incidental(default=False)
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
     precision: Precision = "float32"
-    """Of the layers in the training forward, by autocast. Weights, gradients, logits and optimiser stay float32."""
+    """The precision of the layers in training, by autocast. Weights, gradients, logits and optimiser stay float32."""
     compile: bool = incidental(default=False)
-    """torch.compile for the training forward. Sampling in this process is not compiled."""
+    """torch.compile for the layers in training. Sampling in this process is not compiled."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "prompts_per_step", "samples_per_prompt", "minibatches_per_step", "epochs")
@@ -50,28 +50,28 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.minibatches_per_step > self.prompts_per_step:
-            raise ValueError("minibatches_per_step can't exceed prompts_per_step: groups are not divided")
+            raise ValueError("minibatches_per_step can't exceed prompts_per_step: groups are not split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW on the policy. An objective's own parameters share everything but learning rate and weight decay."""
+    """AdamW on the policy. Parameters of the objective share everything but learning rate and weight decay."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     decay_vectors: bool = False
-    """Whether weight decay falls on biases, norms and other vectors as well: verl's does, that of transformers not."""
+    """Apply weight decay to biases, norms and other vectors as well, as verl does and transformers does not."""
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     decay_steps: int | None = None
-    """Where a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
+    """The step at which a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
     final_lr_fraction: float = 0.0
     grad_clip: float = 1.0
     """The largest norm of the gradient; 0 is off."""
     on_non_finite: Literal["stop", "skip"] = incidental(default="stop")
-    """What an update does whose gradient is not finite. A step all of whose updates are skipped stops the run."""
+    """What to do with an update whose gradient is not finite. A step with all updates skipped stops the run."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
@@ -88,14 +88,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutsConfig:
-    """Sampling and training apart: rollouts go to a file, and losses are compared on the same ones."""
+    """Rollouts saved to a file and trained on from a file, so that losses can be compared on the same samples."""
 
     only: bool = False
-    """Sample every step's rollouts with the model as it is, save them, and train nothing."""
+    """Sample and save the rollouts of every step with the base model, and train nothing."""
     source: str | None = None
-    """A run folder, or its rollouts.jsonl: train on these and sample nothing."""
+    """A run folder, or its rollouts.jsonl: train on these rollouts and sample nothing."""
     save: bool = incidental(default=False)
-    """Keep what a training run samples as well."""
+    """Save the rollouts of a training run."""
 
     def __post_init__(self) -> None:
         if self.source is not None and (self.only or self.save):
@@ -104,10 +104,10 @@ class RolloutsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicSamplingConfig:
-    """Groups of equal rewards are left out, and others sampled in their place."""
+    """Replacement of groups whose rewards are all equal (DAPO, arXiv 2503.14476)."""
 
     max_extra_rounds: int = 0
-    """How often at most in a step; 0 is off. What is missing then is missing from the step."""
+    """The most rounds of replacement in a step; 0 is off. Groups that are still missing are left out."""
 
     def __post_init__(self) -> None:
         if self.max_extra_rounds < 0:
@@ -116,14 +116,14 @@ class DynamicSamplingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongConfig:
-    """What a completion near the limit, or cut off at it, costs."""
+    """The penalty on completions near the token limit, and the masking of truncated ones."""
 
     buffer_tokens: int = 0
-    """From so many tokens before the limit a penalty grows linearly; 0 is off."""
+    """Tokens before the limit over which the penalty grows linearly; 0 is off."""
     penalty: float = 1.0
-    """How much is taken off the reward at the limit. DAPO's 1 is for rewards of -1 and 1; for 0 and 1 it is 0.5."""
+    """The penalty at the limit. DAPO's 1 is for rewards of -1 and 1; for 0 and 1 it is 0.5."""
     mask_truncated: bool = False
-    """Completions that were cut off count in their group's statistics and have no part in the loss."""
+    """Leave truncated completions out of the loss. They still count in the statistics of their group."""
 
     def __post_init__(self) -> None:
         if min(self.buffer_tokens, self.penalty) < 0:
@@ -134,30 +134,31 @@ class OverlongConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlConfig:
-    """A pull to the reference, beside the objective's own if it has one."""
+    """A KL to the reference, in addition to a KL of the objective's own."""
 
     place: Literal["off", "reward", "loss"] = "off"
     coefficient: float = 1e-3
     estimator: KlEstimator = "k1"
-    """As a loss, k2, k1_plus and k3_plus have the gradient of the KL; k1 has none on average."""
+    """In the loss, k2, k1_plus and k3_plus have the gradient of the KL; that of k1 is zero on average."""
     ratio_weighted: bool = False
-    """In the loss: times policy / policy before the step, which makes k1 and k3 right in value and gradient."""
+    """Multiply the KL in the loss by policy / old policy, which makes k1 and k3 right in value and gradient."""
     reduction: Reduction = "token_mean"
     target: float | None = None
-    """The KL to the reference, in nats a token, that the coefficient is steered towards; without one it stays."""
-    horizon: int = 10_000
-    """Completions over which the coefficient follows: each step changes it by a fifth of its share at most."""
+    """The KL in nats per token that an adaptive coefficient aims at; without one the coefficient is fixed."""
+    horizon: int = DEFAULT_HORIZON
+    """The time constant of the KL controller, in completions. A step changes the coefficient by at most 20 % x
+    completions / horizon."""
 
     def __post_init__(self) -> None:
         if (self.target is not None and self.target <= 0) or self.horizon < 1:
             raise ValueError("target must be above 0, and horizon at least 1")
-        if self.target is None and self.horizon != KlConfig.__dataclass_fields__["horizon"].default:
-            raise ValueError("a horizon is of a KL with a target")
+        if self.target is None and self.horizon != DEFAULT_HORIZON:
+            raise ValueError("kl.horizon has no effect without kl.target")
         if self.place != "off" and self.coefficient <= 0:
             raise ValueError("the coefficient of a KL must be above 0; place = 'off' switches it off")
         if self.place == "loss" and self.estimator == "k1" and not self.ratio_weighted:
             raise ValueError(
-                "k1 in the loss has a gradient of zero on average, and pulls nowhere; take k1_plus, k2 or k3_plus, or "
+                "k1 in the loss has a gradient of zero on average and no effect; use k1_plus, k2 or k3_plus, or "
                 "ratio_weighted = true"
             )
         if self.place == "off" and _has_changes(self):
@@ -168,16 +169,16 @@ class KlConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceConfig:
-    """The reference is the model that training began with, unless it is reset to the policy now and then."""
+    """Resets of the reference to the policy. Without any, the reference is the model that training started with."""
 
     reset_every_steps: int = 0
-    """0 is never."""
+    """Reset after every so many steps; 0 is never."""
     reset_on_stall_steps: int = 0
-    """When the mean reward of the last so many steps is no higher than that of as many before; 0 is never."""
+    """Reset when the mean reward of the last so many steps is not above that of as many before; 0 is never."""
     stall_margin: float = 0.0
-    """How much higher it has to be."""
+    """How far above it has to be."""
     reset_optimizer: bool = False
-    """The moments of the optimiser begin anew with it, those of the objective's own parameters too."""
+    """Clear the moments of the optimiser at a reset, those of the objective's parameters included."""
 
     def __post_init__(self) -> None:
         if min(self.reset_every_steps, self.reset_on_stall_steps) < 0:
@@ -194,12 +195,12 @@ class ReferenceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCorrectionConfig:
-    """Truncated importance sampling between the engine that sampled and the policy that is trained."""
+    """Truncated importance sampling for the mismatch between the engine and the policy, and its largest value."""
 
     level: Literal["off", "token", "sequence"] = "off"
     cap: float = 2.0
     max_gap: float | None = incidental(default=None)
-    """Above it a step stops the run: the mean, over sampled tokens, of |log-probability of the engine - of the policy|.
+    """The largest mean over tokens of |log-prob of the engine - log-prob of the policy|; above it the run stops.
     None is 1e-4 for an engine that computes as the trainer does, 1e-3 for others in float32, and 0.1 in bfloat16."""
 
     def __post_init__(self) -> None:
@@ -211,13 +212,13 @@ class EngineCorrectionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters on a frozen model: the policy is W + alpha / rank * B A, the reference is W."""
+    """Low-rank adapters on a frozen base model: the policy is W + alpha / rank * B A, the reference is W."""
 
     rank: int = 0
-    """0 is off: all weights are trained."""
+    """The rank of the adapters; 0 is off, and all weights are trained."""
     alpha: float = 32.0
     target_modules: tuple[str, ...] = ()
-    """Names of the layers that get one, such as ["q_proj", "v_proj"]; none is every linear layer but the output."""
+    """Names of the adapted layers, such as ["q_proj", "v_proj"]; empty is every linear layer but the output."""
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha <= 0:
@@ -228,7 +229,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """With 1, a kill loses at most the step in flight; a large model will want more."""
+    """How often checkpoints are saved. With 1, a kill loses at most one step; large models need fewer."""
 
     every_steps: int = 1
     keep: int = 2
@@ -240,11 +241,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutConfig:
-    """Evaluation during training, on problems that are never trained on. 0 steps is never."""
+    """Evaluation during training, on problems that are never trained on."""
 
     every_steps: int = 0
+    """Evaluate after every so many steps; 0 is never."""
     tasks: tuple[PluginChoice, ...] = plugin("tasks", otherwise=())
-    """Without any it is the task that is trained on. With others, that one only if it is named too."""
+    """The tasks to evaluate; empty is the task that is trained on."""
     split: Literal["validation", "test"] = "validation"
     limit: int = 96
     n: int = 16
@@ -264,19 +266,19 @@ class HeldOutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarningsConfig:
-    """When a run says that it is collapsing. Each figure is its mean over a window; what is impossible is off."""
+    """Thresholds of the warnings that a run is collapsing. Each metric is a mean over a window."""
 
     window_steps: int = 10
     entropy_share: float = 0.3
-    """Entropy below this share of that of the first window; 0 is off."""
+    """Warn when the entropy is below this share of its value in the first window; 0 is off."""
     distinct_share: float = 0.5
-    """Different right answers of a solved problem below this share of those of the first window; 0 is off."""
+    """Warn when a solved problem has fewer different right answers than this share of the first window's; 0 is off."""
     equal_groups: float = 0.05
-    """So many groups or fewer with different rewards, as a share; -1 is off."""
+    """Warn when at most this share of the groups has different rewards; -1 is off."""
     truncated: float = 0.5
-    """So many completions cut off at the limit, as a share; 2 is off."""
+    """Warn when at least this share of the completions is truncated; 2 is off."""
     clipped: float = 0.5
-    """So many importance weights at their bound, as a share; 2 is off."""
+    """Warn when at least this share of the importance weights is at its bound; 2 is off."""
 
     def __post_init__(self) -> None:
         if self.window_steps < 1:
@@ -287,13 +289,13 @@ class WarningsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackConfig:
-    """Where the step records also go. steps.jsonl is always written."""
+    """Experiment trackers that get the step metrics. steps.jsonl is always written."""
 
     tensorboard: bool = False
     wandb: str | None = None
-    """A Weights & Biases project."""
+    """The name of a Weights & Biases project."""
     trackio: str | None = None
-    """A trackio project."""
+    """The name of a trackio project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +305,7 @@ class TrainConfig:
     model: ModelConfig
     task: PluginChoice = plugin("tasks")
     grader: PluginChoice | None = plugin("graders", otherwise=None)
-    """Whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
+    """The grader whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
     objective: PluginChoice = plugin("objectives")
     engine: PluginChoice = plugin("engines", default="hf")
     loop: LoopConfig
@@ -322,7 +324,7 @@ class TrainConfig:
     track: TrackConfig = incidental(default_factory=TrackConfig)
     seed: int = 0
     strict_data: bool = incidental(default=False)
-    """Refuse data whose fingerprint is not the one on record, instead of saying so."""
+    """Refuse data whose fingerprint is not the stored one, instead of warning."""
 
     def __post_init__(self) -> None:
         if truncating := self.sampling.truncating():

@@ -81,13 +81,8 @@ def check_mismatch(mismatch: EngineMismatch, step: int, largest: float) -> None:
         )
 
 
-def engine_weights(batch: Batch, logp_old: Tensor, config: EngineCorrectionConfig) -> Tensor | None:
-    """Return truncated importance weights, min(policy before the step / engine, cap), by token or whole completion.
-
-    None where nothing is to be corrected. (B, T)
-    """
-    if config.level == "off":
-        return None
+def engine_weights(batch: Batch, logp_old: Tensor, config: EngineCorrectionConfig) -> Tensor:
+    """Return truncated importance weights, min(old policy / engine, cap), by token or by completion. (B, T)"""
     if batch.logp_behaviour is None:
         raise EngineError("the engine gives no log-probabilities: set engine_correction.level = 'off'")
     log_ratio = logp_old - batch.logp_behaviour

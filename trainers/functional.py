@@ -1,6 +1,6 @@
-"""Pure tensor maths shared by the objectives. Values in, values out: no state, no randomness, no clock.
+"""Pure tensor functions shared by the objectives: no state, no hidden randomness, no clock.
 
-Shapes: B completions, T completion positions. Every mask is boolean and true where a completion token is.
+Shapes: B completions, T completion positions. A mask is boolean and true at completion tokens.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ KlEstimator = Literal["k1", "k2", "k3", "k1_plus", "k3_plus"]
 
 
 def sequence_sum(values: Tensor, completion_mask: Tensor) -> Tensor:
-    """Sum over the completion's tokens. (B, T) -> (B,)"""
+    """Return the sum over the tokens of each completion. (B, T) -> (B,)"""
     return (values * completion_mask).sum(1)
 
 
 def sequence_mean(values: Tensor, completion_mask: Tensor) -> Tensor:
-    """Mean over the completion's tokens; an empty completion gives 0. (B, T) -> (B,)"""
+    """Return the mean over the tokens of each completion; 0 for an empty one. (B, T) -> (B,)"""
     return sequence_sum(values, completion_mask) / completion_mask.sum(1).clamp(min=1)
 
 
 def reduced(per_token: Tensor, completion_mask: Tensor, totals: Totals, reduction: Reduction) -> Tensor:
-    """A micro-batch's share of its minibatch's loss. (B, T) -> ()
+    """Return a micro-batch's share of the loss of its minibatch. (B, T) -> ()
 
     `sequence_mean`: mean over a completion's tokens, then over completions. `token_mean`: mean over all tokens.
     `sequence_sum`: sum over a completion's tokens, then mean over completions.
@@ -52,7 +52,7 @@ def released_mean(per_completion: Tensor, totals: Totals) -> Tensor:
 
 
 def whitened(values: Tensor, completion_mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean 0 and (sample) variance 1 over all tokens, 0 where masked. (B, T) -> (B, T)"""
+    """Scale to mean 0 and sample variance 1 over all tokens; 0 where masked. (B, T) -> (B, T)"""
     chosen = values[completion_mask]
     variance = chosen.var() if len(chosen) > 1 else chosen.new_zeros(())
     return (values - chosen.mean()) * (variance + eps).rsqrt() * completion_mask
@@ -68,7 +68,7 @@ def mean_but_last(mean: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
 
 
 def group_mean(values: Tensor, group_ids: Tensor) -> Tensor:
-    """For each completion the mean over its group. (B,) -> (B,)"""
+    """Return the mean over the group of each completion. (B,) -> (B,)"""
     index = _group_index(group_ids)
     sizes = index.bincount()
     sums = torch.zeros(len(sizes), dtype=values.dtype, device=values.device).index_add(0, index, values)
@@ -76,7 +76,7 @@ def group_mean(values: Tensor, group_ids: Tensor) -> Tensor:
 
 
 def group_normalise(rewards: Tensor, group_ids: Tensor, *, by_std: bool = True, eps: float = 1e-6) -> Tensor:
-    """(r - mean) / (std + eps) within each group, with the sample standard deviation (n - 1). (B,) -> (B,)
+    """Return (r - mean) / (std + eps) within each group, with the sample standard deviation (n - 1). (B,) -> (B,)
 
     A group of equal rewards gives 0, and so does a group of one.
     """
@@ -90,37 +90,37 @@ def group_normalise(rewards: Tensor, group_ids: Tensor, *, by_std: bool = True, 
 
 
 def leave_one_out(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """r minus the mean of the group's others; 0 in a group of one. RLOO, arXiv 2402.14740. (B,) -> (B,)"""
+    """Return r minus the mean of the rest of the group; 0 in a group of one. RLOO, arXiv 2402.14740. (B,) -> (B,)"""
     index = _group_index(group_ids)
     sizes = index.bincount()[index]
     return _centred(rewards, group_ids) * sizes / (sizes - 1).clamp(min=1)
 
 
 def _centred(values: Tensor, group_ids: Tensor) -> Tensor:
-    """Each value minus its group's mean. (B,) -> (B,)"""
-    # Measured from the group's least, equal values are 0 exactly. A rounded mean would leave a trace of 1e-8, and a
-    # division by a standard deviation of the same size and 1e-6 would make a tenth of it.
+    """Return each value minus the mean of its group. (B,) -> (B,)"""
+    # Relative to the minimum of the group, equal values are exactly 0. A rounded mean would leave 1e-8, and dividing
+    # that by a standard deviation of 1e-8 plus 1e-6 would give 0.01.
     index = _group_index(group_ids)
     least = torch.zeros_like(values).scatter_reduce(0, index, values, "amin", include_self=False)[index]
     return values - least - group_mean(values - least, group_ids)
 
 
 def group_log_mean_exp(values: Tensor, group_ids: Tensor) -> Tensor:
-    """For each completion the log of the mean of exp(value) over its group. (B,) -> (B,)"""
+    """Return the log of the mean of exp(value) over the group of each completion. (B,) -> (B,)"""
     index = _group_index(group_ids)
     largest = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
     return largest + group_mean((values - largest).exp(), group_ids).log()
 
 
 def group_draws(group_ids: Tensor, like: Tensor) -> Tensor:
-    """A standard normal draw for each group, from torch's own random stream, in the order of the ids. (B,)"""
+    """Draw a standard normal number for each group from torch's global generator, in the order of the ids. (B,)"""
     index = _group_index(group_ids)
     draws = torch.randn(int(index.max()) + 1, dtype=like.dtype)
     return draws.to(like.device)[index]
 
 
 def _group_index(group_ids: Tensor) -> Tensor:
-    """Groups numbered from 0. (B,)"""
+    """Return the index of each completion's group, counted from 0. (B,)"""
     index: Tensor = torch.unique(group_ids, return_inverse=True)[1]
     return index
 
@@ -129,7 +129,7 @@ def _group_index(group_ids: Tensor) -> Tensor:
 
 
 def rewards_by_token(batch: Batch) -> Tensor:
-    """Each completion's reward where it was given: what no single token was given, at the last one. (B, T)"""
+    """Return the rewards of tokens, and at the last token the rest of the completion's reward. (B, T)"""
     mask = batch.completion_mask
     given = batch.token_rewards if batch.token_rewards is not None else torch.zeros_like(mask, dtype=torch.float32)
     at_end = batch.rewards - sequence_sum(given, mask)
@@ -138,14 +138,14 @@ def rewards_by_token(batch: Batch) -> Tensor:
 
 
 def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, gamma: float) -> Tensor:
-    """What is still to come, this token's reward included, discounted by gamma a token. (B, T) -> (B, T)"""
+    """Return the discounted sum of this token's and all later rewards. (B, T) -> (B, T)"""
     return _backwards(token_rewards * completion_mask, gamma) * completion_mask
 
 
 def generalised_advantage(
     token_rewards: Tensor, values: Tensor, completion_mask: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """GAE, arXiv 1506.02438 eq. 16: sum of (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t.
+    """Return GAE, arXiv 1506.02438 eq. 16: sum of (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t.
 
     Nothing follows the last token: its V_{t+1} is 0. (B, T) -> (B, T)
     """
@@ -156,7 +156,7 @@ def generalised_advantage(
 
 
 def _backwards(terms: Tensor, factor: float) -> Tensor:
-    """x_t = term_t + factor * x_{t+1}, from the right. (B, T) -> (B, T)"""
+    """Return x_t = term_t + factor * x_{t+1}, computed from the right. (B, T) -> (B, T)"""
     summed = torch.zeros_like(terms)
     running = torch.zeros_like(terms[:, 0])
     for position in reversed(range(terms.shape[1])):
@@ -171,9 +171,9 @@ def _backwards(terms: Tensor, factor: float) -> Tensor:
 def clipped_surrogate(
     log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> Tensor:
-    """min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), to be maximised. PPO, arXiv 1707.06347 eq. 7.
+    """Return min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), to be maximised. PPO, arXiv 1707.06347 eq. 7.
 
-    With `dual_clip` c, where A < 0 never below c * A (arXiv 1912.09729): a ratio that ran away stops pushing.
+    With `dual_clip` c it is at least c * A where A < 0 (arXiv 1912.09729), so that very large ratios have no gradient.
     """
     ratio = log_ratio.exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
@@ -183,7 +183,7 @@ def clipped_surrogate(
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """Half the larger of (V - R)^2 and (V within `clip` of the old V - R)^2, for each token; a `clip` of 0 is off."""
+    """Return half the larger of (V - R)^2 and (V within `clip` of the old V - R)^2 by token; a `clip` of 0 is off."""
     error = (values - returns).square()
     if clip > 0:
         near = old_values + (values - old_values).clamp(-clip, clip)
@@ -192,12 +192,12 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 
 
 def kl_estimate(logp: Tensor, logp_reference: Tensor, estimator: KlEstimator) -> Tensor:
-    """Estimates of KL(policy || reference) from the policy's own samples, token by token (Schulman 2020).
+    """Estimate KL(policy || reference) by token from the policy's own samples (Schulman 2020).
 
     With d = log policy - log reference: `k1` is d, unbiased and noisy; `k2` is d^2 / 2, biased and never negative;
     `k3` is exp(-d) - 1 + d, unbiased and never negative. As losses they differ: the gradient of k1 is zero on average,
-    that of k3 is another divergence's, and that of k2 is the KL's. `k1_plus` and `k3_plus` have the value of theirs
-    and the gradient of k2.
+    that of k3 is the gradient of another divergence, and that of k2 is the KL's. `k1_plus` and `k3_plus` have the value
+    of k1 and k3, and the gradient of k2.
     """
     difference = logp - logp_reference
     match estimator:
@@ -218,11 +218,11 @@ def _value_and_gradient_of(value: Tensor, gradient: Tensor) -> Tensor:
 
 
 def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor) -> Tensor:
-    """log Z + log policy - beta * reward - log reference, zero exactly where the flow balances. All (B,)"""
+    """Return log Z + log policy - beta * reward - log reference, zero where the flow balances. All (B,)"""
     return log_z + logp - scaled_reward - logp_reference
 
 
-# --- sums for the step record -----------------------------------------------------------------------------------
+# --- sums for the step metrics ----------------------------------------------------------------------------------
 
 
 def total(values: Tensor, completion_mask: Tensor) -> tuple[float, float]:

@@ -40,9 +40,7 @@ class AdaptiveKl:
 
 
 def with_kl_in_reward(batch: Batch, old: PolicyOutputs, kl: KlConfig) -> Batch:
-    """Subtract the KL of each token from the reward, where `kl` asks for it."""
-    if kl.place != "reward":
-        return batch
+    """Subtract the KL of each token from the reward."""
     assert old.logp_reference is not None
     estimate = kl_estimate(old.logp, old.logp_reference, kl.estimator)
     given = -kl.coefficient * estimate * batch.completion_mask  # (B, T)
@@ -53,9 +51,7 @@ def with_kl_in_reward(batch: Batch, old: PolicyOutputs, kl: KlConfig) -> Batch:
 def with_kl_in_loss(
     result: LossResult, part: Batch, current: PolicyOutputs, old: PolicyOutputs, kl: KlConfig
 ) -> LossResult:
-    """Add the KL to the loss, where `kl` asks for it."""
-    if kl.place != "loss":
-        return result
+    """Add the KL to the loss."""
     assert old.logp_reference is not None
     estimate = kl_estimate(current.logp, old.logp_reference, kl.estimator)
     if kl.ratio_weighted:
@@ -67,8 +63,6 @@ def with_kl_in_loss(
 
 def with_entropy_bonus(result: LossResult, part: Batch, current: PolicyOutputs, coefficient: float) -> LossResult:
     """Subtract the mean entropy of the token distributions from the loss."""
-    if coefficient == 0:
-        return result
     assert current.entropy is not None
     loss = result.loss - coefficient * reduced(current.entropy, part.completion_mask, part.totals, "token_mean")
     metrics = {**result.metrics, "policy_entropy": total(current.entropy, part.completion_mask)}

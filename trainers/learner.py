@@ -68,10 +68,13 @@ class Learner:
         if old.logp_reference is not None:
             drift = sequence_mean(old.logp - old.logp_reference, batch.completion_mask)
             metrics.set(kl_to_reference=float(drift.mean()))
-        batch = with_overlong_penalty(batch, config.overlong, self.max_tokens)
-        batch = with_kl_in_reward(batch, old, self.kl.config)
-        weights = engine_weights(batch, old.logp, config.engine_correction)
-        if weights is not None:
+        if config.overlong.buffer_tokens > 0:
+            batch = with_overlong_penalty(batch, config.overlong, self.max_tokens)
+        if config.kl.place == "reward":
+            batch = with_kl_in_reward(batch, old, self.kl.config)
+        weights = None
+        if config.engine_correction.level != "off":
+            weights = engine_weights(batch, old.logp, config.engine_correction)
             at_cap = weights >= config.engine_correction.cap
             metrics.add({"engine_weight": total(weights, batch.completion_mask)})
             metrics.add({"engine_weight_at_cap": total(at_cap, batch.completion_mask)})
@@ -126,16 +129,16 @@ class Learner:
 
     # --- the updates
 
-    def update(self, step: int, scored: ScoredBatch, trained: torch.Tensor, metrics: StepMetrics) -> None:
-        """Run every epoch and minibatch of a step over its `trained` completions. (B,) bool"""
-        loop, rows_trained = self.config.loop, trained.to(scored.batch.rewards.device)
+    def update(self, step: int, scored: ScoredBatch, trained: torch.Tensor | None, metrics: StepMetrics) -> None:
+        """Run every epoch and minibatch of a step over its `trained` completions; None is all of them. (B,) bool"""
+        loop = self.config.loop
         with torch.random.fork_rng():
             torch.manual_seed(derive(self.config.seed, "update", step))
             metrics.set(lr=set_learning_rates(self.optimizer, self.config.optimizer, step))
             done = [
                 self._update(step, scored, rows, totals, metrics)
                 for _ in range(loop.epochs)
-                for rows, totals in minibatches(scored.batch, loop.minibatches_per_step, rows_trained)
+                for rows, totals in minibatches(scored.batch, loop.minibatches_per_step, trained)
             ]
         if done and not any(done):
             raise RunError(
@@ -182,8 +185,10 @@ class Learner:
             weighed = dataclasses.replace(current, logp=logp, logp_unweighed=current.logp)
         result = self.objective.loss(part, weighed, old, select(scored.advantages, rows))
         metrics.add_ratios(ratios_of(part, current, old, result))
-        result = with_kl_in_loss(result, part, current, old, self.kl.config)
-        result = with_entropy_bonus(result, part, current, config.loop.entropy_bonus)
+        if config.kl.place == "loss":
+            result = with_kl_in_loss(result, part, current, old, self.kl.config)
+        if config.loop.entropy_bonus != 0:
+            result = with_entropy_bonus(result, part, current, config.loop.entropy_bonus)
         result.loss.backward()  # type: ignore[no-untyped-call]
         return dataclasses.replace(result, loss=result.loss.detach())
 

@@ -16,7 +16,7 @@ from harness.core.protocols import PolicyEngine, SleepingEngine
 from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
-from harness.trainers.diagnostics import Watch
+from harness.trainers.diagnostics import Diagnostics
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
 from harness.trainers.learner import Learner
@@ -24,7 +24,7 @@ from harness.trainers.optimizer import make_optimizer
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
 from harness.trainers.reference import ReferenceReset
-from harness.trainers.reward_shaping import trained_rows
+from harness.trainers.reward_shaping import untruncated_rows
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, weights_digest
 from harness.trainers.setup import TrainSetup
@@ -43,6 +43,8 @@ class Trainer:
     reference: Policy | AdapterReference | None
     tokenizer: Any
     source: RolloutSource
+    engine: PolicyEngine | None
+    """Follows the policy; None where nothing is sampled."""
     store: RunWriter
     trackers: Sequence[Tracker]
     progress: Progress
@@ -53,9 +55,9 @@ class Trainer:
 
     def fit(self) -> None:
         config = self.setup.config
-        learner, watch = self._learner(), Watch(config.warnings)
+        learner, diagnostics = self._learner(), Diagnostics(config.warnings)
         checkpoints = Checkpoints(self.store.folder, config.checkpoint.keep)
-        position = self._resume(checkpoints, learner, watch)
+        position = self._resume(checkpoints, learner, diagnostics)
         if position.step > 0 and self._should_evaluate(position.step):
             self.evaluate_held_out()  # a kill may have come between that checkpoint and its evaluation
         self.source.start(position.n_problems_drawn)
@@ -63,7 +65,7 @@ class Trainer:
         for step in range(position.step + 1, config.loop.steps + 1):
             row, n_drawn = self._step(step, learner)
             position = Position(step, position.n_problems_drawn + n_drawn)
-            self._record(row, watch)
+            self._record(row, diagnostics)
             if self._should_checkpoint(step):
                 self.store.sync()  # a checkpoint is never ahead of its step records
                 checkpoints.save(
@@ -76,10 +78,11 @@ class Trainer:
 
     def _step(self, step: int, learner: Learner) -> tuple[dict[str, float], int]:
         """Make one step; return its metrics and how many problems it drew from the task."""
-        metrics = StepMetrics(step)
+        metrics, engine = StepMetrics(step), self.engine
         with metrics.phase("sample"):
             rollouts = self.source.draw(step)
-            self._rest_engine()
+            if engine is not None and isinstance(engine, SleepingEngine):
+                engine.rest()
         if self.writer is not None:
             self.writer.append(step, rollouts, weights_digest(self.policy.tensors()))
         batch = collate(rollouts.chosen, str(self.policy.module.device), rollouts.greedy_rewards())
@@ -87,31 +90,21 @@ class Trainer:
         with metrics.phase("score"):
             scored = learner.score(step, batch, metrics)
         with metrics.phase("update"):
-            learner.update(step, scored, trained_rows(rollouts.chosen, self.setup.config.overlong), metrics)
+            is_masked = self.setup.config.overlong.mask_truncated
+            trained = untruncated_rows(rollouts.chosen) if is_masked else None
+            learner.update(step, scored, trained, metrics)
             learner.adapt(step, len(rollouts.chosen), metrics)
         with metrics.phase("sync"):
-            self._sync_engine(step)
+            if engine is not None:
+                engine.load_weights(self.policy.tensors(), step)
         return metrics.row(), rollouts.n_problems_drawn
 
     # --- around a step
 
-    @property
-    def _engine(self) -> PolicyEngine | None:
-        return self.setup.engine if self.setup.needs_engine else None
-
-    def _rest_engine(self) -> None:
-        engine: Any = self._engine
-        if isinstance(engine, SleepingEngine):
-            engine.rest()
-
-    def _sync_engine(self, step: int) -> None:
-        if self._engine is not None:
-            self._engine.load_weights(self.policy.tensors(), step)
-
     def _learner(self) -> Learner:
         setup, config = self.setup, self.setup.config
         # Log-probs are the trainer's own only where both compute alike; those of a file are taken as they are.
-        is_exact = self._engine is not None and self._engine.logp_is_exact
+        is_exact = self.engine is not None and self.engine.logp_is_exact
         computes_alike = is_exact and config.loop.precision == "float32" and setup.saved is None
         return Learner(
             config=config,
@@ -126,7 +119,7 @@ class Trainer:
             resets=ReferenceReset(config.reference),
         )
 
-    def _resume(self, checkpoints: Checkpoints, learner: Learner, watch: Watch) -> Position:
+    def _resume(self, checkpoints: Checkpoints, learner: Learner, diagnostics: Diagnostics) -> Position:
         """Load the newest checkpoint; step records after it belong to steps that are done again."""
         position, newest = Position(0, 0), checkpoints.newest()
         if newest is not None:
@@ -134,17 +127,18 @@ class Trainer:
             position, state = checkpoints.restore(newest, reference)
             learner.load_state_dict(state)
         kept = self.store.rewind_steps(position.step)
-        self.store.replace_warnings(asdict(alarm) for row in kept for alarm in watch.see(row))
+        self.store.replace_warnings(asdict(warning) for row in kept for warning in diagnostics.update(row))
         for tracker in self.trackers:
             tracker.resume(self.store.record, position.step)
-        self._sync_engine(position.step)
+        if self.engine is not None:
+            self.engine.load_weights(self.policy.tensors(), position.step)
         return position
 
-    def _record(self, row: dict[str, float], watch: Watch) -> None:
+    def _record(self, row: dict[str, float], diagnostics: Diagnostics) -> None:
         self.store.append_step(row)
-        for alarm in watch.see(row):
-            self.store.append_warning(asdict(alarm))
-            self.progress.warn(f"step {alarm.step}: {alarm.text}")
+        for warning in diagnostics.update(row):
+            self.store.append_warning(asdict(warning))
+            self.progress.warn(f"step {warning.step}: {warning.text}")
         for tracker in self.trackers:
             tracker.log(row)
         self.progress.advance(figures={name: row[name] for name in SHOWN})

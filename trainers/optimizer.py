@@ -1,4 +1,4 @@
-"""AdamW over the policy and the objective's own parameters, with a learning-rate schedule that is a pure function."""
+"""AdamW over the policy and the objective's own parameters, its learning-rate schedule, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.trainers.config import OptimizerConfig
 
 
 def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Weight decay falls on matrices, and on vectors where the settings say so."""
+    """Return AdamW. Weight decay applies to matrices, and to vectors where `decay_vectors` is set."""
     trained = [p for p in module.parameters() if p.requires_grad]
     on_vectors = config.weight_decay if config.decay_vectors else 0.0
     groups: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int) -> float:
-    """The rates of step 1, 2, ...; returns the policy's."""
+    """Set the learning rates of a step, counted from 1; return that of the policy."""
     factor = schedule(config, step)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
@@ -42,7 +42,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig
 
 
 def schedule(config: OptimizerConfig, step: int) -> float:
-    """Linear warm-up, then constant, or a cosine or a line to `final_lr_fraction` at `decay_steps`."""
+    """Return the factor on all rates: linear warm-up, then constant or a decay that ends at `decay_steps`."""
     if step <= config.warmup_steps:
         return step / (config.warmup_steps + 1)
     if config.schedule == "constant" or config.decay_steps is None:
@@ -54,7 +54,7 @@ def schedule(config: OptimizerConfig, step: int) -> float:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    """The norm over all parameters before clipping."""
+    """Clip the gradients and return their norm before clipping. A `max_norm` of 0 is off."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:

@@ -15,9 +15,7 @@ from harness.trainers.config import OverlongConfig
 
 
 def with_overlong_penalty(batch: Batch, overlong: OverlongConfig, max_tokens: int) -> Batch:
-    """Subtract the overlong penalty from the rewards, where it is on."""
-    if overlong.buffer_tokens == 0:
-        return batch
+    """Subtract the overlong penalty from the rewards."""
     return dataclasses.replace(batch, rewards=batch.rewards - overlong_penalty(batch, overlong, max_tokens))
 
 
@@ -30,7 +28,6 @@ def overlong_penalty(batch: Batch, overlong: OverlongConfig, max_tokens: int) ->
     return overlong.penalty * (into_buffer / overlong.buffer_tokens).clamp(0, 1)
 
 
-def trained_rows(items: Sequence[Graded[Any]], overlong: OverlongConfig) -> Tensor:
-    """Return which completions are in the loss. Masked ones still count in the statistics of their group. (B,) bool"""
-    kept = [not (overlong.mask_truncated and item.completion.finish_reason == "length") for item in items]
-    return torch.tensor(kept)
+def untruncated_rows(items: Sequence[Graded[Any]]) -> Tensor:
+    """Return which completions stay in the loss; the others still count in their group's statistics. (B,) bool"""
+    return torch.tensor([item.completion.finish_reason != "length" for item in items])

@@ -15,11 +15,11 @@ from harness.evaluation.select import problems_of
 from harness.evaluation.setup import with_grader
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import (
+    check_demonstrations,
+    check_objective,
+    check_rollout_settings,
+    check_steps,
     reads_reference,
-    refuse_fewer_steps,
-    refuse_missing_demonstrations,
-    refuse_what_the_objective_cannot_use,
-    refuse_what_the_rollouts_leave_without_effect,
     temperature_of,
 )
 from harness.trainers.config import TrainConfig
@@ -73,16 +73,16 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
         base = dataclasses.replace(base, dtype="float32")  # half-precision weights swallow small updates
     # Demonstrations are not drawn at a temperature: their likelihood is the model's own.
     temperature = temperature_of(config, task) if objective.source == "policy" else 1.0
-    refuse_what_the_objective_cannot_use(config, objective)
-    refuse_what_the_rollouts_leave_without_effect(config, task, objective)
-    refuse_missing_demonstrations(task, objective)
+    check_objective(config, objective)
+    check_rollout_settings(config, task, objective)
+    check_demonstrations(task, objective)
     advice = objective.advice() if isinstance(objective, Adviser) else ()
     held_out = {
         chosen.id: task if chosen == config.task else chosen.build("tasks") for chosen in held_out_tasks(config)
     }
     _refuse_tasks_without_problems(config, held_out)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
-    refuse_fewer_steps(folder, config.loop.steps)
+    check_steps(folder, config.loop.steps)
     return TrainSetup(
         config=config,
         task=with_grader(task, config.grader),

@@ -1,4 +1,4 @@
-"""Where step records also go: TensorBoard, Weights & Biases, trackio. steps.jsonl holds everything anyway."""
+"""Experiment trackers for the step metrics: TensorBoard, Weights & Biases and trackio, in addition to steps.jsonl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.trainers.config import TrackConfig
 
 class Tracker(Protocol):
     def resume(self, record: RunRecord, step: int) -> None:
-        """Forget what was logged of this run after this step: it is done again."""
+        """Drop what was logged after this step; those steps are repeated."""
         ...
 
     def log(self, row: Mapping[str, float]) -> None: ...
@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run folder, for `tensorboard --logdir RUN`."""
+    """Writes event files into the run folder, for `tensorboard --logdir RUN`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class TensorBoard:
     def resume(self, record: RunRecord, step: int) -> None:  # noqa: ARG002  # the folder is the run's own
         from tensorboardX import SummaryWriter
 
-        # The suffix keeps two files of one second apart: their names are the time otherwise.
+        # Names have a resolution of one second; the suffix keeps two files of one second apart.
         self._writer = SummaryWriter(
             str(self._folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".from-{step + 1}"
         )
@@ -52,7 +52,7 @@ class TensorBoard:
 
 
 class Hosted:
-    """wandb or trackio: two packages with one interface."""
+    """Logs to wandb or trackio, two packages with the same interface."""
 
     def __init__(self, package: str, project: str, folder: Path, config: Mapping[str, Any]) -> None:
         try:
@@ -62,7 +62,7 @@ class Hosted:
         self._project, self._folder, self._config = project, folder, config
         self._run: Any = None
 
-    def resume(self, record: RunRecord, step: int) -> None:  # noqa: ARG002  # both ignore a step that they have already
+    def resume(self, record: RunRecord, step: int) -> None:  # noqa: ARG002  # both ignore a step that was logged before
         unique = unique_name(record)
         options = {"id": unique, "dir": str(self._folder)} if self._package.__name__ == "wandb" else {}
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
@@ -76,13 +76,13 @@ class Hosted:
     def close(self) -> None:
         if self._run is not None:
             with contextlib.redirect_stdout(sys.stderr):
-                self._package.finish()  # not the run's own: trackio ends that once more at exit, and says so on stdout
+                self._package.finish()  # run.finish() would make trackio finish again at exit, and print to stdout
 
 
 def unique_name(record: RunRecord) -> str:
-    """What tells a run from another of its name in one project, also after its folder was moved."""
-    begun = hashlib.sha256(f"{record.created} {record.config_digest}".encode()).hexdigest()
-    return f"{record.id}-{begun[:8]}"
+    """Return a name that is unique in a project and stays the same when the run folder is moved."""
+    start = hashlib.sha256(f"{record.created} {record.config_digest}".encode()).hexdigest()
+    return f"{record.id}-{start[:8]}"
 
 
 def make_trackers(config: TrackConfig, folder: Path, run_config: Mapping[str, Any]) -> Sequence[Tracker]:

@@ -20,7 +20,7 @@ from harness.models.loading import fingerprint, load_module, load_tokenizer
 from harness.runs.folder import RunIdentity, RunReader, RunWriter, finishing
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
-from harness.trainers.checks import refuse_prompts_the_model_cannot_read
+from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
 from harness.trainers.learner import explain_out_of_memory
 from harness.trainers.loop import SHOWN, Trainer
@@ -51,7 +51,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
     policy, reference = load_policies(
         config, setup.base, setup.newest, setup.temperature, with_reference=setup.with_reference
     )
-    refuse_prompts_the_model_cannot_read(setup.task, setup.base, tokenizer, policy.module, _n_sampled(setup))
+    check_prompts(setup.task, setup.base, tokenizer, policy.module, _n_sampled(setup))
     setup.objective.prepare(policy.shape, derive(config.seed, "objective"))
     saved_facts = rollout_facts(config, setup.task, data, tokenizer, policy.tensors())
     if setup.saved is not None:
@@ -72,6 +72,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
                 reference=reference,
                 tokenizer=tokenizer,
                 source=_rollout_source(setup, policy, tokenizer, progress),
+                engine=setup.engine if setup.needs_engine else None,
                 store=store,
                 trackers=trackers,
                 progress=progress,
@@ -154,7 +155,7 @@ def collect(setup: TrainSetup, folder: Path, progress: Progress) -> RunReader:
     identity = RunIdentity.of("rollouts", config, seeds={"run": config.seed}, data=facts)
     RunWriter.check(folder, identity)  # loading a large model takes minutes
     tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
-    refuse_prompts_the_model_cannot_read(task, setup.base, tokenizer, module, _n_sampled(setup))
+    check_prompts(task, setup.base, tokenizer, module, _n_sampled(setup))
     saved_facts = rollout_facts(config, task, data, tokenizer, module.state_dict().items())
     with _opened(setup, module, tokenizer) as engine_closing:
         setup.engine.load_weights(module.state_dict().items(), version=0)

@@ -142,11 +142,11 @@ def _check_folders(demo: Demo) -> None:
         raise RunFolderError(f"{demo.folder} is a file; choose another --out")
     for arm in ARMS:
         if arm.recipe is not None and demo.train_folder(arm).exists():
-            from harness.trainers.checks import refuse_fewer_steps  # only now, since it imports torch
+            from harness.trainers.checks import check_steps  # only now, since it imports torch
 
             identity = RunIdentity.of("train", demo.train_config(arm), seeds={}, data={})
             RunWriter.check(demo.train_folder(arm), identity)
-            refuse_fewer_steps(demo.train_folder(arm), demo.steps)
+            check_steps(demo.train_folder(arm), demo.steps)
         for temperature, eval_folder in demo.eval_folders(arm).items():
             identity = RunIdentity.of("eval", demo.eval_config(arm, temperature), seeds={}, data={})
             RunWriter.check(eval_folder, identity)

@@ -18,7 +18,7 @@ from harness.engines.hf import HuggingFaceEngine
 from harness.models.loading import checkpoint_folders, resolve
 from harness.runs.folder import RunReader, RunWriter
 from harness.trainers import learner
-from harness.trainers.checks import refuse_missing_demonstrations
+from harness.trainers.checks import check_demonstrations
 from harness.trainers.policy.model import Policy
 
 MEMORY = 2**50
@@ -63,7 +63,7 @@ def test_a_tokenizer_of_another_model_is_refused(model: Path, tmp_path: Path, on
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["special"]]
     path.write_text(json.dumps(tree))
     config = recipe("countdown-grpo", model={"path": str(model)}, rollouts={"only": only})
-    with pytest.raises(ModelError, match=r"the model knows 110: it is another model's"):
+    with pytest.raises(ModelError, match=r"the model has 110 tokens: it belongs to another model"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -162,6 +162,6 @@ def test_an_engine_that_samples_nothing_is_not_opened(tmp_path: Path, monkeypatc
 
 def test_a_task_without_demonstrations_is_refused() -> None:
     task: Any = SimpleNamespace(problems=None)
-    refuse_missing_demonstrations(task, recipe("countdown-grpo").objective.build("objectives"))
+    check_demonstrations(task, recipe("countdown-grpo").objective.build("objectives"))
     with pytest.raises(ConfigError, match="this task has none"):
-        refuse_missing_demonstrations(task, recipe("countdown-base").objective.build("objectives"))
+        check_demonstrations(task, recipe("countdown-base").objective.build("objectives"))

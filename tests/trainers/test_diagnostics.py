@@ -13,7 +13,7 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.tensors import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.trainers.config import WarningsConfig
-from harness.trainers.diagnostics import Alarm, Watch
+from harness.trainers.diagnostics import Diagnostics, TrainingWarning
 from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 from harness.trainers.objectives.gflowrl import GFlowRL
 from harness.trainers.objectives.tb import TrajectoryBalance
@@ -24,9 +24,10 @@ LENGTHS = [3, 5, 1, 4, 2, 5]
 BATCH = make_batch([4, 4, 4, 2, 2, 2], LENGTHS, [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])
 
 
-def watched(key: str, values: list[float], **settings: Any) -> list[Alarm]:
-    watch = Watch(WarningsConfig(window_steps=2, **settings))
-    return [alarm for step, value in enumerate(values, 1) for alarm in watch.see({"step": step, key: value})]
+def watched(key: str, values: list[float], **settings: Any) -> list[TrainingWarning]:
+    diagnostics = Diagnostics(WarningsConfig(window_steps=2, **settings))
+    rows = [{"step": step, key: value} for step, value in enumerate(values, 1)]
+    return [warning for row in rows for warning in diagnostics.update(row)]
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,11 @@ def test_each_warning_can_be_switched_off(key: str, values: list[float], off: di
 
 def test_a_watch_that_reads_the_records_again_says_the_same() -> None:
     rows = [{"step": step, "truncated": float(step % 4 < 2)} for step in range(1, 30)]
-    one, other = (Watch(WarningsConfig(window_steps=2)) for _ in range(2))
-    unbroken = [one.see(row) for row in rows]
+    one, other = (Diagnostics(WarningsConfig(window_steps=2)) for _ in range(2))
+    unbroken = [one.update(row) for row in rows]
     for row in rows[:13]:
-        other.see(row)
-    assert [other.see(row) for row in rows[13:]] == unbroken[13:]
+        other.update(row)
+    assert [other.update(row) for row in rows[13:]] == unbroken[13:]
     assert any(unbroken[13:])
 
 

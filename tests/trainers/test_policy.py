@@ -15,7 +15,7 @@ from harness.core.errors import ModelError
 from harness.core.tensors import Batch
 from harness.trainers.config import Precision
 from harness.trainers.policy import logprobs
-from harness.trainers.policy.forward import read_once, read_whole
+from harness.trainers.policy.forward import forward_full, forward_shared_prompt
 from harness.trainers.policy.logprobs import Head, head_of, token_logp
 from harness.trainers.policy.model import Policy
 
@@ -70,9 +70,9 @@ def test_reading_prompts_once_gives_the_same_states_and_gradients(
 ) -> None:
     batch, module = make_batch(prompts, completions, groups), tiny_module()
     states, gradients = [], []
-    for read in (read_whole, read_once):
+    for forward in (forward_full, forward_shared_prompt):
         module.zero_grad()
-        found = read(module, batch)
+        found = forward(module, batch)
         # A fixed direction: the squares of normalised states add up to a constant, whose gradient is noise.
         direction = torch.randn(found.predicting.shape, generator=torch.Generator().manual_seed(3))
         (found.predicting * direction).sum().backward()
@@ -85,9 +85,9 @@ def test_reading_prompts_once_gives_the_same_states_and_gradients(
 
 def test_prompts_are_shared_only_where_it_saves_something() -> None:
     policy = Policy(tiny_module(), 1.0)
-    assert policy._may_share(make_batch([8] * 4, [4] * 4, [0] * 4))
-    assert not policy._may_share(make_batch([8] * 4, [4] * 4, [0, 1, 2, 3]))
-    assert not policy._may_share(make_batch([1] * 2, [40] * 2, [0, 0]))
+    assert policy._should_share_prompts(make_batch([8] * 4, [4] * 4, [0] * 4))
+    assert not policy._should_share_prompts(make_batch([8] * 4, [4] * 4, [0, 1, 2, 3]))
+    assert not policy._should_share_prompts(make_batch([1] * 2, [40] * 2, [0, 0]))
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 5 * 110, 2**22])
@@ -180,6 +180,6 @@ def test_prompts_are_not_shared_where_attention_would_read_the_mask_otherwise() 
     module = Models.from_config(CONFIGS["llama"], attn_implementation="eager").eval()
     batch = make_batch([8] * 4, [4] * 4, [0] * 4)
     policy = Policy(module, 1.0)
-    assert not policy._may_share(batch)
+    assert not policy._should_share_prompts(batch)
     logp = policy.forward(batch, frozenset()).logp
     torch.testing.assert_close(logp.double(), own_logp(module, batch, 1.0), rtol=1e-5, atol=2e-5)

@@ -115,7 +115,7 @@ def loss_and_gradients(
     return float(result.loss.detach()), {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
-OBJECTIVES = {"grpo": {"kl_beta": 0.04, "reduction": "token_mean"}, "flowrl": {"variant": "no_log_z"}}
+OBJECTIVES = {"grpo": {"kl_beta": 0.04, "reduction": "token_mean"}, "flowrl_ablation": {"log_z": "none"}}
 # A bfloat16 has 8 bits, so a rounding is off by 0.2 % and a product of two by 0.3 %; there are 7 products in each of 3
 # layers, forward and backward, which add at random. Seen: 1.0 to 1.8 %, and 0.02 % of the loss.
 OFF_GRADIENT, OFF_LOSS = 0.03, 0.001

@@ -30,6 +30,7 @@ from harness.evaluation.select import problems_of
 from harness.models.loading import BUNDLED, checkpoint_folders, resolve
 from harness.reports.report import tables_of
 from harness.runs.folder import RunReader
+from harness.trainers import learner
 from harness.trainers.config import TrainConfig
 from harness.trainers.train import train
 
@@ -84,6 +85,18 @@ def test_a_run_begun_with_a_removed_key_is_reported_and_not_resumed(tmp_path: Pa
     assert tables_of([tmp_path / "run"], ["training"]) == before
     with pytest.raises(RunFolderError, match=r"does not have the key 'loop\.recall_bytes' of its config"):
         run(recipe("countdown-grpo", loop={"steps": 2}), tmp_path / "run")
+
+
+def test_settings_that_are_off_are_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entered(*_: Any) -> None:
+        raise AssertionError("it is off")
+
+    for name in ("with_overlong_penalty", "with_kl_in_reward", "with_kl_in_loss", "with_entropy_bonus"):
+        monkeypatch.setattr(learner, name, entered)
+    monkeypatch.setattr(learner, "engine_weights", entered)
+    run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "run")
+    with pytest.raises(AssertionError, match="it is off"):
+        run(recipe("countdown-grpo", loop={"steps": 1, "entropy_bonus": 0.1}), tmp_path / "on")
 
 
 def test_state_between_checkpoints_is_done_again_to_the_bit(tmp_path: Path) -> None:

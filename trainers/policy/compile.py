@@ -1,4 +1,4 @@
-"""torch.compile for the body of the policy, with shapes that may change from one micro-batch to the next."""
+"""torch.compile for the layers of the policy, with shapes that change from one micro-batch to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.core.errors import ConfigError
 
 
 class CompiledBody:
-    """The module's body, compiled, where the reading of a batch looks for it. The module itself stays as it was."""
+    """The compiled layers of a module under the attribute that `forward_full` calls. The module itself is unchanged."""
 
     def __init__(self, module: Any) -> None:
         refuse_where_nothing_compiles(module.device)
@@ -18,7 +18,7 @@ class CompiledBody:
         self._body: Any = torch.compile(module.base_model, dynamic=True)
 
     def base_model(self, *, input_ids: torch.Tensor, **settings: Any) -> Any:
-        # A size of 1 would be taken for a constant, and compiled once more: a row or token of nothing is cheap.
+        # A size of 1 would be compiled as a constant, and once more for other sizes: pad to 2, which is cheap.
         n_rows, width = input_ids.shape
         padded = torch.nn.functional.pad(input_ids, (0, max(0, 2 - width), 0, max(0, 2 - n_rows)))
         output = self._body(input_ids=padded, **settings)
@@ -27,13 +27,13 @@ class CompiledBody:
 
 
 def refuse_where_nothing_compiles(device: torch.device) -> None:
-    """Compile one line here and now: a missing compiler is said before the run, not in its first step."""
+    """Compile one line now, so that a missing compiler is reported before the run and not in its first step."""
     try:
         torch.compile(lambda x: x.sin() + 1, dynamic=True)(torch.ones(4, device=device))
-    except Exception as error:  # whatever the tools of a compiler raise, it does not work here
+    except Exception as error:  # a compiler's tools raise errors of many types
         lines = str(error).strip().splitlines()
-        told = lines[0] if lines else type(error).__name__
+        cause = lines[0] if lines else type(error).__name__
         raise ConfigError(
-            f"loop.compile needs torch.compile, which does not work here ({told}); "
+            f"loop.compile needs torch.compile, which does not work here ({cause}); "
             "install a C++ compiler (g++) for processors or triton for GPUs, or leave loop.compile off"
         ) from None

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers forget their activations and compute them again in the backward pass."""
+"""Gradient checkpointing: layers drop their activations and compute them again in the backward pass."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from harness.core.errors import ModelError
 
 
-def recomputed_layers(module: Any) -> Sequence[Any]:
-    """Switch checkpointing on in the model; the layers that will obey when they are in training."""
+def enable_checkpointing(module: Any) -> Sequence[Any]:
+    """Enable checkpointing in the model; return its layers, which checkpoint only in training mode."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise ModelError(
             f"{type(module).__name__} has no gradient checkpointing; leave loop.gradient_checkpointing off"
         )
-    # What it was called first; where there is a new name, the old one warns.
+    # transformers has renamed this method; where the new name exists, the old one warns.
     old_name = "gradient_checkpointing_enable"
     enable = getattr(module, "activation_checkpointing_enable", None) or getattr(module, old_name)
     enable({"use_reentrant": False})
@@ -27,8 +27,8 @@ def recomputed_layers(module: Any) -> Sequence[Any]:
 
 
 @contextlib.contextmanager
-def in_training(layers: Sequence[Any]) -> Iterator[None]:
-    """These layers say that they are in training, and what is in them does not: dropout stays off.
+def checkpointing(layers: Sequence[Any]) -> Iterator[None]:
+    """Put these layers, but not their submodules, into training mode: they checkpoint, and dropout stays off.
 
     Without gradient there is nothing to recompute, and the layers are left as they are.
     """

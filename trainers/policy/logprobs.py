@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens from hidden states, a chunk of rows at a time.
+"""Log-probs of given tokens from hidden states, one chunk of rows at a time.
 
-No tensor of (tokens, vocabulary) longer than a chunk exists, forward or backward: where there are several chunks the
-backward pass computes the logits of each again instead of keeping them.
+No tensor of (tokens, vocabulary) is larger than a chunk, forward or backward: with several chunks, the backward pass
+computes the logits of each again instead of keeping them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**22
-"""Logits held at once: 4 M numbers, 16 MiB in float32."""
+"""The most logits in memory: 4 M numbers, 16 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How a model turns hidden states into logits."""
+    """The output layer of a model: from hidden states to logits."""
 
     weight: Tensor  # (V, H)
     bias: Tensor | None
@@ -28,7 +28,7 @@ class Head:
     scale: float = 1.0
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """In float32, divided by the sampling temperature. (N, H) -> (N, V)"""
+        """Return logits in float32, divided by the sampling temperature. (N, H) -> (N, V)"""
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
         if self.scale != 1:
             logits = logits * self.scale
@@ -41,7 +41,7 @@ class Head:
 
 
 def token_logp(head: Head, hidden: Tensor, ids: Tensor, *, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each id, and the entropy of each distribution if asked.
+    """Return the log-prob of each id, and the entropy of each distribution if asked for.
 
     (N, H), (N,) -> (N,), (N,) or None
     """
@@ -90,7 +90,7 @@ class _ChunkedLogp(torch.autograd.Function):
 def _grad_of_raw_logits(
     head: Head, hidden: Tensor, ids: Tensor, grad_logp: Tensor, grad_entropy: Tensor | None, normalised: Tensor | None
 ) -> Tensor:
-    """The gradient at the output of the linear layer, before scale, cap and temperature. (N, V)"""
+    """Return the gradient at the output of the linear layer, before scale, cap and temperature. (N, V)"""
     logits = head.logits(hidden) if normalised is None else normalised
     grad = logits.softmax(-1) if normalised is None else normalised.exp()
     towards_entropy = _grad_of_entropy(logits, grad, grad_entropy) if grad_entropy is not None else None
@@ -105,7 +105,7 @@ def _grad_of_raw_logits(
 
 
 def _grad_of_entropy(logits: Tensor, probabilities: Tensor, grad_entropy: Tensor) -> Tensor:
-    """dH/dlogit_j = -p_j (log p_j + H). (N, V)"""
+    """Return dH/dlogit_j = -p_j (log p_j + H), times the gradient of the entropy. (N, V)"""
     logp = torch.log_softmax(logits, -1)
     entropy = -(probabilities * logp).sum(-1, keepdim=True)
     return -grad_entropy[:, None] * probabilities * (logp + entropy)
@@ -116,7 +116,7 @@ def _chunks(n_rows: int, chunk_rows: int) -> Iterator[slice]:
 
 
 def head_of(module: Any, temperature: float) -> Head:
-    """The output layer of a causal language model, with the cap or scale its config declares."""
+    """Return the output layer of a causal language model, with the cap or scale that its config declares."""
     output = module.get_output_embeddings()
     config = module.config
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies

@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) through peft: the policy is W + alpha / rank * B A, with W frozen.
 
-The layers of peft are put into the model in place, so it stays the class it was. Only A and B are trained; B begins at
-zero, so the policy begins as the model itself. What leaves the trainer has the adapters merged: tensors for engines,
-and checkpoints, which are models like any other and hold the adapters apart beside them in `adapter/`.
+peft replaces layers in place, so the model keeps its class. Only A and B are trained; B starts at zero, so the policy
+starts as the model itself. Everything that leaves the trainer has the adapters merged: the tensors for engines, and
+checkpoints, which are models like any other and have the adapters on their own in `adapter/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IN_FILES = "base_model.model."
 
 
 class Adapters:
-    """Puts adapters into a module, drawn from a seed, and is the way to them."""
+    """The adapters of a module: created in it from a seed, merged, saved, loaded and switched off."""
 
     def __init__(self, module: Any, config: LoraConfig, seed: int, base: str) -> None:
         peft = extras.require("lora", "[lora]")
@@ -54,11 +54,11 @@ class Adapters:
             parameter.data = parameter.data.float()  # half precision would swallow small updates
 
     def parameters(self) -> dict[str, Any]:
-        """The adapters' own, by their names in the module."""
+        """Return the parameters of the adapters by their names in the module."""
         return {name: p for name, p in self._module.named_parameters() if _is_of_adapter(name)}
 
     def merged_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights under the model's own names, without adapters."""
+        """Yield the weights under the model's own names, with the adapters merged into them."""
         for name, tensor in self._module.state_dict().items():
             layer_name, _, leaf = name.rpartition(".base_layer.")
             if not layer_name:
@@ -78,7 +78,7 @@ class Adapters:
     # --- files
 
     def save_pretrained(self, folder: Path) -> None:
-        """The merged model, and the adapters as peft and vLLM read them in a folder of their own."""
+        """Save the merged model, and the adapters as peft and vLLM read them in `adapter/`."""
         # A file of adapters in the folder itself would make transformers look for the base model.
         self._module.save_pretrained(folder, state_dict=dict(self.merged_tensors()))
         own = folder / ADAPTER_FOLDER
@@ -94,11 +94,11 @@ class Adapters:
                     parameter.copy_(saved[_name_in_file(name)])
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
             raise RunFolderError(
-                f"{path} does not hold these adapters ({error}); resume with the [lora] that the run was begun with, "
-                "or remove this checkpoint if it is damaged"
+                f"{path} does not hold these adapters ({error}); resume with the [lora] settings that the run was "
+                "started with, or remove this checkpoint if it is damaged"
             ) from None
 
-    # --- the base model, under them
+    # --- the base model
 
     @contextlib.contextmanager
     def switched_off(self) -> Iterator[None]:
@@ -123,7 +123,7 @@ class Adapters:
 
 
 class AdapterReference:
-    """A frozen reference that shares the policy's weights: the base, and once it is reset, adapters of its own."""
+    """A reference that shares the policy's base weights: without adapters, or once it was reset with its own."""
 
     def __init__(self, policy: Any, adapters: Adapters) -> None:
         self._policy, self._adapters = policy, adapters
@@ -131,7 +131,7 @@ class AdapterReference:
 
     @property
     def module(self) -> AdapterReference:
-        """What has the state: not the whole model, so that it costs no second one."""
+        """The holder of the state: only the adapters, where a reference of its own is a whole model."""
         return self
 
     def forward(self, batch: Any, needs: Any) -> Any:
@@ -143,13 +143,13 @@ class AdapterReference:
         return self._own if self._own is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """From the whole policy's state, or this one's."""
+        """Load from the state of the whole policy, or from that of a reference."""
         names = self._adapters.parameters()
         self._own = {name: state[name].detach().to(p.device, copy=True) for name, p in names.items()}
 
 
 def n_parameters(module: Any, config: LoraConfig) -> int:
-    """Of the adapters that this module would get; it may be laid out and not filled."""
+    """Return how many parameters the adapters of this module would have; it may be on the meta device."""
     from transformers.pytorch_utils import Conv1D
 
     tables = {module.get_input_embeddings(), module.get_output_embeddings()}
@@ -172,7 +172,7 @@ def _name_in_file(name: str) -> str:
 
 
 def _refuse_tables(module: Any, wanted: Sequence[str]) -> None:
-    """Embeddings and the output layer are often one matrix, which can't be adapted in one place alone."""
+    """Refuse embeddings and the output layer: they are often one matrix, which can't be adapted in one place only."""
     tables = {module.get_input_embeddings(), module.get_output_embeddings()}
     for name, layer in module.named_modules():
         if layer in tables and _is_named(name, wanted):

@@ -11,7 +11,8 @@ from harness.evaluation import presets
 
 RECIPES = """
 A recipe is a TOML file with all settings of a training run. `harness train NAME` runs one, `harness show NAME` prints
-it, and `--set section.key=value` changes a key.
+it, and `--set section.key=value` changes a key. A file that begins with `extends` holds only what differs from another
+recipe; `harness show NAME` prints it in full.
 
 The runs of the FlowRL paper, and its baselines in the same settings, are `flowrl-`, `grpo-`, `ppo-` and `reinforce_pp-`
 with `math-7b`, `math-32b` and `code-7b`. Each line of such a recipe cites its source. Later methods have one or two

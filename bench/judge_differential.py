@@ -28,7 +28,7 @@ from harness.core.types import Completion, Problem, Tokens
 from harness.graders.code import CodeGrader
 from harness.graders.code.reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
 from harness.graders.published.lcb_official import LcbOfficialGrader
-from harness.tasks.mbpp_plus.inputs import python_values
+from harness.tasks._base.mbpp_inputs import python_values
 
 Case = tuple[str, str, Any, str]
 """Name, how the program was changed, its reference, its source."""

@@ -12,9 +12,9 @@ from harness.data.files import read_records
 from harness.graders.code import CodeGrader
 from harness.graders.code.reference import EvalPlusReference
 from harness.tasks._base.dataset import Dataset, DatasetConfig, Row
+from harness.tasks._base.mbpp_inputs import python_values
 from harness.tasks._base.programs import EVALUATION, not_programs
 from harness.tasks._base.prompts import FUNCTIONS, Prompt
-from harness.tasks.mbpp_plus.inputs import python_values
 
 COLUMNS = ["task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"]
 FIELDS = {

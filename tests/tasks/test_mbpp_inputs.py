@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.tasks.mbpp_plus.inputs import BY_POSITION, EVERY, python_values
+from harness.tasks._base.mbpp_inputs import BY_POSITION, EVERY, python_values
 
 SHAPES = [
     ("Mbpp/2", [[3, 4], [5, 4]], [(3, 4), (5, 4)]),

@@ -28,8 +28,8 @@ def test_something_asks_for_every_extra() -> None:
     for folder in ("tasks", "trainers", "reports"):  # a glob follows no links
         sources += [path.read_text() for path in (Path(harness.__file__).parent / folder).glob("**/*.py")]
     asked = {name for source in sources for name in re.findall(r'\brequire\("([\w-]+)", ', source)}
-    bridges = {path.stem for path in (Path(harness.__file__).parent / "interop").glob("*_export.py")}
-    written_for = {name for name in extras.EXTRAS if f"{name.replace('-', '_')}_export" in bridges}
+    exports = {path.stem for path in (Path(harness.__file__).parent / "interop").glob("*_export.py")}
+    written_for = {name for name in extras.EXTRAS if f"{name.replace('-', '_')}_export" in exports}
     assert asked | written_for == set(extras.EXTRAS)
     assert {"trl", "verl"} <= written_for - asked  # written without them, for who has them
 

@@ -12,7 +12,7 @@ import pytest
 from harness.cli import main
 from harness.runs.folder import RunReader
 
-inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed; `tox -e bridges` runs this")
+inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is not installed; `tox -e interop` runs this")
 
 pytestmark = pytest.mark.filterwarnings("default")
 

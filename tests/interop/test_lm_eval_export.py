@@ -70,7 +70,7 @@ def test_what_is_lm_evals_already_is_not_exported(tmp_path, capsys):
 
 @pytest.mark.parametrize("is_written", [True, False])
 def test_lm_evals_command_gives_our_score(tmp_path, is_written):
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e bridges` runs this")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e interop` runs this")
     pytest.importorskip("accelerate")
     asked = ["--temperature", "0", *(["--model", "countdown-tiny"] if is_written else [])]
     folder = export(tmp_path / "out", *asked)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e bridges` runs this")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e interop` runs this")
 
 from harness.core import config as configs
 from harness.core.types import Completion, Tokens

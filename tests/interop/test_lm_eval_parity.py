@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 from character_model import write_character_model
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e bridges` runs this")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e interop` runs this")
 pytest.importorskip("accelerate", reason="lm-eval's own engine needs accelerate")
 
 from harness.cli import main

@@ -1,16 +1,15 @@
-"""The judge of programs beside those in use: LiveCodeBench's checker and evalplus, in turn in one run.
+"""The judge of programs against LiveCodeBench's checker and evalplus, alternating in one run.
 
     python bench/code_judge.py --rounds 3 --lcb CHECKOUT
-    python bench/code_judge.py --humaneval DATA_DIR      every problem of HumanEval+ beside evalplus
+    python bench/code_judge.py --humaneval DATA_DIR      every problem of HumanEval+ against evalplus
     python bench/code_judge.py --canonical DATA_DIR      all reference solutions of HumanEval+ and MBPP+
-    python bench/code_judge.py --one-core 5000           programs a second and core, median, 99th percentile
-    python bench/code_judge.py --many 100000             what is left behind
+    python bench/code_judge.py --one-core 5000           programs per second and core, median, 99th percentile
+    python bench/code_judge.py --many 100000             resources left behind
 
 T1 reads two numbers from stdin and prints their sum; T3 is a function on 100 inputs of 20 numbers. The peer of T1 is
-`check_correctness` of a checkout of LiveCodeBench (`--lcb`); that of T3 is evalplus' `untrusted_check`, where that
+`check_correctness` of a checkout of LiveCodeBench (`--lcb`). The peer of T3 is evalplus' `untrusted_check`, if that
 package is installed, from a small process and from one of 2 GiB.
-Wall milliseconds a program, medians, and CPU milliseconds of everything (children too), which hold still on a shared
-machine where wall times do not.
+Reported are the median wall time per program and the CPU time including children, which is stable on a shared machine.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def evalplus_on_t3() -> bool:
 
 
 def measure(work: Callable[[], bool], seconds: float, pool: Pool | None = None) -> tuple[float, float, float, int]:
-    """Median, 99th percentile and CPU time of one call in milliseconds, and how many there were."""
+    """Return median, 99th percentile and CPU time of a call in milliseconds, and the number of calls."""
     assert work()
     times, cpu = [], _cpu_s(pool)
     until = time.perf_counter() + seconds
@@ -95,7 +94,7 @@ def measure(work: Callable[[], bool], seconds: float, pool: Pool | None = None) 
 
 
 def _cpu_s(pool: Pool | None) -> float:
-    """This process, its dead children, and the workers, which live on, with theirs."""
+    """Return the CPU time of this process, its dead children, and the live workers with theirs."""
     own, dead = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     total = own.ru_utime + own.ru_stime + dead.ru_utime + dead.ru_stime
     for pid in _workers(pool):
@@ -105,7 +104,7 @@ def _cpu_s(pool: Pool | None) -> float:
 
 
 def _workers(pool: Pool | None) -> list[int]:
-    """The processes of a pool: the one outside of a jail and the one inside."""
+    """Return the processes of a pool: outside and inside of the jail."""
     found = [worker.pid for worker in pool._idle] if pool is not None else []
     for pid in list(found):
         found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
@@ -125,7 +124,7 @@ def compare(name: str, ours: Callable[[], bool], peer: Callable[[], bool], pool:
 
 
 def humaneval_beside_evalplus(pool: Pool, data: Path) -> None:
-    """The reference solution of every problem on all of its inputs; the best of three, in turn."""
+    """Run the reference solution of every problem on all of its inputs; best of three, alternating."""
     from evalplus.eval import untrusted_check
 
     times, n_calls = [], []
@@ -147,7 +146,7 @@ def humaneval_beside_evalplus(pool: Pool, data: Path) -> None:
             began = time.perf_counter()
             peer([1.0] * len(inputs), fast_check=True)
             other.append(time.perf_counter() - began)
-        times.append((min(own[1:]), min(other)))  # the first one runs the reference solution
+        times.append((min(own[1:]), min(other)))  # the first call runs the reference solution
         n_calls.append(len(inputs))
     ratios = sorted(theirs / ours for ours, theirs in times)
     ours, theirs = ([pair[side] * 1e3 for pair in times] for side in (0, 1))
@@ -166,7 +165,7 @@ def _values(source: str, name: str, inputs: list[list[object]]) -> list[object]:
 
 
 def all_canonical(data: Path) -> None:
-    """Every reference solution, judged; MBPP+ inputs as evalplus' file has them are made tuples by that package."""
+    """Judge every reference solution; evalplus converts the inputs of MBPP+ to tuples."""
     grader = CodeGrader(CodeGrader.Config())
     for dataset, file in (
         ("humaneval", "humanevalplus/HumanEvalPlus.jsonl.gz"),
@@ -194,7 +193,7 @@ def all_canonical(data: Path) -> None:
 
 
 def many(n: int) -> None:
-    """Through two workers at once, some of them writing a file, some a function; then what is left, and growth."""
+    """Run through two workers at once, some programs writing a file, some functions; report leftovers and growth."""
     temporary, before_any = tempfile.gettempdir(), _things_on_the_machine()
     pool = Pool(strongest()[0], 2)
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -232,7 +231,7 @@ def _timed(pool: Pool, place: int) -> float:
 
 
 def one_core(n: int) -> None:
-    """Programs a second where judge, worker and programs share one core."""
+    """Return programs per second where judge, worker and programs share one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     pool = Pool(strongest()[0], 1)
     times = sorted([_timed(pool, 2) for _ in range(n + 50)][50:])
@@ -245,7 +244,7 @@ def one_core(n: int) -> None:
 
 
 def _print_worker(pool: Pool) -> None:
-    """Of the process that programs are forked from, and of the one that waits outside of its jail."""
+    """Print the memory of the process that programs are forked from, and of the one outside its jail."""
     sizes = [(_kib(pid, "Pss:"), _kib(pid, "Private_Clean:") + _kib(pid, "Private_Dirty:")) for pid in _workers(pool)]
     own = ", ".join(f"{pss / 1024:.1f} MiB ({private / 1024:.1f} MiB)" for pss, private in sizes)
     print(f"processes of the workers, proportional and (private): {own}")
@@ -294,15 +293,15 @@ def main() -> None:
         return pool.close()
     if options.lcb is not None:
         sys.path.insert(0, str(options.lcb))
-        compare("T1 beside LiveCodeBench", lambda: ours_on_t1(pool), lcb_on_t1, pool, options.rounds)
+        compare("T1 against LiveCodeBench", lambda: ours_on_t1(pool), lcb_on_t1, pool, options.rounds)
     try:
         import evalplus.eval  # noqa: F401
     except ImportError:
         print("evalplus is not installed, so there is no T3")
     else:
-        compare("T3 beside evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
+        compare("T3 against evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
         ballast = bytearray(os.urandom(1 << 20)) * 2048
-        compare("T3 from 2 GiB beside evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
+        compare("T3 from 2 GiB against evalplus", lambda: ours_on_t3(pool), evalplus_on_t3, pool, options.rounds)
         del ballast
     _print_worker(pool)
     pool.close()

@@ -1,10 +1,10 @@
-"""Every recipe of countdown trained for some steps, and beside the model it began with on the same held-out problems.
+"""Train every countdown recipe for some steps, and compare with its initial model on the same held-out problems.
 
     python bench/countdown_recipes.py --steps 24 --folder runs/recipes
 
-Each is trained, evaluated and compared as the command does it: 96 problems of the validation split, 16 samples each,
-paired, with an interval over problems. `countdown-base` begins with random weights, so it gets `SUPERVISED` steps.
-The same command again goes on where it was; `--recipes` names some alone.
+Each is trained, evaluated and compared by the command line: 96 problems of the validation split, 16 samples each,
+paired, with an interval over problems. `countdown-base` starts from random weights, so it gets `SUPERVISED` steps.
+Repeating the command resumes; `--recipes` selects some.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ASKED = ("--tasks", "countdown", "--split", "validation", "--limit", "96", "--n"
 
 
 def harness(*words: str) -> str:
-    """What the command prints."""
+    """Run the command and return its output."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = main([*words])
     if code != DONE:
-        sys.exit(code)  # it has said why
+        sys.exit(code)  # it has printed the reason
     return printed.getvalue()
 
 
@@ -45,7 +45,7 @@ def trained(recipe: str, steps: int, folder: Path) -> None:
 
 
 def compared(recipe: str, steps: int, folder: Path) -> dict[str, Any]:
-    """The row of `harness compare`, the trained less the base, with what the steps say beside it."""
+    """Return the row of `harness compare`, trained less base, with the step metrics added."""
     base = "random" if recipe == "countdown-base" else "pretrained"
     run, base_eval, run_eval = folder / recipe, folder / f"{base}-eval", folder / f"{recipe}-eval"
     trained(recipe, SUPERVISED if base == "random" else steps, run)

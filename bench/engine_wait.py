@@ -1,14 +1,13 @@
-"""How long an engine waits for grading and writing: the share of its time, by task.
+"""Measure how long an engine waits for grading and writing, as a share of its time, by task.
 
     HARNESS_DATA_DIR=... python bench/engine_wait.py math500 humaneval_plus [--per-s 10] [--n 2] [--limit 64]
     HARNESS_DATA_DIR=... python bench/engine_wait.py math500 --model countdown-tiny --limit 64
 
-An engine that gives `per_s` completions a second and leaves the processor alone meanwhile, as one on a GPU does,
-answers with replies whose verdict is known (`harness validate`'s; of countdown, which has none, forty wrong lines);
-grading and writing are those of `harness eval`. `waited` is the share of the time between the first request and the
-last answer in which the engine was not at work; `stretched` also counts what other threads cost it while it was. With a
-model, the engine is hf on this processor, its context stretched so that the prompts fit, and the graders share its
-cores.
+The engine returns `per_s` golden completions per second (for countdown, which has none, forty wrong lines) and leaves
+the CPU idle meanwhile, like one on a GPU; grading and writing are those of `harness eval`. `waited` is the share of
+the time between the first request and the last completion in which the engine did no work; `stretched` includes the
+time that other threads cost it. With a model, the engine is hf on this CPU, its context extended so that the prompts
+fit, and the graders share its cores.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ OTHERWISE = "1+2=3\n3*4=12\n" * 20
 
 
 class Paced:
-    """Answers at a fixed rate, as if a GPU did the work."""
+    """Returns completions at a fixed rate, as if a GPU did the work."""
 
     def __init__(self, task: Any, per_s: float) -> None:
         self._task, self._every_s = task, 1 / per_s

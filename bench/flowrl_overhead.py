@@ -1,10 +1,10 @@
-"""What FlowRL costs beyond GRPO: the workload of `train_step.py` under three losses, in turn, in CPU seconds of a step.
+"""FlowRL's cost against GRPO: the workload of `train_step.py` under three losses, alternating, in CPU seconds.
 
     python bench/flowrl_overhead.py --rounds 3
 
 `grpo` has no reference; `grpo with a reference` has a KL to it (`kl_beta` = 0.04), and so one more forward pass;
-`flowrl` is the recipe as verl has it: a learned log Z on the prompt's hidden states, a capped importance weight, the
-same reference. Its overhead is its CPU time over that of GRPO with the reference.
+`flowrl` is the recipe as in verl: a learned log Z on the prompt's hidden states, a capped importance weight, the same
+reference. Its overhead is its CPU time divided by that of GRPO with the reference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def cpu_s(loss: str) -> float:
-    """The median step of a process of its own."""
+    """Return the median step of a separate process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, __file__, "--loss", loss]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -49,8 +49,8 @@ def main() -> None:
         found = {loss: cpu_s(loss) for loss in LOSSES}
         overheads.append(found["flowrl"] / found["grpo with a reference"] - 1)
         print(f"round {number + 1}, CPU-s a step: " + ", ".join(f"{loss} {took:.2f}" for loss, took in found.items()))
-    told = [f"{overhead:+.1%}" for overhead in (statistics.median(overheads), min(overheads), max(overheads))]
-    print("flowrl over grpo with a reference: median {}, min {}, max {}".format(*told))
+    printed = [f"{overhead:+.1%}" for overhead in (statistics.median(overheads), min(overheads), max(overheads))]
+    print("flowrl over grpo with a reference: median {}, min {}, max {}".format(*printed))
 
 
 if __name__ == "__main__":

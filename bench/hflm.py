@@ -1,4 +1,4 @@
-"""The hf engine beside lm-eval's HFLM: the same tasks, samples and model, in turn.
+"""The hf engine against lm-eval's HFLM: same tasks, samples and model, alternating.
 
     python bench/hflm.py --rounds 5        # needs lm-eval, accelerate and datasets
 

@@ -1,10 +1,10 @@
-"""Bootstrap intervals beside scipy's and beside a plain loop: 1,000 problems x 64 samples x 10,000 draws.
+"""Bootstrap intervals against scipy's and a plain loop: 1,000 problems x 64 samples x 10,000 draws.
 
     python bench/intervals.py --rounds 3
 
-`problems` draws problems (scipy.stats.bootstrap of the mean); `samples` draws the samples of each problem too, which
-scipy can't, so the loop draws every sample of some hundred draws and is scaled up; `seeds` does so under five seeds.
-CPU seconds of one thread.
+`problems` draws problems (scipy.stats.bootstrap of the mean). `samples` draws the samples of each problem as well,
+which scipy can't, so the loop does a few hundred draws and is scaled up. `seeds` does so under five seeds. CPU seconds
+of one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROBLEMS, SAMPLES, SEEDS, LOOP_DRAWS = 1000, 64, 5, 100
 
 
 def loop(right: Any, draws: int) -> None:
-    """Seeds, problems and samples drawn one draw after another, as the definition says."""
+    """Draw seeds, problems and samples one draw after another, as the definition says."""
     rng = np.random.default_rng(0)
     samples = np.arange(SAMPLES) < right[:, :, None]
     for _ in range(draws):

@@ -1,12 +1,12 @@
-"""Our judges of programs beside those they stand in for, on programs made from known solutions; every disagreement.
+"""Compare our judges of programs with the official ones on modified solutions, and write every disagreement to a file.
 
     python bench/judge_differential.py evalplus DATA_DIR --forms
     python bench/judge_differential.py evalplus DATA_DIR --mutants 1 --every 5
     python bench/judge_differential.py lcb DATA_DIR --lcb CHECKOUT --mutants 1 --every 2
 
-`evalplus` takes the reference solutions of HumanEval+ and MBPP+, and needs that package. `lcb` takes accepted programs
-that read stdin, and LeetCode's solutions, and needs a checkout of LiveCodeBench. Both run programs by nothing but their
-own guards, so use a machine where that does no harm.
+`evalplus` uses the reference solutions of HumanEval+ and MBPP+, and needs that package. `lcb` uses accepted programs
+that read stdin, and LeetCode's solutions, and needs a checkout of LiveCodeBench. Both official judges run programs with
+only their own guards, so use a disposable machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.graders.published.lcb_official import LcbOfficialGrader
 from harness.tasks._base.mbpp_inputs import python_values
 
 Case = tuple[str, str, Any, str]
-"""Name, how the program was changed, its reference, its source."""
+"""Name, modification, reference, and source of a program."""
 
 # --- changed programs -------------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ _SWAPPED: dict[type, type] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Div, ast.Div: ast.FloorDiv},
     **{ast.And: ast.Or, ast.Or: ast.And, ast.Mod: ast.FloorDiv},
 }
-# What a function returns, in another form: these are where rules of comparison differ.
+# A function's result in other forms: rules of comparison differ on these.
 RETURNS = {
     "as a tuple": "tuple(v) if isinstance(v, list) else v",
     "as a list": "list(v) if isinstance(v, (tuple, set, str)) else v",
@@ -67,7 +67,7 @@ RETURNS = {
     "tuples inside": "[tuple(x) if type(x) is list else x for x in v] if type(v) is list else v",
     "an exit": "__import__('os')._exit(0)",
 }
-# What a reference returns, for every form of it.
+# What a reference returns, to combine with every form.
 VALUES = (
     *(
         "[3, 1]",
@@ -87,7 +87,7 @@ VALUES = (
 
 
 def changed(source: str, n: int, seed: int) -> Iterator[tuple[str, str]]:
-    """`n` programs with one operator, constant or statement changed."""
+    """Return `n` programs with one operator, constant or statement changed."""
     places = [place for place, node in enumerate(ast.walk(ast.parse(source))) if _is_changeable(node)]
     chosen = random.Random(seed).sample(places, min(n, len(places)))
     for place in chosen:
@@ -113,7 +113,7 @@ def _unparsed(tree: ast.AST, node: Any) -> str:
 
 
 def returning(source: str, name: str, how: str) -> str:
-    """The program with its function's result in another form."""
+    """Return the program with its function's result in another form."""
     inner = f"_inner_{name}"
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -125,7 +125,7 @@ def returning(source: str, name: str, how: str) -> str:
 
 
 def idioms(source: str) -> Iterator[tuple[str, str]]:
-    """The same program that reads stdin, written in other ways."""
+    """Return the same program that reads stdin, written in other ways."""
     inside = "\n".join(f"    {line}" for line in source.split("\n"))
     if "'''" not in source and '"""' not in source:
         yield "in a main guard", f"if __name__ == '__main__':\n{inside}\n"
@@ -167,7 +167,7 @@ def evalplus_cases(data: Path, n: int) -> Iterator[Case]:
 
 
 def forms_cases() -> Iterator[Case]:
-    """Every value in every form, under both data sets' rules and two tolerances."""
+    """Yield every value in every form, under the rules of both datasets and two tolerances."""
     for dataset, tolerance, value in itertools.product(("humaneval", "mbpp"), (0.0, 1e-4), VALUES):
         source = f"def f(x):\n    return {value}\n"
         reference = EvalPlusReference("f", "", source, [[1], [2]], [[3]], tolerance, dataset)  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def forms_cases() -> Iterator[Case]:
 
 
 def lcb_forms_cases() -> Iterator[Case]:
-    """The same of values that JSON has."""
+    """Yield the same for values that JSON can represent."""
     for value in VALUES:
         try:
             wanted = json.dumps(ast.literal_eval(value))
@@ -220,7 +220,7 @@ def lcb_cases(data: Path, n: int) -> Iterator[Case]:
 
 
 def _safely(make: Callable[..., Iterator[tuple[str, str]]], *arguments: Any) -> list[tuple[str, str]]:
-    """Nothing where the program is not this Python."""
+    """Return None if the program is not in this version of Python."""
     try:
         return list(make(*arguments))
     except (SyntaxError, ValueError):
@@ -228,7 +228,7 @@ def _safely(make: Callable[..., Iterator[tuple[str, str]]], *arguments: Any) -> 
 
 
 def _leetcode(tests: dict[str, str]) -> tuple[str, tuple[ProgramTest, ...]] | None:
-    """The function and its tests, where they are asserts on plain values."""
+    """Return the function and its tests, if they are asserts on plain values."""
     body = ast.parse(tests["functional"]).body
     name = ast.unparse(body[-1]).rstrip(")").rpartition(".")[2]
     found = []
@@ -283,25 +283,25 @@ def lcb_says(case: Case) -> str:
         results, metadata = check_correctness({"input_output": json.dumps(given)}, source, timeout=6, debug=False)
     except IndexError:
         return "it raised, as the program ended the process that was to report"
-    plain = [result.item(0) if getattr(result, "size", 0) else result for result in results]  # as it is read there
+    plain = [result.item(0) if getattr(result, "size", 0) else result for result in results]  # as in LiveCodeBench
     if plain and all(type(result) in (bool, int) and result > 0 for result in plain):
         return "AC"
     return f"{results[-1]}: {str(metadata)[:300]}"
 
 
 def compare(cases: Sequence[Case], judges: dict[str, Callable[[Case], str]], out: Path) -> None:
-    """Every case by every judge; those on which they differ go to the file."""
+    """Judge every case by every judge; write disagreements to the file."""
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()
     by_change: collections.Counter[tuple[str, ...]] = collections.Counter()
     began = time.perf_counter()
     with out.open("w", encoding="utf-8") as file:
         for number, case in enumerate(cases):
-            said = {name: judge(case) for name, judge in judges.items()}
-            accepted = tuple(name for name, what in said.items() if what == "AC")
+            verdicts = {name: judge(case) for name, judge in judges.items()}
+            accepted = tuple(name for name, what in verdicts.items() if what == "AC")
             counts[accepted] += 1
             if 0 < len(accepted) < len(judges):
                 by_change[(case[1], *accepted)] += 1
-                row = {"case": case[0], "change": case[1], **said, "source": case[3]}
+                row = {"case": case[0], "change": case[1], **verdicts, "source": case[3]}
                 file.write(json.dumps(row) + "\n")
                 file.flush()
             if number % 100 == 99:

@@ -1,10 +1,10 @@
-"""Memory of the loss alone: log-probabilities from hidden states with their gradients, ours beside plain torch.
+"""Memory of the loss alone: log-probabilities from hidden states with gradients, ours against plain torch.
 
     python bench/loss_memory.py
 
-Each figure is of a process of its own: its peak of resident memory (VmHWM) less what was resident before the loss, with
-hidden states, weight and their gradients not counted. `plain` is torch's own `log_softmax` of all logits. A size for
-which it would take more than `--most-gb` is not tried, and what three tensors of logits take is printed instead.
+Each figure is from a separate process: its peak of resident memory (VmHWM) less the resident memory before the loss,
+without hidden states, weight and their gradients. `plain` is torch's own `log_softmax` of all logits. A size that would
+take more than `--most-gb` is skipped, and the size of three tensors of logits is printed in its place.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PLAIN_TENSORS = 3  # logits, their log-softmax, and its gradient
 
 
 def resident_bytes(what: str) -> int:
-    """VmRSS is now and VmHWM the most so far; `ru_maxrss` would begin with the parent's."""
+    """Return VmRSS (now) or VmHWM (peak); `ru_maxrss` would start with the parent's."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) * 1024
 
 
 def measure(side: str, vocabulary: int, n_tokens: int, *, with_entropy: bool) -> float:
-    """MB"""
+    """Return MB."""
     import torch
 
     from harness.trainers.policy.logprobs import Head, token_logp
@@ -43,7 +43,7 @@ def measure(side: str, vocabulary: int, n_tokens: int, *, with_entropy: bool) ->
 
     torch.manual_seed(0)
     few = [torch.randn(8, HIDDEN, requires_grad=True) for _ in range(2)]
-    loss_of(*few, torch.arange(8)).backward()  # what the libraries take for themselves
+    loss_of(*few, torch.arange(8)).backward()  # allocated by the libraries
     hidden = torch.randn(n_tokens, HIDDEN, requires_grad=True)
     weight = torch.randn(vocabulary, HIDDEN, requires_grad=True)
     ids = torch.randint(0, vocabulary, (n_tokens,))
@@ -53,7 +53,7 @@ def measure(side: str, vocabulary: int, n_tokens: int, *, with_entropy: bool) ->
     return (resident_bytes("VmHWM") - before) / 1e6
 
 
-def told(side: str, vocabulary: int, n_tokens: int, most_gb: float, *, with_entropy: bool) -> str:
+def printed(side: str, vocabulary: int, n_tokens: int, most_gb: float, *, with_entropy: bool) -> str:
     by_size = PLAIN_TENSORS * 4 * vocabulary * n_tokens / 1e9
     if side == "plain" and by_size > most_gb:
         return f"not tried ({by_size:.0f} GB by size)"
@@ -75,7 +75,7 @@ def main() -> None:
         return
     for vocabulary, n_tokens in itertools.product(VOCABULARIES, TOKENS):
         found = {
-            side: told(side, vocabulary, n_tokens, options.most_gb, with_entropy=options.entropy)
+            side: printed(side, vocabulary, n_tokens, options.most_gb, with_entropy=options.entropy)
             for side in ("ours", "plain")
         }
         print(f"vocabulary {vocabulary:,}, {n_tokens:,} tokens: ours {found['ours']}, plain {found['plain']}")

@@ -1,11 +1,11 @@
-"""The maths grader beside math-verify: throughput and agreement on realistic outputs, latency, limits, memory.
+"""The maths grader against math-verify: throughput and agreement on realistic outputs, latency, limits, memory.
 
     HARNESS_DATA_DIR=... python bench/math_grader.py [--rounds 3] [--gradings 100000]
     HARNESS_DATA_DIR=... python bench/math_grader.py --audit    # the table of docs/explanations/grading.md
 
-The outputs are made of the real files: the reference solution of a row (its boxes taken out) as the reasoning, then a
-final box with the gold in another spelling, or with one digit changed. math-verify is called as the FlowRL evaluation
-calls it, in one process, with its own timeouts. Times are CPU seconds, those of the algebra workers included.
+Outputs are made from the real files: the reference solution of a row (without its boxes) as the reasoning, then a
+final box with the reference answer in another notation, or with one digit changed. math-verify is called as in
+FlowRL's evaluation, in one process, with its own timeouts. Times are CPU seconds including the algebra workers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def outputs():
-    """Benchmark, reference, text, and whether the text is right."""
+    """Yield benchmark, reference, text, and whether the text is correct."""
     for name, gold, solution, reference in rows():
         reasoning = re.sub(r"\\boxed|\\fbox", "", solution)
         yield name, reference, f"{reasoning}\n\nSo the final answer is $\\boxed{{{respelt(gold)}}}$.", True
@@ -131,7 +131,7 @@ def math_verify(reference, text):
 
 
 def audit():
-    """How often each grader accepts the right outputs, and how often it accepts the wrong ones."""
+    """Count how often each grader accepts the correct outputs, and the wrong ones."""
     graders = {
         "math": GRADER,
         "legacy_math_verify": LegacyMathVerifyGrader(LegacyMathVerifyGrader.Config()),
@@ -165,8 +165,8 @@ def throughput(items, rounds):
             right[name] = sum(side(reference, text) == truth for reference, text, truth in items)
             spent[name] = cpu_s() - start
         ratios.append(spent["math-verify"] / spent["harness"])
-        told = ", ".join(f"{name} {spent[name]:.2f} s, {right[name] / len(items):.2%} right" for name in sides)
-        print(f"round {number + 1}: {told}; ratio {ratios[-1]:.1f}", flush=True)
+        printed = ", ".join(f"{name} {spent[name]:.2f} s, {right[name] / len(items):.2%} right" for name in sides)
+        print(f"round {number + 1}: {printed}; ratio {ratios[-1]:.1f}", flush=True)
     print(f"throughput ratio to math-verify: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
 
 
@@ -187,7 +187,7 @@ def limits():
 
 
 def memory(items, n_gradings):
-    """After one pass over all outputs, which fills what is kept, and after the rest."""
+    """Measure after one pass over all outputs, which fills the caches, and after the rest."""
     decided = [(reference, text) for reference, text, _ in items]
     start, sizes = time.process_time(), []
     for number in range(n_gradings):
@@ -198,7 +198,7 @@ def memory(items, n_gradings):
 
 
 def cpu_s():
-    """Of this process and of the workers that live."""
+    """Return the CPU time of this process and of the live workers."""
     ticks = 0
     for pid in POOL.pids():
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,10 +1,10 @@
-"""Resuming, reporting and comparing a run of a million completions: wall and CPU seconds, and peak memory.
+"""Resume, report and compare a run of a million completions: wall and CPU seconds, and peak memory.
 
     python bench/resume.py --folder /tmp/million --problems 1000 --samples 1000
 
-Makes the run folder `one` (and `two`, for `compare`) unless it is there: countdown problems, texts of 300 to 1,000
-bytes, a verdict for each, nothing left to generate. Each step is a process of its own. The peer of `read` is a loop of
-`json.loads` over the lines of both files that keeps nothing.
+Creates the run folder `one` (and `two`, for `compare`) unless it exists: countdown problems, texts of 300 to 1,000
+bytes, a verdict for each, nothing left to generate. Each step is a separate process. The peer of `read` is a loop of
+`json.loads` over the lines of both files that stores nothing.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ CompletionIndex(RunReader.read(Path(sys.argv[1])), {"countdown": "countdown"})
 
 
 def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
-    """The files as the store writes them, without its system call a line."""
+    """Write the files as the run folder does, without one system call per line."""
     sizes = {"n": samples, "limit": problems}
-    tasks = [{"id": "countdown", "min_solutions": 1}]  # else there are no 1,000 test problems
+    tasks = [{"id": "countdown", "min_solutions": 1}]  # otherwise there are fewer than 1,000 test problems
     tree = {"model": {"path": "countdown-tiny"}, "tasks": tasks, "engine": "scripted", **sizes}
     config = configs.parse(EvalConfig, tree)
     setup = resolve(config, folder, Progress(quiet=True))
@@ -82,7 +82,7 @@ def write(file: Any, row: dict[str, Any]) -> None:
 
 
 def measure(name: str, arguments: list[str]) -> float:
-    """Runs it and tells what it took."""
+    """Run it and print what it took."""
     began_s = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)

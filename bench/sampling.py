@@ -1,11 +1,11 @@
-"""Sampling by the hf engine beside `model.generate` with a static cache: the same model and prompts, in turn.
+"""Sampling by the hf engine against `model.generate` with a static cache: same model and prompts, alternating.
 
     python bench/sampling.py --rounds 5
 
 Workload: the Llama of train_step.py, 16 prompts of 8 tokens, 8 completions each, at most 64 new tokens, temperature 1,
-one thread. `equal`: nothing ends early. `varied`: about one token in twenty ends its sequence, so lengths are
-geometric with a mean of some 19 tokens, and the batch of `generate` goes on until its longest is done.
-CPU seconds, because they hold still on a shared machine where wall seconds do not.
+one thread. `equal`: no completion ends early. `varied`: about one token in twenty ends its sequence, so lengths are
+geometric with a mean of about 19 tokens, and the batch of `generate` continues until its longest completion ends.
+CPU seconds, which are stable on a shared machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENDINGS = list(range(100, 100 + VOCABULARY // 20))
 
 
 def sample_with_harness(engine: Any, seed: int) -> int:
-    """Number of tokens made."""
+    """Return the number of tokens sampled."""
     sampling = Sampling(max_tokens=NEW_TOKENS)
     requests = [
         Request(str(number), i, (Message("user", prompt),), 10_000 * seed + 100 * number + i, sampling)
@@ -52,7 +52,7 @@ def sample_with_generate(model: Any, ids: torch.Tensor, endings: list[int], seed
             cache_implementation="static",
         )[:, ids.shape[1] :]
     ended = torch.isin(output, torch.tensor(endings)).int()
-    return int(((ended.cumsum(1) - ended) == 0).sum())  # up to and with the first ending
+    return int(((ended.cumsum(1) - ended) == 0).sum())  # up to and including the first end token
 
 
 def cpu_s(work: Callable[[], int]) -> tuple[float, int]:
@@ -72,7 +72,7 @@ def compare(name: str, endings: list[int], rounds: int) -> None:
         ours, our_tokens = cpu_s(lambda seed=seed: sample_with_harness(engine, seed))
         theirs, their_tokens = cpu_s(lambda seed=seed: sample_with_generate(model, ids, endings, seed))
         if seed > 0:
-            # per token, because the two draw different lengths from one distribution
+            # per token, because the two sample different lengths from the same distribution
             ratios.append((theirs / their_tokens) / (ours / our_tokens))
             lines.append(f"{ours:.2f} s for {our_tokens} tokens against {theirs:.2f} s for {their_tokens}")
     print(f"{name}: harness {lines[len(lines) // 2]}")

@@ -3,7 +3,7 @@
 Peak memory is what stays (weights, gradients, optimiser states, reference) plus the larger of what an update needs
 (activations of a micro-batch, logits of a chunk), what the pass before it needs, and what sampling needs (the
 key-value cache). Activations are those of a Llama or Qwen decoder layer with scaled-dot-product attention. On a CPU
-the estimate is within a factor of 1.5 of the measured peak; docs/training.md has the measurements.
+the estimate is within a factor of 1.5 of the measured peak; docs/explanations/training.md has the table.
 """
 
 from __future__ import annotations
@@ -53,30 +53,30 @@ class DryRun:
         return [*table, *(f"# {remark}" for remark in self.remarks)]
 
 
-def dry_run(config: TrainConfig, parts: TrainSetup) -> DryRun:
+def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
     """Return the batch sizes of a run and its estimated memory. Nothing is loaded but the tokenizer."""
-    counts = batch_counts(config, with_greedy="greedy_reward" in parts.objective.needs)
+    counts = batch_counts(config, with_greedy="greedy_reward" in setup.objective.needs)
     try:
-        model = dimensions_of(parts.base, config.lora)
-        prompt_tokens = longest_prompt(parts)
+        model = dimensions_of(setup.base, config.lora)
+        prompt_tokens = longest_prompt(setup)
     except (UsageError, OSError, ValueError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0]
-        return DryRun(counts, {}, (*parts.advice, f"No memory estimate: {first_line}"))
-    parts.objective.prepare(ModelShape(model.hidden, "cpu"), 0)
-    n_own = sum(p.numel() for group in parts.objective.parameters() for p in group.parameters)
-    max_tokens = config.sampling.over(parts.task.sampling).max_tokens
+        return DryRun(counts, {}, (*setup.advice, f"No memory estimate: {first_line}"))
+    setup.objective.prepare(ModelShape(model.hidden, "cpu"), 0)
+    n_own = sum(p.numel() for group in setup.objective.parameters() for p in group.parameters)
+    max_tokens = config.sampling.over(setup.task.sampling).max_tokens
     longest = prompt_tokens + max_tokens
     memory = estimate_memory(
         config,
         model,
         n_own=n_own,
-        has_reference=reads_reference(config, parts.objective),
+        has_reference=reads_reference(config, setup.objective),
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
-        rows_at_once=parts.engine.n_at_once,
+        rows_at_once=setup.engine.n_at_once,
     )
     counts |= {"tokens of the longest prompt seen": prompt_tokens, "tokens of the longest sequence": longest}
-    return DryRun(counts, memory, (*parts.advice, *_remarks(config, parts, memory, longest, model.longest)))
+    return DryRun(counts, memory, (*setup.advice, *_remarks(config, setup, memory, longest, model.longest)))
 
 
 def batch_counts(config: TrainConfig, *, with_greedy: bool) -> dict[str, int]:
@@ -222,9 +222,9 @@ def dimensions_of(source: ModelSource, lora: LoraConfig | None = None) -> ModelD
     )
 
 
-def longest_prompt(parts: TrainSetup) -> int:
-    tokenizer = load_tokenizer(parts.base)
-    problems = itertools.islice(parts.task.problems("train", 0), N_PROMPTS_READ)
+def longest_prompt(setup: TrainSetup) -> int:
+    tokenizer = load_tokenizer(setup.base)
+    problems = itertools.islice(setup.task.problems("train", 0), N_PROMPTS_READ)
     return max(len(prompt_ids(tokenizer, problem.messages)) for problem in problems)
 
 
@@ -232,7 +232,7 @@ def longest_prompt(parts: TrainSetup) -> int:
 
 
 def _remarks(
-    config: TrainConfig, parts: TrainSetup, memory: Mapping[str, int], longest: int, made_for: int | None
+    config: TrainConfig, setup: TrainSetup, memory: Mapping[str, int], longest: int, made_for: int | None
 ) -> list[str]:
     remarks = []
     if made_for is not None and longest > made_for:
@@ -244,9 +244,9 @@ def _remarks(
         )
     if config.loop.compile:
         remarks.append("The estimate is that without loop.compile; compiled layers keep other activations.")
-    if parts.engine.n_at_once is None:
+    if setup.engine.n_at_once is None:
         remarks.append(f"The estimate does not include the memory of the engine {config.engine.id!r}.")
-    device = pick_device(parts.base.device)
+    device = pick_device(setup.base.device)
     if memory["at the peak"] > (available := available_bytes(device)):
         remarks.append(_does_not_fit(memory, available, device))
     return remarks

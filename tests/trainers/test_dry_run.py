@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -164,9 +165,12 @@ def test_sequences_longer_than_a_micro_batch_or_the_model_are_remarked() -> None
     assert any("69 tokens, and the model was made for 64" in remark for remark in long)
 
 
-def test_options_without_effect_are_remarked() -> None:
-    (remark,) = dry_run_of("countdown-flowrl", objective={"variant": "no_log_z"}).remarks
-    assert remark.startswith("objective: log_z_lr: without effect where log_z = 'none'")
+def test_the_objectives_advice_comes_before_the_remarks() -> None:
+    config = recipe("countdown-grpo", loop={"compile": True})
+    setup = dataclasses.replace(build_setup(config, Path("no-such-run")), advice=("objective: advice",))
+    remarks = dry_run(config, setup).remarks
+    assert remarks[0] == "objective: advice"
+    assert remarks[1].startswith("The estimate is that without loop.compile")
 
 
 def test_a_model_that_is_not_here_leaves_the_counts() -> None:

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 
 from harness.commands import DONE, FAILED, INTERRUPTED
 from harness.commands.base.arguments import OutputArguments, add_output_options, positive
-from harness.commands.base.output import print_path, print_results_table
+from harness.commands.base.output import print_path, print_tables
 from harness.core.config import merge, parse, read_toml
 from harness.core.errors import HarnessError, RunError, RunFolderError
 from harness.core.progress import Progress
 from harness.core.recipes import find_config
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import evaluate
-from harness.reports.report import write_report
+from harness.reports.report import tables_of, write_report
 from harness.runs.folder import RunIdentity, RunWriter
 from harness.runs.jsonl import read_lines
 
@@ -62,7 +62,7 @@ def run(args: Arguments) -> int:
     folders = run_demo(args.out, args.steps, args.seed, Progress(quiet=args.quiet))
     trained = sorted(args.out.glob("train-*"))
     files = write_report([*folders, *trained], args.out / "report", None)
-    print_results_table(args, folders)
+    print_tables(args, tables_of(folders, ["results"]))
     print_path(args, "report", files.markdown)
     return DONE
 

@@ -18,13 +18,13 @@ from harness.commands.base.arguments import (
     split_names,
     strictness,
 )
-from harness.commands.base.output import print_config, print_path, print_results_table
+from harness.commands.base.output import print_config, print_path, print_tables
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.progress import Progress
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import Evaluation
 from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
-from harness.reports.report import write_report
+from harness.reports.report import tables_of, write_report
 
 EXAMPLE = "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0"
 
@@ -74,7 +74,7 @@ def run(args: Arguments) -> int:
     for text in dict.fromkeys(line for one in runs for line in _deviations(one.config)):
         progress.say(text)
     evaluations = list(evaluate_runs(runs, progress))
-    print_results_table(args, [one.folder for one in runs])
+    print_tables(args, tables_of([one.folder for one in runs], ["results"]))
     if len(runs) > 1:
         print_path(args, "report", _write_common_report(runs, args.out))
     # All are printed before the worst exit code is taken.

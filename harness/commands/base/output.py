@@ -11,7 +11,6 @@ from harness.commands.base.arguments import JsonArguments
 from harness.core.config import to_toml, to_tree
 from harness.core.types import Table
 from harness.reports.render import to_plain, to_terminal
-from harness.reports.report import tables_of
 
 
 def print_result(args: JsonArguments, value: object, text: object) -> None:
@@ -21,11 +20,6 @@ def print_result(args: JsonArguments, value: object, text: object) -> None:
 
 def print_tables(args: JsonArguments, tables: Sequence[Table]) -> None:
     print_result(args, [to_plain(table) for table in tables], "\n\n".join(map(to_terminal, tables)))
-
-
-def print_results_table(args: JsonArguments, folders: Sequence[Path]) -> None:
-    """Print the report's table of results over these run folders."""
-    print_tables(args, tables_of(folders, ["results"]))
 
 
 def print_path(args: JsonArguments, label: str, path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 
-from docs_site.markdown import block, code, page, section, table
+from docs_site.markdown import code, page, section, table
 from harness.core import errors
 
 EXIT_CODES = {
@@ -18,20 +19,21 @@ EXIT_CODES = {
 
 
 def errors_page() -> str:
-    codes = {error.exit_code for error in _classes(errors.HarnessError)}
+    classes = list(_classes(errors.HarnessError))
+    codes = {error.exit_code for error in classes}
     if not codes <= EXIT_CODES.keys():
         raise ValueError(f"exit codes without a description: {codes - EXIT_CODES.keys()}")
     exit_codes = table(["code", "meaning"], ([code(n), meaning] for n, meaning in EXIT_CODES.items()))
-    tree = inspect.getdoc(errors) or ""
+    meanings = _meanings()
+    rows = ([code(e.__name__), code(e.__base__.__name__), str(e.exit_code), meanings[e.__name__]] for e in classes)
     return page(
         "Exit codes and errors",
         "An error is one line on stderr that states what happened, where, and what to do next.",
         section("Exit codes", exit_codes),
         section(
             "Error classes",
-            f"They are defined in `{errors.__name__}` and are what the Python API raises.",
-            block(tree.partition("\n\n")[2]),
-            table(["class", "base", "exit code"], map(_row, _classes(errors.HarnessError))),
+            f"The Python API raises these classes of `{errors.__name__}`.",
+            table(["class", "base", "exit code", "meaning"], rows),
         ),
     )
 
@@ -43,5 +45,7 @@ def _classes(base: type[errors.HarnessError]) -> Iterator[type[errors.HarnessErr
             yield from _classes(child)
 
 
-def _row(error: type[errors.HarnessError]) -> list[str]:
-    return [code(error.__name__), code(error.__base__.__name__ if error.__base__ else ""), str(error.exit_code)]
+def _meanings() -> dict[str, str]:
+    """Return the meaning of each class from the tree in the module's docstring."""
+    found = dict(re.findall(r"(\w+Error)  +(?:exit \d: )?(.+)", inspect.getdoc(errors) or ""))
+    return {errors.HarnessError.__name__: "the base of every error that a user can cause", **found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -37,6 +37,15 @@ def code(text: Any) -> str:
     return f"`{text}`"
 
 
+def escaped(text: str) -> str:
+    """Return the text with what Markdown would take for HTML or emphasis escaped, code spans left alone."""
+    parts = text.split("`")
+    for number in range(0, len(parts), 2):
+        for mark in "\\<*_":
+            parts[number] = parts[number].replace(mark, "\\" + mark)
+    return "`".join(parts)
+
+
 def block(text: str, language: str = "text") -> str:
     """Return a fenced block. The fence is longer than any run of backticks in the text."""
     fence = "```"
@@ -60,6 +69,8 @@ def toml_value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, int):
         return str(value)
     return json.dumps(value) if isinstance(value, str) else code(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs_site.fields import settings_of
-from docs_site.markdown import block, cell, code, docstring_of, page, section, table
+from docs_site.markdown import block, cell, code, docstring_of, escaped, page, section, table
 from harness.core import config as configs
 from harness.core import registry
 from harness.core.recipes import methods_of_settings
@@ -44,7 +44,7 @@ def plugin_page(kind_name: str) -> str:
     entries = registry.entries(kind_name)
     overview = table(
         [registry.KINDS[kind_name].noun, "summary"],
-        ([f"[`{plugin_id}`](#{plugin_id})", _escaped(entry.description)] for plugin_id, entry in entries.items()),
+        ([f"[`{plugin_id}`](#{plugin_id})", escaped(entry.description)] for plugin_id, entry in entries.items()),
     )
     parts = [_plugin(kind_name, plugin_id) for plugin_id in entries]
     extra = _methods() if kind_name == "objectives" else ""
@@ -64,7 +64,7 @@ def _methods() -> str:
 def _plugin(kind_name: str, plugin_id: str) -> str:
     plugin = registry.load(kind_name, plugin_id)
     summary, rest = docstring_of(_module(kind_name, plugin_id))
-    parts = [_escaped(summary), _prose(rest), _options(plugin)]
+    parts = [escaped(summary), _prose(rest), _options(plugin)]
     if kind_name == "tasks":
         parts += _task_parts(plugin_id)
     return section(f"{code(plugin_id)} {{ #{plugin_id} }}", *parts)
@@ -93,23 +93,14 @@ def _passages(text: str) -> Iterator[str]:
         if is_indented:
             indented.append("\n".join(line[4:] for line in paragraph.splitlines()))
         elif paragraph.strip():
-            yield _escaped(paragraph)
+            yield escaped(paragraph)
     if indented:
         yield block("\n\n".join(indented))
 
 
-def _escaped(text: str) -> str:
-    """Return the text with what Markdown would take for HTML or emphasis escaped, code spans left alone."""
-    parts = text.split("`")
-    for number in range(0, len(parts), 2):
-        for mark in "\\<*_":
-            parts[number] = parts[number].replace(mark, "\\" + mark)
-    return "`".join(parts)
-
-
 def _options(plugin: Any) -> str:
     rows = [
-        [code(setting.key), setting.default, cell(setting.values), _escaped(setting.meaning)]
+        [code(setting.key), setting.default, cell(setting.values), escaped(setting.meaning)]
         for setting in settings_of(plugin.Config)
     ]
     if not any(row[3] for row in rows):
@@ -139,7 +130,7 @@ def _task_parts(task_id: str) -> list[str]:
         "not decided by tests alone": f"{len(card.exclusions)} problems" if card.exclusions else "",
         "note": card.notes,
     }
-    rows = [[name, _escaped(text)] for name, text in facts.items() if text]
+    rows = [[name, escaped(text)] for name, text in facts.items() if text]
     return [table(["card", ""], rows), _prompts(task), _fields(card.fields)]
 
 
@@ -157,8 +148,8 @@ def _sampling(sampling: Any) -> str:
 
 def _prompts(task: Any) -> str:
     prompts: Mapping[str, Any] = getattr(task, "PROMPTS", {})
-    return table(["prompt", "source"], ([code(name), _escaped(prompt.source)] for name, prompt in prompts.items()))
+    return table(["prompt", "source"], ([code(name), escaped(prompt.source)] for name, prompt in prompts.items()))
 
 
 def _fields(fields: Mapping[str, str]) -> str:
-    return table(["field", "meaning"], ([code(name), _escaped(text)] for name, text in fields.items()))
+    return table(["field", "meaning"], ([code(name), escaped(text)] for name, text in fields.items()))

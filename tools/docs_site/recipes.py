@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from docs_site.markdown import block, code, collapsed, page, section, table
+from docs_site.markdown import block, code, collapsed, escaped, page, section, table, toml_value
 from harness.core import config as configs
 from harness.core.recipes import recipes
 from harness.evaluation import presets
@@ -50,6 +51,21 @@ def presets_page() -> str:
 
 
 def _preset(name: str) -> list[str]:
-    first, _, rest = presets.describe(name).partition("\n")
-    paper, _, values = rest.partition("\n\n")
-    return [first.partition(": ")[2] + ".", f"Source: {paper}.", block(values)]
+    preset = presets.read_preset(name)
+    parts = [f"{preset.title}. Source: {preset.paper}.", "For every task:", _sourced(preset.run)]
+    for group in preset.parts.values():
+        parts += [f"For {_tasks(group.tasks)}:", _sourced({**group.options, **group.settings})]
+        if group.also:
+            parts.append(f"The source does not evaluate {_tasks(group.also)}; the preset asks them in the same way.")
+        if group.deviations:
+            parts += ["Differs from the source:", "\n".join(f"- {escaped(text)}" for text in group.deviations)]
+    return parts
+
+
+def _tasks(ids: Sequence[str]) -> str:
+    return ", ".join(f"[`{task}`](tasks.md#{task})" for task in ids)
+
+
+def _sourced(values: Mapping[str, presets.Sourced]) -> str:
+    rows = ([code(key), code(toml_value(item.value)), escaped(item.source)] for key, item in values.items())
+    return table(["key", "value", "source"], rows)

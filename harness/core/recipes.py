@@ -19,7 +19,7 @@ from harness.core.errors import ConfigError, UnknownNameError, nearest
 
 FOLDER = Path(__file__).resolve().parents[1] / "trainers" / "recipes"
 OF_ALL_METHODS = "countdown-"
-"""Begins the names of the recipes of the one task that every method has a recipe for."""
+"""Prefix of the recipes of countdown, which every method has one of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def methods_of_settings() -> Mapping[str, Method]:
-    """By name, those that differ from an objective's by settings alone."""
+    """Return the methods that are an objective with other settings, by name."""
     return {
         name: Method(objective, tuple(recipe for recipe in recipes() if name in recipe.split("-")))
         for recipe, path in recipes().items()
         if recipe.startswith(OF_ALL_METHODS)
         and (name := recipe.removeprefix(OF_ALL_METHODS)) != (objective := _objective(path))
-        and objective != "sft"  # what makes the base model is no method beside it
+        and objective != "sft"  # makes the base model, and is not a method to compare with the others
     }
 
 

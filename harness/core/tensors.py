@@ -64,19 +64,19 @@ class PolicyOutputs:
 
     logp: torch.Tensor  # (B, T), zero where masked
     logp_unweighed: torch.Tensor | None = (
-        None  # (B, T), live only: `logp` where weights of the loop change its gradient
+        None  # (B, T), current only: `logp` where weights of the loop change its gradient
     )
-    logp_reference: torch.Tensor | None = None  # (B, T), frozen only
+    logp_reference: torch.Tensor | None = None  # (B, T), old only
     entropy: torch.Tensor | None = None  # (B, T)
     prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt
     prompt_last_hidden: torch.Tensor | None = None  # (B, H): the last hidden state at the prompt's last token
     completion_hidden: torch.Tensor | None = None  # (B, T, H): the state that predicts each completion token
-    values: torch.Tensor | None = None  # (B, T), frozen only: what a critic makes of `completion_hidden`, in its place
+    values: torch.Tensor | None = None  # (B, T), old only: what a critic makes of `completion_hidden`, in its place
 
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """Per-completion (B,) or per-token (B, T) credit, and whatever else the loss wants remembered, indexed by B."""
+    """Advantages of completions (B,) or tokens (B, T), and further tensors that the loss reads, indexed by B."""
 
     values: torch.Tensor
     extra: Mapping[str, torch.Tensor]

@@ -3,12 +3,12 @@
 Paper: MiniMax 2025, arXiv 2506.13585, eq. 4 and 5. To be minimised, mean over the tokens of the minibatch:
 
     - sg( clip(rho, 1 - clip_low, 1 + clip_high) ) A_i log policy(y_t)
-    rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),  sg: no gradient
+    rho = policy(y_t) / old(y_t),  A_i = (r_i - mean r) / (std r + eps),  sg: no gradient
 
-Unlike PPO's clip this never drops a token. The paper sets no lower bound (`clip_low = 1` is off, as is any larger
-number: verl's example has 10) and does not state the upper one; 0.2 is verl's example, TRL's documentation has 5
-(that is, a ratio of at most 6 here, and 5 there: TRL's bound is the ratio itself). The first update of a step, with all
-ratios 1, is REINFORCE with GRPO's advantages. No KL term (the loop has one).
+Unlike PPO's clip this never drops a token. The paper sets no lower bound (`clip_low = 1` or more is off; verl's example
+has 10) and does not state the upper one. The default of 0.2 is verl's example. TRL's documentation has 5, which bounds
+the ratio at 5 there; `clip_high = 5` bounds it at 6 here. The first update of a step, where all ratios are 1, is
+REINFORCE with GRPO's advantages. There is no KL term (the loop has one).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
 from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
+from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 
 class Cispo(NoParameters):
@@ -42,7 +42,7 @@ class Cispo(NoParameters):
         self.config = config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
-        return group_credit(batch, self.config)
+        return group_advantages(batch, self.config)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         ratio = (current.logp.detach() - old.logp).exp()

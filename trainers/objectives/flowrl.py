@@ -3,23 +3,23 @@
 Paper: Zhu et al. 2025, arXiv 2509.15207 v3, section 3. To be minimised, mean over the completions y of a minibatch:
 
     w * ( log Z(x) + 1/|y| log policy(y|x) - beta * r_hat - 1/|y| log reference(y|x) )^2
-    w = clip( policy(y|x) / policy_before_the_step(y|x), 1 - clip_low, 1 + clip_high ), no gradient
+    w = clip( policy(y|x) / old(y|x), 1 - clip_low, 1 + clip_high ), no gradient
     r_hat = (r - mean r) / (std r + 1e-6) within the prompt's group
 
-log Z(x) is an MLP on the mean of the last hidden states over the prompt. The ratio in w is that of whole sequences (a
-product over tokens) while the residual takes means over tokens, as printed in the paper. A group of equal rewards has
-r_hat = 0 and still has a loss: it pulls towards the reference.
+`old` is the policy before the step. log Z(x) is an MLP on the mean of the last hidden states over the prompt. The ratio
+in w is that of whole sequences (a product over tokens) while the residual takes means over tokens, as printed in the
+paper. A group of equal rewards has r_hat = 0 and still has a loss: it pulls towards the reference.
 
-Where the paper is silent the choice is ours: log Z learns alone (no gradient into the policy), from 0, without
-dropout, at a rate of its own; clip_low = clip_high = 0.2 is the default of the library that the paper builds on. The
-authors' code differs from the paper: `flowrl_release` is the code published with it, `flowrl_recipe` their later
-recipe for verl. `flowrl_ablation` changes one choice at a time: another log Z or none, another weight, no length
-normalisation, another reference.
+Where the paper is silent the choice is ours: log Z learns alone (no gradient into the policy), from 0, without dropout,
+at a rate of its own; clip_low = clip_high = 0.2 is the default of the library that the paper builds on. The authors'
+code differs from the paper: `flowrl_release` is the code published with it, `flowrl_recipe` their later recipe for
+verl. `flowrl_ablation` changes one choice at a time: another log Z or none, another weight, no length normalisation,
+another reference.
 
 Zero loss: policy = reference exp(beta r_hat) / Z. With length normalisation the target of a whole completion is
 reference exp(|y| beta r_hat): its temperature is 1 / (beta |y|), in the step record as `effective_temperature`. Where
 that is small the reference term vanishes and the objective becomes a reward maximiser. `log_z_group` is the logarithm
-of the group's mean of exp(beta r_hat - 1/|y| log(before / reference)), which log Z estimates; `log_z_error` is the
+of the group's mean of exp(beta r_hat - 1/|y| log(old / reference)), which log Z estimates; `log_z_error` is the
 distance of the two.
 """
 

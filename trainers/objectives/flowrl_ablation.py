@@ -12,7 +12,7 @@ but for:
     loss_scale                  mean                release: see `flowrl_release`
     log_z                       learned             none: log Z = 0
                                                     group_mean: the mean over the group, without gradient, of
-                                                    beta r_hat - 1/|y| log(before / anchor), as in VarGrad
+                                                    beta r_hat - 1/|y| log(old / anchor), as in VarGrad
                                                     random: from a normal of mean 0.5 and variance 1, once a step
                                                     for each prompt
                                                     constant: `log_z_constant`

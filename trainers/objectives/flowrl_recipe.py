@@ -3,13 +3,12 @@
 Code: github.com/verl-project/verl-recipe, flowrl/flowrl_actor.py (January 2026). To be minimised, as `flowrl_release`
 but for:
 
-- w = min( policy(y|x) / policy_before_the_step(y|x), cap ), cap = 10. The recipe passes clip ranges and does not use
-  them.
+- w = min( policy(y|x) / old(y|x), cap ), cap = 10. The recipe passes clip ranges and does not use them.
 - The reduction: mean over the completions of a minibatch, as in the paper.
 
 Not of the loss, and so settings of the loop: the recipe's script shapes the reward (`[overlong]` with a buffer of 4096
 of 8192 tokens and a penalty of 1, for rewards of -1 and 1); paper and release do not. The gradient of a whole update is
-held against the published code's own, in tests/golden.
+held against the published code's own, in tests/trainers/objectives.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
 Code: github.com/Xuekai-Zhu/FlowRL, verl@FlowRL, compute_flowrl_objective and ProjZModule. To be minimised, as `flowrl`
 but for:
 
-- w = policy(y|x) / policy_before_the_step(y|x), unclipped. The code computes the clipped weight and does not use it.
+- w = policy(y|x) / old(y|x), unclipped. The code computes the clipped weight and does not use it.
 - The reduction: 9 / completions of the minibatch * mean over the completions of a micro-batch. The 9 is the number of
   metrics it logs, in the place of the micro-batch's size. So the gradient depends on `tokens_per_microbatch`, and long
   completions weigh more, since fewer of them fit into a micro-batch.
 - log Z reads the prompt without its last token, has dropout, torch's own initialisation and the policy's learning rate
   and weight decay, and its gradient flows into the policy.
 
-The gradient of a whole update is held against the published code's own, in tests/golden.
+The gradient of a whole update is held against the published code's own, in tests/trainers/objectives.
 """
 
 from __future__ import annotations

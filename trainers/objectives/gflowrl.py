@@ -2,18 +2,18 @@
 
 Paper: arXiv 2607.13394. To be minimised, mean over completions of a minibatch:
 
-    w ( g~ + 1/|y| log( policy(y) / before(y) ) )^2
-    g~ = clip( log Z^ + 1/|y| log( before(y) / reference(y) ) - beta r_hat, -gap_low, gap_high )
-    log Z^ = mean over the group of [ beta r_hat + 1/|y| log( reference(y) / before(y) ) ],  no gradient
-    w = min( policy(y) / before(y), weight_cap ),  no gradient, the ratio of whole sequences
+    w ( g~ + 1/|y| log( policy(y) / old(y) ) )^2
+    g~ = clip( log Z^ + 1/|y| log( old(y) / reference(y) ) - beta r_hat, -gap_low, gap_high )
+    log Z^ = mean over the group of [ beta r_hat + 1/|y| log( reference(y) / old(y) ) ],  no gradient
+    w = min( policy(y) / old(y), weight_cap ),  no gradient, the ratio of whole sequences
 
-`before` is the policy before the step. Only the second term of the square has a gradient; without the clip this is
-FlowRL's residual with the group's mean as log Z (`flowrl` with `variant = "vargrad"`).
+`old` is the policy before the step. Only the second term of the square has a gradient. Without the clip this is
+FlowRL's residual with the group's mean as log Z (`flowrl_ablation` with `log_z = "group_mean"`).
 
-Read at second hand, since no code was published when this was written: beta = 8 (flat from 1 to 10), groups of 16 and
-the weight's cap of 2 are the paper's; that log Z^ is normalised by length like the gap, so that the gaps of a group
-sum to zero, and that r_hat is the group's z-score as in FlowRL, are our reading. The bounds of the gap are not known to
-us: 1 on both sides keeps the pull of a right and of a wrong answer alike and no larger than a nat.
+Taken from summaries of the paper, since no code was published when this was written: beta = 8 (flat from 1 to 10),
+groups of 16 and the weight's cap of 2 are the paper's; that log Z^ is normalised by length like the gap, so that the
+gaps of a group sum to zero, and that r_hat is the group's z-score as in FlowRL, are our reading. We do not know the
+paper's bounds of the gap: 1 on both sides bounds the pull of right and wrong answers alike, at one nat.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GFlowRL(NoParameters):
         self.config = config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
-        """The clipped flow gap of each completion."""
+        """Return the clipped flow gap of each completion."""
         assert old.logp_reference is not None
         score = group_normalise(batch.rewards, batch.group_ids, by_std=self.config.normalise_by_std)
         unbalanced = sequence_mean(old.logp - old.logp_reference, batch.completion_mask) - self.config.beta * score

@@ -4,11 +4,11 @@ Paper: Zhao et al. 2025, arXiv 2507.20673. To be minimised, mean over completion
 
     - A_i * exp( 1/|y_i| sum_t c_t )
     c_t = min(l_t, clip(l_t, -clip_low, clip_high)) where A_i > 0, max(...) where A_i < 0
-    l_t = log policy(y_t) - log policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps)
+    l_t = log policy(y_t) - log old(y_t),  A_i = (r_i - mean r) / (std r + eps)
 
-The clip is on the logarithm of each token's ratio, on the side where going further would be rewarded; 0.4 is the
-paper's (ratios from e^-0.4 to e^0.4). No KL term (the loop has one). Here as in verl the mean is over |y_i| tokens;
-the authors' first code divides by the longest completion for the variant without length normalisation.
+The clip bounds the logarithm of each token's ratio, on the side that the advantage favours. The default of 0.4 is the
+paper's (ratios from e^-0.4 to e^0.4). There is no KL term (the loop has one). Here, as in verl, the mean is over |y_i|
+tokens; the authors' first code divides by the longest completion in its variant without length normalisation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import sequence_mean, total
 from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
+from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 
 class Gmpo(NoParameters):
@@ -43,7 +43,7 @@ class Gmpo(NoParameters):
         self.config = config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
-        return group_credit(batch, self.config)
+        return group_advantages(batch, self.config)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         log_ratio, mask = current.logp - old.logp, batch.completion_mask

@@ -3,22 +3,22 @@
 Paper: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4. To be minimised, for G completions y_i of a prompt:
 
     - 1/G sum_i 1/|y_i| sum_t [ min(rho A_i, clip(rho, 1 - clip_low, 1 + clip_high) A_i) - kl_beta * k3 ]
-    rho = policy(y_t) / policy_before_the_step(y_t),  A_i = (r_i - mean r) / (std r + eps),
+    rho = policy(y_t) / old(y_t),  A_i = (r_i - mean r) / (std r + eps),
     k3 = exp(-d) - 1 + d,  d = log policy(y_t) - log reference(y_t)
 
-Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and
-verl's (mean over all tokens of the minibatch), under which long completions weigh more; `sequence_sum` divides each
+Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and verl's
+(mean over all tokens of the minibatch), under which long completions weigh more; `sequence_sum` divides each
 completion's sum by `length_constant`, the same for all, and takes the mean over completions.
 
-Three methods are this loss with other settings, and have a recipe each instead of a file (`countdown-dr_grpo`,
+Three methods are this loss with other settings, and have a recipe each in the place of a file (`countdown-dr_grpo`,
 `countdown-dapo`, `countdown-prorl`):
 
 - Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): `normalise_by_std = false`, `reduction = "sequence_sum"` with the
   longest allowed completion as `length_constant`, no KL.
-- DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"`, `clip_high = 0.28`, no KL, and of
-  the loop: groups of equal rewards drawn again, and a penalty that grows with the length near the limit.
-- ProRL (Liu et al. 2025, arXiv 2505.24864): `clip_high = 0.4`, a KL term, and of the loop: groups drawn again, and the
-  reference and the optimiser reset now and then.
+- DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"`, `clip_high = 0.28`, no KL, and
+  settings of the loop: groups of equal rewards are sampled again, and long completions are penalised.
+- ProRL (Liu et al. 2025, arXiv 2505.24864): `clip_high = 0.4`, a KL term, and settings of the loop: groups of equal
+  rewards are sampled again, reference and optimiser are reset regularly.
 
 Choices the paper leaves open: the standard deviation is the sample one (n - 1) and eps 1e-6, as in verl. The
 coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made. `dual_clip` is
@@ -71,7 +71,7 @@ class Grpo(NoParameters):
         result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)
         loss, metrics = result.loss, dict(result.metrics)
         if old.logp_reference is not None and self.config.kl_beta != 0:
-            # As in verl and TRL, the weights between engine and trainer are for the surrogate, not for the KL.
+            # As in verl and TRL, the weights between engine and trainer belong to the surrogate, not to the KL.
             logp = current.logp_unweighed if current.logp_unweighed is not None else current.logp
             kl = kl_estimate(logp, old.logp_reference, "k3")
             loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)

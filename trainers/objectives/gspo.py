@@ -3,12 +3,12 @@
 Paper: Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7. To be minimised, mean over completions:
 
     - min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i)
-    s_i = ( policy(y_i) / policy_before_the_step(y_i) )^(1 / |y_i|),  A_i = (r_i - mean r) / (std r + eps)
+    s_i = ( policy(y_i) / old(y_i) )^(1 / |y_i|),  A_i = (r_i - mean r) / (std r + eps)
 
 The ratio is the geometric mean over tokens, so the clip range is far narrower than a token's. For completions of one
-token this is PPO's surrogate. No KL term (the loop has one). verl and TRL write it over tokens with a stopped gradient,
-which has the same value and gradient as long as all tokens of a completion share one advantage; verl then bounds the
-log of the ratio at 10, which only acts where the clip has acted already, or A < 0.
+token this is PPO's surrogate. There is no KL term (the loop has one). verl and TRL write it over tokens with a stopped
+gradient, which has the same value and gradient as long as all tokens of a completion share one advantage; verl then
+bounds the log of the ratio at 10, which only acts where the clip has acted already, or A < 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import clipped_surrogate, sequence_mean
 from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, GroupAdvantageConfig, clipped, group_credit
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, GroupAdvantageConfig, clipped, group_advantages
 
 
 class Gspo(NoParameters):
@@ -41,7 +41,7 @@ class Gspo(NoParameters):
         self._clip = ClipConfig(config.clip_low, config.clip_high)
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
-        return group_credit(batch, self.config)
+        return group_advantages(batch, self.config)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         log_ratio = sequence_mean(current.logp - old.logp, batch.completion_mask)

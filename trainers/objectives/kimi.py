@@ -4,13 +4,13 @@ Paper: Kimi Team 2025, arXiv 2501.12599, eq. 2 and 3. To be minimised, mean over
 
     1 / (2 tau) * ( r - mean r - tau * sum_t [ log policy(y_t) - log anchor(y_t) ] )^2
 
-The mean over the group stands for tau log Z. The gradient is -(r - mean r) grad log policy + tau/2 grad (log policy /
-anchor)^2, which is the paper's eq. 3 without its constant. The anchor is the policy before the step (`old`), to which
-the paper resets its reference after each iteration; `reference` keeps the base model. No clip and no division by the
+The mean over the group estimates tau log Z. The gradient is -(r - mean r) grad log policy + tau/2 grad (log policy /
+anchor)^2, which is the paper's eq. 3 without its constant. The anchor is the old policy (`old`), to which the paper
+resets its reference after each iteration; `reference` keeps the base model. There is no clip and no division by the
 length. The paper does not report tau; 0.1 is ours. Its length penalty and its curriculum are not in the loss.
 
-With the anchor `reference` this is trajectory balance with the group's mean as its log Z, up to a factor, but for one
-thing: the mean here is of the rewards alone, there of reward and log-ratio.
+With the anchor `reference` this is trajectory balance with the group's mean as log Z, up to a factor and one
+difference: the mean here is over rewards alone, there over rewards and log-ratios.
 """
 
 from __future__ import annotations

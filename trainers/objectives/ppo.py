@@ -7,13 +7,13 @@ Paper: Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9; advantages of arXiv 
     A_t = whiten( sum_l (gamma lam)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l}) ),  R_t = A_t before whitening + V_old
 
 r is the outcome at the last token and, with the loop's `kl.place = "reward"`, minus the KL of each token. V_old and the
-advantages are those before the step. With the same advantages the first line is GRPO's surrogate.
+advantages are those of the old policy. With the same advantages the first line is GRPO's surrogate.
 
-What differs from verl and from the RLHF papers: the critic is a perceptron on the policy's last hidden state (that
-which predicts the token), not a second language model; so it costs no second model, and it sees what the policy makes
-it see. By default it learns alone (`value_detach`), with a rate of its own; the norm of the gradient is clipped over
-policy and critic together. Its last layer starts at zero. The defaults gamma = lam = 1, the token mean and the value
-clip of 0.5 are verl's, and so is whitening; the paper has no whitening and clips no value.
+Differences from verl and the RLHF papers: the critic is an MLP on the policy's last hidden state (the one that predicts
+the token), not a second language model. It costs no second model, and depends on the policy's features. By default its
+gradient does not reach the policy (`value_detach`), and it has a learning rate of its own; the norm of the gradient is
+clipped over policy and critic together. Its last layer starts at zero. The defaults gamma = lam = 1, the token mean and
+the value clip of 0.5 are verl's, and so is whitening; the paper has no whitening and clips no value.
 """
 
 from __future__ import annotations

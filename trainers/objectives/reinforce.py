@@ -4,11 +4,11 @@ Paper: Williams 1992, Machine Learning 8. To be minimised, mean over completions
 
     - (r - b) sum_t log policy(y_t)
 
-The baseline b is the running mean of the rewards of the steps before (`running_mean`: what the batch earned has no
-part in it, so the gradient is unbiased; 0 in the first step), the mean of this batch (`batch_mean`), or nothing.
+The baseline b is the running mean of the rewards of the earlier steps (`running_mean`, 0 in the first step; it does not
+contain this batch, so the gradient is unbiased), the mean of this batch (`batch_mean`), or 0 (`none`).
 
-The estimate is exact for one update a step. For several, `surrogate = "clipped"` takes PPO's surrogate of the ratio to
-the policy before the step, as most libraries do under this name.
+The estimate is exact for one update a step. For several, `surrogate = "clipped"` is PPO's surrogate, as in most
+libraries under this name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reinforce(NoParameters):
         return Advantages(batch.rewards - self._baseline(float(batch.rewards.mean())), {})
 
     def _baseline(self, mean_reward: float) -> float:
-        """The baseline of this batch; the running mean takes the batch in for the next one."""
+        """Return the baseline of this batch, and update the running mean with it for the next batch."""
         if self.config.baseline != "running_mean":
             return mean_reward if self.config.baseline == "batch_mean" else 0.0
         before, decay = self._running_mean, self.config.baseline_decay

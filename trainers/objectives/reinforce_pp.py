@@ -6,12 +6,12 @@ Paper: Hu 2025, arXiv 2501.03262. To be minimised, mean over the tokens of the m
     A_t = whiten( sum_{s >= t} gamma^(s - t) r_s )
 
 where r_s is the outcome at the last token and, with the loop's `kl.place = "reward"`, minus the KL of each token;
-`whiten` takes off the mean over all tokens of the step and divides by their standard deviation. There is no mean over
-a group, so one completion of a prompt is enough.
+`whiten` subtracts the mean over all tokens of the step and divides by their standard deviation. There is no mean over a
+group, so one completion of a prompt is enough.
 
-`baseline = "group_mean"` is the form called REINFORCE++-baseline: the group's mean is taken off the completion's whole
-reward, the rest is given to all of its tokens, and then whitened. It differs from this form by its settings only, so it
-has a recipe (`countdown-reinforce_pp_baseline`) and no file.
+`baseline = "group_mean"` is REINFORCE++-baseline: the group's mean is subtracted from the completion's reward, each of
+its tokens gets the difference, and then the step is whitened. It differs by settings only, so it has a recipe
+(`countdown-reinforce_pp_baseline`) and no file of its own.
 
 The variance is the sample one (n - 1) with 1e-8 added, as in verl.
 """
@@ -39,7 +39,9 @@ class ReinforcePlusPlus(NoParameters):
             if not 0 <= self.gamma <= 1:
                 raise ValueError("gamma must lie in [0, 1]")
             if self.baseline == "group_mean" and self.gamma != 1:
-                raise ValueError("the baseline form gives a completion's tokens the same credit: leave gamma at 1")
+                raise ValueError(
+                    "baseline = 'group_mean' has one advantage for all tokens of a completion; leave gamma at 1"
+                )
 
     source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need]

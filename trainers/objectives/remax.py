@@ -4,13 +4,13 @@ Paper: Li et al. 2023, arXiv 2310.10505. To be minimised, mean over completions:
 
     - ( r(y) - r(greedy y) ) sum_t log policy(y_t)
 
-The loop samples one greedy completion of each prompt beside the others and counts its cost. One completion of a prompt
-is enough.
+The loop samples one greedy completion of each prompt in addition to the others, and counts its cost. One sampled
+completion of a prompt is enough.
 
-The paper takes the KL to the reference into the reward: that is the loop's `kl.place = "reward"`, which leaves the
-greedy reward as it is, like verl's implementation. There a token then answers for the KL of itself and of the tokens
-after it; here every token answers for the whole completion's. The loop's overlong penalty leaves the greedy reward as
-it is too; in verl it falls on both. `surrogate = "clipped"` is for several updates a step.
+The paper subtracts the KL to the reference from the reward: that is the loop's `kl.place = "reward"`, which leaves the
+greedy reward as it is, like verl's implementation. There the advantage of a token contains the KL of itself and of the
+tokens after it; here that of every token contains the KL of the whole completion. The loop's overlong penalty does not
+change the greedy reward either; in verl it applies to both. `surrogate = "clipped"` is for several updates a step.
 """
 
 from __future__ import annotations

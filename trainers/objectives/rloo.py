@@ -1,4 +1,4 @@
-"""REINFORCE Leave-One-Out: each completion's baseline is the mean reward of its group's others.
+"""REINFORCE Leave-One-Out: each completion's baseline is the mean reward of the rest of its group.
 
 Paper: Ahmadian et al. 2024, arXiv 2402.14740. To be minimised, mean over completions:
 
@@ -6,8 +6,8 @@ Paper: Ahmadian et al. 2024, arXiv 2402.14740. To be minimised, mean over comple
 
 It is REINFORCE with the group's mean as baseline, times G / (G - 1), for G completions of a prompt.
 
-The paper takes the KL to the reference into the reward: that is the loop's `kl.place = "reward"`. Where a step makes
-several updates, `surrogate = "clipped"` is verl's form (a clipped ratio of each token, with `reduction =
+The paper subtracts the KL to the reference from the reward: that is the loop's `kl.place = "reward"`. Where a step
+makes several updates, `surrogate = "clipped"` is verl's form (a clipped ratio of each token, with `reduction =
 "token_mean"`); TRL clips the ratio of the whole sequence instead.
 """
 

@@ -2,7 +2,7 @@
 
     loss = - sum_t log policy(y_t) / number of tokens in the minibatch
 
-Not an objective of reinforcement learning: the reward is recorded and plays no part.
+It is not reinforcement learning: the reward is recorded and not used.
 """
 
 from __future__ import annotations

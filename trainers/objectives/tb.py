@@ -1,20 +1,20 @@
 """Trajectory balance of GFlowNets, with a learned log Z: sample completions in proportion to exp(beta r) times a prior.
 
-Paper: Malkin et al. 2022, arXiv 2201.13259, with P_B = 1 (a text has one way to be written, left to right) and
-log R = beta r + log prior. To be minimised, mean over completions:
+Paper: Malkin et al. 2022, arXiv 2201.13259, with P_B = 1 (a text is generated in one order, left to right) and log R =
+beta r + log prior. To be minimised, mean over completions:
 
     ( log Z + sum_t log policy(y_t) - beta r - sum_t log prior(y_t) )^2
 
 The prior is the reference model (`prior = "reference"`: TBA's and Lee et al.'s target, arXiv 2405.18540) or nothing
-(`prior = "none"`: the target is exp(beta r) over all texts). The residual is zero everywhere exactly when
-policy = prior exp(beta r) / Z. Sums over tokens, no length normalisation, no importance weight: off-policy
-completions are as good as any, which is what trajectory balance is for. `beta` is in nats for a whole completion, where
-FlowRL's is for each token; the default of 15 is ours.
+(`prior = "none"`: the target is exp(beta r) over all texts). The residual is zero everywhere exactly when policy =
+prior exp(beta r) / Z. Sums over tokens, no length normalisation, no importance weight: the loss is as valid for
+off-policy completions. `beta` is in nats for a whole completion, where FlowRL's is for each token; the default of 15 is
+ours.
 
-log Z is a perceptron on the mean of the prompt's last hidden states (`log_z = "prompt"`, our choice, as in FlowRL), or
-one number for all prompts (`log_z = "scalar"`, the paper's for one problem, Flow of Reasoning's option with a start of
-5 and a rate of 1e-5). Its rate is its own and larger than the policy's, as the paper has it. It learns alone: its
-gradient does not reach the policy. `vargrad_tb` is this loss with the group's mean in its place.
+log Z is an MLP on the mean of the prompt's last hidden states (`log_z = "prompt"`, our choice, as in FlowRL), or one
+number for all prompts (`log_z = "scalar"`, the paper's for one problem, Flow of Reasoning's option with a start of 5
+and a rate of 1e-5). Its learning rate is larger than the policy's, as in the paper. Its gradient does not reach the
+policy. `vargrad_tb` is this loss with the group's mean in its place.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class TrajectoryBalance:
         return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
 
     def log_z(self, batch: Batch, current: PolicyOutputs) -> Tensor:
-        """One log Z a completion, the same for those of one prompt. (B,)"""
+        """Return log Z of each completion's prompt. (B,)"""
         log_z: Tensor = self._own.get_parameter("start").expand(len(batch.rewards))
         if self.config.log_z == "scalar":
             return log_z

@@ -1,20 +1,18 @@
-"""TRPO in its penalty form: the ratio times the advantage, less a KL to the policy before the step that adapts itself.
+"""TRPO in its penalty form: the ratio times the advantage, minus an adaptive KL penalty to the old policy.
 
-Papers: Schulman et al. 2015, arXiv 1502.05477 (the constraint, and the penalty it stands for); the rule that adapts
-the coefficient is Schulman et al. 2017, arXiv 1707.06347, section 4. To be minimised, mean over the tokens
-of the minibatch:
+Papers: Schulman et al. 2015, arXiv 1502.05477 (the constraint, and its penalty form); Schulman et al. 2017, arXiv
+1707.06347, section 4 (the rule that adapts the coefficient). To be minimised, mean over the tokens of the minibatch:
 
-    - rho A_i + coefficient * KL(before || policy),  rho = policy(y_t) / policy_before_the_step(y_t)
+    - rho A_i + coefficient * KL(old || policy),  rho = policy(y_t) / old(y_t)
     A_i = (r_i - mean r) / (std r + eps)
 
 After a step whose mean KL was above 1.5 times `kl_target` the coefficient doubles, below kl_target / 1.5 it halves,
-within [coefficient / 1024, coefficient * 1024]. The KL is estimated as rho - 1 - log rho: the tokens come from the
-policy before the step, so its mean is that KL and its gradient that of the KL.
+within [coefficient / 1024, coefficient * 1024]. The KL is estimated as rho - 1 - log rho: the tokens come from the old
+policy, so that mean and gradient of the estimate are those of the KL.
 
-What differs from the paper: first-order updates in place of the conjugate gradient with a line search, so the
-constraint is aimed at and not kept; the advantage is the group's, so that the method has no critic to blame. The KL is
-that of the minibatches as they were met, the first of which is met before any update; a step of one update has none to
-measure, so a run that makes one is refused.
+Differences from the paper: first-order updates in the place of the conjugate gradient with a line search, so the
+constraint is a target and not guaranteed; the group's advantage in the place of a critic's. The KL is measured on each
+minibatch before its update, and is 0 for the first; so a run with one update a step is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
 from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_credit
+from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 WIDEST = 1024.0
 
@@ -56,10 +54,10 @@ class Trpo(NoParameters):
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         self._adapt()
-        return group_credit(batch, self.config)
+        return group_advantages(batch, self.config)
 
     def _adapt(self) -> None:
-        """To the KL that the step before reached."""
+        """Adapt the coefficient to the KL of the previous step."""
         kl, n_tokens = self._kl
         if n_tokens > 0 and kl / n_tokens > 1.5 * self.config.kl_target:
             self.coefficient = min(self.coefficient * 2, self.config.coefficient * WIDEST)
@@ -78,7 +76,7 @@ class Trpo(NoParameters):
         return LossResult(loss, {"kl_before": measured, "kl_coefficient": (self.coefficient, 1.0)})
 
     def _kl_before(self, current: PolicyOutputs, old: PolicyOutputs) -> Tensor:
-        # Weights between engine and trainer are for the surrogate, not for the KL, as in grpo.
+        # The weights between engine and trainer belong to the surrogate, not to the KL, as in grpo.
         logp = current.logp_unweighed if current.logp_unweighed is not None else current.logp
         log_ratio = logp - old.logp
         return log_ratio.exp() - 1 - log_ratio

@@ -1,27 +1,28 @@
 """Trajectory balance without a log Z to learn: the variance, over a group, of log policy - log R.
 
-Papers: Richter et al. 2020, arXiv 2010.10436 (the log-variance loss and its gradient, VarGrad); Zhang et al.
-2023, arXiv 2302.05446 (as a GFlowNet loss). To be minimised, mean over completions:
+Papers: Richter et al. 2020, arXiv 2010.10436 (the log-variance loss and its gradient, VarGrad); Zhang et al. 2023,
+arXiv 2302.05446 (as a GFlowNet loss). To be minimised, mean over completions:
 
     ( log Z^ + sum_t log policy(y_t) - log R(y) )^2,   log R = beta r + sum_t log prior(y_t)
-    log Z^ = mean over the group of [ log R - sum_t log policy_before_the_step ], no gradient
+    log Z^ = mean over the group of [ log R - sum_t log old(y_t) ], no gradient
 
 Before the first update of a step this is the group's variance of log policy - log R, with its gradient: that of
 REINFORCE with the group's mean as baseline and the reward r - 1/beta log(policy / prior), times 2 beta.
 
-What differs from the formula: log Z^ is that of the policy before the step throughout the step, not of each update, so
-that the gradient does not depend on how a minibatch is cut. The default of 15 for `beta` is ours, as in `tb`.
+One difference from the formula: log Z^ is that of the old policy throughout the step, and not that of each update, so
+that the gradient does not depend on how a minibatch is cut into micro-batches. The default of 15 for `beta` is ours, as
+in `tb`.
 
-Two methods are this loss with other settings, and have a recipe each instead of a file (`countdown-tba`,
+Two methods are this loss with other settings, and have a recipe each in the place of a file (`countdown-tba`,
 `countdown-for`):
 
 - TBA (Bartoldson et al. 2025, arXiv 2503.18929): `beta` is 1 over its reward temperature (0.012 falling to 0.004 for
   GSM8K, with 20 completions of a prompt), prior the reference. Its replay buffer and its asynchrony are not here. Its
-  later form (TBA') is a constant factor away, which Adam does not see, with the reference reset now and then.
+  later form (TBA') is a constant factor away, which Adam does not see, with a reference that is reset regularly.
 - Flow of Reasoning (Yu et al. 2024, arXiv 2406.05673): no prior, and log R is the logarithm of the reward: 100 for a
-  right answer and 1e-4 for a wrong one, that is `beta` = log(1e6) = 13.8, since the loss does not see a constant
-  in log R. Its replay buffer, annealed temperatures and mixed sampling are not here. With a learned scalar log Z, its
-  other option, it is `tb`. It is no file called `for`, which is a keyword of Python.
+  right answer and 1e-4 for a wrong one, that is `beta` = log(1e6) = 13.8, since the loss does not see a constant in log
+  R. Its replay buffer, annealed temperatures and mixed sampling are not here. With a learned scalar log Z, its other
+  option, it is `tb`. It has no file of its own: `for` is a keyword of Python.
 """
 
 from __future__ import annotations

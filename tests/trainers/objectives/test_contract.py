@@ -1,4 +1,4 @@
-"""Every objective, whatever its file: invariances that a loss of this house keeps."""
+"""Invariances that every objective keeps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build(objective_id: str, options: dict[str, Any]) -> Any:
 
 
 def gradient(objective: Any, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, pieces: Any) -> torch.Tensor:
-    torch.manual_seed(11)  # what the loop does before it asks for credit
+    torch.manual_seed(11)  # as the loop does before it computes advantages
     advantages = objective.advantages(batch, old)
     current.logp.grad = None
     for rows in pieces:
@@ -88,7 +88,7 @@ def test_gradient_is_the_same_however_the_minibatch_is_cut(objective_id: str, op
 
 
 @every_objective
-def test_every_figure_of_a_loss_is_told_on_the_page(objective_id: str, options: dict[str, Any]) -> None:
+def test_every_metric_of_a_loss_is_documented(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     current, old, objective = make_outputs(batch), detached(make_outputs(batch, seed=2)), build(objective_id, options)
     figures = objective.loss(batch, current, old, objective.advantages(batch, old)).metrics
@@ -124,14 +124,14 @@ def test_order_of_completions_does_not_matter(objective_id: str, options: dict[s
 
 
 @every_objective
-def test_credit_is_detached(objective_id: str, options: dict[str, Any]) -> None:
+def test_advantages_are_detached(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     advantages = build(objective_id, options).advantages(batch, detached(make_outputs(batch)))
     assert not any(tensor.requires_grad for tensor in (advantages.values, *advantages.extra.values()))
 
 
 @every_objective
-def test_one_step_raises_what_was_rewarded_above_what_was_not(objective_id: str, options: dict[str, Any]) -> None:
+def test_one_step_raises_rewarded_completions_above_others(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch([2, 2], [3, 3], [0, 0], [1.0, 0.0])
     current = make_outputs(batch)
     old = dataclasses.replace(detached(current), logp_reference=current.logp.detach())
@@ -176,7 +176,7 @@ def test_state_survives_a_round_trip(objective_id: str, options: dict[str, Any])
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_minibatches_keep_groups_whole_and_lose_nobody() -> None:
+def test_minibatches_keep_groups_whole_and_hold_every_row() -> None:
     batch = make_batch([3] * 8, [1, 2, 3, 4, 5, 6, 7, 8], [9, 4, 9, 4, 7, 7, 1, 1])
     pieces = list(minibatches(batch, 3, torch.ones(8, dtype=torch.bool)))
     assert sorted(int(row) for rows, _ in pieces for row in rows) == list(range(8))
@@ -186,7 +186,7 @@ def test_minibatches_keep_groups_whole_and_lose_nobody() -> None:
         assert totals == Totals(len(rows), int(batch.completion_lengths[rows].sum()))
 
 
-def test_minibatches_leave_out_what_is_not_trained_on_and_count_without_it() -> None:
+def test_minibatches_leave_out_untrained_rows_and_their_counts() -> None:
     batch = make_batch([3] * 4, [1, 2, 3, 4], [0, 0, 1, 1])
     pieces = list(minibatches(batch, 2, torch.tensor([True, False, False, False])))
     assert [(rows.tolist(), totals) for rows, totals in pieces] == [([0], Totals(1, 1))]

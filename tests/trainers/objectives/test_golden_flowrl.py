@@ -62,7 +62,7 @@ def gradients(objective: FlowRL) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("variant", ["release", "recipe"])
 @pytest.mark.parametrize("made", [sibling_of, ablation_of])
-def test_an_update_of_a_variant_is_theirs(variant: str, made: Any) -> None:
+def test_an_update_of_release_and_recipe_equals_the_published_code(variant: str, made: Any) -> None:
     for ours, name in zip(gradients(made(variant)), ("gradient", "gradient_of_hidden"), strict=True):
         theirs = torch.tensor(GOLDEN[variant][name], dtype=torch.float64)
         # an epsilon of 1e-8 in their means
@@ -79,7 +79,7 @@ def test_an_update_of_a_variant_is_theirs(variant: str, made: Any) -> None:
         ("recipe", {"beta": 14.9}),
     ],
 )
-def test_what_tells_the_variants_apart_shows_in_these_numbers(variant: Any, options: dict[str, Any]) -> None:
+def test_each_choice_of_the_variants_shows_in_the_golden_gradients(variant: Any, options: dict[str, Any]) -> None:
     ours, _ = gradients(ablation_of(variant, **options))
     theirs = torch.tensor(GOLDEN[variant]["gradient"], dtype=torch.float64)
     assert (ours - theirs).abs().max() > 1e-3 * theirs.abs().max()

@@ -64,7 +64,7 @@ def assert_golden(name: str, loss: torch.Tensor, argument: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_loss_and_gradient_are_theirs(name: str) -> None:
+def test_loss_and_gradient_equal_the_published_code(name: str) -> None:
     objective_id, options = OURS[name]
     plugin = load("objectives", objective_id)
     objective = plugin(plugin.Config(**options))
@@ -95,7 +95,7 @@ def test_the_first_update_of_rloo_is_trl_s_too() -> None:
     torch.testing.assert_close(gradient, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_value_loss_is_theirs() -> None:
+def test_value_loss_equals_verl() -> None:
     batch, values, old_row = golden_batch(), tensor("values").requires_grad_(), tensor("values_old")
     mask = batch.completion_mask
     returns = generalised_advantage(rewards_by_token(batch), old_row, mask, 0.9, 0.8) + old_row
@@ -104,7 +104,7 @@ def test_value_loss_is_theirs() -> None:
 
 
 @pytest.mark.parametrize("theirs", ["k1", "k2", "k3", "k1+", "k3+"])
-def test_kl_estimates_are_theirs(theirs: Any) -> None:
+def test_kl_estimates_equal_the_published_code(theirs: Any) -> None:
     logp, mask = tensor("logp").requires_grad_(), golden_batch().completion_mask
     kl = kl_estimate(logp, tensor("logp_reference"), theirs.replace("+", "_plus"))
     assert_golden(f"verl_kl_{theirs}", (kl * mask).sum() / mask.sum(), logp)

@@ -1,4 +1,4 @@
-"""What the objectives have to do with each other, and what they remember from step to step."""
+"""Identities between objectives, and the state they keep from step to step."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_trpo_doubles_and_halves_its_coefficient(move: float, factor: float) -> 
 
 @pytest.mark.parametrize("objective_id", ["grpo", "gspo", "gmpo", "cispo", "trpo", "rloo", "kimi"])
 @pytest.mark.parametrize("reward", [0.1, 0.7, -0.9, 1.0])
-def test_groups_of_equal_rewards_earn_nothing_whatever_the_reward(objective_id: str, reward: float) -> None:
+def test_groups_of_equal_rewards_have_zero_advantage(objective_id: str, reward: float) -> None:
     batch = make_batch([2] * 12, [3] * 12, [0] * 7 + [1] * 5, [reward] * 12)
     old = detached(make_outputs(batch))
     advantages = build(objective_id).advantages(batch, old)

@@ -41,7 +41,7 @@ def test_every_line_of_a_published_run_cites_its_source(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_an_overlong_penalty_is_half_of_what_a_right_answer_is_worth(path: Path) -> None:
+def test_an_overlong_penalty_is_half_of_the_range_of_rewards(path: Path) -> None:
     """DAPO's, whose rewards are -1 and 1 and whose penalty is 1, whatever the rewards of the task are."""
     config = configs.parse(TrainConfig, configs.read_toml(path))
     if config.overlong.buffer_tokens > 0:
@@ -167,7 +167,7 @@ def test_the_path_of_an_extended_file_begins_at_the_file_that_extends_it(tmp_pat
         ("extends = 3", "mine.toml: extends is the name of a recipe or the path of a TOML file, not 3"),
     ],
 )
-def test_what_can_t_be_extended_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_bad_extends_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     files = written(tmp_path, mine=text + "\n", other='extends = "mine.toml"\n')
     with pytest.raises(ConfigError, match=complaint):
         configs.read_toml(files["mine"])

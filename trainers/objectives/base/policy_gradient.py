@@ -24,7 +24,7 @@ class GroupAdvantageConfig:
             raise ValueError("std_eps must not be negative")
 
 
-def group_credit(batch: Batch, config: GroupAdvantageConfig) -> Advantages:
+def group_advantages(batch: Batch, config: GroupAdvantageConfig) -> Advantages:
     """Return GRPO's advantages, one per completion."""
     values = group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps)
     return Advantages(values, {})

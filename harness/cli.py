@@ -17,7 +17,6 @@ from typing import Any, NoReturn, Protocol
 import harness
 from harness.commands import FAILED, INTERRUPTED
 from harness.core.errors import HarnessError, UnknownNameError, UsageError
-from harness.core.registry import refuse_lost_links
 
 FOLDER = Path(__file__).resolve().parent / "commands"
 ORDER = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")
@@ -42,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = commands()
     if not given or given[0] not in known:
         _refuse(given, known)
+    from harness.core.registry import refuse_lost_links  # only now, so that `harness --help` is quick
+
     try:
         refuse_lost_links()
         command = load_command(given[0])

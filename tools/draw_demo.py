@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg from the results of a demo: solutions found against share solved, with their intervals.
+"""Draw docs/demo.svg from the results of a demo: solutions found against share solved, with their intervals.
 
 python tools/draw_demo.py runs/demo/report/results.csv docs/demo.svg
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_pages import ROOT, harness_commands, is_run, pages, run_page
+from doc_pages import ROOT, file_names, harness_commands, is_run, pages, run_page
 
 pytest.importorskip("mkdocs", reason="the documentation is tested by `tox -e docs`")
 
@@ -31,6 +31,14 @@ def test_every_harness_command_parses(page: Path, capsys: pytest.CaptureFixture[
             command_parser(command, load_command(command)).parse_args(options)
         except (SystemExit, ModuleNotFoundError) as error:
             pytest.fail(f"{name_of(page)}:{line}: harness {' '.join(arguments)}\n{error}\n{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    missing = {
+        name for name in file_names(page) if not any((base / name).exists() for base in (ROOT, ROOT / "harness"))
+    }
+    assert missing == set()
 
 
 def test_a_broken_command_fails(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 from pathlib import Path
 
@@ -29,8 +30,17 @@ def test_the_workflow_runs_the_default_environments_of_tox() -> None:
     tox = configparser.ConfigParser()
     tox.read(ROOT / "tox.ini")
     default = {name.strip() for name in tox["tox"]["env_list"].replace("\n", ",").split(",") if name.strip()}
-    tested = set(WORKFLOW["jobs"]["tox"]["strategy"]["matrix"]["environment"])
-    assert tested == default
+    assert environments("tox") == default
+
+
+def test_the_workflow_runs_every_environment_of_tox() -> None:
+    text = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    names = set(re.findall(r"^\[testenv:([\w-]+)\]", text, re.MULTILINE))
+    assert names | {"py311", "py312", "py313"} == environments("tox") | environments("heavy")
+
+
+def environments(job: str) -> set[str]:
+    return set(WORKFLOW["jobs"][job]["strategy"]["matrix"]["environment"])
 
 
 def test_the_smoke_job_runs(tmp_path: Path) -> None:

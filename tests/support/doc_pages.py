@@ -17,6 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(?P<language>\w+)(?P<attributes>.*)$")
+SOURCE_FOLDERS = {
+    *("harness", "tasks", "trainers", "reports", "tests", "tools", "bench"),
+    *(path.name for path in (ROOT / "harness").iterdir()),
+}
 MARK = re.compile(r"<!-- run(?:: exit (?P<code>\d+))? -->")
 
 
@@ -108,6 +112,13 @@ def harness_commands(page: Path) -> Iterator[tuple[int, list[str]]]:
             joined = block.text.replace("\\\n", " ")
             for offset, line in enumerate(joined.splitlines()):
                 yield from ((block.line + offset, command) for command in _commands(line))
+
+
+def file_names(page: Path) -> set[str]:
+    """The paths of source files that a page names."""
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w/.<-])((?:[a-z_]+/)+[a-z_0-9-]+\.(?:py|toml|txt))\b", text)
+    return {name for name in names if name.partition("/")[0] in SOURCE_FOLDERS}
 
 
 def _commands(line: str) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, recipe
+from training import assert_same_run, recipe
 
 from harness.core import config as configs
 from harness.core.errors import DiskError

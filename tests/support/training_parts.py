@@ -10,6 +10,7 @@ import torch
 
 from harness.core.protocols import ModelSource
 from harness.core.tensors import Batch, PolicyOutputs, Totals
+from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.models.loading import load_module, load_tokenizer, resolve
 
 VOCABULARY = 110
@@ -77,3 +78,10 @@ def make_outputs(batch: Batch, hidden_size: int = 8, seed: int = 1) -> PolicyOut
 
 def detached(outputs: PolicyOutputs) -> PolicyOutputs:
     return dataclasses.replace(outputs, logp=outputs.logp.detach())
+
+
+def graded(problem_id: str, index: int, reward: float, *, finish_reason: Any = "stop") -> Graded[Any]:
+    tokens = Tokens(1, 1, (1,), (2,))
+    completion = Completion(problem_id, index, 0, "", finish_reason, tokens)
+    outcome = "correct" if reward > 0 else "incorrect"
+    return Graded(Problem(problem_id, "fake", (), None), completion, Verdict(outcome, reward))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, figures, recipe, run
+from training import assert_same_run, figures, recipe, run
 
 from harness.cli import main
 from harness.core.errors import ConfigError, ModelError, RunError, RunFolderError
@@ -100,7 +100,7 @@ def test_a_run_out_of_memory_says_what_to_lower_and_goes_on(tmp_path: Path, monk
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
 
-def test_another_error_of_torch_is_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_torch_errors_are_not_reported_as_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Policy, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         run(recipe("countdown-grpo", loop={"steps": 1, "logp_old": "recompute"}), tmp_path / "run")

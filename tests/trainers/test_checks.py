@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_training import recipe
+from training import recipe
 
 from harness.core.errors import ConfigError
 from harness.core.types import Sampling

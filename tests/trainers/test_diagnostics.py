@@ -43,7 +43,7 @@ def watched(key: str, values: list[float], **settings: Any) -> list[TrainingWarn
         ("engine_weight_at_cap", [0.1, 0.6, 0.3, 0.7, 0.8], [4]),
     ],
 )
-def test_each_trouble_is_told_once_a_spell(key: str, values: list[float], first_steps: list[int]) -> None:
+def test_a_warning_fires_once_while_its_condition_holds(key: str, values: list[float], first_steps: list[int]) -> None:
     alarms = watched(key, values)
     assert [(alarm.name, alarm.step) for alarm in alarms] == [(key, step) for step in first_steps]
 
@@ -69,7 +69,7 @@ def test_each_warning_can_be_switched_off(key: str, values: list[float], off: di
     assert watched(key, values, **off) == []
 
 
-def test_a_watch_that_reads_the_records_again_says_the_same() -> None:
+def test_diagnostics_give_the_same_warnings_after_a_resume() -> None:
     rows = [{"step": step, "truncated": float(step % 4 < 2)} for step in range(1, 30)]
     one, other = (Diagnostics(WarningsConfig(window_steps=2)) for _ in range(2))
     unbroken = [one.update(row) for row in rows]
@@ -79,7 +79,7 @@ def test_a_watch_that_reads_the_records_again_says_the_same() -> None:
     assert any(unbroken[13:])
 
 
-def test_what_a_record_does_not_tell_warns_of_nothing() -> None:
+def test_a_metric_that_is_missing_warns_of_nothing() -> None:
     assert watched("reward", [0.0] * 9) == []
 
 
@@ -87,7 +87,7 @@ def test_what_a_record_does_not_tell_warns_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 1000])
-def test_quantiles_are_numpy_s(n: int) -> None:
+def test_ratio_quantiles_equal_numpys(n: int) -> None:
     values = torch.rand(n, generator=torch.Generator().manual_seed(n))
     told = ratio_quantiles(list(values.split(7)))
     for name, share in {"p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}.items():
@@ -95,7 +95,7 @@ def test_quantiles_are_numpy_s(n: int) -> None:
     assert ratio_quantiles([]) == {}
 
 
-def test_ratios_are_of_tokens_unless_the_loss_says_otherwise() -> None:
+def test_ratios_are_those_of_the_loss_or_else_of_tokens() -> None:
     current, old = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     by_hand = [
         math.exp(float(current.logp[row, t].detach()) - float(old.logp[row, t]))
@@ -121,7 +121,7 @@ def answer(problem_id: str, index: int, solution: str | None, *, is_right: bool 
     return Graded(Problem(problem_id, "fake", (), None), completion, verdict)
 
 
-def test_different_right_answers_of_the_problems_that_were_solved() -> None:
+def test_distinct_solutions_are_counted_by_solved_problem() -> None:
     items = [answer("a", 0, "x"), answer("a", 1, "y"), answer("a", 2, "x"), answer("a", 3, "z", is_right=False)]
     items += [answer("b", 0, "x"), answer("b", 1, "x"), answer("c", 0, "q", is_right=False)]
     assert _distinct_solutions(items) == (2 + 1) / 2
@@ -139,7 +139,7 @@ def test_different_right_answers_of_the_problems_that_were_solved() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_log_z_is_held_against_the_group_s_exact_one(objective: Any, by_length: bool) -> None:
+def test_log_z_is_compared_with_the_groups_exact_one(objective: Any, by_length: bool) -> None:
     current, old = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     advantages = objective.advantages(BATCH, old)
     metrics = objective.loss(BATCH, current, old, advantages).metrics

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, figures, recipe, run
+from training import assert_same_run, figures, recipe, run
 
 from harness.core.errors import ConfigError, RunError
 from harness.core.registry import entries
@@ -155,7 +155,9 @@ def test_engine_weights_are_one_where_the_engine_is_exact(tmp_path: Path) -> Non
         ("countdown-base", {"loop": {"logp_old": "engine"}}, "logp_old = 'engine' would do"),
     ],
 )
-def test_what_an_objective_can_not_use_is_refused(name: str, changes: Any, complaint: str, tmp_path: Path) -> None:
+def test_settings_that_an_objective_cannot_use_are_refused(
+    name: str, changes: Any, complaint: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=complaint):
         run(recipe(name, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -169,7 +171,7 @@ def test_checkpoints_hold_the_reference_only_once_it_has_changed(tmp_path: Path)
     assert all(isinstance(tensor, torch.Tensor) for tensor in stored.values())
 
 
-def test_an_update_without_a_gradient_is_made_all_the_same_and_counted(tmp_path: Path) -> None:
+def test_an_update_without_a_gradient_is_made_and_counted(tmp_path: Path) -> None:
     """One token is never a right answer, so all rewards are equal: GRPO has nothing to learn from."""
     view = run(recipe("countdown-grpo", loop={"steps": 2}, sampling={"max_tokens": 1}), tmp_path / "run")
     assert [row["updates_without_gradient"] for row in view.steps()] == [1, 1]
@@ -179,7 +181,7 @@ def test_an_update_without_a_gradient_is_made_all_the_same_and_counted(tmp_path:
     assert plain.steps()[0]["updates_without_gradient"] == 0
 
 
-def test_the_coefficient_of_a_step_is_steered_by_the_kl_before_it(tmp_path: Path) -> None:
+def test_the_kl_coefficient_of_a_step_follows_the_kl_of_the_step_before(tmp_path: Path) -> None:
     rows = run(recipe("countdown-grpo", **SETTINGS["adaptive_kl"], optimizer={"lr": 2e-3}), tmp_path / "run").steps()
     coefficient = 1.0
     for row in rows:

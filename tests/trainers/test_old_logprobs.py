@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, figures, recipe, run, weights
+from training import assert_same_run, figures, recipe, run, weights
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.errors import ConfigError, EngineError
@@ -36,20 +36,20 @@ def has_nan(advantages: Advantages) -> bool:
 
 
 @pytest.mark.parametrize("path", sorted(Path("trainers/recipes").glob("countdown-*.toml")), ids=lambda path: path.stem)
-def test_an_objective_whose_credit_reads_them_says_so(path: Path) -> None:
+def test_an_objective_whose_advantages_read_old_log_probs_needs_them(path: Path) -> None:
     objective = objective_of(recipe(path.stem))
     old = detached(make_outputs(BATCH))
     old = dataclasses.replace(old, logp=torch.full_like(old.logp, torch.nan))
     assert has_nan(objective.advantages(BATCH, old)) == ("logp_old" in objective.needs)
 
 
-def test_what_reads_them_too_early_fails() -> None:
+def test_reading_pending_old_log_probs_fails() -> None:
     objective = objective_of(recipe("countdown-flowrl_no_log_z", objective={"anchor": "old"}))
     with pytest.raises(RuntimeError, match="meta"):
         objective.advantages(BATCH, pending_old_logprobs(BATCH))
 
 
-def test_they_are_the_live_ones_without_gradient_and_only_where_there_were_none() -> None:
+def test_pending_old_log_probs_become_the_current_ones_without_gradient() -> None:
     current, known = make_outputs(BATCH), detached(make_outputs(BATCH, seed=4))
     found = resolve_old_logprobs(pending_old_logprobs(BATCH), current).logp
     assert torch.equal(found, current.logp) and not found.requires_grad
@@ -60,13 +60,15 @@ def test_they_are_the_live_ones_without_gradient_and_only_where_there_were_none(
 @pytest.mark.parametrize(
     "name", ["countdown-grpo", "countdown-cispo", "countdown-gspo", "countdown-gmpo", "countdown-kimi"]
 )
-def test_weights_are_those_of_the_explicit_pass_to_the_bit(name: str, precision: str, tmp_path: Path) -> None:
+def test_old_log_probs_of_the_update_train_as_those_of_a_pass_to_the_bit(
+    name: str, precision: str, tmp_path: Path
+) -> None:
     for choice in ("recompute", "live"):
         run(recipe(name, loop={**ONE, "precision": precision, "logp_old": choice}), tmp_path / choice)
     assert_same_run(tmp_path / "recompute", tmp_path / "live")
 
 
-def test_cut_in_micro_batches_they_are_those_of_the_pass_to_rounding(tmp_path: Path) -> None:
+def test_old_log_probs_of_the_update_in_micro_batches_train_as_those_of_a_pass_to_rounding(tmp_path: Path) -> None:
     for choice in ("recompute", "live"):
         loop = {**ONE, "steps": 1, "tokens_per_microbatch": 150, "logp_old": choice}
         # AdamW divides by the gradient's size: without an eps far above it, rounding of a zero would become a step
@@ -75,7 +77,7 @@ def test_cut_in_micro_batches_they_are_those_of_the_pass_to_rounding(tmp_path: P
         torch.testing.assert_close(weights(tmp_path / "live")[name], tensor, rtol=0, atol=1e-7)
 
 
-def test_ratios_are_one_exactly_and_the_gap_is_measured(tmp_path: Path) -> None:
+def test_old_log_probs_of_the_update_give_ratios_of_one_and_a_mismatch(tmp_path: Path) -> None:
     loop = {"steps": 2, "minibatches_per_step": 1, "precision": "bfloat16"}
     for row in figures(run(recipe("countdown-grpo", loop=loop), tmp_path / "run").folder):
         assert row["ratio_p01"] == row["ratio_max"] == 1
@@ -83,7 +85,7 @@ def test_ratios_are_one_exactly_and_the_gap_is_measured(tmp_path: Path) -> None:
         assert 0 < row["logp_gap"] < 1e-3, "the engine samples as the policy is trained"
 
 
-def test_no_pass_is_made_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_log_probs_of_the_update_need_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gradient = []
     forward = Policy.forward
 
@@ -96,7 +98,9 @@ def test_no_pass_is_made_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert with_gradient == [True, True], "one a step"
 
 
-def test_a_gap_above_the_bound_stops_before_the_policy_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_above_the_bound_stops_before_the_policy_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = HuggingFaceEngine.open
 
     def open_a_copy(self: Any, source: Any) -> None:
@@ -137,7 +141,7 @@ WEIGHED: dict[str, Any] = {"engine_correction": {"level": "token"}, "loop": {**S
         ("countdown-ppo", {"loop": SINGLE}, False, "recompute"),
     ],
 )
-def test_auto_takes_what_costs_nothing_where_it_is_exact(
+def test_auto_chooses_the_cheapest_exact_old_log_probs(
     name: str, changes: Mapping[str, Any], is_exact: bool, expected: str
 ) -> None:
     config = recipe(name, **changes)
@@ -156,7 +160,7 @@ def test_auto_takes_what_costs_nothing_where_it_is_exact(
         ("countdown-ppo", SINGLE, "makes its credit of a pass before it"),
     ],
 )
-def test_live_is_refused_where_something_reads_them_before(
+def test_live_old_log_probs_are_refused_where_something_reads_them_before_the_update(
     name: str, changes: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=f"{told}.*: set loop.logp_old = 'recompute'"):

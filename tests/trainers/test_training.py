@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
+from training import assert_same_run, figures, recipe, run, weights
 from transformers import AutoModelForCausalLM
 
 from harness.core import config as configs
 from harness.core.errors import ConfigError, EngineError, RunFolderError
 from harness.core.progress import Progress
-from harness.core.recipes import find_config
 from harness.core.registry import load
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import evaluate
@@ -32,40 +31,6 @@ from harness.reports.report import tables_of
 from harness.runs.folder import RunReader
 from harness.trainers import learner
 from harness.trainers.config import TrainConfig
-from harness.trainers.train import train
-
-SMALL = {"steps": 4, "prompts_per_step": 4, "samples_per_prompt": 4, "minibatches_per_step": 2}
-
-
-def recipe(name: str, **changes: Any) -> TrainConfig:
-    tree = configs.merge(configs.read_toml(find_config(name)), {"loop": SMALL}, changes)
-    return configs.parse(TrainConfig, tree)
-
-
-def run(config: TrainConfig, folder: Path) -> RunReader:
-    return train(config, folder, Progress(quiet=True))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint_folders(folder)[-1] / "model.safetensors")
-
-
-def figures(folder: Path) -> list[dict[str, float]]:
-    """Step records without the clock."""
-    return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in RunReader.read(folder).steps()]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert figures(one) == figures(other)
-    assert weights(one).keys() == weights(other).keys()
-    assert all(torch.equal(weights(one)[name], weights(other)[name]) for name in weights(one))
-    # optimiser, the objective's own parameters, data position, what is steered; and a reference that was reset
-    torch.testing.assert_close(training_state(one), training_state(other), rtol=0, atol=0)
-
-
-def training_state(folder: Path) -> dict[str, Any]:
-    files = sorted(checkpoint_folders(folder)[-1].glob("*.pt"))
-    return {file.stem: torch.load(file, weights_only=True) for file in files}
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl", "countdown-base"])
@@ -77,7 +42,7 @@ def test_two_and_two_steps_are_four_to_the_bit(name: str, tmp_path: Path) -> Non
     assert len(figures(tmp_path / "broken")) == 4
 
 
-def test_a_run_begun_with_a_removed_key_is_reported_and_not_resumed(tmp_path: Path) -> None:
+def test_a_run_with_a_removed_config_key_is_reported_and_not_resumed(tmp_path: Path) -> None:
     run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "run")
     before, path = tables_of([tmp_path / "run"], ["training"]), tmp_path / "run" / "config.toml"
     path.write_text(path.read_text().replace("[loop]\n", "[loop]\nrecall_bytes = 1073741824\n"))
@@ -110,7 +75,7 @@ def test_state_between_checkpoints_is_done_again_to_the_bit(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl"])
-def test_it_learns_in_twenty_steps(name: str, tmp_path: Path) -> None:
+def test_training_learns_in_twenty_steps(name: str, tmp_path: Path) -> None:
     settings = {"loop": {"steps": 20, "prompts_per_step": 16, "samples_per_prompt": 16}}
     solved = [row["solve_rate"] for row in figures(run(recipe(name, **settings), tmp_path / "run").folder)]
     # base: 0.30; the recipe's document measured 0.43 to 0.51 at steps 15 to 25
@@ -269,7 +234,7 @@ def test_step_records_are_strict_json(tmp_path: Path) -> None:
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def test_a_run_tells_its_ratios_gap_speed_and_different_answers(tmp_path: Path) -> None:
+def test_step_metrics_have_ratios_mismatch_speed_and_distinct_answers(tmp_path: Path) -> None:
     row = run(recipe("countdown-flowrl", loop={"steps": 1}), tmp_path / "run").steps()[0]
     assert row["ratio_p01"] <= row["ratio_p50"] <= row["ratio_p99"] <= row["ratio_max"]
     assert 0 <= row["logp_gap"] <= row["logp_gap_max"] < 1e-4
@@ -281,7 +246,7 @@ def test_a_run_tells_its_ratios_gap_speed_and_different_answers(tmp_path: Path) 
     assert row.keys() <= documented, "docs/reference/step-metrics.md lists every metric"
 
 
-def test_warnings_are_told_kept_and_reported_and_a_resume_repeats_none(tmp_path: Path, capsys: Any) -> None:
+def test_warnings_are_printed_stored_and_reported_and_not_repeated_on_resume(tmp_path: Path, capsys: Any) -> None:
     always = {"warnings": {"window_steps": 2, "clipped": 0.0, "equal_groups": 1.0}}
     for steps in (3, 4):
         run(recipe("countdown-grpo", loop={"steps": steps}, **always), tmp_path / "run")

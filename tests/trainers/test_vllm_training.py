@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, figures, recipe, run
+from training import assert_same_run, figures, recipe, run
 from training_parts import tiny_tokenizer
 from vllm_parts import assert_forced, opened, requests
 from wide_heads import write_wide_model
@@ -37,7 +37,7 @@ def with_vllm(wide: Path, **changes: Any) -> TrainConfig:
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 4}}], ids=["all weights", "adapters"])
-def test_after_every_update_it_samples_from_the_new_weights(
+def test_vllm_samples_from_the_new_weights_after_every_update(
     wide: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     rows = figures(run(with_vllm(wide, **changes), tmp_path / "run").folder)
@@ -46,7 +46,7 @@ def test_after_every_update_it_samples_from_the_new_weights(
     assert all(row["grad_norm"] > 0.1 for row in rows), "there were updates to follow"
 
 
-def test_a_checkpoints_model_and_its_adapter_on_the_base_are_the_same_to_it(wide: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_and_its_adapter_on_the_base_model_are_the_same_to_vllm(wide: Path, tmp_path: Path) -> None:
     run(with_vllm(wide, lora={"rank": 4}), tmp_path / "run")
     checkpoint = resolve(str(tmp_path / "run"))
     merged = load_module(ModelSource(checkpoint, device="cpu"))
@@ -73,7 +73,9 @@ def test_rollouts_alone_are_sampled_from_the_model_as_it_is(wide: Path, tmp_path
     assert row["logp_gap"] < MEAN
 
 
-def test_weights_that_do_not_arrive_stop_the_run(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_weights_that_do_not_arrive_stop_the_run(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from harness.engines.vllm import VllmEngine
 
     original = VllmEngine.load_weights
@@ -87,7 +89,7 @@ def test_weights_that_do_not_arrive_stop_the_run(wide: Path, tmp_path: Path, mon
     assert len(figures(tmp_path / "run")) == 1
 
 
-def test_in_bfloat16_it_computes_in_bfloat16_too(wide: Path, tmp_path: Path) -> None:
+def test_vllm_computes_in_bfloat16_where_training_does(wide: Path, tmp_path: Path) -> None:
     loop = {"precision": "bfloat16", "steps": 2}
     for row in figures(run(with_vllm(wide, loop=loop), tmp_path / "run").folder):
         # measured at 0.006; float32 weights on the other side give 0.0015
@@ -126,7 +128,7 @@ def test_a_policys_tensors_are_taken_by_name(wide: Path, tmp_path: Path, is_tied
         ({"sleep_level": 2}, "can't sleep on this cpu"),
     ],
 )
-def test_what_training_on_this_machine_can_not_have_is_refused_first(
+def test_vllm_settings_that_training_here_cannot_use_are_refused_first(
     wide: Path, tmp_path: Path, engine: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ModelError, match=told):
@@ -136,7 +138,7 @@ def test_what_training_on_this_machine_can_not_have_is_refused_first(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("level", [1, 2])
-def test_asleep_while_the_policy_is_updated_changes_nothing(wide: Path, tmp_path: Path, level: int) -> None:
+def test_vllm_asleep_during_the_update_changes_nothing(wide: Path, tmp_path: Path, level: int) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     engine = {"gpu_memory_utilization": 0.3, "sleep_level": level}

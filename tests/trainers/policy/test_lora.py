@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import assert_same_run, figures, recipe, run, weights
+from training import assert_same_run, figures, recipe, run, weights
 from training_parts import make_batch, tiny_module
 from transformers import AutoModelForCausalLM
 
@@ -144,14 +144,14 @@ def test_a_reset_reference_stays_where_the_policy_was() -> None:
     assert torch.equal(other.forward(BATCH, frozenset()).logp, then)
 
 
-def test_adapters_begin_as_nothing_and_are_the_seeds() -> None:
+def test_adapters_start_at_zero_and_depend_on_the_seed() -> None:
     begun = [Adapters(tiny_module(None), LoraConfig(rank=4), seed, "base").parameters() for seed in (7, 7, 8)]
     assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
     assert not all(torch.equal(begun[0][name], begun[2][name]) for name in begun[0])
     assert not any(p.any() for name, p in begun[0].items() if "lora_B" in name)
 
 
-def test_only_the_named_layers_get_one() -> None:
+def test_only_the_named_layers_get_an_adapter() -> None:
     _, adapters = adapted(target_modules=("q_proj", "v_proj"))
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name in adapters.parameters()}
     assert layers == {"q_proj", "v_proj"}
@@ -161,7 +161,7 @@ def test_only_the_named_layers_get_one() -> None:
     ("names", "told"),
     [(("no_proj",), "no_proj"), (("lm_head",), "output layer"), (("q_proj", "embed_tokens"), "embeddings")],
 )
-def test_layers_that_can_not_have_one_are_refused(names: tuple[str, ...], told: str) -> None:
+def test_layers_that_cannot_have_an_adapter_are_refused(names: tuple[str, ...], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         adapted(target_modules=names)
 
@@ -216,7 +216,7 @@ def test_rollouts_of_the_base_model_are_its_own_at_first(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
-def test_a_checkpoint_is_a_model_for_everyone_and_an_adapter_beside_it(tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_merged_model_with_its_adapter_in_a_folder(tmp_path: Path) -> None:
     run(recipe("countdown-grpo", **LORA), tmp_path / "run")
     checkpoint = Path(resolve(str(tmp_path / "run")))
     merged, told = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)

@@ -47,7 +47,7 @@ def logp_and_gradients(policy: Policy, batch: Batch) -> tuple[torch.Tensor, dict
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of itself
-def test_compiled_is_the_same_and_compiled_once_for_all_shapes() -> None:
+def test_compiled_layers_give_the_same_values_and_compile_once_for_all_shapes() -> None:
     plain, compiled = Policy(module(), 0.7), Policy(module(), 0.7, is_compiled=True)
     made = []
     for batch in BATCHES:
@@ -63,7 +63,7 @@ def test_compiled_is_the_same_and_compiled_once_for_all_shapes() -> None:
     assert made[-1] == made[0], "one for the passes with gradient and one for those without, whatever the shape"
 
 
-def test_without_a_compiler_it_is_said_before_the_run(tmp_path: Path) -> None:
+def test_a_missing_compiler_is_reported_before_the_run(tmp_path: Path) -> None:
     code = (
         "import torch; from harness.trainers.policy.compile import *; "
         "refuse_where_nothing_compiles(torch.device('cpu'))"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same_run, figures, recipe, run, weights
+from training import assert_same_run, figures, recipe, run, weights
 from training_parts import make_batch, tiny_module
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -146,7 +146,7 @@ def ends_in_a_linear_layer() -> Any:
 
 
 @pytest.mark.parametrize("make", [tiny_module, ends_in_a_linear_layer])
-def test_what_objectives_read_is_float32(make: Callable[[], Any]) -> None:
+def test_outputs_for_objectives_are_float32(make: Callable[[], Any]) -> None:
     outputs: PolicyOutputs = Policy(make(), 1.0, precision="bfloat16").forward(BATCHES["whole"], HEADS)
     of_others = {"logp_reference", "logp_unweighed", "values"}
     found = [getattr(outputs, field.name) for field in dataclasses.fields(outputs) if field.name not in of_others]
@@ -182,7 +182,7 @@ def test_two_and_two_steps_in_bfloat16_are_four_to_the_bit(tmp_path: Path) -> No
     assert all(value.dtype == torch.float32 for moments in state.values() for value in moments.values())
 
 
-def test_the_step_begins_from_its_own_log_probabilities_not_the_engines(tmp_path: Path) -> None:
+def test_bfloat16_steps_start_from_the_policys_log_probs_not_the_engines(tmp_path: Path) -> None:
     rows = {}
     for choice in ("auto", "recompute", "engine"):
         loop = {**HALF, "steps": 1, "logp_old": choice}
@@ -199,7 +199,7 @@ def test_the_step_begins_from_its_own_log_probabilities_not_the_engines(tmp_path
         ({"loop": {"precision": "float16"}}, "loop.precision"),
     ],
 )
-def test_what_would_lose_small_updates_is_refused(changes: dict[str, Any], told: str) -> None:
+def test_precisions_that_lose_small_updates_are_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         recipe("countdown-grpo", **changes)
 

@@ -78,7 +78,7 @@ def _measure(task: str, options: argparse.Namespace, folder: Path) -> None:
         evaluate(config, folder / "run", Progress(quiet=True))
     else:
         config = configs.parse(EvalConfig, {**tree, "engine": "scripted"})
-        built = config.tasks[0].build("tasks")
+        built = config.tasks[0].build()
         engine = Paced(built, options.per_s)
         engine.learn(config.split)
         progress = Progress(quiet=True)

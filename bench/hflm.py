@@ -111,7 +111,7 @@ def main() -> None:
 
     model, tokenizer = make_model().eval(), make_tokenizer()
     model.generation_config.eos_token_id = ENDINGS
-    engine = parse_plugin("engines", "hf").build("engines")
+    engine = parse_plugin("engines", "hf").build()
     with tempfile.TemporaryDirectory() as folder:  # an evaluation's weights are its own
         model.save_pretrained(folder)
         engine.open(ModelSource(folder, tokenizer=tokenizer))

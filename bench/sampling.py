@@ -64,7 +64,7 @@ def cpu_s(work: Callable[[], int]) -> tuple[float, int]:
 def compare(name: str, endings: list[int], rounds: int) -> None:
     model, tokenizer = make_model().eval(), make_tokenizer()
     model.generation_config.eos_token_id = endings
-    engine = parse_plugin("engines", "hf").build("engines")
+    engine = parse_plugin("engines", "hf").build()
     engine.open(ModelSource("unused", module=model, tokenizer=tokenizer))
     ids = tokenizer(prompts(), return_tensors="pt")["input_ids"].repeat_interleave(SAMPLES, 0)
     ratios, lines = [], []

@@ -128,7 +128,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
         },
     )
     model, tokenizer = make_model(), make_tokenizer()
-    engine, built = config.engine.build("engines"), config.objective.build("objectives")
+    engine, built = config.engine.build(), config.objective.build()
     policy = Policy(model, 1.0, precision=config.loop.precision)
     with_reference = "reference_logp" in built.needs
     reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None

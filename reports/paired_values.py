@@ -130,7 +130,7 @@ def _metrics(run: RunReader, metric: str | None) -> list[Any]:
         )
         return [_with_k(plugin, metric.rpartition("@")[2]) for plugin in ids]
     others = [m.settings() for m in run_config(run).metrics if m.id != "avg_at_k"]
-    return [parse_plugin("metrics", settings).build("metrics") for settings in ({"id": "avg_at_k"}, *others)]
+    return [parse_plugin("metrics", settings).build() for settings in ({"id": "avg_at_k"}, *others)]
 
 
 def _is_quick(plugin: str) -> bool:
@@ -140,7 +140,7 @@ def _is_quick(plugin: str) -> bool:
 
 def _with_k(plugin: str, k: str) -> Any:
     has_ks = k.isdigit() and hasattr(registry.load("metrics", plugin).Config(), "ks")
-    return parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build("metrics")
+    return parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build()
 
 
 def _common_name(name: str) -> str:

@@ -87,7 +87,7 @@ def _chosen(table_ids: Sequence[str] | None) -> list[str]:
 
 
 def _build(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
-    return list(configs.parse_plugin("tables", table_id).build("tables").build(runs))
+    return list(configs.parse_plugin("tables", table_id).build().build(runs))
 
 
 def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:

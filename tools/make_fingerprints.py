@@ -17,7 +17,7 @@ from harness.tasks._base.dataset import FINGERPRINTS, Dataset
 
 def main(task_id: str, *settings: str) -> None:
     options = config.merge(*map(config.parse_override, settings))
-    task: Dataset[Any] = config.parse_plugin("tasks", {"id": task_id, **options}).build("tasks")
+    task: Dataset[Any] = config.parse_plugin("tasks", {"id": task_id, **options}).build()
     for split in task.sources():
         path = FINGERPRINTS / f"{task.edition(split)}.tsv"
         fingerprints.write_digests(path, task.digests(split))

@@ -173,7 +173,7 @@ def main() -> None:
     log_z = make_log_z(policy.config.hidden_size)
     optimizer = make_optimizer(policy, log_z)
     warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / (WARMUP_STEPS + 1)))
-    task = parse_plugin("tasks", "countdown").build("tasks")
+    task = parse_plugin("tasks", "countdown").build()
     problems = task.problems("train", seed=0)
     for step in range(1, STEPS + 1):
         rollouts = roll_out(policy, tokenizer, task, list(itertools.islice(problems, PROMPTS_PER_STEP)))

@@ -66,7 +66,7 @@ class TrainSetup:
 
 def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     """Build everything, and raise every error that can be found before a model is loaded, for a dry run too."""
-    task, objective = config.task.build("tasks"), config.objective.build("objectives")
+    task, objective = config.task.build(), config.objective.build()
     engine = _policy_engine(config)
     base = config.model.source(derive(config.seed, "weights"))
     if base.dtype == "auto":
@@ -77,9 +77,7 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     check_rollout_settings(config, task, objective)
     check_demonstrations(task, objective)
     advice = objective.advice() if isinstance(objective, Adviser) else ()
-    held_out = {
-        chosen.id: task if chosen == config.task else chosen.build("tasks") for chosen in held_out_tasks(config)
-    }
+    held_out = {chosen.id: task if chosen == config.task else chosen.build() for chosen in held_out_tasks(config)}
     _refuse_tasks_without_problems(config, held_out)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
     check_steps(folder, config.loop.steps)
@@ -103,7 +101,7 @@ def held_out_tasks(config: TrainConfig) -> tuple[PluginChoice, ...]:
 
 
 def _policy_engine(config: TrainConfig) -> PolicyEngine:
-    engine = config.engine.build("engines")
+    engine = config.engine.build()
     if not hasattr(engine, "load_weights"):
         raise ConfigError(f"the engine {config.engine.id!r} can't load new weights during training; use hf or vllm")
     policy_engine: PolicyEngine = engine

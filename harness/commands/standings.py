@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    task = parse_plugin("tasks", "codeforces").build("tasks")
+    task = parse_plugin("tasks", "codeforces").build()
     contests = args.contests if args.contests else contests_of(list(task.recorded_digests("test")))
     print_tables(args, [fetch_standings(args.file, contests, Progress(quiet=args.quiet), api=args.api)])
     return DONE

@@ -31,13 +31,14 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PluginChoice:
-    """One plug-in chosen by a config: its id and its parsed options."""
+    """The plug-in that a config chose: its kind, its id and its parsed options."""
 
+    kind: str
     id: str
     options: Any
 
-    def build(self, kind_name: str) -> Any:
-        return registry.build(kind_name, self.id, self.options)
+    def build(self) -> Any:
+        return registry.build(self.kind, self.id, self.options)
 
 
 def plugin(
@@ -243,9 +244,8 @@ def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = ""
         raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
     options = {key: item for key, item in table.items() if key != "id"}
     schema = registry.load(kind_name, table["id"]).Config
-    return PluginChoice(
-        table["id"], _parse_table(schema, options, where, REMOVED_OPTIONS.get((kind_name, table["id"])))
-    )
+    removed = REMOVED_OPTIONS.get((kind_name, table["id"]))
+    return PluginChoice(kind_name, table["id"], _parse_table(schema, options, where, removed))
 
 
 def _example_id(kind_name: str) -> str:

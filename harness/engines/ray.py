@@ -57,7 +57,7 @@ class RayEngine:
                 raise ValueError("num_gpus, num_cpus and max_deaths must not be negative")
             if self.address is not None and "://" in self.address:
                 raise ValueError("address is that of the cluster's head, such as 10.0.0.1:6379; a Ray client is none")
-            if self.inner.id == "ray" or isinstance(self.inner.build("engines"), Served):
+            if self.inner.id == "ray" or isinstance(self.inner.build(), Served):
                 raise ValueError(f"inner is an engine that holds a model, such as hf or vllm, not {self.inner.id}")
 
     def __init__(self, config: Config) -> None:
@@ -68,7 +68,7 @@ class RayEngine:
         self._is_our_ray = False
 
     def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
-        inner = self.config.inner.build("engines")
+        inner = self.config.inner.build()
         if isinstance(inner, PromptChecker):
             inner.vet(source, requests)
 
@@ -227,7 +227,7 @@ class _Actor:
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not has_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them in sight
-        self._engine: Engine = inner.build("engines")
+        self._engine: Engine = inner.build()
         self._engine.open(source)
         yield platform.node(), _facts(source)
 

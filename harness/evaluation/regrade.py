@@ -74,7 +74,7 @@ def _grader(choice: PluginChoice | None, task: TaskSetup) -> tuple[str, Grader[A
     """Return the name and the grader. The run's own grader keeps its options."""
     if choice is None or label_of(choice) == task.grader_name:
         return task.grader_name, task.grader
-    return label_of(choice), choice.build("graders")
+    return label_of(choice), choice.build()
 
 
 def _grade_again(

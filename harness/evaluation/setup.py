@@ -71,7 +71,7 @@ def resolve(
 ) -> EvalSetup:
     """Build everything that the config names. An engine or tasks that exist already are taken as they are."""
     metrics = build_metrics(config)
-    engine = engine if engine is not None else config.engine.build("engines")
+    engine = engine if engine is not None else config.engine.build()
     is_remote = isinstance(engine, Served)
     source = config.model.source(derive(config.seed, "weights"), is_remote=is_remote)
     resolved = resolve_tasks(config, progress, tasks)
@@ -137,11 +137,11 @@ def _resolve_task(
 
 def build_tasks(config: EvalConfig) -> dict[str, Task[Any]]:
     """Return the tasks by id, each with the grader that the config chose."""
-    return {chosen.id: with_grader(chosen.build("tasks"), config.judge(chosen.id)) for chosen in config.tasks}
+    return {chosen.id: with_grader(chosen.build(), config.judge(chosen.id)) for chosen in config.tasks}
 
 
 def build_metrics(config: EvalConfig) -> tuple[Metric, ...]:
-    return tuple(chosen.build("metrics") for chosen in config.metrics)
+    return tuple(chosen.build() for chosen in config.metrics)
 
 
 def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str, list[Problem[Any]]]:
@@ -163,7 +163,7 @@ def with_grader(task: T, chosen: PluginChoice | None) -> T:
         return task
     changed: Any = copy.copy(task)
     try:
-        changed.grader = chosen.build("graders")
+        changed.grader = chosen.build()
     except AttributeError as error:
         raise ConfigError(f"this task can't be given another grader than its own: {error}") from error
     return cast(T, changed)

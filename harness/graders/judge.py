@@ -209,7 +209,7 @@ class _Judge:
 
 def _make_engine(config: JudgeGrader.Config) -> Engine:
     if config.engine is not None:
-        return cast(Engine, config.engine.build("engines"))
+        return cast(Engine, config.engine.build())
     options = {
         "base_url": config.base_url,
         "key_variable": config.key_variable,
@@ -220,7 +220,7 @@ def _make_engine(config: JudgeGrader.Config) -> Engine:
         "is_listed": False,
         "is_counted": False,
     }
-    return cast(Engine, parse_plugin("engines", {"id": "openai", **options}, "judge").build("engines"))
+    return cast(Engine, parse_plugin("engines", {"id": "openai", **options}, "judge").build())
 
 
 class ReplyCache:

@@ -78,7 +78,7 @@ def _exported(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> Exp
 
 def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
     """The task as it will be judged, and its problems."""
-    task: Task[Any] = chosen.build("tasks")
+    task: Task[Any] = chosen.build()
     if isinstance(task, ExternalTask):
         raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
     return with_grader(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)

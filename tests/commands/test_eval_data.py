@@ -25,7 +25,7 @@ def test_a_run_records_its_rows_and_warns_that_they_differ(capsys, mirror, tmp_p
         and "30 of the test rows differ from the recorded ones (2024-I-1: altered" in printed
     )
     facts = RunReader.read(tmp_path / "work" / "run").record.data["aime24"]
-    task = configs.parse_plugin("tasks", {"id": "aime24"}).build("tasks")
+    task = configs.parse_plugin("tasks", {"id": "aime24"}).build()
     loaded = task.loaded("test")
     assert facts["fingerprint"] == loaded.fingerprint != facts["expected_fingerprint"] == loaded.expected
     assert facts["rows"] == 2
@@ -65,5 +65,5 @@ def test_only_differing_or_unverified_rows_are_described():
 
 
 def test_a_task_without_files_has_no_facts_of_files():
-    task = configs.parse_plugin("tasks", {"id": "countdown"}).build("tasks")
+    task = configs.parse_plugin("tasks", {"id": "countdown"}).build()
     assert "files" not in task_facts(task, "test", grader="countdown", is_strict=True, warn=print)

@@ -17,7 +17,7 @@ def test_show_prints_the_card_the_files_the_prompts_and_the_errata(capsys):
 @pytest.mark.parametrize("preset", ["flowrl", "qwen-math", "deepseek-r1", "simple"])
 def test_show_prints_a_problem_as_a_preset_asks_it(capsys, preset):
     printed = output(capsys, "show", "aime24", "--problem", "1", "--preset", preset).out
-    task = configs.parse_plugin("tasks", {"id": "aime24", "prompt": preset}).build("tasks")
+    task = configs.parse_plugin("tasks", {"id": "aime24", "prompt": preset}).build()
     problem = list(task.problems("test", 0))[1]
     asked = "\n\n".join(f"[{message.role}]\n{message.content}" for message in problem.messages)
     assert f"problem {problem.id} ()\n\n{asked}\n\n[reference]" in printed

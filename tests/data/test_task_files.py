@@ -42,7 +42,7 @@ def mirror(tmp_path, monkeypatch):
 
 
 def task(name, **settings):
-    return configs.parse_plugin("tasks", {"id": name, **settings}).build("tasks")
+    return configs.parse_plugin("tasks", {"id": name, **settings}).build()
 
 
 def rows_of(name, split="test", **settings):

@@ -50,7 +50,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         elif request.param == "ray":
             pytest.importorskip("ray", reason="ray is not installed; `tox -e ray` runs this")
             options = {"replicas": 2, "chunk": 16}
-        opened = parse_plugin("engines", {"id": request.param, **options}).build("engines")
+        opened = parse_plugin("engines", {"id": request.param, **options}).build()
         opened.open(source)
         yield opened
         opened.close()
@@ -58,7 +58,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def hf() -> Any:
-    opened = parse_plugin("engines", "hf").build("engines")
+    opened = parse_plugin("engines", "hf").build()
     opened.open(tiny_source(random_seed=None))
     return opened
 
@@ -186,7 +186,7 @@ def test_padded_prompts_change_nothing_but_rounding(hf: Any) -> None:
 def test_windows_do_not_matter() -> None:
     texts = []
     for rows in (7, 256):
-        opened = parse_plugin("engines", {"id": "hf", "batch_rows": rows}).build("engines")
+        opened = parse_plugin("engines", {"id": "hf", "batch_rows": rows}).build()
         opened.open(tiny_source(random_seed=None))
         texts.append({key: c.text for key, c in by_key(opened.generate(requests(9))).items()})
     assert texts[0] == texts[1]
@@ -226,7 +226,7 @@ def test_beyond_the_context_is_refused(hf: Any) -> None:
 def test_a_tokenizer_without_chat_template_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
-    opened = parse_plugin("engines", "hf").build("engines")
+    opened = parse_plugin("engines", "hf").build()
     opened.open(ModelSource("x", module=tiny_module(), tokenizer=tokenizer))
     with pytest.raises(ModelError, match="chat template"):
         list(opened.generate(requests(1)))

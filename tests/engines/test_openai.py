@@ -27,7 +27,7 @@ PASSING += ["429 0.05", "429 Wed, 21 Oct 2015 07:28:00 GMT", "500", "502", "503"
 
 
 def opened(server: LoopbackServer, **options: Any) -> Any:
-    engine = parse_plugin("engines", {"id": "openai", "base_url": server.base_url, **FAST, **options}).build("engines")
+    engine = parse_plugin("engines", {"id": "openai", "base_url": server.base_url, **FAST, **options}).build()
     engine.open(ModelSource(MODEL))
     return engine
 
@@ -212,7 +212,7 @@ def test_random_weights_are_not_for_a_server(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_model_that_is_not_served_is_refused_with_the_nearest() -> None:
     with LoopbackServer() as server:
-        engine = parse_plugin("engines", {"id": "openai", "base_url": server.base_url}).build("engines")
+        engine = parse_plugin("engines", {"id": "openai", "base_url": server.base_url}).build()
         with pytest.raises(ModelError, match="did you mean 'served-model'"):
             engine.open(ModelSource("served-modl"))
 

@@ -50,7 +50,7 @@ def requests(n: int, max_tokens: int = 14) -> list[Request]:
 
 
 def built(name: str = "ray", **options: Any) -> Any:
-    return parse_plugin("engines", {"id": name, **options}).build("engines")
+    return parse_plugin("engines", {"id": name, **options}).build()
 
 
 def opened(name: str = "ray", **options: Any) -> Any:

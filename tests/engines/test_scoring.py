@@ -20,7 +20,7 @@ from harness.models.chat import PLAIN
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    opened = parse_plugin("engines", "hf").build("engines")
+    opened = parse_plugin("engines", "hf").build()
     opened.open(ModelSource(str(write_character_model(tmp_path_factory.mktemp("model"))), device="cpu"))
     yield opened
     opened.close()

@@ -71,7 +71,7 @@ def test_vllms_server_gives_the_texts_of_vllm_in_this_process(model: Path, tmp_p
     command += ["--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", str(2**28)]
     with serving(tmp_path / "log", command, "/health", VLLM_NO_USAGE_STATS="1") as base_url:
         for options in ({}, {"endpoint": "completions", "tokenizer": str(model)}):
-            engine = parse_plugin("engines", {"id": "openai", "base_url": base_url, **options}).build("engines")
+            engine = parse_plugin("engines", {"id": "openai", "base_url": base_url, **options}).build()
             engine.open(ModelSource("tiny"))
             assert told(engine) == expected
     facts = engine.facts("tiny")
@@ -81,14 +81,14 @@ def test_vllms_server_gives_the_texts_of_vllm_in_this_process(model: Path, tmp_p
 
 def test_transformers_server_gives_the_texts_of_the_hf_engine(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="transformers serves only with accelerate")
-    hf = parse_plugin("engines", "hf").build("engines")
+    hf = parse_plugin("engines", "hf").build()
     hf.open(ModelSource(str(model), device="cpu"))
     asked = requests(1, temperature=0.0)
     expected = {completion.problem_id: completion for completion in hf.generate(asked)}
     (tmp_path / "hub").mkdir()
     command = ["transformers.cli.transformers", "serve", "--device", "cpu", "--dtype", "float32"]
     with serving(tmp_path / "log", command, "/v1/models", HF_HUB_CACHE=str(tmp_path / "hub")) as base_url:
-        engine = parse_plugin("engines", {"id": "openai", "base_url": base_url}).build("engines")
+        engine = parse_plugin("engines", {"id": "openai", "base_url": base_url}).build()
         engine.open(ModelSource(str(model)))
         answers = list(engine.generate(asked))
     for answer in answers:

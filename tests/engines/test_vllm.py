@@ -53,14 +53,14 @@ def test_what_was_kept_is_what_log_probabilities_are_of(engine: Any) -> None:
 
 
 def test_greedy_is_that_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
-    hf = parse_plugin("engines", "hf").build("engines")
+    hf = parse_plugin("engines", "hf").build()
     hf.open(wide)
     asked = requests(1, temperature=0.0)
     assert {c.problem_id: c for c in engine.generate(asked)} == {c.problem_id: c for c in hf.generate(asked)}
 
 
 def test_likelihoods_are_those_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
-    hf = parse_plugin("engines", "hf").build("engines")
+    hf = parse_plugin("engines", "hf").build()
     hf.open(wide)
     prompts = [(Message("user", prompt),) for prompt in PROMPTS]
     greedy = [c.text for c in hf.generate(requests(1, temperature=0.0))]

@@ -81,7 +81,7 @@ class Sealed:
 
 
 def test_only_the_copy_is_changed_and_a_task_that_can_not_be_is_refused():
-    task = configs.parse_plugin("tasks", "gsm8k").build("tasks")
+    task = configs.parse_plugin("tasks", "gsm8k").build()
     chosen = configs.parse_plugin("graders", "legacy_dapo")
     assert with_grader(task, None) is task
     assert [grader_name(t, None) for t in (with_grader(task, chosen), task)] == ["legacy_dapo", "math"]

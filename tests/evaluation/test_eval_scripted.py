@@ -33,7 +33,7 @@ class RecordingEngine:
     """An engine around another that keeps the requests, and may break its promise in one way."""
 
     def __init__(self, config, *, breaks=None, after=10**9):
-        self._engine = config.engine.build("engines")
+        self._engine = config.engine.build()
         self._breaks, self._after = breaks, after
         self.requests = []
 
@@ -69,7 +69,7 @@ def config_of(**changes):
 
 @functools.cache  # its fingerprint takes as long as everything else here
 def task_of(choice):
-    return choice.build("tasks")
+    return choice.build()
 
 
 def run(config, folder, engine=None, stream=None):

@@ -55,14 +55,14 @@ def test_every_value_has_its_source(name):
 @pytest.mark.parametrize(("name", "task"), EVERY)
 def test_every_task_of_a_preset_can_be_asked_as_it_says(name, task):
     config = presets.resolve_config(given(name, task))
-    built = config.tasks[0].build("tasks")
+    built = config.tasks[0].build()
     plan = config.plan(task, built)
     preset = presets.read_preset(name)
     part = next(part for part in preset.parts.values() if task in (*part.tasks, *part.also))
     assert built.config.prompt == part.options["prompt"].value
     if "grader" in part.settings:
         assert config.judge(task).id == part.settings["grader"].value["id"]
-        config.judge(task).build("graders")
+        config.judge(task).build()
     if (name, task) in PUBLISHED:
         told = plan.sampling
         assert (plan.n, told.temperature, told.top_p, told.max_tokens) == PUBLISHED[name, task]
@@ -89,7 +89,7 @@ def test_the_same_value_given_again_is_no_departure():
 
 def test_what_is_set_for_all_tasks_by_hand_stands_above_what_the_preset_says_of_one():
     config = presets.resolve_config(given("lm-eval", "aime24", "math500", sampling={"max_tokens": 100}))
-    tasks = {chosen.id: chosen.build("tasks") for chosen in config.tasks}
+    tasks = {chosen.id: chosen.build() for chosen in config.tasks}
     assert {config.plan(name, task).sampling.max_tokens for name, task in tasks.items()} == {100}
     assert "aime24: max_tokens 100, preset lm-eval has 32768" in config.deviations
     assert "math500: max_tokens 100, preset lm-eval has 256" in config.deviations

@@ -198,7 +198,7 @@ def chosen(**options):
 
 def scripted(tmp_path, *replies, **options):
     engine = {"id": "scripted", "replies": list(replies)}
-    return chosen(engine=engine, cache_dir=str(tmp_path / "cache"), **options).build("graders")
+    return chosen(engine=engine, cache_dir=str(tmp_path / "cache"), **options).build()
 
 
 def test_any_engine_can_be_the_judge(tmp_path):
@@ -259,7 +259,7 @@ def test_a_config_that_can_not_work_is_refused(options, message):
 def test_the_name_of_a_judge_and_its_cached_replies_are_those_of_former_versions(judge):
     of_server = chosen(base_url="http://host/v1")
     assert configs.label_of(of_server) == 'judge(base_url="http://host/v1", model="countdown-tiny")'
-    digest = of_server.build("graders")._judge.digest("prompt")
+    digest = of_server.build()._judge.digest("prompt")
     assert digest == "5f986c6409cde9820648415855454fae84a68fb2c1a437fe555049fc8e3eeed4"
 
 

@@ -57,17 +57,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_prompts_and_verdicts_are_lm_evals(folder: Path) -> None:
     config = resolve_config({"model": {"path": "countdown-tiny"}, "tasks": ["gsm8k"], "preset": "lm-eval"})
-    ours = {problem.id: problem for problem in config.tasks[0].build("tasks").problems("test", 0)}
+    ours = {problem.id: problem for problem in config.tasks[0].build().problems("test", 0)}
     table = {"id": "lm_eval:own_gsm8k", "include_path": str(folder)}
-    theirs = configs.parse_plugin("tasks", {**table, "apply_chat_template": True}).build("tasks")
+    theirs = configs.parse_plugin("tasks", {**table, "apply_chat_template": True}).build()
     their_problems = list(theirs.problems("test", 0))
     assert [p.messages for p in their_problems] == [ours[f"test-{n}"].messages for n in range(20)]
-    plan = config.plan("gsm8k", config.tasks[0].build("tasks"))
+    plan = config.plan("gsm8k", config.tasks[0].build())
     assert (plan.sampling.stop, plan.sampling.temperature) == (theirs.sampling.stop, theirs.sampling.temperature)
     assert plan.sampling.max_tokens == theirs.sampling.max_tokens
     for variant in ("strict-match", "flexible-extract"):
-        grader = configs.parse_plugin("graders", {"id": "legacy_gsm8k", "variant": variant}).build("graders")
-        judge = configs.parse_plugin("tasks", {**table, "metric": f"exact_match,{variant}"}).build("tasks")
+        grader = configs.parse_plugin("graders", {"id": "legacy_gsm8k", "variant": variant}).build()
+        judge = configs.parse_plugin("tasks", {**table, "metric": f"exact_match,{variant}"}).build()
         for number, theirs_asked in enumerate(judge.problems("test", 0)):
             own = ours[f"test-{number}"]
             for reply in REPLIES:

@@ -28,7 +28,7 @@ LIMIT = 12
 @pytest.fixture(scope="module")
 def problems():
     """The same problems, from the task itself."""
-    task = config.parse_plugin("tasks", "countdown").build("tasks")
+    task = config.parse_plugin("tasks", "countdown").build()
     found = [problem for problem, _ in zip(task.problems("train", 0), range(LIMIT), strict=False)]
     return task, {problem.id: problem for problem in found}
 

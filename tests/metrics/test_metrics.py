@@ -57,7 +57,7 @@ def graded_of(*marks, **named):
 
 
 def estimates(metric, graded, **options):
-    found = config.parse_plugin("metrics", {"id": metric, **options}).build("metrics").estimate(graded)
+    found = config.parse_plugin("metrics", {"id": metric, **options}).build().estimate(graded)
     return {estimate.name: estimate for estimate in found}
 
 
@@ -155,7 +155,7 @@ PER_PROBLEM = ["avg_at_k", "pass_at_k", "pass_hat_k", "g_pass_at_k", "maj_at_k",
 @pytest.mark.parametrize("metric", PER_PROBLEM)
 def test_an_estimate_is_the_mean_of_its_values_per_problem(metric):
     graded = graded_of("!X-!", "!!!?", "XXX-", "??", named="!!!!!")
-    plugin = config.parse_plugin("metrics", metric).build("metrics")
+    plugin = config.parse_plugin("metrics", metric).build()
     assert isinstance(plugin, PerProblem)
     means = {name: (sum(of.values()) / len(of), len(of)) for name, of in plugin.per_problem(graded).items()}
     found = {e.name: (pytest.approx(e.value), e.n_problems) for e in plugin.estimate(graded) if "right" not in e.name}
@@ -357,7 +357,7 @@ def test_costs_of_samples_and_of_right_answers():
 
 def test_a_k_above_n_is_refused_before_anything_is_generated():
     settings = {"model": {"path": "x"}, "tasks": ["countdown"], "n": 4}
-    with pytest.raises(ConfigError, match="the metric maj_at_k needs k = 8 samples a problem, and n is 4"):
+    with pytest.raises(ConfigError, match="the metric maj_at_k needs k = 8 samples per problem, and n is 4"):
         config.parse(EvalConfig, {**settings, "metrics": [{"id": "maj_at_k", "ks": [1, 8]}]})
     config.parse(EvalConfig, {**settings, "metrics": [{"id": "maj_at_k", "ks": [1, 4]}]})
 

@@ -23,7 +23,7 @@ class Mortal:
     leaves_out: bool = False
     id: str = "mortal"
 
-    def build(self, kind: str) -> Mortal:
+    def build(self) -> Mortal:
         return self
 
     def open(self, source: Any) -> None:

@@ -22,7 +22,7 @@ SAMPLES = Path(DATA if DATA is not None else "", "codeforces/rllm_codeforces_tes
 
 
 def problems(**options):
-    task = configs.parse_plugin("tasks", {"id": "codeforces", **options}).build("tasks")
+    task = configs.parse_plugin("tasks", {"id": "codeforces", **options}).build()
     return {problem.id: problem for problem in task.problems("test", 0)}
 
 
@@ -65,7 +65,7 @@ def test_outputs_are_compared_as_the_statement_says():
 
 @needs_data
 def test_the_record_says_what_the_tests_cover_and_what_is_left_out():
-    task = configs.parse_plugin("tasks", "codeforces").build("tasks")
+    task = configs.parse_plugin("tasks", "codeforces").build()
     facts = task_facts(task, "test", grader="code", is_strict=True, warn=print)
     assert facts["tests"] == "samples: 342 problems"
     assert facts["undecided"].startswith("interactive: 17 (1973D 1977E")

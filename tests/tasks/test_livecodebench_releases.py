@@ -11,7 +11,7 @@ DATES = ("2023-05-07", "2023-09-30", "2024-01-20", "2024-05-11", "2024-08-01", "
 
 
 def task(**settings):
-    return configs.parse_plugin("tasks", {"id": "livecodebench", **settings}).build("tasks")
+    return configs.parse_plugin("tasks", {"id": "livecodebench", **settings}).build()
 
 
 @pytest.fixture(autouse=True)

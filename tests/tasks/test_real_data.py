@@ -46,7 +46,7 @@ def listed(path):
 
 
 def task(name, **settings):
-    return configs.parse_plugin("tasks", {"id": name, **settings}).build("tasks")
+    return configs.parse_plugin("tasks", {"id": name, **settings}).build()
 
 
 def answers(name, **settings):

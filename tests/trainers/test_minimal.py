@@ -69,7 +69,7 @@ def few_steps_of_the_recipe() -> TrainConfig:
 
 def log_z_of(config: TrainConfig, hidden_size: int) -> torch.nn.Module:
     """Build the page's log Z head with the weights that the run's begins with; the loop's has dropout layers of 0."""
-    objective = config.objective.build("objectives")
+    objective = config.objective.build()
     objective.prepare(ModelShape(hidden_size, "cpu"), derive(config.seed, "objective"))
     log_z = minimal.make_log_z(hidden_size)
     log_z.load_state_dict(dict(zip(log_z.state_dict(), objective.head.state_dict().values(), strict=True)))
@@ -109,7 +109,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any]:
     """Make the run small."""
     for name, value in {"STEPS": 2, "PROMPTS_PER_STEP": 2, "GROUP_SIZE": 4}.items():
         monkeypatch.setattr(minimal, name, value)
-    path, task = resolve("countdown-tiny"), configs.parse_plugin("tasks", "countdown").build("tasks")
+    path, task = resolve("countdown-tiny"), configs.parse_plugin("tasks", "countdown").build()
     return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path), task
 
 

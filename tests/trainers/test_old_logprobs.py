@@ -26,7 +26,7 @@ BATCH = make_batch([4, 4, 4, 2, 2, 2], [3, 5, 1, 4, 2, 5], [0, 0, 0, 1, 1, 1])
 
 
 def objective_of(config: Any) -> Any:
-    objective = config.objective.build("objectives")
+    objective = config.objective.build()
     objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
     return objective
 

@@ -116,7 +116,7 @@ def _task_parts(task_id: str) -> list[str]:
     plugin = registry.load("tasks", task_id)
     if hasattr(plugin, "member") or any(map(configs.is_required, dataclasses.fields(plugin.Config))):
         return []
-    task = configs.parse_plugin("tasks", {"id": task_id}).build("tasks")
+    task = configs.parse_plugin("tasks", {"id": task_id}).build()
     card = task.card
     facts = {
         "title": card.title,

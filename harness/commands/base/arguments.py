@@ -107,7 +107,7 @@ def strictness(args: RunArguments) -> Tree:
 
 def build_task(task_id: str, settings: Mapping[str, Any]) -> Any:
     """Build a task with the options given by --set."""
-    return parse_plugin("tasks", {"id": task_id, **settings}).build("tasks")
+    return parse_plugin("tasks", {"id": task_id, **settings}).build()
 
 
 def default_folder(name: str, config: object) -> Path:

@@ -29,7 +29,7 @@ def test_a_recipe_parses(path: Path) -> None:
     if tree["task"]["id"] not in entries("tasks"):  # everything else can be looked at without it
         tree["task"] = {"id": "countdown"}
     config = configs.parse(TrainConfig, tree)
-    config.objective.build("objectives")
+    config.objective.build()
     assert config.loop.prompts_per_step % config.loop.minibatches_per_step == 0
 
 
@@ -46,7 +46,7 @@ def test_an_overlong_penalty_is_half_of_the_range_of_rewards(path: Path) -> None
     config = configs.parse(TrainConfig, configs.read_toml(path))
     if config.overlong.buffer_tokens > 0:
         problem = Problem("p", config.task.id, (), typed_reference("7"))
-        grader = with_grader(config.task.build("tasks"), config.grader).grader
+        grader = with_grader(config.task.build(), config.grader).grader
         right, wrong = (grader.grade(problem, answer(text)).reward for text in ("Answer: 7", "Answer: 8"))
         assert config.overlong.penalty == (right - wrong) / 2
 

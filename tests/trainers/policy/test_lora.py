@@ -106,7 +106,7 @@ def test_gradients_of_adapters_are_those_of_float64(checkpoint_activations: bool
 
 def test_the_optimiser_has_the_adapters_and_what_the_objective_owns() -> None:
     module, adapters = adapted()
-    objective = parse_plugin("objectives", "flowrl").build("objectives")
+    objective = parse_plugin("objectives", "flowrl").build()
     objective.prepare(ModelShape(hidden_size=96, device="cpu"), 0)
     optimizer = make_optimizer(module, objective, OptimizerConfig(lr=1e-3))
     ours = {id(p) for p in adapters.parameters().values()}

@@ -205,7 +205,7 @@ def test_precisions_that_lose_small_updates_are_refused(changes: dict[str, Any],
 
 
 def completions_of(policy: Policy, dtype: str) -> list[Completion]:
-    engine = parse_plugin("engines", "hf").build("engines")
+    engine = parse_plugin("engines", "hf").build()
     engine.open(ModelSource("unused", module=policy.module, tokenizer=load_tokenizer(TINY), dtype=dtype))
     asked = [
         Request(str(i), 0, (Message("user", f"{i} 7 3 5 = {20 + i}"),), 100 + i, Sampling(max_tokens=12))

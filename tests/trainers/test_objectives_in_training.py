@@ -9,6 +9,7 @@ import pytest
 import torch
 from training import assert_same_run, figures, recipe, run
 
+from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError, RunError
 from harness.core.registry import entries
 
@@ -51,7 +52,10 @@ def test_two_and_two_steps_are_four_with_every_recipe(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("objective_id", WITHOUT_RECIPE)
 def test_two_and_two_steps_are_four_with_every_objective_without_a_recipe(objective_id: str, tmp_path: Path) -> None:
-    assert_resumes(tmp_path, "countdown-grpo", {"objective": {"id": objective_id}, "optimizer": {"lr": 2e-3}})
+    needs = parse_plugin("objectives", objective_id).build("objectives").needs
+    loop = {"minibatches_per_step": 1} if "on_policy" in needs else {}
+    changes = {"objective": {"id": objective_id}, "optimizer": {"lr": 2e-3}, "loop": loop}
+    assert_resumes(tmp_path, "countdown-grpo", changes)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -21,13 +21,13 @@ from harness.core.errors import EngineError, ModelError
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.engines._replicas import Replicas
-from harness.engines._text import read_prompts, stop_ids, text_of
+from harness.models.chat import decode_text, encode_prompts, stop_ids
 from harness.models.loading import context_of, load_module, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.engines._scoring import Window
+    from harness.models.passages import ScoringWindow
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -115,7 +115,7 @@ class VllmEngine:
 
     def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
         context = self.config.max_model_len if self.config.max_model_len is not None else context_of(source)
-        read_prompts(load_tokenizer(source), list(requests), context)
+        encode_prompts(load_tokenizer(source), list(requests), context)
 
     def close(self) -> None:
         if self._replicas is not None:
@@ -156,7 +156,7 @@ class VllmEngine:
         if self._is_asleep or not self._has_weights:
             raise EngineError("vLLM has no weights to sample from now; give it some by load_weights")
         asked, waiting = list(requests), dict[str, Request]()
-        prompts = read_prompts(self.tokenizer, asked, self._context)
+        prompts = encode_prompts(self.tokenizer, asked, self._context)
         coming = enumerate(asked)
         try:
             while True:
@@ -173,21 +173,18 @@ class VllmEngine:
             self._engine.abort_request(list(waiting))
 
     def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        from harness.engines._scoring import scored, windows
+        from harness.models.passages import request_windows, scored_completion
 
         if self._replicas is not None:
             raise EngineError("copies of a model give no log-likelihoods; set data_parallel = 1")
         asked, context = list(requests), self._context - 2  # a token is generated behind what is read
-        every = [
-            [windows(self.tokenizer, passage, context, repr(request.problem_id)) for passage in request.passages]
-            for request in asked
-        ]
+        every = [request_windows(self.tokenizer, request, context) for request in asked]
         for request, of_request in zip(asked, every, strict=True):
             flat = [window for of_passage in of_request for window in of_passage]
             found = dict(zip(flat, self._logps_of(flat), strict=True))
-            yield scored(request, of_request, found)
+            yield scored_completion(request, of_request, found)
 
-    def _logps_of(self, several: Sequence[Window]) -> list[tuple[float, bool]]:
+    def _logps_of(self, several: Sequence[ScoringWindow]) -> list[tuple[float, bool]]:
         """The log-probability of what counts of each, and whether every token was the likeliest."""
         from vllm import SamplingParams
 
@@ -210,7 +207,7 @@ class VllmEngine:
         if answer.finish_reason not in _FINISH_REASONS:
             raise EngineError(f"vLLM ended {request.problem_id}[{request.index}] with {answer.finish_reason!r}")
         ids, prompt = tuple(answer.token_ids), tuple(output.prompt_token_ids)
-        text = text_of(self.tokenizer, ids, self._stop_ids, request.sampling.stop)
+        text = decode_text(self.tokenizer, ids, self._stop_ids, request.sampling.stop)
         tokens = Tokens(len(prompt), len(ids), prompt, ids, _logp(request.sampling, ids, answer.logprobs))
         reason = _FINISH_REASONS[answer.finish_reason]
         return Completion(request.problem_id, request.index, request.seed, text, reason, tokens)
@@ -293,7 +290,7 @@ def _parameters(sampling: Sampling, seed: int, ends: frozenset[int], *, with_log
     )
 
 
-def _of_prompt(steps: Any, window: Window) -> tuple[float, bool]:
+def _of_prompt(steps: Any, window: ScoringWindow) -> tuple[float, bool]:
     last = zip(steps[-window.n_scored :], window.ids[-window.n_scored :], strict=True)
     told = [step[token] for step, token in last]
     return math.fsum(one.logprob for one in told), all(one.rank == 1 for one in told)

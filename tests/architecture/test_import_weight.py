@@ -10,11 +10,7 @@ import pytest
 KINDS = ("tasks", "engines", "graders", "metrics", "objectives", "tables")
 # Made of torch, and imported only when chosen.
 TENSOR_MODULES = {
-    f"harness.engines.{name}"
-    for name in (
-        *("hf", "_attention", "_batch", "_cache", "_decode", "_precision", "_sampling", "_scoring", "_seats"),
-        "_windows",
-    )
+    f"harness.engines.hf.{name}" for name in ("attention", "batch", "cache", "decode", "sampling", "scoring")
 }
 
 CALL_THEN_TELL = """

@@ -1,7 +1,7 @@
-"""Drawing tokens from logits, one counter-based uniform a token: no generator, no state.
+"""Draw tokens from logits with one counter-based uniform number for each token.
 
-The n-th token of a completion depends on its own logits and on (its seed, n) alone, so the batch it happens to be
-in plays no part beyond the rounding of its logits.
+There is no generator and no state: the n-th token of a completion depends on its own logits and on (its seed, n), so
+the rest of the batch matters only through the rounding of its logits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -772359229
 
 
 def uniforms(seeds: torch.Tensor, positions: int | torch.Tensor) -> torch.Tensor:
-    """One number in [0, 1) for each seed: splitmix64 of seed and position, its top 24 bits. (B,)"""
+    """Return a number in [0, 1) for each seed: the top 24 bits of splitmix64 of seed and position. (B,)"""
     z = seeds + (torch.as_tensor(positions, device=seeds.device) + 1) * _GOLDEN  # modulo 2**64
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
@@ -27,17 +27,19 @@ def uniforms(seeds: torch.Tensor, positions: int | torch.Tensor) -> torch.Tensor
 def draw(
     logits: torch.Tensor, seeds: torch.Tensor, positions: int | torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their log-probabilities under the distribution they were drawn from. (B, V) -> (B,), (B,)"""
+    """Return token ids and their log-probabilities under the distribution they were drawn from.
+
+    (B, V) -> (B,), (B,)
+    """
     logits = logits.float()
     if sampling.temperature == 0:
         return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
-    logits = keep_likely(logits, sampling)
-    logp = torch.log_softmax(logits, -1)
+    logp = torch.log_softmax(keep_likely(logits, sampling), -1)
     cumulative = logp.exp().cumsum_(-1)
     # By inverse distribution: the first token whose cumulative probability passes the uniform. Scaling by the last
-    # entry keeps rounding of the sum from ever pointing past the end or at a token of probability zero.
+    # entry keeps rounding of the sum from pointing past the end or at a token of probability zero.
     thresholds = uniforms(seeds, positions)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, thresholds, right=True).clamp_(max=logits.shape[-1] - 1)
     return ids[:, 0], logp.gather(-1, ids)[:, 0]

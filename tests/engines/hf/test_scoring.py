@@ -14,8 +14,9 @@ from harness.core.config import parse_plugin
 from harness.core.errors import EngineError
 from harness.core.protocols import ModelSource, Scorer
 from harness.core.types import Completion, Message, Passage, Request, Sampling
-from harness.engines._scoring import _logits, windows
+from harness.engines.hf.scoring import last_logits
 from harness.models.chat import PLAIN
+from harness.models.passages import scoring_windows
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +130,8 @@ def test_a_passage_without_a_token_is_refused(engine: Any) -> None:
 def test_rows_of_unlike_length_side_by_side_as_on_a_gpu(engine: Any) -> None:
     draw = random.Random(3)
     rows = [tuple(engine.tokenizer(text(draw, n))["input_ids"]) for n in (50, 37, 36)]
-    together = _logits(engine.module, rows, 4)[:, -4:]
-    alone = torch.cat([_logits(engine.module, [row], 4)[:, -4:] for row in rows])
+    together = last_logits(engine.module, rows, 4)[:, -4:]
+    alone = torch.cat([last_logits(engine.module, [row], 4)[:, -4:] for row in rows])
     assert (together - alone).abs().max() < 1e-4
 
 
@@ -146,7 +147,7 @@ def test_a_document_begins_once() -> None:
     tokenizer.chat_template = "{{ messages[0]['content'] }}"  # which alone decides, and wants none
 
     def read(passage: Passage) -> list[tuple[tuple[int, ...], int]]:
-        return [(window.ids, window.n_scored) for window in windows(tokenizer, passage, 9, "p")]
+        return [(window.ids, window.n_scored) for window in scoring_windows(tokenizer, passage, 9, "p")]
 
     assert read(Passage(plain("a"), " b")) == [((0, 1, 2), 1)]
     assert read(Passage(plain("<s> a"), " b")) == [((0, 1, 2), 1)]

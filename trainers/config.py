@@ -71,7 +71,7 @@ class OptimizerConfig:
     grad_clip: float = 1.0
     """The largest norm of the gradient; 0 is off."""
     on_non_finite: Literal["stop", "skip"] = incidental(default="stop")
-    """What to do with an update whose gradient is not finite. A step with all updates skipped stops the run."""
+    """Stop the run or skip the update when a gradient is not finite. A step with all updates skipped stops the run."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):

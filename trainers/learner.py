@@ -55,7 +55,7 @@ class Learner:
     """The longest completion that is sampled."""
     engine_logp_is_exact: bool
     largest_mismatch: float
-    """The mean distance of the engine's log-probs from the policy's above which a step is refused."""
+    """The largest mean distance of the engine's log-probs from the policy's; above it a step is refused."""
     kl: AdaptiveKl
     resets: ReferenceReset
 
@@ -180,7 +180,7 @@ class Learner:
         metrics.mismatch.add(part, current.logp)
         old = resolve_old_logprobs(select(scored.old, rows), current)
         weighed = current
-        if scored.engine_weights is not None:
+        if scored.engine_weights is not None:  # docs/decisions/008-engine-correction.md
             logp = weigh_gradient(current.logp, scored.engine_weights[rows])
             weighed = dataclasses.replace(current, logp=logp, logp_unweighed=current.logp)
         result = self.objective.loss(part, weighed, old, select(scored.advantages, rows))
@@ -242,7 +242,7 @@ def explain_out_of_memory() -> Iterator[None]:
         raise RunError(
             "out of memory. Lower loop.tokens_per_microbatch (training) or engine.batch_rows (sampling), or set "
             "loop.gradient_checkpointing = true, and run the same command again: it goes on from the newest "
-            "checkpoint. --dry-run tells what a step takes"
+            "checkpoint. --dry-run estimates what a step takes"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Rollouts in a file: what was sampled and how it was graded, to train on without sampling again.
 
-rollouts.jsonl   one line of facts: task, sampling, engine, tokenizer and weights that it was begun with
+rollouts.jsonl   one line of facts: task, sampling, engine, tokenizer and weights that it was started with
                  a line that begins a step, with the digest of the weights that sampled it
                  a line a completion: tokens, log-probabilities, verdict
                  a line that ends the step; a step without one is incomplete and is written again
@@ -235,14 +235,14 @@ def rollout_facts(
         "tokenizer": tokenizer_digest(tokenizer),
         "weights": weights_digest(tensors),
     }
-    told = {
+    described = {
         "model": configs.to_tree(config.model),
         "engine": configs.to_tree(config.engine),
         "objective": configs.to_tree(config.objective),
         "seed": config.seed,
         "policy": "fixed" if config.rollouts.only else "in training",
     }
-    return {"must_agree": must_agree, "told": told}
+    return {"must_agree": must_agree, "told": described}
 
 
 def open_rollouts(config: TrainConfig, objective: Objective) -> RolloutFile:

@@ -48,6 +48,14 @@ def test_a_broken_command_fails(tmp_path: Path) -> None:
         run_page(page, tmp_path)
 
 
+def test_an_output_that_differs_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run = "<!-- run -->\n```bash\necho one two\n```\n"
+    page.write_text(run + "<!-- output -->\n```text\none\ntwo\n```\n" + "<!-- output -->\n```text\nthree\n```\n")
+    with pytest.raises(AssertionError, match=r"page\.md:12 is not in the output"):
+        run_page(page, tmp_path)
+
+
 def test_a_command_after_a_pipe_or_a_comment_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     text = "```bash\npip install x && .venv/bin/harness show a > b  # harness no\nharness eval m \\\n    --n 2\n```\n"

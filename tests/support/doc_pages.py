@@ -1,7 +1,8 @@
 """Fenced blocks of Markdown pages, and a runner for the commands in them.
 
 A block that follows the line `<!-- run -->` is run by bash in a folder of the page, in order; `<!-- run: exit 2 -->`
-expects that exit code. A block with `title="mine/loss.py"` is first written to that file.
+expects that exit code. The text of a block after `<!-- output -->` must be in the output of the block that ran before
+it, white space aside. A block with `title="mine/loss.py"` is first written to that file.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Block:
     text: str
     expected_exit: int | None
     """None: the block is not run."""
+    is_output: bool = False
 
 
 def pages() -> list[Path]:
@@ -53,6 +55,7 @@ def blocks(page: Path) -> Iterator[Block]:
                 title=title[1] if title else None,
                 text="\n".join(lines[start + 1 : number]),
                 expected_exit=int(mark["code"] or 0) if mark else None,
+                is_output=lines[start - 1] == "<!-- output -->",
             )
             start = None
 
@@ -66,6 +69,7 @@ def run_page(page: Path, folder: Path) -> None:
     environment = offline_environment(folder)
     workplace = folder / "workplace"
     workplace.mkdir()
+    output = ""
     for block in blocks(page):
         if block.title is not None:
             path = workplace / block.title
@@ -83,6 +87,11 @@ def run_page(page: Path, folder: Path) -> None:
             assert done.returncode == block.expected_exit, (
                 f"{page}:{block.line} ended with {done.returncode}, not {block.expected_exit}:\n{block.text}\n"
                 f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            )
+            output = " ".join(f"{done.stdout} {done.stderr}".split())
+        if block.is_output:
+            assert " ".join(block.text.split()) in output, (
+                f"{page}:{block.line} is not in the output:\n{output[-2000:]}"
             )
 
 

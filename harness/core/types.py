@@ -7,11 +7,9 @@ completion that could not be graded has the outcome `ungraded` and no reward, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
-
-from annotated_types import Ge, Gt, Le
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 R = TypeVar("R")
 
@@ -53,11 +51,31 @@ class Likelihood:
     n_tokens: int
 
 
-MaxTokens = Annotated[int, Ge(1)]
-Temperature = Annotated[float, Ge(0), "0 is greedy"]
-TopP = Annotated[float, Gt(0), Le(1), "1 is off"]
-TopK = Annotated[int, Ge(0), "0 is off"]
-MinP = Annotated[float, Ge(0), Le(1), "0 is off"]
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The range of a number in a config, as the `GroupedMetadata` that pydantic reads from an annotation.
+
+    `annotated_types` has the same, but importing this module must load nothing outside the standard library.
+    """
+
+    __is_annotated_types_grouped_metadata__: ClassVar[Literal[True]] = True
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        import annotated_types
+
+        kinds = {"ge": annotated_types.Ge, "gt": annotated_types.Gt, "le": annotated_types.Le}
+        return (kind(bound) for name, kind in kinds.items() if (bound := getattr(self, name)) is not None)
+
+
+MaxTokens = Annotated[int, Bounds(ge=1)]
+Temperature = Annotated[float, Bounds(ge=0), "0 is greedy"]
+TopP = Annotated[float, Bounds(gt=0, le=1), "1 is off"]
+TopK = Annotated[int, Bounds(ge=0), "0 is off"]
+MinP = Annotated[float, Bounds(ge=0, le=1), "0 is off"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,3 +77,10 @@ def make_learner(
         kl=AdaptiveKl(KlConfig()),
         resets=ReferenceReset(resets),
     )
+
+
+def assert_same_evaluation(one: Path, other: Path) -> None:
+    views = RunReader.read(one), RunReader.read(other)
+    assert views[0].estimates() == views[1].estimates()
+    texts = [sorted((task, c.problem_id, c.index, c.text) for task, c in view.completions()) for view in views]
+    assert texts[0] == texts[1], "each completion once, with the same text"

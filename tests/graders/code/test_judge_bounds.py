@@ -7,19 +7,19 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from code_answers import function_of, growth_of, judged
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.core.errors import SandboxError
 from harness.core.types import Answer, Call, Completion, Limits, Problem, Program, Tokens
-from harness.graders.code import GRADER, isolated_compare
+from harness.graders.code import isolated_compare
 from harness.graders.code import values as _plain_values
 from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.extraction import official_program_in, program_in
@@ -35,16 +35,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is 
 
 ALLOWED = Allowance(cpu_s=2.0, memory_bytes=256 << 20, retries_timeouts=False)
 RULES = ("f", "find_zero", "Diff", "check_str", "are_equivalent", "sum_div", "surface_Area", "digit_distance_nums")
-
-
-def judged(source, reference, **options):
-    grader = GRADER(GRADER.Config(retries_timeouts=False, **options))
-    completion = Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
-    return grader.grade(Problem("p", "t", (), reference), completion)
-
-
-def function_of(*tests):
-    return ProgramReference(HeldTests(tuple(ProgramTest(*test, "sample") for test in tests)), "samples", "f")
 
 
 def value(body):
@@ -405,16 +395,6 @@ def test_ten_megabytes_are_read_in_time_linear_in_them(find, unit):
 
 # --- memory -------------------------------------------------------------------------------------------------------
 
-GROWTH = """
-import sys
-sys.path.insert(0, {folder!r})
-from test_judge_bounds import *
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) >> 10
-def reset():
-    open("/proc/self/clear_refs", "w").write("5")
-    return peak()
-"""
 FORGE = """
 import os, struct
 def f(n):
@@ -430,14 +410,6 @@ FORGED = {
     "more than there is room for": "b'[' + b'1,' * 60_000_000 + b'1]'",
 }
 MOST_MIB = 100_000_000 >> 20
-
-
-def growth_of(code):
-    """Of the peak of a judge in MiB, in a process of its own."""
-    script = GROWTH.format(folder=str(Path(__file__).parent)) + code
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
 
 
 def forging(forged, expected):

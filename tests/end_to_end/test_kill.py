@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import assert_same_run, recipe
+from training import assert_same_evaluation, assert_same_run, recipe
 
 from harness.core import config as configs
 from harness.core.errors import DiskError
@@ -99,10 +99,3 @@ def test_a_disk_that_fills_ends_training_clearly_and_loses_nothing(largest_file:
     assert not list((tmp_path / "broken" / "checkpoints").glob("*.tmp"))
     train(config, tmp_path / "broken", Progress(quiet=True))
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
-
-
-def assert_same_evaluation(one: Path, other: Path) -> None:
-    views = RunReader.read(one), RunReader.read(other)
-    assert views[0].estimates() == views[1].estimates()
-    texts = [sorted((task, c.problem_id, c.index, c.text) for task, c in view.completions()) for view in views]
-    assert texts[0] == texts[1], "each completion once, with the same text"

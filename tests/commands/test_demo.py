@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_kill import assert_same_evaluation
-from training import assert_same_run, run
+from training import assert_same_evaluation, assert_same_run, run
 
 from harness.cli import main
 from harness.commands.demo import run_demo

@@ -73,7 +73,7 @@ def can_share_prompts(config: Any) -> bool:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    if config._attn_implementation != "sdpa":
+    if not config.get_text_config()._attn_implementation.startswith("sdpa"):
         return False  # others read a boolean mask differently: eager attention adds it
     layers = DynamicCache(config=config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

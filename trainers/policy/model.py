@@ -51,7 +51,7 @@ class Policy:
         self._adapters = adapters
         self._autocasts = precision == "bfloat16"
         if self._autocasts:
-            attend_in_float32()
+            attend_in_float32(module)
         self._compiled = CompiledBody(module) if is_compiled else None
         self._checkpointed = enable_checkpointing(module) if checkpoint_activations else []
         self._can_share_prompts = can_share_prompts(module.config)

@@ -1,7 +1,7 @@
-"""Attention in float32 between layers in bfloat16, on a processor.
+"""Attention in float32 between layers in bfloat16, on a CPU.
 
-Under autocast torch casts queries, keys and values to bfloat16, and its kernel for processors then takes three times as
-long for their gradient as in float32. GPUs have kernels of their own for it, and there it is left as it is.
+Under autocast torch casts queries, keys and values to bfloat16. Its CPU kernel then takes three times as long for their
+gradient as in float32. GPUs have kernels of their own for bfloat16, and are left as they are.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ from typing import Any
 
 import torch
 
+FLOAT32_ATTENTION = "sdpa_float32"
+"""The name in transformers' registry of attention functions. Code that accepts `sdpa` accepts it by the prefix."""
 
-def attend_in_float32() -> None:
-    """From now on, in every model of this process that uses the fused kernel, wherever autocast is on."""
-    from transformers import AttentionInterface
 
-    AttentionInterface.register("sdpa", fused_attention)
+def attend_in_float32(module: Any) -> None:
+    """Make this model, and no other, attend in float32 under autocast, if it uses torch's `sdpa` on a CPU."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = module.config.get_text_config()
+    supported = getattr(module, "_supports_attention_backend", False)
+    if supported and module.device.type == "cpu" and config._attn_implementation == "sdpa":
+        AttentionInterface.register(FLOAT32_ATTENTION, fused_attention)
+        AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)
+        config._attn_implementation = FLOAT32_ATTENTION
 
 
 def fused_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[torch.Tensor, None]:
-    """That of transformers, with inputs in float32 where a processor would take them in bfloat16."""
+    """Call transformers' `sdpa`, with inputs in float32 where autocast would make them bfloat16."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     is_cast = query.device.type == "cpu" and torch.is_autocast_enabled("cpu")

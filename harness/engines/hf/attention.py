@@ -98,7 +98,9 @@ def _blocks(n_columns: int) -> Iterator[tuple[int, int]]:
 def uses_one_query(module: Any) -> bool:
     """Whether `decoding` replaces the attention of this model."""
     supported = getattr(module, "_supports_attention_backend", False)
-    return bool(supported and module.device.type == "cpu" and _text_config(module)._attn_implementation == "sdpa")
+    # A policy trained in bfloat16 has an `sdpa` with a name of its own: see trainers/policy/precision.py.
+    uses_sdpa = _text_config(module)._attn_implementation.startswith("sdpa")
+    return bool(supported and module.device.type == "cpu" and uses_sdpa)
 
 
 @contextmanager

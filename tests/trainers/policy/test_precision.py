@@ -13,6 +13,8 @@ import torch
 from training import assert_same_run, figures, recipe, run, weights
 from training_parts import make_batch, tiny_module
 from transformers import AutoModelForCausalLM, OPTConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError
@@ -22,7 +24,7 @@ from harness.core.tensors import Batch, PolicyOutputs
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.models.loading import BUNDLED, checkpoint_folders, load_module, load_tokenizer
 from harness.trainers.policy.model import Policy
-from harness.trainers.policy.precision import fused_attention
+from harness.trainers.policy.precision import FLOAT32_ATTENTION, fused_attention
 
 HALF = {"precision": "bfloat16"}
 TINY = ModelSource(str(BUNDLED / "countdown-tiny"))
@@ -151,6 +153,30 @@ def test_outputs_for_objectives_are_float32(make: Callable[[], Any]) -> None:
     of_others = {"logp_reference", "logp_unweighed", "values"}
     found = [getattr(outputs, field.name) for field in dataclasses.fields(outputs) if field.name not in of_others]
     assert all(tensor.dtype == torch.float32 for tensor in found)
+
+
+def test_attention_of_other_models_is_unchanged(tmp_path: Path) -> None:
+    policy, other = Policy(tiny_module(), 1.0, precision="bfloat16"), tiny_module()
+    assert policy.module.config._attn_implementation == FLOAT32_ATTENTION
+    assert other.config._attn_implementation == "sdpa"
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+    policy.save_pretrained(tmp_path)
+    assert FLOAT32_ATTENTION not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("is_policy", [True, False])
+def test_only_a_bfloat16_policy_attends_in_float32(is_policy: bool) -> None:
+    policy, other = Policy(tiny_module(), 1.0, precision="bfloat16"), tiny_module()
+    kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def recorded(query: torch.Tensor, *rest: Any, **settings: Any) -> torch.Tensor:
+        seen.append((attended := kernel(query, *rest, **settings)).dtype)  # autocast casts inside the kernel
+        return attended
+
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+        (policy.module if is_policy else other)(input_ids=torch.arange(2, 10)[None])
+    assert set(seen) == {torch.float32 if is_policy else torch.bfloat16}
 
 
 def test_a_processor_attends_in_float32() -> None:

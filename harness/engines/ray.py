@@ -1,22 +1,27 @@
-"""Copies of another engine as Ray actors, on this machine or a cluster, for evaluation.
+"""Replicas of another engine as Ray actors, on this machine or a cluster, for evaluation.
 
-A copy is asked for a chunk of completions, those of one prompt together, and gets the next chunk as soon as it has
-given them. How many copies there are changes no text that the engine inside gives alike in any batch: randomness comes
-from a completion's seed. A copy that dies is started again, and what it still owed is asked of the first that is free.
+Each replica generates a chunk of completions, those of one prompt together, and streams them back; a replica that is
+done gets the next chunk. The number of replicas changes no text, provided the inner engine gives the same text in any
+batch: the randomness of a completion comes from its seed.
 
-Every machine must have this package in one version, and the model at one path: both are compared. Ray lets a copy
-compute with `num_cpus` threads.
+Ray restarts a replica that dies (`max_restarts`) and has it open the model again (`max_task_retries`). The rest of its
+chunk is requeued here: a retry by Ray would generate the chunk from its start, and `ray.util.ActorPool` takes no
+streams, so a killed run would lose whole chunks.
+
+Every machine needs the same version of this package, and the same model at the same path: both are compared. A replica
+computes with `num_cpus` threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import platform
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,23 +37,23 @@ _Answer = Completion | Failure
 
 
 class RayEngine:
-    """`replicas` copies of the engine `inner`. It is open when the first of them is; the others join when they are."""
+    """`replicas` replicas of the engine `inner`. It is open when the first of them is; the others join later."""
 
     @dataclass(frozen=True, slots=True)
     class Config:
         inner: PluginChoice = plugin("engines", default="hf")
-        """The engine that is copied, with its options."""
+        """The engine to replicate, with its options."""
         num_gpus: float = 0
-        """Of each copy; may be a share of one. With 0 a copy sees none."""
+        """GPUs per replica; may be a fraction. With 0 a replica sees none."""
         num_cpus: float = incidental(default=1)
-        """Of each copy."""
+        """CPUs per replica."""
         replicas: int = incidental(default=1)
         address: str | None = incidental(default=None)
         """None: a Ray on this machine, for as long as the engine is open. "auto" or an address joins a cluster."""
         chunk: int = incidental(default=256)
-        """The most completions that a copy is asked for at a time."""
+        """The most completions that a replica is asked for at a time."""
         max_deaths: int = incidental(default=3)
-        """How many copies may die before the run stops."""
+        """How often replicas may die while they generate, all together, and each one while it opens the model."""
 
         def __post_init__(self) -> None:
             if min(self.replicas, self.chunk) < 1:
@@ -56,14 +61,19 @@ class RayEngine:
             if min(self.num_gpus, self.num_cpus, self.max_deaths) < 0:
                 raise ValueError("num_gpus, num_cpus and max_deaths must not be negative")
             if self.address is not None and "://" in self.address:
-                raise ValueError("address is that of the cluster's head, such as 10.0.0.1:6379; a Ray client is none")
-            if self.inner.id == "ray" or isinstance(self.inner.build(), Served):
+                raise ValueError(
+                    "address is that of the cluster's head, such as 10.0.0.1:6379, not that of a Ray client"
+                )
+            if self.inner.id == "ray" or isinstance(self.inner.build("engines"), Served):
                 raise ValueError(f"inner is an engine that holds a model, such as hf or vllm, not {self.inner.id}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._copies: list[_Copy] = []
-        self._waiting: deque[Sequence[Request]] = deque()
+        self._actors: list[Any] = []
+        self._opening: dict[Any, Any] = {}  # the reference of an actor's open() -> that actor
+        self._idle: deque[Any] = deque()
+        self._jobs: list[_Job] = []
+        self._chunks: deque[list[Request]] = deque()
         self._n_deaths = 0
         self._is_our_ray = False
 
@@ -80,33 +90,36 @@ class RayEngine:
         self._n_deaths = 0
         try:
             self._join()
-            facts = _facts(source)
-            self._copies = [_Copy(self._ray, self.config, source, facts) for _ in range(self.config.replicas)]
-            while not any(copy.is_open for copy in self._copies):
+            self._start_actor = self._actor_factory(source)
+            for _ in range(self.config.replicas):
+                self._add_actor()
+            while not self._idle:
                 self._next_answer()
         except BaseException:
             self.close()
             raise
 
     def generate(self, requests: Iterable[Request]) -> Iterator[_Answer]:
-        self._waiting.extend(_chunks(list(requests), self.config))
+        self._chunks.extend(_chunks(list(requests), self.config))
         try:
-            while self._waiting or any(copy.owed for copy in self._copies):
-                for copy in self._copies:
-                    if self._waiting and copy.is_open and not copy.owed:
-                        copy.ask(self._waiting.popleft())
+            while self._chunks or self._jobs:
+                while self._chunks and self._idle:
+                    self._jobs.append(_Job(self._idle.popleft(), self._chunks.popleft()))
                 if (answer := self._next_answer()) is not None:
                     yield answer
         finally:
-            self._waiting.clear()
-            for copy in self._copies:
-                if copy.owed:  # the stream was left, and nothing else stops an actor
-                    copy.end()
+            self._chunks.clear()
+            for job in self._jobs:  # the caller has left, and nothing but a kill stops an actor
+                self._ray.kill(job.actor)
+                self._actors.remove(job.actor)
+                self._add_actor()
+            self._jobs.clear()
 
     def close(self) -> None:
-        for copy in self._copies:
-            copy.end()
-        self._copies = []
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors, self._opening, self._jobs = [], {}, []
+        self._idle.clear()
         if self._is_our_ray:
             self._ray.shutdown()
             self._is_our_ray = False
@@ -120,9 +133,9 @@ class RayEngine:
             _reach(address)
             self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            raise ModelError(f"there is no Ray to be had at engine.address {address!r}: {_line(error)}") from None
+            raise ModelError(f"no Ray at engine.address {address!r}: {_line(error)}") from None
         self._is_our_ray = True
-        if address is None:  # to a cluster machines may yet come
+        if address is None:  # a cluster may still grow
             self._refuse_too_many()
 
     def _refuse_too_many(self) -> None:
@@ -130,130 +143,138 @@ class RayEngine:
         for what, each in (("CPU", self.config.num_cpus), ("GPU", self.config.num_gpus)):
             if each * self.config.replicas > has.get(what, 0):
                 raise ModelError(
-                    f"{self.config.replicas} copies of {each:g} {what} each are more than this machine has for Ray "
+                    f"{self.config.replicas} replicas of {each:g} {what} each are more than this machine has for Ray "
                     f"({has.get(what, 0):g}); lower engine.replicas or engine.num_{what.lower()}s"
                 )
 
+    def _actor_factory(self, source: ModelSource) -> Callable[[], Any]:
+        config = self.config
+        replica = self._ray.remote(
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            scheduling_strategy="SPREAD",
+            max_restarts=config.max_deaths,
+        )(_Replica)
+        return functools.partial(replica.remote, config.inner, source, _facts(source), has_gpus=config.num_gpus > 0)
+
+    def _add_actor(self) -> None:
+        actor = self._start_actor()
+        self._actors.append(actor)
+        self._open_actor(actor)
+
+    def _open_actor(self, actor: Any) -> None:
+        # Ray uses up retries while it restarts an actor, so only the number of restarts is limited.
+        self._opening[actor.open.options(max_task_retries=-1).remote()] = actor
+
     def _next_answer(self) -> _Answer | None:
-        """What the first copy says that says something. None: that it is open, or nothing ever again."""
-        for copy in self._copies:
-            if copy.is_dead:
-                copy.start()
-        speaking, _ = self._ray.wait([copy.said for copy in self._copies if copy.said is not None], num_returns=1)
-        copy = next(copy for copy in self._copies if copy.said is speaking[0])
-        self._copies.sort(key=lambda other: other is copy)  # the others have their turn before it
+        """Wait for a replica. Return its next completion, or None if it became idle or died."""
+        (ready,), _ = self._ray.wait([*self._opening, *(job.stream for job in self._jobs)], num_returns=1)
         errors = self._ray.exceptions
         try:
-            return copy.hear()
+            return self._opened(ready) if ready in self._opening else self._received(ready)
         except errors.RayTaskError as error:
             raise error.cause if isinstance(error.cause, HarnessError) else error from None
-        except errors.RayError as error:
-            self._bury(copy, error)
-            return None
 
-    def _bury(self, copy: _Copy, error: Exception) -> None:
-        self._n_deaths += 1
-        if self._n_deaths > self.config.max_deaths:
-            raise EngineError(
-                f"{self._n_deaths} copies of the engine {self.config.inner.id} died, and engine.max_deaths is "
-                f"{self.config.max_deaths}; the last: {_line(error)}"
-            ) from None
-        if copy.owed:
-            self._waiting.appendleft(copy.owed)
-        copy.end()
-
-
-class _Copy:
-    """One actor after another, each with what it has been asked for and still owes."""
-
-    def __init__(self, ray: Any, config: RayEngine.Config, source: ModelSource, facts: Mapping[str, Any]) -> None:
-        self._ray, self._config, self._source, self._facts = ray, config, source, facts
-        self._actor: Any = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self.said: Any = None
-        self.owed: list[Request] = []
-        self.is_open = False
-
-    @property
-    def is_dead(self) -> bool:
-        return self._actor is None
-
-    def start(self) -> None:
-        options = {"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus}
-        self._actor = self._ray.remote(**options, scheduling_strategy="SPREAD")(_Actor).remote()
-        opening = self._actor.open.options(num_returns="streaming")
-        self.said = opening.remote(self._config.inner, self._source, has_gpus=self._config.num_gpus > 0)
-
-    def ask(self, requests: Sequence[Request]) -> None:
-        self.owed = list(requests)
-        self.said = self._actor.generate.options(num_returns="streaming").remote(self.owed)
-
-    def hear(self) -> _Answer | None:
+    def _opened(self, reference: Any) -> None:
+        actor = self._opening.pop(reference)
         try:
-            said = self._ray.get(next(self.said))
+            self._ray.get(reference)
+        except self._ray.exceptions.RayActorError as error:  # Ray restarts it no more
+            raise self._too_many_deaths(error) from None
+        self._idle.append(actor)
+
+    def _received(self, stream: Any) -> _Answer | None:
+        job = next(job for job in self._jobs if job.stream is stream)
+        self._jobs.sort(key=lambda other: other is job)  # the others have their turn before it
+        try:
+            answer: _Answer = self._ray.get(next(stream))
         except StopIteration:
-            raise EngineError(f"the engine {self._config.inner.id} left {len(self.owed)} completions out") from None
-        if self.is_open:
-            answer: _Answer = said
-            self._settle(answer)
-            return answer
-        _refuse_another(self._facts, *said)
-        self.is_open, self.said = True, None
-        return None
+            raise EngineError(f"the engine {self.config.inner.id} left {len(job.owed)} completions out") from None
+        except self._ray.exceptions.RayActorError as error:
+            self._jobs.remove(job)
+            self._chunks.appendleft(list(job.owed.values()))
+            self._n_deaths += 1
+            if self._n_deaths > self.config.max_deaths:
+                raise self._too_many_deaths(error) from None
+            self._open_actor(job.actor)  # the restarted one
+            return None
+        if job.owed.pop(_key(answer), None) is None:
+            raise EngineError(
+                f"the engine {self.config.inner.id} gave a completion that was not asked for, or gave it twice: "
+                f"{_key(answer)}"
+            )
+        if not job.owed:
+            self._jobs.remove(job)
+            self._idle.append(job.actor)
+        return answer
 
-    def _settle(self, answer: _Answer) -> None:
-        key = answer.problem_id, answer.index, answer.seed
-        asked = next((r for r in self.owed if (r.problem_id, r.index, r.seed) == key), None)
-        if asked is None:
-            raise EngineError(f"the engine {self._config.inner.id} gave what nobody asked for, or gave it twice: {key}")
-        self.owed.remove(asked)
-        if not self.owed:
-            self.said = None
-
-    def end(self) -> None:
-        if self._actor is not None:
-            self._ray.kill(self._actor)
-        self._actor = None
-        self._forget()
+    def _too_many_deaths(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"replicas of the engine {self.config.inner.id} died more than {self.config.max_deaths} times "
+            f"(engine.max_deaths); the last: {_line(error)}"
+        )
 
 
-class _Actor:
-    """What runs in a process of Ray's. Each method gives a stream."""
+class _Job:
+    """A chunk in the hands of one actor: the stream of its completions, and the requests still to come."""
 
-    def open(
-        self, inner: PluginChoice, source: ModelSource, *, has_gpus: bool
-    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        if not has_gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them in sight
-        self._engine: Engine = inner.build()
-        self._engine.open(source)
-        yield platform.node(), _facts(source)
+    def __init__(self, actor: Any, chunk: Sequence[Request]) -> None:
+        self.actor = actor
+        self.owed = {_key(request): request for request in chunk}
+        self.stream: Any = actor.generate.options(num_returns="streaming").remote(list(chunk))
+
+
+class _Replica:
+    """The inner engine in a process of Ray's. A restarted one opens its engine when first used."""
+
+    def __init__(
+        self, inner: PluginChoice, source: ModelSource, expected: Mapping[str, Any], *, has_gpus: bool
+    ) -> None:
+        self._inner, self._source, self._expected, self._has_gpus = inner, source, expected, has_gpus
+        self._engine: Engine | None = None
+
+    def open(self) -> None:
+        self._opened()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[_Answer]:
-        yield from self._engine.generate(requests)
+        yield from self._opened().generate(requests)
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            if not self._has_gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible
+            engine: Engine = self._inner.build("engines")
+            engine.open(self._source)
+            _refuse_difference(self._expected, platform.node(), _facts(self._source))
+            self._engine = engine
+        return self._engine
+
+
+def _key(item: Request | _Answer) -> tuple[str, int, int]:
+    return item.problem_id, item.index, item.seed
 
 
 def _facts(source: ModelSource) -> Mapping[str, Any]:
-    """What must be the same wherever completions of one run come from."""
+    """Return what must be the same on every machine that takes part in a run."""
     return {"the package": code_version(), "the model": fingerprint(source.path)}
 
 
 def _reach(address: str | None) -> None:
-    """Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at the address. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":") if address is not None else ("", "", "")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _refuse_another(ours: Mapping[str, Any], node: str, theirs: Mapping[str, Any]) -> None:
-    if told := differences(theirs, ours):
-        raise ModelError(f"the copy on {node} is another: {told[0]}; every machine needs the same package and model")
+def _refuse_difference(ours: Mapping[str, Any], node: str, theirs: Mapping[str, Any]) -> None:
+    if found := differences(theirs, ours):
+        raise ModelError(
+            f"the replica on {node} differs: {found[0]}; every machine needs the same package and the same model"
+        )
 
 
 def _chunks(requests: Sequence[Request], config: RayEngine.Config) -> Iterator[list[Request]]:
-    """No more than `config.chunk` each, and few enough that every copy has some; those of one prompt together."""
+    """Cut requests into chunks of at most `config.chunk`, small enough that each replica has one, by prompt."""
     size = min(config.chunk, -(-len(requests) // config.replicas))
     of_prompt: dict[tuple[Message, ...], list[Request]] = {}
     for request in requests:

@@ -74,7 +74,8 @@ def once_each(completions: list[Completion]) -> Told:
 
 def pids(engine: Any) -> list[int]:
     """Of the actors, as they are now."""
-    asked = [copy._actor.__ray_call__.remote(lambda _: os.getpid()) for copy in engine._copies]
+    calls = [actor.__ray_call__.options(max_task_retries=-1) for actor in engine._actors]
+    asked = [call.remote(lambda _: os.getpid()) for call in calls]
     return list(ray.get(asked))
 
 
@@ -99,12 +100,12 @@ def test_completions_are_those_of_the_engine_inside(running: None, unbroken: Tol
 def test_every_copy_works(running: None) -> None:
     engine = opened(replicas=3, chunk=10)
     deadline = time.monotonic() + 60
-    while not all(copy.is_open for copy in engine._copies):
+    while engine._opening:
         assert time.monotonic() < deadline
         engine._next_answer()
     stream = engine.generate(requests(40))
     next(stream)
-    assert sorted(len(copy.owed) for copy in engine._copies) == [9, 10, 10]
+    assert sorted(len(job.owed) for job in engine._jobs) == [9, 10, 10]
     stream.close()
     engine.close()
 
@@ -149,11 +150,31 @@ def test_what_a_dead_copy_owed_is_asked_again_and_what_it_gave_is_not(running: N
 
 
 def test_more_deaths_than_allowed_stop_the_run(running: None, tmp_path: Path) -> None:
-    engine = mortal(tmp_path, end_at=5, lives=99, max_deaths=2)
-    with pytest.raises(EngineError, match=r"3 copies of the engine mortal died, and engine\.max_deaths is 2"):
+    engine = mortal(tmp_path, replicas=1, end_at=5, lives=99, max_deaths=2)
+    with pytest.raises(
+        EngineError, match=r"replicas of the engine mortal died more than 2 times \(engine\.max_deaths\)"
+    ):
         list(engine.generate(requests(24)))
     assert len(list(tmp_path.glob("died-*"))) == 3
     engine.close()
+
+
+def test_replicas_that_die_while_idle_or_opening_cost_no_completion(running: None, tmp_path: Path) -> None:
+    engine = mortal(tmp_path, lives=2, dies_opening=True)
+    before = pids(engine)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    told = once_each(list(engine.generate(requests(24))))
+    assert {key: c.text for key, c in told.items()} == {(r.problem_id, r.index): str(r.seed) for r in requests(24)}
+    assert len(list(tmp_path.glob("died-*"))) == 2
+    assert not set(before) & set(pids(engine))
+    engine.close()
+
+
+def test_replicas_that_die_whenever_they_open_stop_the_run(running: None, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"died more than 1 times \(engine\.max_deaths\)"):
+        mortal(tmp_path, lives=99, dies_opening=True, max_deaths=1)
+    assert 2 <= len(list(tmp_path.glob("died-*"))) <= 4  # each of the two opens twice
 
 
 def test_an_engine_that_leaves_completions_out_is_told(running: None, tmp_path: Path) -> None:
@@ -188,13 +209,13 @@ def test_a_model_that_can_not_be_opened_is_told_once(running: None, tmp_path: Pa
     engine = built(replicas=2)
     with pytest.raises(ModelError, match="can't be loaded"):
         engine.open(ModelSource(str(tmp_path)))
-    assert engine._copies == []
+    assert engine._actors == []
 
 
 def test_a_copy_with_another_model_is_refused(running: None, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"the package": "0", "the model": {"name": "countdown-tiny", "fingerprint": "0"}}
     monkeypatch.setattr(ours, "_facts", lambda source: facts)  # here alone: an actor imports the module anew
-    with pytest.raises(ModelError, match=r"the copy on .* is another: the model\.fingerprint: .* there, '0' now"):
+    with pytest.raises(ModelError, match=r"the replica on .* differs: the model\.fingerprint: .* there, '0' now"):
         opened()
 
 
@@ -261,7 +282,7 @@ def test_more_copies_than_the_machine_has_room_for_are_refused(
 
 
 def test_a_cluster_that_is_not_there_is_one_line(alone: None) -> None:
-    with pytest.raises(ModelError, match=r"no Ray to be had at engine\.address '127\.0\.0\.1:1'"):
+    with pytest.raises(ModelError, match=r"no Ray at engine\.address '127\.0\.0\.1:1'"):
         opened(address="127.0.0.1:1")  # nobody listens there
 
 

@@ -21,13 +21,15 @@ class Mortal:
     lives: int = 0
     raises: Exception | None = None
     leaves_out: bool = False
+    dies_opening: bool = False
     id: str = "mortal"
 
     def build(self) -> Mortal:
         return self
 
     def open(self, source: Any) -> None:
-        pass
+        if self.dies_opening:
+            self._end()
 
     def close(self) -> None:
         pass

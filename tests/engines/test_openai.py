@@ -135,7 +135,7 @@ def test_what_would_be_the_same_for_all_stops_the_run(behaviour: str) -> None:
     with LoopbackServer(lambda seed, attempt: "ok" if seed < 3 * 7919 else behaviour) as server:
         stream = opened(server, max_concurrency=1).generate(requests(200))
         assert [next(stream).seed for _ in range(3)] == [0, 7919, 15838]
-        with pytest.raises(EngineError, match=f"answered {behaviour}.*the same command asks for the rest"):
+        with pytest.raises(EngineError, match=f"answered {behaviour}.*the same command requests the rest"):
             next(stream)
     assert len(server.log) == 4
 
@@ -146,7 +146,7 @@ def test_a_dead_server_is_not_asked_for_everything() -> None:
         _, lost = split(engine.generate(requests(500)))
     assert len(lost) == 500
     assert len(server.attempts) <= 8 + 4
-    assert sum("not asked for" in failure.reason for failure in lost.values()) >= 500 - 12
+    assert sum("not requested" in failure.reason for failure in lost.values()) >= 500 - 12
 
 
 def test_a_stream_that_is_left_asks_no_more() -> None:
@@ -220,7 +220,7 @@ def test_a_model_that_is_not_served_is_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"base_url": "127.0.0.1:8000"}, "begins with http"),
+        ({"base_url": "127.0.0.1:8000"}, "begin with http"),
         ({"base_url": "http://me:secret@host/v1"}, "environment"),
         ({"base_url": "http://host/v1", "endpoint": "completions"}, "needs a tokenizer"),
         ({}, "base_url' is missing"),

@@ -179,7 +179,7 @@ def test_nothing_is_asked_when_there_is_no_answer(server, judge, text, finish_re
 
 def test_another_reference_grades_nothing(server, judge):
     assert grade(judge(), reference="Jane Austen").reason == "reference unreadable"
-    with pytest.raises(ConfigError, match="base_url begins with http"):
+    with pytest.raises(ConfigError, match="base_url must begin with http"):
         judge(base_url="nowhere")
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.engines import _answers
-from harness.engines._answers import Answer, MalformedError, RefusedError, duration_s, pause_s, retry_after_s
-from harness.engines._connection import ApiKey
-from harness.engines._gate import Gate
+from harness.engines.openai import replies
+from harness.engines.openai.concurrency import Gate
+from harness.engines.openai.connection import ApiKey
+from harness.engines.openai.replies import MalformedError, RefusedError, ServerReply, duration_s, pause_s, retry_after_s
 
 KEY = 'sk-"a+b/c\\d'
 
@@ -24,12 +24,12 @@ def chat(content: Any = "hi", finish_reason: Any = "stop", **more: Any) -> str:
     return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": finish_reason}], **more})
 
 
-def read_answer(body: str, redact: Any = lambda value: value) -> Answer:
-    return _answers.read_answer(body.encode(), redact)
+def read_reply(body: str, redact: Any = lambda value: value) -> ServerReply:
+    return replies.read_reply(body.encode(), redact)
 
 
 def read_listing(body: str, redact: Any = lambda value: value) -> dict[str, dict[str, str]]:
-    return _answers.read_listing(body.encode(), redact)
+    return replies.read_listing(body.encode(), redact)
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def key(monkeypatch: pytest.MonkeyPatch) -> ApiKey:
 
 def test_an_answer_is_its_text_its_end_and_the_servers_counts() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 5, "cost": 0.25}
-    assert read_answer(chat(usage=usage)) == Answer("hi", "stop", 3, 5, 0.25)
-    assert read_answer(chat(finish_reason="length")) == Answer("hi", "length", None, None, None)
-    assert read_answer('{"choices": [{"text": "x", "finish_reason": "stop"}]}').text == "x"
+    assert read_reply(chat(usage=usage)) == ServerReply("hi", "stop", 3, 5, 0.25)
+    assert read_reply(chat(finish_reason="length")) == ServerReply("hi", "length", None, None, None)
+    assert read_reply('{"choices": [{"text": "x", "finish_reason": "stop"}]}').text == "x"
 
 
 def test_a_model_that_only_thought_has_said_nothing() -> None:
-    assert read_answer(chat(content=None, finish_reason="length")).text == ""
+    assert read_reply(chat(content=None, finish_reason="length")).text == ""
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_a_model_that_only_thought_has_said_nothing() -> None:
 )
 def test_what_is_no_completion_is_malformed(body: str) -> None:
     with pytest.raises(MalformedError):
-        read_answer(body)
+        read_reply(body)
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "abort"])
 def test_another_end_is_a_refusal(reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
-        read_answer(chat(finish_reason=reason))
+        read_reply(chat(finish_reason=reason))
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}, None, 7])
 def test_counts_that_are_none_are_absent(counts: Any) -> None:
-    assert read_answer(chat(usage=counts)).n_prompt is None
+    assert read_reply(chat(usage=counts)).n_prompt is None
 
 
 def test_the_wait_of_an_error() -> None:
@@ -130,12 +130,12 @@ def test_a_key_is_redacted_however_it_is_written(key: ApiKey, write: Any) -> Non
 
 def test_a_key_is_redacted_in_everything_that_an_answer_holds(key: ApiKey) -> None:
     body = json.dumps({"choices": [{"message": {"content": f"is it {KEY}?"}, "finish_reason": "stop"}]})
-    assert read_answer(body, key.redact_reply).text == "is it (the key)?"
+    assert read_reply(body, key.redact_reply).text == "is it (the key)?"
     with pytest.raises(RefusedError, match=r"\(the key\)"):
-        read_answer(chat(finish_reason=KEY), key.redact_reply)
+        read_reply(chat(finish_reason=KEY), key.redact_reply)
     for broken in (chat(content=[KEY]), f"<html>{json.dumps(KEY)}", f"{' ' * 70}{KEY}"):
         with pytest.raises(MalformedError) as raised:
-            read_answer(broken, key.redact_reply)
+            read_reply(broken, key.redact_reply)
         assert "sk-" not in str(raised.value)
     listing = json.dumps({"data": [{"id": KEY, KEY: "x", "owned_by": KEY}]})
     assert read_listing(listing, key.redact_reply) == {"(the key)": {"(the key)": "x", "owned_by": "(the key)"}}
@@ -144,7 +144,7 @@ def test_a_key_is_redacted_in_everything_that_an_answer_holds(key: ApiKey) -> No
 def test_a_key_too_short_to_be_a_secret_is_redacted_in_errors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SERVERS_KEY", "EMPTY")
     key = ApiKey("SOME_SERVERS_KEY")
-    assert read_answer(chat(content="The set is EMPTY."), key.redact_reply).text == "The set is EMPTY."
+    assert read_reply(chat(content="The set is EMPTY."), key.redact_reply).text == "The set is EMPTY."
     assert key.redact("the key EMPTY is wrong") == "the key (the key) is wrong"
 
 

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, read strictly: a text that is whole, or what is wrong with it."""
+"""Replies of an OpenAI-compatible server, read strictly: a whole text, or an error that names the fault."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class MalformedError(Exception):
-    """The answer is no completion; another try may get one."""
+    """The reply is not a completion; another try may get one."""
 
 
 class RefusedError(Exception):
-    """The answer says that there will be none: another try would say the same."""
+    """The server refuses the completion; another try would get the same reply."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerReply:
     """One choice of a completion or chat completion, with the server's own counts where it gives them."""
 
     text: str
@@ -34,25 +34,28 @@ class Answer:
     cost_usd: float | None
 
 
-def read_answer(body: bytes, redact: Callable[[Any], Any]) -> Answer:
-    """Return the one choice of a completion. Nothing but `redact`ed values goes into it, nor into the errors."""
+def read_reply(body: bytes, redact: Callable[[Any], Any]) -> ServerReply:
+    """Parse the single choice of a completion.
+
+    The body passes `redact` first, so neither the reply nor an error message can show what that removes.
+    """
     fields = _read_json(body, redact)
     try:
         (choice,) = fields["choices"]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
         reason = choice["finish_reason"]
     except (ValueError, KeyError, TypeError) as error:
-        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {_start(fields)}") from None
+        raise MalformedError(f"the reply is not a completion ({type(error).__name__}): {_start(fields)}") from None
     if reason not in ("stop", "length"):
         if reason is None or not isinstance(reason, str):
-            raise MalformedError(f"the answer has no finish_reason: {_start(fields)}")
+            raise MalformedError(f"the reply has no finish_reason: {_start(fields)}")
         raise RefusedError(f"the server ended the completion with {reason!r}")
     if text is not None and not isinstance(text, str):
-        raise MalformedError(f"the text of the answer is no text: {_start(fields)}")
+        raise MalformedError(f"the text of the reply is not a string: {_start(fields)}")
     usage = fields.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
-    return Answer(
-        text if text is not None else "",  # a model that thought up to its budget has said nothing yet
+    return ServerReply(
+        text if text is not None else "",  # a model that reasoned up to its budget has no content yet
         "stop" if reason == "stop" else "length",
         _whole(counts.get("prompt_tokens")),
         _whole(counts.get("completion_tokens")),
@@ -61,7 +64,7 @@ def read_answer(body: bytes, redact: Callable[[Any], Any]) -> Answer:
 
 
 def read_listing(body: bytes, redact: Callable[[Any], Any]) -> dict[str, dict[str, str]]:
-    """Model -> what the server says of it, without what changes by itself; nothing where this is no list."""
+    """Return the fields of each listed model that do not change by themselves; nothing if this is not a list."""
     try:
         entries = {entry["id"]: entry for entry in _read_json(body, redact)["data"]}
         return {
@@ -77,16 +80,16 @@ def read_listing(body: bytes, redact: Callable[[Any], Any]) -> dict[str, dict[st
 
 
 def _read_json(body: bytes, redact: Callable[[Any], Any]) -> Any:
-    """Decode a body. This is the one place where values that a server made up come in."""
+    """Decode a body. All text from a server enters here."""
     try:
         return redact(json.loads(body))
     except (ValueError, RecursionError) as error:
         text = redact(body.decode(errors="replace"))
-        raise MalformedError(f"the answer is no completion ({type(error).__name__}): {text[:80]!r}") from None
+        raise MalformedError(f"the reply is not a completion ({type(error).__name__}): {text[:80]!r}") from None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that an error asks for: Retry-After in seconds or as a date, or OpenAI's own in milliseconds."""
+    """Return the wait an error requests: Retry-After in seconds or as a date, or OpenAI's header in milliseconds."""
     milliseconds, given = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:
@@ -97,12 +100,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             return float(given)
         date = email.utils.parsedate_to_datetime(given)
         return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
-    except (ValueError, TypeError):  # a header that is none
+    except (ValueError, TypeError):  # not a valid header
         return None
 
 
 def pause_s(headers: Mapping[str, str]) -> float:
-    """How long an answer asks everyone to wait: until the reset, once nothing remains of the requests or tokens."""
+    """Return how long all requests should wait: until the reset, once no requests or tokens remain."""
     waits = [
         duration_s(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
@@ -112,7 +115,7 @@ def pause_s(headers: Mapping[str, str]) -> float:
 
 
 def duration_s(text: str) -> float | None:
-    """'6m0s', '20ms' or '1.5' (seconds)."""
+    """Parse a duration such as '6m0s', '20ms' or '1.5' (seconds)."""
     parts = re.findall(r"([0-9.]+)(ms|s|m|h|d|$)", text.strip())
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         return None

@@ -1,7 +1,7 @@
-"""The connection to one server: its API key, and a client that follows no redirect to another host.
+"""The connection to one server: its API key, and a client that follows no redirect to another server.
 
-Whatever a server sends, and every exception its text can enter, passes `ApiKey.redact` or `ApiKey.redact_reply` before
-anything else reads it.
+All text that a server sends, and every exception that this text can enter, passes `ApiKey.redact_reply` or
+`ApiKey.redact` before anything else reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import urllib.parse
 from typing import Any
 
 from harness.core.errors import ConfigError
-from harness.engines._answers import RefusedError
+from harness.engines.openai.replies import RefusedError
 
 # A shorter key protects nothing (`EMPTY`, `none`), and its letters occur in honest completions.
 _SHORTEST_SECRET = 8
@@ -28,8 +28,8 @@ class ApiKey:
         self._key = os.environ.get(variable, "")
         if not re.fullmatch("[!-~]*", self._key):
             raise ConfigError(
-                f"the API key in the environment variable {variable} holds a line break, another white space or a "
-                "character that is not ASCII, which no HTTP header can carry; set it again without"
+                f"the API key in the environment variable {variable} holds a line break, other white space or a "
+                "character that is not ASCII; no HTTP header can carry it, so set it without"
             )
         # As it is, and as Python, JSON and a URL write it.
         forms = {self._key, repr(self._key)[1:-1], json.dumps(self._key)[1:-1], urllib.parse.quote(self._key, safe="")}
@@ -49,7 +49,7 @@ class ApiKey:
         return text
 
     def redact_reply(self, value: Any) -> Any:
-        """Replace the key in all texts of decoded JSON. A key too short to be a secret stays: it may be a word."""
+        """Replace the key in all strings of decoded JSON. A key too short to be a secret stays: it may be a word."""
         return self._redact_value(value) if len(self._key) >= _SHORTEST_SECRET else value
 
     def _redact_value(self, value: Any) -> Any:
@@ -63,14 +63,14 @@ class ApiKey:
 
 
 def new_client(openai: Any, base_url: str, key: ApiKey, timeout_s: float, tls: Any) -> Any:
-    """Return a client of the package `openai`, to be used in one event loop. Raises RefusedError on leaving the host.
+    """Return a client of the package `openai` for one event loop. A redirect to another server raises RefusedError.
 
-    `tls` is shared by the clients of an engine: to load the certificates takes a hundred times as long as the rest.
+    The clients of an engine share `tls`: loading the certificates takes a hundred times as long as the rest.
     """
     home = urllib.parse.urlsplit(base_url)
 
     async def check(request: Any) -> None:
-        """Called before each request, those that follow a redirect included."""
+        """Check each request before it is sent, those that follow a redirect included."""
         if not key.reveal():
             request.headers.pop("authorization", None)  # the package refuses to work without one
         target = urllib.parse.urlsplit(str(request.url))

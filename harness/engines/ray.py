@@ -171,11 +171,14 @@ class RayEngine:
         (ready,), _ = self._ray.wait([*self._opening, *(job.stream for job in self._jobs)], num_returns=1)
         errors = self._ray.exceptions
         try:
-            return self._opened(ready) if ready in self._opening else self._received(ready)
+            if ready in self._opening:
+                self._finish_opening(ready)
+                return None
+            return self._receive(ready)
         except errors.RayTaskError as error:
             raise error.cause if isinstance(error.cause, HarnessError) else error from None
 
-    def _opened(self, reference: Any) -> None:
+    def _finish_opening(self, reference: Any) -> None:
         actor = self._opening.pop(reference)
         try:
             self._ray.get(reference)
@@ -183,7 +186,7 @@ class RayEngine:
             raise self._too_many_deaths(error) from None
         self._idle.append(actor)
 
-    def _received(self, stream: Any) -> _Answer | None:
+    def _receive(self, stream: Any) -> _Answer | None:
         job = next(job for job in self._jobs if job.stream is stream)
         self._jobs.sort(key=lambda other: other is job)  # the others have their turn before it
         try:
@@ -234,12 +237,12 @@ class _Replica:
         self._engine: Engine | None = None
 
     def open(self) -> None:
-        self._opened()
+        self._open_engine()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[_Answer]:
-        yield from self._opened().generate(requests)
+        yield from self._open_engine().generate(requests)
 
-    def _opened(self) -> Engine:
+    def _open_engine(self) -> Engine:
         if self._engine is None:
             if not self._has_gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible

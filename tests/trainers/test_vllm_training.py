@@ -123,7 +123,7 @@ def test_a_policys_tensors_are_taken_by_name(wide: Path, tmp_path: Path, is_tied
 @pytest.mark.parametrize(
     ("engine", "told"),
     [
-        ({"lora": "folder"}, "leave it off"),
+        ({"lora": "folder"}, "leave it out"),
         ({"data_parallel": 2}, "data_parallel = 1"),
         ({"sleep_level": 2}, "can't sleep on this cpu"),
     ],

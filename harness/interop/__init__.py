@@ -1,1 +1,1 @@
-"""Other evaluators: our tasks as theirs, and runs as their logs."""
+"""File formats of other tools: exports of tasks to evaluators and trainers, and of runs as logs."""

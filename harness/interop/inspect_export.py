@@ -1,4 +1,4 @@
-"""`harness export inspect`: our tasks as a file that `inspect eval` runs, judged by our graders."""
+"""`harness export inspect`: our tasks as a file that `inspect eval` runs, graded by our graders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.errors import ConfigError
 from harness.core.types import FinishReason, Sampling, Verdict
-from harness.interop.problems import ExportConfig, exported, new_folder, read_rows, write_rows
+from harness.interop.problems import ExportConfig, export_tasks, new_folder, read_rows, write_rows
 from harness.interop.verdict_server import verdict
 from harness.runs.jsonl import write_whole
 
@@ -32,11 +32,11 @@ def {id}():
 
 
 def export(config: ExportConfig, folder: Path) -> list[str]:
-    """Write the folder; the names of the tasks in its file."""
-    tasks = exported(config, None)
+    """Write the folder. Return the names of the tasks in its file."""
+    tasks = export_tasks(config, None)
     for task in tasks:
         if not task.id.isidentifier():
-            raise ConfigError(f"{task.id!r} can't be the name of a function, which inspect names tasks by")
+            raise ConfigError(f"{task.id!r} is not a Python name, and inspect names tasks by functions; leave it out")
     parts = [_TASK.format(id=task.id, n=task.n, config=_settings(task.sampling)) for task in tasks]
     new_folder(folder)
     for task in tasks:
@@ -60,7 +60,7 @@ def _settings(sampling: Sampling) -> dict[str, Any]:
 
 
 def task_of(path: Path, epochs: int, config: Mapping[str, Any]) -> Any:
-    """The task of one file of rows."""
+    """Return the inspect task of one file of rows."""
     from inspect_ai import Task
     from inspect_ai.dataset import MemoryDataset
     from inspect_ai.model import GenerateConfig
@@ -68,11 +68,11 @@ def task_of(path: Path, epochs: int, config: Mapping[str, Any]) -> Any:
     from inspect_ai.solver import generate
 
     samples = [_sample(row) for row in read_rows(path)]
-    judged = scorer(metrics=[accuracy(), stderr()], name="harness")(_scorer)
+    harness_scorer = scorer(metrics=[accuracy(), stderr()], name="harness")(_scorer)
     return Task(
         dataset=MemoryDataset(samples, name=path.stem, location=str(path)),
         solver=generate(),
-        scorer=judged(),
+        scorer=harness_scorer(),
         epochs=epochs,
         config=GenerateConfig(**config),
     )
@@ -102,7 +102,7 @@ def _scorer() -> Any:
 
 
 def score_of(found: Verdict) -> Any:
-    """A verdict as inspect's score: one without a verdict stays unscored, and in no mean."""
+    """Return a verdict as inspect's score. An ungraded one is unscored, and enters no mean."""
     from inspect_ai.scorer import CORRECT, INCORRECT, Score
 
     if found.outcome == "ungraded":

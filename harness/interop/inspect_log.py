@@ -1,4 +1,4 @@
-"""`harness export inspect-log`: a run as `.eval` logs, one a task, which `inspect view` opens."""
+"""`harness export inspect-log`: a run as `.eval` logs, one per task, which `inspect view` opens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.interop.inspect_export import messages_of, score_of
 from harness.interop.problems import new_folder
 from harness.runs.folder import RunReader
 
-Judged = tuple[Problem[Any], Completion, Verdict]
+GradedSample = tuple[Problem[Any], Completion, Verdict]
 
 
 def export(run: Path, folder: Path) -> list[Path]:
-    """Write the logs; what is not judged yet is left out."""
+    """Write the logs and return their paths. Completions without a verdict are left out."""
     require("inspect", "an inspect log")
     from inspect_ai.log import write_eval_log
 
@@ -28,19 +28,19 @@ def export(run: Path, folder: Path) -> list[Path]:
     if view.record.kind != "eval":
         raise RunFolderError(f"{run} is a train run; name one of its evaluations, such as {run}/evals/...")
     config = configs.parse(EvalConfig, view.config())
-    found = {chosen.id: _judged(view, config, chosen) for chosen in config.tasks}
+    found = {chosen.id: _graded_samples(view, config, chosen) for chosen in config.tasks}
     if not any(found.values()):
         raise RunFolderError(f"{run} has no graded completions yet, so there is nothing to write")
     new_folder(folder)
     paths = []
-    for task, judged in found.items():
-        if judged:
+    for task, graded in found.items():
+        if graded:
             paths.append(folder / f"{view.record.id}-{task.replace(':', '-').replace('/', '-')}.eval")
-            write_eval_log(_log(view, config, task, judged), str(paths[-1]))
+            write_eval_log(_log(view, config, task, graded), str(paths[-1]))
     return paths
 
 
-def _judged(view: RunReader, config: EvalConfig, chosen: configs.PluginChoice) -> list[Judged]:
+def _graded_samples(view: RunReader, config: EvalConfig, chosen: configs.PluginChoice) -> list[GradedSample]:
     task = build_tasks(config)[chosen.id]
     problems = {p.id: p for p in problems_for(config, {chosen.id: task})[chosen.id]}
     verdicts = view.verdicts(grader_name(task, config.judge(chosen.id)))
@@ -49,27 +49,27 @@ def _judged(view: RunReader, config: EvalConfig, chosen: configs.PluginChoice) -
     return [(problems[c.problem_id], c, verdict) for c, verdict in keyed if verdict is not None]
 
 
-def _log(view: RunReader, config: EvalConfig, task: str, judged: Sequence[Judged]) -> Any:
+def _log(view: RunReader, config: EvalConfig, task: str, graded: Sequence[GradedSample]) -> Any:
     from inspect_ai.log import EvalLog, EvalPlan, EvalPlanStep, EvalStats
 
-    record, usage = view.record, {config.model.path: _usage([c.tokens for _, c, _ in judged])}
+    record, usage = view.record, {config.model.path: _usage([c.tokens for _, c, _ in graded])}
     statuses = {"done": "success", "interrupted": "cancelled", "running": "started", "failed": "error"}
     return EvalLog(
         status=statuses[record.status],
-        eval=_spec(view, config, task, judged),
+        eval=_spec(view, config, task, graded),
         plan=EvalPlan(steps=[EvalPlanStep(solver="generate", params_passed={})], config=_settings(view, task)),
-        results=_results(view.estimates().get(task, []), judged),
+        results=_results(view.estimates().get(task, []), graded),
         stats=EvalStats(started_at=record.created, model_usage=usage),
-        samples=[_sample(config, *one) for one in judged],
+        samples=[_sample(config, *one) for one in graded],
     )
 
 
-def _spec(view: RunReader, config: EvalConfig, task: str, judged: Sequence[Judged]) -> Any:
+def _spec(view: RunReader, config: EvalConfig, task: str, graded: Sequence[GradedSample]) -> Any:
     from inspect_ai.log import EvalConfig as InspectConfig
     from inspect_ai.log import EvalDataset, EvalSpec
 
     record = view.record
-    ids = list(dict.fromkeys(problem.id for problem, _, _ in judged))
+    ids = list(dict.fromkeys(problem.id for problem, _, _ in graded))
     facts: Mapping[str, Any] = record.data.get(task, {})
     name = f"{record.id}-{task}"
     return EvalSpec(
@@ -82,7 +82,7 @@ def _spec(view: RunReader, config: EvalConfig, task: str, judged: Sequence[Judge
         dataset=EvalDataset(name=task, location=str(facts.get("source", "")), samples=len(ids), sample_ids=ids),
         model=config.model.path,
         model_generate_config=_settings(view, task),
-        config=InspectConfig(epochs=max(completion.index for _, completion, _ in judged) + 1),
+        config=InspectConfig(epochs=max(completion.index for _, completion, _ in graded) + 1),
         packages={"flowrl-harness": record.code, "inspect_ai": str(installed_version("inspect-ai"))},
         metadata={
             "config": configs.to_tree(config),
@@ -98,15 +98,15 @@ def _settings(view: RunReader, task: str) -> Any:
     from inspect_ai.model import GenerateConfig
 
     own = dict(view.record.data.get(task, {}).get("sampling", {}))
-    drawn = {**own, **view.config().get("sampling", {})}
+    sampling = {**own, **view.config().get("sampling", {})}
     names = {"max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "stop": "stop_seqs"}
-    return GenerateConfig(**{theirs: drawn[ours] for ours, theirs in names.items() if ours in drawn})
+    return GenerateConfig(**{theirs: sampling[ours] for ours, theirs in names.items() if ours in sampling})
 
 
-def _results(estimates: Sequence[Estimate], judged: Sequence[Judged]) -> Any:
+def _results(estimates: Sequence[Estimate], graded: Sequence[GradedSample]) -> Any:
     from inspect_ai.log import EvalMetric, EvalResults, EvalScore
 
-    n_ungraded = sum(verdict.outcome == "ungraded" for _, _, verdict in judged)
+    n_ungraded = sum(verdict.outcome == "ungraded" for _, _, verdict in graded)
     metrics = {
         e.name: EvalMetric(name=e.name, value=e.value, metadata={"low": e.low, "high": e.high, "method": e.method})
         for e in estimates
@@ -114,18 +114,18 @@ def _results(estimates: Sequence[Estimate], judged: Sequence[Judged]) -> Any:
     score = EvalScore(
         name="harness",
         scorer="harness",
-        scored_samples=len(judged) - n_ungraded,
+        scored_samples=len(graded) - n_ungraded,
         unscored_samples=n_ungraded,
         metrics=metrics,
     )
-    return EvalResults(total_samples=len(judged), completed_samples=len(judged), scores=[score])
+    return EvalResults(total_samples=len(graded), completed_samples=len(graded), scores=[score])
 
 
 def _sample(config: EvalConfig, problem: Problem[Any], completion: Completion, verdict: Verdict) -> Any:
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ModelOutput
 
-    asked = messages_of([{"role": m.role, "content": m.content} for m in problem.messages])
+    prompt = messages_of([{"role": m.role, "content": m.content} for m in problem.messages])
     reason = "max_tokens" if completion.finish_reason == "length" else "stop"
     output = ModelOutput.from_content(config.model.path, completion.text, stop_reason=reason)
     output.usage = _usage([completion.tokens])
@@ -133,9 +133,9 @@ def _sample(config: EvalConfig, problem: Problem[Any], completion: Completion, v
     return EvalSample(
         id=problem.id,
         epoch=completion.index + 1,
-        input=asked,
+        input=prompt,
         target=str(getattr(problem.reference, "text", problem.reference)),
-        messages=[*asked, output.message],
+        messages=[*prompt, output.message],
         output=output,
         scores={"harness": score_of(verdict)},
         metadata={"seed": completion.seed, **problem.tags, **({"passages": scored} if scored else {})},
@@ -146,5 +146,5 @@ def _sample(config: EvalConfig, problem: Problem[Any], completion: Completion, v
 def _usage(several: Sequence[Tokens]) -> Any:
     from inspect_ai.model import ModelUsage
 
-    n_read, n_written = sum(t.n_prompt for t in several), sum(t.n_completion for t in several)
-    return ModelUsage(input_tokens=n_read, output_tokens=n_written, total_tokens=n_read + n_written)
+    n_prompt, n_completion = sum(t.n_prompt for t in several), sum(t.n_completion for t in several)
+    return ModelUsage(input_tokens=n_prompt, output_tokens=n_completion, total_tokens=n_prompt + n_completion)

@@ -1,4 +1,4 @@
-"""`harness export lm-eval`: our tasks as lm-eval's, for its command's --include_path, judged by our graders."""
+"""`harness export lm-eval`: our tasks as lm-eval tasks, for its option --include_path, graded by our graders."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.interop.problems import ExportConfig, Exported, exported, new_folder, read_rows, write_rows
+from harness.interop.problems import ExportConfig, ExportedTask, export_tasks, new_folder, read_rows, write_rows
 from harness.interop.verdict_server import verdict
 from harness.runs.jsonl import write_whole
 
 PREFIX = "harness_"
-"""Before our ids, as lm-eval has tasks of the same names."""
+"""Prefix of our ids, because lm-eval has tasks of the same names."""
 
 _CODE = '''"""Made by `harness export lm-eval`: the rows of a task, and the verdict of its own grader."""
 
@@ -28,33 +28,33 @@ def rows(file, **_):
 
 
 def export(config: ExportConfig, folder: Path, model: str | None) -> list[str]:
-    """Write the folder; the names of the tasks in it."""
-    tasks = exported(config, model)
+    """Write the folder. Return the names of the tasks in it."""
+    tasks = export_tasks(config, model)
     new_folder(folder)
     write_whole(folder / "utils.py", _CODE)
     for task in tasks:
         write_rows(folder / f"{task.id}.jsonl", task.rows)
-        write_whole(folder / f"{PREFIX}{task.id}.yaml", _yaml(task, is_written=model is not None))
+        write_whole(folder / f"{PREFIX}{task.id}.yaml", _yaml(task, is_templated=model is not None))
     return [PREFIX + task.id for task in tasks]
 
 
-def _yaml(task: Exported, *, is_written: bool) -> str:
-    """JSON is YAML but for the functions, so every value is written as JSON."""
-    drawn = task.sampling.temperature > 0
+def _yaml(task: ExportedTask, *, is_templated: bool) -> str:
+    """Write lm-eval's YAML. JSON is YAML, so every value but the functions is written as JSON."""
+    is_random = task.sampling.temperature > 0
     settings: dict[str, Any] = {
         "until": list(task.sampling.stop),
         "max_gen_toks": task.sampling.max_tokens,
-        "do_sample": drawn,
+        "do_sample": is_random,
         "temperature": task.sampling.temperature,
-        **(task.sampling.truncation() if drawn else {}),
+        **(task.sampling.truncation() if is_random else {}),
     }
     filters = [{"name": "all", "filter": [{"function": "take_first_k", "k": task.n}]}]
     metrics = [{"metric": metric, "aggregation": "mean", "higher_is_better": metric == "correct"} for metric in METRICS]
-    has_system = not is_written and any(row["system"] for row in task.rows)
-    how = "" if is_written else "# Its prompts are messages: give lm-eval --apply_chat_template.\n"
+    has_system = not is_templated and any(row["system"] for row in task.rows)
+    note = "" if is_templated else "# Its prompts are messages: run lm-eval with --apply_chat_template.\n"
     return "\n".join(
         [
-            f"{how}task: {json.dumps(PREFIX + task.id)}",
+            f"{note}task: {json.dumps(PREFIX + task.id)}",
             "custom_dataset: !function utils.rows",
             f"dataset_kwargs: {json.dumps({'file': f'{task.id}.jsonl'})}",
             "test_split: test",
@@ -83,12 +83,12 @@ METRICS = ("correct", "ungraded")
 def data_set(path: Path) -> Mapping[str, Any]:
     from datasets import Dataset, DatasetDict
 
-    made: Mapping[str, Any] = DatasetDict({"test": Dataset.from_list(read_rows(path))})
-    return made
+    data: Mapping[str, Any] = DatasetDict({"test": Dataset.from_list(read_rows(path))})
+    return data
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The share of right replies, among those that could be graded, and the share of those that could not."""
+    """Return the share of correct replies among the graded ones, and the share of ungraded ones."""
     verdicts = [verdict(doc, text) for text in results[0]]
     graded = [found for found in verdicts if found.outcome != "ungraded"]
     shares = {"ungraded": 1 - len(graded) / len(verdicts)}

@@ -1,4 +1,4 @@
-"""What of a task another evaluator is given: its problems as rows of a file, and how they are drawn and judged."""
+"""The problems of a task as rows of a file for another evaluator, with its sampling and its grader."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemsConfig:
-    """Which problems, and who judges the replies."""
+    """The problems to export, and their grader."""
 
     tasks: tuple[PluginChoice, ...] = plugin("tasks")
     grader: PluginChoice | None = plugin("graders", otherwise=None)
-    """Of every task, instead of its own."""
+    """Grader of every task, in place of its own."""
     split: Literal["train", "validation", "test"] = "test"
     limit: int | None = None
     problem_seed: int = 0
 
     def __post_init__(self) -> None:
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
-            raise ValueError("tasks names a task twice; give each setting of it a folder of its own")
+            raise ValueError("tasks names a task twice; export each configuration of it to its own folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig(ProblemsConfig):
-    """Asked how, besides; as in an evaluation, but for one reply a problem."""
+    """The sampling as well, as in an evaluation; one reply per problem by default."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     n: int = 1
@@ -53,8 +53,8 @@ class ExportConfig(ProblemsConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """One task as another evaluator is to see it."""
+class ExportedTask:
+    """One task as another evaluator reads it."""
 
     id: str
     card: DatasetCard
@@ -63,29 +63,29 @@ class Exported:
     rows: Sequence[Row]
 
 
-def exported(config: ExportConfig, model: str | None) -> list[Exported]:
-    """Every task, with its prompts as this model's chat template writes them, where a model is named."""
+def export_tasks(config: ExportConfig, model: str | None) -> list[ExportedTask]:
+    """Return every task. With a model, its chat template writes the prompts."""
     tokenizer = load_tokenizer(ModelSource(resolve(model))) if model is not None else None
-    return [_exported(chosen, config, tokenizer) for chosen in config.tasks]
+    return [_export_task(chosen, config, tokenizer) for chosen in config.tasks]
 
 
-def _exported(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> Exported:
+def _export_task(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> ExportedTask:
     task, problems = problems_in(chosen, config)
     origin = origin_of(chosen, config)
     rows = [_row(problem, origin, tokenizer) for problem in problems]
-    return Exported(chosen.id, task.card, config.sampling.over(task.sampling), config.n, rows)
+    return ExportedTask(chosen.id, task.card, config.sampling.over(task.sampling), config.n, rows)
 
 
 def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
-    """The task as it will be judged, and its problems."""
-    task: Task[Any] = chosen.build()
+    """Return the task with its grader, and its problems."""
+    task: Task[Any] = chosen.build("tasks")
     if isinstance(task, ExternalTask):
-        raise ConfigError(f"{chosen.id} is another evaluator's task; use it there as it is")
+        raise ConfigError(f"{chosen.id} is a task of another evaluator; use it there")
     return with_grader(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
 
 
 def origin_of(chosen: PluginChoice, config: ProblemsConfig) -> Row:
-    """Where the problems come from and who judges them: what another process loads them by."""
+    """Return the fields by which another process loads the same problems and their grader."""
     grader = json.dumps(configs.to_tree(config.grader)) if config.grader is not None else None
     return {
         "task": json.dumps(configs.to_tree(chosen)),
@@ -103,7 +103,7 @@ def _row(problem: Problem[Any], origin: Row, tokenizer: Any) -> Row:
     elif last.role == "user" and [message.role for message in before] in ([], ["system"]):
         system, prompt = "".join(message.content for message in before), last.content
     else:
-        raise ConfigError(f"the problems of {problem.task} are conversations; --model writes them as one text")
+        raise ConfigError(f"the problems of {problem.task} are conversations; give --model to write them as one text")
     return {
         "id": problem.id,
         "system": system,
@@ -116,20 +116,20 @@ def _row(problem: Problem[Any], origin: Row, tokenizer: Any) -> Row:
 
 
 def turns(problem: Problem[Any]) -> list[dict[str, str]]:
-    """Its messages as everyone writes them."""
+    """Return the messages of a problem in the usual chat format."""
     return [{"role": message.role, "content": message.content} for message in problem.messages]
 
 
 def _target(reference: Any) -> str:
-    """For the reader of a log: the answer, where the reference is as simple as that."""
+    """Return the reference as text, for people who read a log."""
     answer = getattr(reference, "text", reference)
     return str(answer)
 
 
 def new_folder(folder: Path) -> Path:
-    """A folder to write an export into: none is written over."""
+    """Make the folder of an export. A folder with files in it is refused."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder} is there already and not empty; name another folder, or remove it")
+        raise RunFolderError(f"{folder} exists and is not empty; name another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

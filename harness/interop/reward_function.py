@@ -1,4 +1,4 @@
-"""What the exports for trainers share: where their problems come from, and the verdicts of replies by problem id."""
+"""The reward function that the exports for trainers share: verdicts of replies by problem id."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REWARD = "reward.py"
 
 
 @dataclass(frozen=True, slots=True)
-class ToTrainOn:
-    """The problems of one task, who judges them, and where another process finds both."""
+class TrainingSet:
+    """The problems of one task, its grader, and the origin by which another process loads both."""
 
     task: str
     grader: str
@@ -32,19 +32,19 @@ class ToTrainOn:
     origin: Mapping[str, Any]
 
 
-def to_train_on(config: ProblemsConfig) -> list[ToTrainOn]:
-    """Every task of the config."""
+def training_sets(config: ProblemsConfig) -> list[TrainingSet]:
+    """Return the problems of every task of the config."""
     found = []
     for chosen in config.tasks:
         task, problems = problems_in(chosen, config)
-        found.append(ToTrainOn(chosen.id, grader_name(task, config.grader), problems, origin_of(chosen, config)))
+        found.append(TrainingSet(chosen.id, grader_name(task, config.grader), problems, origin_of(chosen, config)))
     return found
 
 
-def write_reward(folder: Path, tasks: Sequence[ToTrainOn], code: str) -> None:
-    """The module with the reward function, and beside it the file that it finds the problems by."""
-    told = {one.task: {"origin": one.origin, "problems": _fingerprint(one.problems)} for one in tasks}
-    write_whole(folder / TASKS, json.dumps(told, indent=1) + "\n")
+def write_reward(folder: Path, tasks: Sequence[TrainingSet], code: str) -> None:
+    """Write the module with the reward function, and the file by which it loads the problems."""
+    origins = {one.task: {"origin": one.origin, "problems": _fingerprint(one.problems)} for one in tasks}
+    write_whole(folder / TASKS, json.dumps(origins, indent=1) + "\n")
     write_whole(folder / REWARD, code)
 
 
@@ -52,28 +52,28 @@ def write_reward(folder: Path, tasks: Sequence[ToTrainOn], code: str) -> None:
 
 
 def verdicts(tasks_file: Path, tasks: Sequence[str], ids: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
-    """Of one reply each, side by side where the grader can."""
+    """Grade one reply each, in as many threads as the graders allow."""
     n_threads = max((_judge(tasks_file, task).n_at_once for task in set(tasks)), default=1)
     with ThreadPoolExecutor(n_threads) as threads:
         return list(threads.map(functools.partial(verdict, tasks_file), tasks, ids, texts))
 
 
 def verdict(tasks_file: Path, task: str, problem_id: str, text: str) -> Verdict:
-    """Of one reply, taken for finished: no trainer says which were cut off."""
+    """Grade one reply. It counts as finished, because trainers do not pass on which replies were cut off."""
     found = _judge(tasks_file, task)
     if problem_id not in found.problems:
-        raise DataError(f"{problem_id!r} is no problem of {task} in {tasks_file}; export it again with this problem")
+        raise DataError(f"{problem_id!r} is not a problem of {task} in {tasks_file}; export it again with this problem")
     return found.verdict(found.problems[problem_id], text)
 
 
 @functools.cache
 def _judge(tasks_file: Path, task: str) -> Judge:
-    told = json.loads(tasks_file.read_text(encoding="utf-8"))
-    if task not in told:
-        raise DataError(f"{task!r} is none of the tasks in {tasks_file}: {', '.join(told)}")
-    found = judge(told[task]["origin"])
-    if _fingerprint(list(found.problems.values())) != told[task]["problems"]:
-        raise DataError(f"the data of {task} have changed since {tasks_file} was written; export it again")
+    tasks = json.loads(tasks_file.read_text(encoding="utf-8"))
+    if task not in tasks:
+        raise DataError(f"{task!r} is not a task in {tasks_file}, which has {', '.join(tasks)}")
+    found = judge(tasks[task]["origin"])
+    if _fingerprint(list(found.problems.values())) != tasks[task]["problems"]:
+        raise DataError(f"the data of {task} changed after {tasks_file} was written; export it again")
     return found
 
 

@@ -1,4 +1,4 @@
-"""`harness export trl`: our problems as rows for TRL's trainers, with a reward function that asks our grader."""
+"""`harness export trl`: our problems as rows for TRL's trainers, with a reward function that calls our grader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.interop.problems import ProblemsConfig, new_folder, turns, write_rows
-from harness.interop.reward_function import REWARD, TASKS, to_train_on, verdicts, write_reward
+from harness.interop.reward_function import REWARD, TASKS, training_sets, verdicts, write_reward
 
 _CODE = f'''"""Made by `harness export trl`: `reward` is one of the reward_funcs of TRL's GRPOTrainer."""
 
@@ -24,8 +24,8 @@ def reward(prompts, completions, problem_id, task, **_):
 
 
 def export(config: ProblemsConfig, folder: Path) -> list[str]:
-    """Write the folder; the names of its files."""
-    tasks = to_train_on(config)
+    """Write the folder. Return the names of its files."""
+    tasks = training_sets(config)
     rows = [
         {"prompt": turns(problem), "problem_id": problem.id, "task": one.task}
         for one in tasks
@@ -43,6 +43,6 @@ def export(config: ProblemsConfig, folder: Path) -> list[str]:
 def rewards(
     tasks_file: Path, completions: Sequence[Any], problem_ids: Sequence[str], tasks: Sequence[str]
 ) -> list[float | None]:
-    """The grader's rewards; None, which TRL leaves out, of what could not be graded."""
+    """Return the grader's rewards; None, which TRL leaves out, for an ungraded completion."""
     texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [found.reward for found in verdicts(tasks_file, tasks, problem_ids, texts)]

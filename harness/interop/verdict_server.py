@@ -1,4 +1,4 @@
-"""What exported tasks call: the verdict of our grader on a reply that another evaluator or trainer had."""
+"""Verdicts of our graders on replies of another evaluator or trainer; exported tasks call this."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from harness.interop.problems import turns
 
 
 class Judge:
-    """A task's problems and their grader, which is never asked more at once than it takes, from whatever thread."""
+    """A task's problems and their grader. Threads may share it: it bounds how many grade at the same time."""
 
     def __init__(self, grader: Grader[Any], problems: Iterable[Problem[Any]]) -> None:
         self.problems = {problem.id: problem for problem in problems}
         self.n_at_once: int = getattr(grader, "n_at_once", 1)
-        self._grader, self._turns = grader, threading.Semaphore(self.n_at_once)
+        self._grader, self._slots = grader, threading.Semaphore(self.n_at_once)
 
     def verdict(self, problem: Problem[Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:
-        with self._turns:
+        with self._slots:
             return self._grader.grade(problem, Completion(problem.id, 0, 0, text, finish_reason, Tokens(0, 0)))
 
 
 def verdict(row: Mapping[str, Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:
-    """Of one reply to an exported problem. The reference is read from the data on this machine, not from the export."""
+    """Grade one reply to an exported problem, by the reference in the data on this machine, not in the export."""
     found = judge(row["harness"])
     problem = found.problems.get(row["id"])
     if problem is None or turns(problem) != row["messages"]:
-        raise DataError(f"the data of this task have changed since {row['id']!r} was exported; export it again")
+        raise DataError(f"the data of this task changed after {row['id']!r} was exported; export it again")
     return found.verdict(problem, text, finish_reason)
 
 
 def judge(origin: Mapping[str, Any]) -> Judge:
-    """Of the problems of that origin, which are loaded once in a process."""
+    """Return the judge of an origin (see `problems.origin_of`). Its problems are loaded once per process."""
     with _LOADING:
         return _judge(json.dumps(dict(origin)))
 
@@ -50,8 +50,8 @@ _LOADING = threading.Lock()
 
 @functools.cache
 def _judge(origin: str) -> Judge:
-    told = json.loads(origin)
-    chosen = told.get("grader")
+    fields = json.loads(origin)
+    chosen = fields.get("grader")
     grader = parse_plugin("graders", json.loads(chosen), "grader") if chosen is not None else None
-    task: Task[Any] = with_grader(parse_plugin("tasks", json.loads(told["task"])).build(), grader)
-    return Judge(task.grader, problems_of(task, told["split"], told["seed"], told["limit"]))
+    task: Task[Any] = with_grader(parse_plugin("tasks", json.loads(fields["task"])).build("tasks"), grader)
+    return Judge(task.grader, problems_of(task, fields["split"], fields["seed"], fields["limit"]))

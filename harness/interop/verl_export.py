@@ -1,4 +1,4 @@
-"""`harness export verl`: our problems in the columns that verl reads, with a reward function that asks our grader."""
+"""`harness export verl`: our problems in verl's columns, with a reward function that calls our grader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.types import Problem
 from harness.interop.problems import ProblemsConfig, Row, new_folder, turns
-from harness.interop.reward_function import REWARD, TASKS, ToTrainOn, to_train_on, verdict, write_reward
+from harness.interop.reward_function import REWARD, TASKS, TrainingSet, training_sets, verdict, write_reward
 
 _CODE = f'''"""Made by `harness export verl`: name this file as verl's reward.custom_reward_function.path."""
 
@@ -25,11 +25,11 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, ungr
 
 
 def export(config: ProblemsConfig, folder: Path) -> list[str]:
-    """Write the folder; the names of its files."""
+    """Write the folder. Return the names of its files."""
     import pyarrow
     import pyarrow.parquet
 
-    tasks = to_train_on(config)
+    tasks = training_sets(config)
     rows = [_row(one, problem, index, config.split) for one in tasks for index, problem in enumerate(one.problems)]
     new_folder(folder)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{config.split}.parquet")
@@ -37,7 +37,7 @@ def export(config: ProblemsConfig, folder: Path) -> list[str]:
     return [f"{config.split}.parquet", REWARD, TASKS]
 
 
-def _row(one: ToTrainOn, problem: Problem[Any], index: int, split: str) -> Row:
+def _row(one: TrainingSet, problem: Problem[Any], index: int, split: str) -> Row:
     return {
         "data_source": one.task,
         "prompt": turns(problem),
@@ -48,7 +48,7 @@ def _row(one: ToTrainOn, problem: Problem[Any], index: int, split: str) -> Row:
 
 
 def ground_truth(reference: Any) -> str:
-    """For the reader alone: the answer, where it is a text. Tests of programs stay where they are."""
+    """Return the answer if it is a text, for people who read the file. Tests of programs are not exported."""
     answer = getattr(reference, "text", reference)
     return answer if isinstance(answer, str) else ""
 
@@ -59,8 +59,10 @@ def ground_truth(reference: Any) -> str:
 def score(
     tasks_file: Path, data_source: str, text: str, extra_info: Mapping[str, Any] | None, ungraded_score: float
 ) -> dict[str, float]:
-    """The grader's reward. verl takes nothing but a number, so what could not be graded gets `ungraded_score`, and is
-    counted in `ungraded`: a NaN would spoil its whole group, and an error end the training."""
+    """Return the grader's reward, or `ungraded_score` for an ungraded reply, which is counted in `ungraded`.
+
+    verl accepts only numbers: a NaN would spoil its whole group, and an exception would end the training.
+    """
     problem_id = str(extra_info["problem_id"]) if extra_info is not None else ""
     found = verdict(tasks_file, data_source, problem_id, text)
     reward = found.reward if found.reward is not None else ungraded_score

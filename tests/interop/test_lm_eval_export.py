@@ -30,7 +30,7 @@ def test_the_rows_have_our_prompts_and_the_folder_is_never_written_over(tmp_path
     assert len(rows) == LIMIT
     assert rows[0]["prompt"] == rows[0]["messages"][0]["content"]  # the bundled model's template adds nothing
     assert main(["export", "lm-eval", str(tmp_path / "out"), "--tasks", "countdown"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists and is not empty" in capsys.readouterr().err
 
 
 def test_results_are_the_graders_verdicts(tmp_path):
@@ -57,14 +57,14 @@ def test_another_grader_judges_where_it_was_asked_for(tmp_path):
 def test_data_that_changed_since_the_export_are_refused(tmp_path):
     row = read_rows(export(tmp_path / "out") / "countdown.jsonl")[0]
     row["messages"][0]["content"] += " "
-    with pytest.raises(DataError, match="changed since"):
+    with pytest.raises(DataError, match="changed after"):
         process_results(row, [["1+1=2"]])
 
 
 def test_what_is_lm_evals_already_is_not_exported(tmp_path, capsys):
     pytest.importorskip("lm_eval")
     assert main(["export", "lm-eval", str(tmp_path / "out"), "--tasks", "lm_eval:gsm8k"]) == 2
-    assert "another evaluator's task" in capsys.readouterr().err
+    assert "a task of another evaluator" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

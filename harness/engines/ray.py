@@ -109,20 +109,19 @@ class RayEngine:
                     yield answer
         finally:
             self._chunks.clear()
-            for job in self._jobs:  # the caller has left, and nothing but a kill stops an actor
-                self._ray.kill(job.actor)
-                self._actors.remove(job.actor)
-                self._add_actor()
+            for job in self._jobs:  # the caller has left, and only a kill stops an actor
+                self._replace_actor(job.actor)
             self._jobs.clear()
 
     def close(self) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
+        if self._is_our_ray:
+            self._ray.shutdown()  # ends the actors too
+            self._is_our_ray = False
+        else:
+            for actor in self._actors:
+                self._ray.kill(actor)
         self._actors, self._opening, self._jobs = [], {}, []
         self._idle.clear()
-        if self._is_our_ray:
-            self._ray.shutdown()
-            self._is_our_ray = False
 
     def _join(self) -> None:
         if self._ray.is_initialized():
@@ -162,6 +161,11 @@ class RayEngine:
         self._actors.append(actor)
         self._open_actor(actor)
 
+    def _replace_actor(self, actor: Any) -> None:
+        self._ray.kill(actor)
+        self._actors.remove(actor)
+        self._add_actor()
+
     def _open_actor(self, actor: Any) -> None:
         # Ray uses up retries while it restarts an actor, so only the number of restarts is limited.
         self._opening[actor.open.options(max_task_retries=-1).remote()] = actor
@@ -182,7 +186,8 @@ class RayEngine:
         actor = self._opening.pop(reference)
         try:
             self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:  # Ray restarts it no more
+        except self._ray.exceptions.RayActorError as error:  # Ray does not restart it any more
+            self._replace_actor(actor)
             raise self._too_many_deaths(error) from None
         self._idle.append(actor)
 
@@ -194,12 +199,12 @@ class RayEngine:
         except StopIteration:
             raise EngineError(f"the engine {self.config.inner.id} left {len(job.owed)} completions out") from None
         except self._ray.exceptions.RayActorError as error:
-            self._jobs.remove(job)
-            self._chunks.appendleft(list(job.owed.values()))
             self._n_deaths += 1
             if self._n_deaths > self.config.max_deaths:
                 raise self._too_many_deaths(error) from None
-            self._open_actor(job.actor)  # the restarted one
+            self._jobs.remove(job)
+            self._chunks.appendleft(list(job.owed.values()))
+            self._open_actor(job.actor)  # which Ray restarts
             return None
         if job.owed.pop(_key(answer), None) is None:
             raise EngineError(

@@ -64,7 +64,7 @@ class RayEngine:
                 raise ValueError(
                     "address is that of the cluster's head, such as 10.0.0.1:6379, not that of a Ray client"
                 )
-            if self.inner.id == "ray" or isinstance(self.inner.build("engines"), Served):
+            if self.inner.id == "ray" or isinstance(self.inner.build(), Served):
                 raise ValueError(f"inner is an engine that holds a model, such as hf or vllm, not {self.inner.id}")
 
     def __init__(self, config: Config) -> None:
@@ -251,7 +251,7 @@ class _Replica:
         if self._engine is None:
             if not self._has_gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible
-            engine: Engine = self._inner.build("engines")
+            engine: Engine = self._inner.build()
             engine.open(self._source)
             _refuse_difference(self._expected, platform.node(), _facts(self._source))
             self._engine = engine

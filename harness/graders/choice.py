@@ -1,8 +1,8 @@
 """Multiple choice: the letter in the last box or on the last answer line.
 
-The answer is looked for as the `math` grader does it: after the reasoning, in the last box or the last line such as
-`Answer: C`. It counts when it is one letter of the problem, `C`, `(C)`, `C. the option`, or the option's own text in
-full. Two letters are `several answers`, whatever they are. Details name the letter that was read.
+The answer is extracted as by the `math` grader: after the reasoning, from the last box or the last line such as
+`Answer: C`. It must be one letter of the problem, `C`, `(C)`, `C. the option`, or the full text of an option. Two
+different letters are `several answers`. Details hold the extracted letter.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class ChoiceGrader:
             return Verdict("incorrect", 0.0, reason="truncated")
         if not found.answers:
             return Verdict("incorrect", 0.0, reason="no answer")
-        return _compared(reference, found.answers)
+        return _compare(reference, found.answers)
 
 
-def _compared(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
+def _compare(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
     extracted = ", ".join(answers)[:1000]
     letters = {_letter(reference, answer) for answer in answers}
     if len(letters) > 1 or "several" in letters:
@@ -62,13 +62,13 @@ def _compared(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
 
 
 def _letter(reference: ChoiceReference, answer: str) -> str | None:
-    """The letter an answer names; `several` for more than one, None for none of the problem."""
+    """Return the letter an answer names; `several` if there are more, None if it is not a letter of the problem."""
     text = " ".join(_MARKS.sub(" ", answer[:4096]).split()).rstrip(".")
-    if text in reference.letters:  # before the options' own texts, which may be letters too
+    if text in reference.letters:  # first, because the texts of the options may be letters too
         return text
-    by_text = {_squeezed(option): letter for letter, option in zip(reference.letters, reference.options, strict=True)}
-    if _squeezed(answer) in by_text and len(by_text) == len(reference.options):
-        return by_text[_squeezed(answer)]
+    by_text = {_squeeze(option): letter for letter, option in zip(reference.letters, reference.options, strict=True)}
+    if _squeeze(answer) in by_text and len(by_text) == len(reference.options):
+        return by_text[_squeeze(answer)]
     found = _FIRST_LETTER.match(text)
     if found is None or found.group(1).upper() not in reference.letters:
         return None
@@ -77,7 +77,7 @@ def _letter(reference: ChoiceReference, answer: str) -> str | None:
     return found.group(1).upper()
 
 
-def _squeezed(text: str) -> str:
+def _squeeze(text: str) -> str:
     return "".join(text.split()).rstrip(".").casefold()
 
 

@@ -1,4 +1,4 @@
-"""The reply equals the reference text, white space at both ends aside; nothing is interpreted."""
+"""Equality with the reference text, apart from white space at both ends. Nothing is interpreted."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from harness.graders.references.lm_eval import LmEvalReference
 
 
 class LmEvalGrader:
-    """Right is what has the value 1 in the task's first metric under its first filter; every value is in the details.
+    """A completion is correct if the task's first metric under its first filter is 1. Details hold every value.
 
     A metric that is a measurement, such as a perplexity, has no right and wrong: its value is the reward.
     """
@@ -31,10 +31,10 @@ class LmEvalGrader:
         if not isinstance(reference, LmEvalReference):
             return Verdict("ungraded", None, reason="not a problem of lm-eval")
         try:
-            values, filtered = reference.judged([completion])
-            pipeline, metric = reference.deciding(values)
+            values, filtered = reference.evaluate([completion])
+            pipeline, metric = reference.deciding_metric(values)
             value = values[pipeline][metric]
-        except Exception as error:  # the task's own code, which may be anything
+        except Exception as error:  # the task's own code may raise anything
             return Verdict("ungraded", None, reason=f"lm-eval: {type(error).__name__}: {error}")
         number = _number(value)
         extracted = _extracted(filtered[pipeline], completion)
@@ -54,7 +54,7 @@ def _number(value: Any) -> float | None:
 
 
 def _extracted(replies: Sequence[Any], completion: Completion) -> str | None:
-    """What was read from a reply; of several passages, the number of the likeliest."""
+    """Return the answer that the filter extracted; with several passages, the index of the likeliest."""
     if len(completion.likelihoods) > 1:
         logps = [likelihood.logp for likelihood in completion.likelihoods]
         return str(logps.index(max(logps)))
@@ -62,7 +62,7 @@ def _extracted(replies: Sequence[Any], completion: Completion) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as Python's own."""
+    """Convert numpy's numbers and arrays to Python's."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -78,7 +78,7 @@ def _export_task(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> 
 
 def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
     """Return the task with its grader, and its problems."""
-    task: Task[Any] = chosen.build("tasks")
+    task: Task[Any] = chosen.build()
     if isinstance(task, ExternalTask):
         raise ConfigError(f"{chosen.id} is a task of another evaluator; use it there")
     return with_grader(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)

@@ -53,5 +53,5 @@ def _judge(origin: str) -> Judge:
     fields = json.loads(origin)
     chosen = fields.get("grader")
     grader = parse_plugin("graders", json.loads(chosen), "grader") if chosen is not None else None
-    task: Task[Any] = with_grader(parse_plugin("tasks", json.loads(fields["task"])).build("tasks"), grader)
+    task: Task[Any] = with_grader(parse_plugin("tasks", json.loads(fields["task"])).build(), grader)
     return Judge(task.grader, problems_of(task, fields["split"], fields["seed"], fields["limit"]))

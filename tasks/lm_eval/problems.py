@@ -126,7 +126,7 @@ def _values(reference: LmEvalReference, items: Sequence[Graded[Any]]) -> Values 
         on_record: Values | None = first[0].verdict.details.get("lm_eval")
         return on_record
     completions: list[Completion] = [item.completion.load() for item in first]
-    return reference.judged(completions)[0]
+    return reference.evaluate(completions)[0]
 
 
 def repeats_of(task: Any) -> int:

@@ -1,4 +1,4 @@
-"""Countdown chains such as `4*9=36;36+2=38`: every step legal, the target hit."""
+"""Countdown: a chain such as `4*9=36;36+2=38` is correct if every step is legal and the target is hit."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
-from harness.graders.countdown.rules import BrokenRuleError, CountdownReference, parse, solve, written
+from harness.graders.countdown.rules import BrokenRuleError, CountdownReference, format_chain, parse, solve
 
 
 class CountdownGrader:
-    """Reward 1 for a solution, else 0 with the first broken rule as the reason; nothing in between.
+    """Rewards a solution with 1, anything else with 0 and the first broken rule as the reason.
 
-    `details["solution"]` is the canonical text of a correct answer: equal texts are one solution.
+    `details["solution"]` is the canonical text of a correct answer: equal texts are the same solution.
     """
 
     @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class CountdownGrader:
         self.config = config
 
     def grade(self, problem: Problem[CountdownReference], completion: Completion) -> Verdict:
-        """Total and linear in the text. An answer that the token budget cut off is never complete."""
+        """Grade in time linear in the text. An answer that the token budget cut off is never complete."""
         if completion.finish_reason == "length":
             return Verdict("incorrect", 0.0, reason="truncated")
         chain: str | None = None
         try:
             steps = parse(completion.text, problem.reference.n_steps)
-            chain = written(steps)
+            chain = format_chain(steps)
             solution = solve(steps, problem.reference)
         except BrokenRuleError as broken:
             return Verdict("incorrect", 0.0, extracted=chain, reason=str(broken))

@@ -1,7 +1,7 @@
-"""The rules of the numbers-and-target game: reading a chain, replaying it, and every solution there is.
+"""The rules of the numbers-and-target game: parse a chain, replay it, enumerate all solutions.
 
-An answer is a chain of steps such as `4*9=36;36+2=38`. Two chains are one solution when they differ only by
-commutativity and associativity; the canonical text of a solution (`2+4*9`) is its identity.
+An answer is a chain of steps such as `4*9=36;36+2=38`. Two chains are the same solution when they differ only by
+commutativity and associativity. The canonical text of a solution (`2+4*9`) identifies it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPERATIONS: Mapping[str, Callable[[int, int], int | Fraction]] = {
 
 @dataclass(frozen=True, slots=True)
 class CountdownReference:
-    """What the grader must know: the given numbers, the target, and how many steps an answer has."""
+    """The given numbers, the target, and the number of steps of an answer."""
 
     numbers: tuple[int, ...]
     target: int
@@ -39,7 +39,7 @@ class CountdownReference:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it was written, right or wrong."""
+    """One step as the answer states it, right or wrong."""
 
     left: int
     operation: str
@@ -51,14 +51,14 @@ class Step:
 
 
 class BrokenRuleError(Exception):
-    """An answer that is not a solution; the message says which step broke which rule."""
+    """An answer that is not a solution. The message names the step and the rule it broke."""
 
 
-# --- reading and replaying --------------------------------------------------------------------------------------
+# --- parsing and replaying --------------------------------------------------------------------------------------
 
 
 def parse(text: str, n_steps: int) -> tuple[Step, ...]:
-    """The steps of a chain, in linear time. Spaces around tokens are tolerated, nothing else is."""
+    """Parse a chain in linear time. Spaces around tokens are allowed, and nothing else is."""
     if len(text) > MAX_CHARS:
         raise BrokenRuleError(f"the answer is longer than {MAX_CHARS} characters")
     pieces = text.split(";")
@@ -75,13 +75,13 @@ def _parse_step(piece: str, position: int) -> Step:
     return Step(int(left), operation, int(right), int(result))
 
 
-def written(steps: Iterable[Step]) -> str:
-    """The chain without spaces."""
+def format_chain(steps: Iterable[Step]) -> str:
+    """Return the chain without spaces."""
     return ";".join(map(str, steps))
 
 
 def solve(steps: Sequence[Step], reference: CountdownReference) -> Expression:
-    """What the chain computes, if it keeps every rule and hits the target; else BrokenRuleError."""
+    """Return the expression a chain computes. Raises BrokenRuleError unless it keeps every rule and hits the target."""
     expression = replay(steps, reference.numbers)
     if expression.value != reference.target:
         raise BrokenRuleError(f"the last value is {expression.value}, not the target {reference.target}")
@@ -89,7 +89,7 @@ def solve(steps: Sequence[Step], reference: CountdownReference) -> Expression:
 
 
 def replay(steps: Sequence[Step], numbers: Sequence[int]) -> Expression:
-    """What the chain computes, if it keeps every rule but perhaps the target; else BrokenRuleError."""
+    """Return the expression a chain computes, whatever its value. Raises BrokenRuleError if it breaks a rule."""
     given = list(numbers)
     derived: list[tuple[int, Expression]] = []
     for position, step in enumerate(steps, 1):
@@ -104,7 +104,7 @@ def replay(steps: Sequence[Step], numbers: Sequence[int]) -> Expression:
 
 
 def _take(value: int, given: list[int], derived: list[tuple[int, Expression]], position: int) -> Expression:
-    # A value may be both given and derived; without one rule a chain would have two canonical forms.
+    # A value may be both given and derived. Taking the derived one first gives each chain one canonical form.
     for index in reversed(range(len(derived))):
         if derived[index][1].value == value:
             return derived.pop(index)[1]
@@ -137,14 +137,14 @@ def _is_allowed(exact: int | Fraction) -> bool:
 # --- canonical form ---------------------------------------------------------------------------------------------
 
 Part = tuple[bool, int, str]
-"""A term or factor: whether it is subtracted or divided by, its value, its canonical text."""
+"""A term or factor: whether it is inverse (subtracted or divided by), its value, its canonical text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A value and how it was made, modulo commutativity and associativity; `text` is its identity.
+    """A value and its derivation, modulo commutativity and associativity; `text` identifies it.
 
-    A sum holds its signed terms and a product its signed factors, flattened and sorted; x/1 is held as x*1.
+    A sum stores its signed terms and a product its signed factors, flattened and sorted. x/1 is stored as x*1.
     """
 
     value: int
@@ -160,7 +160,7 @@ def _combine(left: Expression, operation: str, right: Expression, value: int) ->
         right_parts = tuple(_invert(part, kind) for part in right_parts)
     parts = tuple(sorted(_parts(left, kind) + right_parts))
     signs = "+-" if kind == "sum" else "*/"
-    # The first part is never an inverse one: every value is at least 1.
+    # The first part is never an inverse, because every value is at least 1.
     text = "".join(signs[is_inverse] + part_text for is_inverse, _, part_text in parts)[1:]
     return Expression(value, kind, parts, text)
 
@@ -177,17 +177,17 @@ def _invert(part: Part, kind: Literal["sum", "product"]) -> Part:
     return (False if kind == "product" and value == 1 else not is_inverse, value, text)
 
 
-# --- every solution of the two-step form ------------------------------------------------------------------------
+# --- all solutions of two steps ------------------------------------------------------------------------
 
 Writings = Mapping[str, tuple[str, ...]]
 """Canonical text of a solution -> every legal chain that maps to it."""
 
 
 def writings(reference: CountdownReference) -> Writings:
-    """Every solution of a two-step problem, in a fixed order, each with all its writings."""
+    """Return every solution of a two-step problem, in a fixed order, each with all its chains."""
     if reference.n_steps != 2:
         raise ValueError(f"only two-step problems are enumerated, not {reference.n_steps} steps")
-    # Two steps use three numbers, and the canonical text shows which, so the triples share no solution.
+    # Two steps use three numbers, and the canonical text contains them, so no two triples share a solution.
     found: dict[str, tuple[str, ...]] = {}
     for triple in _triples(reference.numbers):
         found.update(chains_by_target(triple).get(reference.target, {}))
@@ -196,7 +196,7 @@ def writings(reference: CountdownReference) -> Writings:
 
 @functools.cache
 def solution_counts(numbers: tuple[int, ...]) -> Mapping[int, int]:
-    """Last value -> how many solutions it has, for sorted numbers and two steps."""
+    """Return the number of two-step solutions for each last value. The numbers must be sorted."""
     counts: Counter[int] = Counter()
     for triple in _triples(numbers):
         counts.update({value: len(solutions) for value, solutions in chains_by_target(triple).items()})
@@ -205,9 +205,9 @@ def solution_counts(numbers: tuple[int, ...]) -> Mapping[int, int]:
 
 @functools.cache
 def chains_by_target(triple: tuple[int, ...]) -> Mapping[int, Writings]:
-    """Every legal two-step chain on three sorted numbers: last value -> solution -> writings, all sorted."""
+    """Return every legal two-step chain on three sorted numbers: last value -> solution -> chains, all sorted."""
     found: dict[int, dict[str, tuple[str, ...]]] = {}
-    steps_of = {written(steps): steps for steps in _two_steps(triple)}
+    steps_of = {format_chain(steps): steps for steps in _two_steps(triple)}
     for chain in sorted(steps_of):
         expression = replay(steps_of[chain], triple)
         solutions = found.setdefault(expression.value, {})
@@ -217,7 +217,7 @@ def chains_by_target(triple: tuple[int, ...]) -> Mapping[int, Writings]:
 
 @functools.cache
 def legal_chains(triple: tuple[int, ...]) -> tuple[str, ...]:
-    """The same chains in one row, whatever they arrive at."""
+    """Return the same chains in one tuple, whatever their value."""
     return tuple(
         chain for solutions in chains_by_target(triple).values() for chains in solutions.values() for chain in chains
     )

@@ -1,1 +1,1 @@
-"""Graders of published papers, reproduced as they are."""
+"""Graders of published papers and tools, reproduced with their faults."""

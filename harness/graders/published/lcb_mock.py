@@ -1,8 +1,8 @@
-"""LiveCodeBench's own way of running a program, as a module of functions for the sandbox to call.
+"""LiveCodeBench's way of running a program, as functions that the sandbox calls.
 
-It is not how a program runs for its user, and that is the point: numbers published with that checker include what it
-rejects. The whole program becomes the body of one function; stdin is a stand-in that is no file; all tests share one
-process; an alarm that a program can swallow is the only limit on a test.
+Programs do not run this way for a user, but numbers published with that checker include its wrong rejections. The whole
+program becomes the body of one function; stdin is a mock that is not a file; all tests share one process; the only
+limit of a test is an alarm that a program can catch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _load(source):
     return module.Solution() if "class Solution" in source else module
 
 def _run(text):
-    """stdout of one test, or the kind of failure."""
+    """Return the stdout of one test, or the kind of failure."""
     lines = iter(text.split("\\n"))
     stdout, sys.stdout = sys.stdout, io.StringIO()
     signal.alarm(_TIMEOUT)
@@ -92,7 +92,7 @@ def _run(text):
         sys.stdout = stdout
 
 def _call(arguments):
-    """What a function gave, an outer tuple as a list, or the kind of failure."""
+    """Return the value of a function, an outer tuple as a list, or the kind of failure."""
     signal.alarm(_TIMEOUT)
     try:
         value = _METHOD(*arguments)
@@ -105,7 +105,7 @@ def _call(arguments):
 sys.set_int_max_str_digits(50000)
 if "numpy" in _SOURCE:
     try:
-        import numpy  # there it is loaded before the functions it needs are taken away
+        import numpy  # loaded before the functions it needs are disabled
     except ImportError:
         pass
 signal.signal(signal.SIGALRM, _ring)
@@ -118,6 +118,6 @@ else:
 
 
 def driver(source: str, function_name: str | None, timeout_s: int) -> str:
-    """A program of ours whose `_run(stdin)` or `_call(arguments)` treats theirs as LiveCodeBench does."""
-    told = {"_SOURCE": source, "_NAME": function_name, "_TIMEOUT": timeout_s, "_PRELUDE": OFFICIAL_PRELUDE}
-    return "\n".join(f"{name} = {value!r}" for name, value in told.items()) + _DRIVER
+    """Return a program whose `_run(stdin)` or `_call(arguments)` runs `source` as LiveCodeBench does."""
+    values = {"_SOURCE": source, "_NAME": function_name, "_TIMEOUT": timeout_s, "_PRELUDE": OFFICIAL_PRELUDE}
+    return "\n".join(f"{name} = {value!r}" for name, value in values.items()) + _DRIVER

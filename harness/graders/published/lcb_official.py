@@ -1,4 +1,4 @@
-"""LiveCodeBench's own verdicts, with its known rejections of correct programs, so that published numbers come back."""
+"""LiveCodeBench's own verdicts, including its known rejections of correct programs, to reproduce published numbers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FAILURES: Mapping[str, Literal["TLE", "RE"]] = {"timeout": "TLE", "error": "RE"
 
 
 class LcbOfficialGrader:
-    """What lcb_runner's checker would say: its extraction, its stand-in for stdin, its comparison, its alarm.
+    """Grades as lcb_runner's checker: its extraction, its mock of stdin, its comparison, its alarm.
 
-    It runs in our sandbox, and the comparison is outside, so what forges a verdict there does not here. Problems that
-    its tests can't decide are judged all the same, as there.
+    Programs run in our sandbox, and the comparison outside of it, so programs that forge a verdict there cannot do so
+    here. Problems that the tests can't decide are graded all the same, as there.
     """
 
     @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class LcbOfficialGrader:
 
     @property
     def n_at_once(self) -> int:
-        """How many programs are judged side by side."""
+        """The number of programs judged at the same time."""
         return self._pool.n_workers
 
     def facts(self) -> Mapping[str, str]:
-        """What the judging depended on. Raises UsageError where programs must not be run."""
+        """Return the isolation of programs. Raises UsageError if it is less than `least_level`."""
         return {"sandbox": self._pool.level.title}
 
     def grade(self, problem: Problem[ProgramReference], completion: Completion) -> Verdict:
@@ -66,18 +66,19 @@ class LcbOfficialGrader:
             tests = reference.tests.read()
             if not tests:
                 return Verdict("ungraded", None, source, "the problem has no tests")
-            return self._judged(reference, source, tests)
+            return self._judge(reference, source, tests)
         except (SandboxError, DataError) as error:
             return Verdict("ungraded", None, source, str(error))
 
-    def _judged(self, reference: ProgramReference, source: str, tests: Sequence[ProgramTest]) -> Verdict:
+    def _judge(self, reference: ProgramReference, source: str, tests: Sequence[ProgramTest]) -> Verdict:
         config = self.config
         total_s = float((config.timeout_s + 1) * len(tests) + 5)
         allowed = Allowance(total_s, config.memory_bytes, total_cpu_s=total_s, retries_timeouts=False)
         name = reference.function_name
         program = Program(driver(source, name, config.timeout_s))
-        made = [_script_test(test, total_s) if name is None else _function_test(test, total_s) for test in tests]
-        result = judge_function(self._pool, program, "_run" if name is None else "_call", made, allowed)
+        make_test = _script_test if name is None else _function_test
+        function_tests = [make_test(test, total_s) for test in tests]
+        result = judge_function(self._pool, program, "_run" if name is None else "_call", function_tests, allowed)
         return self._verdict(source, result, reference.coverage)
 
     def _verdict(self, source: str, result: JudgeResult, coverage: str) -> Verdict:
@@ -86,13 +87,13 @@ class LcbOfficialGrader:
         place = result.first_failure
         if place is None:
             return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
-        outcome = _renamed(result.outcomes[place])
-        told = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
-        return Verdict("incorrect", 0.0, source, f"{outcome.code} on test {place + 1}", {**told, **details})
+        outcome = _recode(result.outcomes[place])
+        failure = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
+        return Verdict("incorrect", 0.0, source, f"{outcome.code} on test {place + 1}", {**failure, **details})
 
 
-def _renamed(outcome: TestOutcome) -> TestOutcome:
-    """Failures come back as answers here, since the stand-in catches them."""
+def _recode(outcome: TestOutcome) -> TestOutcome:
+    """Turn an answer that reports a failure into its verdict code. The mock catches exceptions and returns them."""
     for kind, code in _FAILURES.items():
         if outcome.code == "WA" and outcome.got.startswith(f'["{kind}",'):
             return replace(outcome, code=code, cause=outcome.got, got="")
@@ -100,18 +101,18 @@ def _renamed(outcome: TestOutcome) -> TestOutcome:
 
 
 def _script_test(test: ProgramTest, limit_s: float) -> FunctionTest:
-    return _made((test.input,), "output", test.output, limit_s)
+    return _make_test((test.input,), "output", test.output, limit_s)
 
 
 def _function_test(test: ProgramTest, limit_s: float) -> FunctionTest:
     try:
         arguments = [json.loads(line) for line in test.input.split("\n")]
-        return _made((arguments,), "value", json.loads(test.output), limit_s)
+        return _make_test((arguments,), "value", json.loads(test.output), limit_s)
     except (ValueError, RecursionError) as error:
         raise DataError(f"a test has a value that is not JSON: {error}; {shown(test.input.encode())}") from None
 
 
-def _made(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:
+def _make_test(arguments: Sequence[object], kind: str, expected: object, limit_s: float) -> FunctionTest:
     answer = ExpectedAnswer(encode([kind, expected]))
     accepts = functools.partial(is_right_answer, (f"official_{kind}",), answer)
     return FunctionTest(arguments, limit_s, max(room_for(answer.text), answer.room_bytes), accepts)

@@ -1,12 +1,12 @@
-"""Legacy: the DAPO and FlowRL training reward for maths, the last `Answer:` line as a string, +1 or -1.
+"""Legacy: the DAPO and FlowRL training reward for maths; the last `Answer:` line as a string, +1 or -1.
 
-Reproduces `verl/utils/reward_score/math_dapo.py` as DAPO and FlowRL train with it: the last 300 characters, the last
-`Answer:` to the end of its line in any case, the string normalisation of the Minerva paper's appendix D (arXiv
-2206.14858), equality of strings. For numbers of one's own use `math`.
+Reproduces `verl/utils/reward_score/math_dapo.py` as DAPO and FlowRL train with it: of the last 300 characters, the
+text from the last `Answer:` (in any case) to the end of its line, the string normalisation of the Minerva paper's
+appendix D (arXiv 2206.14858), then string equality. For your own results use `math`.
 
-Known to be wrong with it: a right answer in a box and without an answer line gets -1; `1/2` and `0.5` differ; an
-answer line that begins more than 300 characters before the end is not seen; words such as "inches" are deleted
-wherever they stand; reasoning tags mean nothing, so an answer line in an unfinished thought counts.
+Known faults: a right answer in a box without an answer line gets -1; `1/2` and `0.5` differ; an answer line that begins
+more than 300 characters before the end is not found; words such as "inches" are deleted wherever they occur; reasoning
+tags are ignored, so an answer line in unfinished reasoning counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.graders.math.reference import MathReference, gold_text
 
 TAIL = 300
 _ANSWER = re.compile(r"(?i)answer\s*:\s*([^\n]+)")
-# In this order: what a later one finds is what the earlier ones left.
+# The order matters: each replacement works on the result of those before it.
 _REPLACED = {"an ": "", "a ": "", ".$": "$", "\\$": "", "\\ ": "", " ": "", "mbox": "text"} | {
     ",\\text{and}": ",",
     "\\text{and}": ",",
@@ -48,14 +48,14 @@ class LegacyDapoGrader:
         if gold is None:
             return Verdict("ungraded", None, reason="reference unreadable")
         lines = _ANSWER.findall(completion.text[-TAIL:])
-        extracted = normalised(lines[-1]) if lines else None
-        if extracted is not None and extracted == normalised(gold):
+        extracted = normalise(lines[-1]) if lines else None
+        if extracted is not None and extracted == normalise(gold):
             return Verdict("correct", 1.0, extracted)
         return Verdict("incorrect", -1.0, extracted, "no answer" if extracted is None else "wrong")
 
 
-def normalised(answer: str) -> str:
-    """The string that is compared."""
+def normalise(answer: str) -> str:
+    """Return the string to compare."""
     answer = answer.rpartition("=")[2]
     for before, after in _REPLACED.items():
         answer = answer.replace(before, after)

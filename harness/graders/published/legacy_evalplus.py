@@ -1,4 +1,4 @@
-"""evalplus' own judge of HumanEval+ and MBPP+, for comparison: it can be forged, and rejects some right programs."""
+"""The judge of evalplus for HumanEval+ and MBPP+, for comparison: verdicts can be forged, and some are wrong."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.sandbox import Level
 class LegacyEvalPlusGrader:
     """`evalplus.eval.untrusted_check` on the base and the plus inputs, in a fork of this process.
 
-    Not a sandbox: programs run with this user's rights, beside the expected outputs. Its release 0.3.1 fails every
-    solution of HumanEval/32.
+    Not a sandbox: programs run with this user's rights, in a process that holds the expected outputs. Release 0.3.1
+    fails every solution of HumanEval/32.
     """
 
     @dataclass(frozen=True, slots=True)
     class Config:
         runs_untrusted_programs: bool = False
-        """Has to be true: programs of a model are not held by anything here."""
+        """Must be set to true: nothing here isolates the programs of a model."""
         least_s: float = 1.0
         reference_factor: float = 4.0
 
@@ -34,12 +34,12 @@ class LegacyEvalPlusGrader:
         self.config = config
 
     def facts(self) -> Mapping[str, str]:
-        """What the judging depended on: reports say loudly that nothing held the programs."""
+        """Return the isolation of programs: none, and reports warn about it."""
         return {"sandbox": Level.LIMITS.title}
 
     def grade(self, problem: Problem[EvalPlusReference], completion: Completion) -> Verdict:
         if not self.config.runs_untrusted_programs:
-            reason = "evalplus' judge runs programs unheld; set the grader's runs_untrusted_programs to true for that"
+            reason = "evalplus' judge does not isolate programs; set the grader's runs_untrusted_programs to allow it"
             return Verdict("ungraded", None, reason=reason)
         require("code", "the grader legacy_evalplus")
         source, reference = program_in(completion.text), problem.reference
@@ -47,14 +47,14 @@ class LegacyEvalPlusGrader:
             return Verdict("incorrect", 0.0, reason="no program in the reply")
         whole = source if f"def {reference.entry_point}" in source else reference.prompt + source
         try:
-            found = {name: self._checked(reference, whole, inputs) for name, inputs in _sets(reference)}
-        except Exception as error:  # a program can make it raise
+            found = {name: self._check(reference, whole, inputs) for name, inputs in _sets(reference)}
+        except Exception as error:  # a program can make evalplus raise
             return Verdict("ungraded", None, source, f"evalplus raised {type(error).__name__}: {error}")
         if all(status == "pass" for status in found.values()):
             return Verdict("correct", 1.0, source, details=found)
         return Verdict("incorrect", 0.0, source, ", ".join(f"{n}: {s}" for n, s in found.items()), details=found)
 
-    def _checked(self, reference: EvalPlusReference, source: str, inputs: Sequence[Sequence[object]]) -> str:
+    def _check(self, reference: EvalPlusReference, source: str, inputs: Sequence[Sequence[object]]) -> str:
         from evalplus.eval import untrusted_check
 
         expected, seconds = _expected(_Solution(reference, inputs))
@@ -74,7 +74,7 @@ class LegacyEvalPlusGrader:
 
 
 class _Solution:
-    """A reference solution with inputs, equal where both are."""
+    """A reference solution with inputs, as a key of the cache."""
 
     def __init__(self, reference: EvalPlusReference, inputs: Sequence[Sequence[object]]) -> None:
         self.reference, self.inputs = reference, inputs

@@ -1,14 +1,14 @@
-"""Legacy: GSM8K as lm-eval's task of that name grades it (lm_eval/tasks/gsm8k/gsm8k.yaml, version 3).
+"""Legacy: GSM8K as graded by lm-eval's task of that name (lm_eval/tasks/gsm8k/gsm8k.yaml, version 3).
 
-A pattern finds the answer, which is compared with the reference as text, without commas and dollar signs, whatever
-stands up to `#### `, and a full stop at the end. `variant` says which pattern:
+A pattern extracts the answer. It is compared with the reference as text, after commas, dollar signs, everything up to
+`#### ` and a full stop at the end are removed. `variant` selects the pattern:
 
-* `strict-match`: the first number after `#### `, which the examples in the prompt end with, and nothing else.
+* `strict-match`: only the first number after `#### `, which ends the examples in the prompt.
 * `flexible-extract`: the last number of the reply, wherever it is.
 
-Known to be wrong with it: 18.0 and 18 differ; a full stop or comma behind a number is part of it, and taken off again
-only where it is one; `strict-match` takes a model that boxes its answer for wrong, and `flexible-extract` a number that
-merely ends the reply for the answer. For numbers of one's own use `math`.
+Known faults: 18.0 and 18 differ; full stops or commas behind a number belong to it, and only a single full stop is
+removed again; `strict-match` counts a boxed answer as wrong, and `flexible-extract` counts a number that merely ends
+the reply as the answer. For your own results use `math`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LegacyGsm8kGrader:
         answer = self._answer(completion.text)
         if answer is None:
             return Verdict("incorrect", 0.0, reason="no answer")
-        if _bare(answer) == _bare(gold):
+        if _strip_ignored(answer) == _strip_ignored(gold):
             return Verdict("correct", 1.0, answer)
         return Verdict("incorrect", 0.0, answer, "wrong")
 
@@ -55,7 +55,7 @@ class LegacyGsm8kGrader:
         return numbers[-1] if numbers else None
 
 
-def _bare(answer: str) -> str:
+def _strip_ignored(answer: str) -> str:
     for pattern in _IGNORED:
         answer = pattern.sub("", answer)
     return answer.lower()

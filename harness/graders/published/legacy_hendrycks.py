@@ -1,18 +1,18 @@
-"""Legacy: the string match of the MATH paper, as Hendrycks et al. and lm-eval's string metrics use it.
+"""Legacy: the string match of the MATH paper, as used by Hendrycks et al. and lm-eval's string metrics.
 
-Reproduces `modeling/math_equivalence.py` of hendrycks/math (arXiv 2103.03874): spacing, sizes, degree, dollar and
-percent signs and right-hand units taken off, `a/b` and `\\frac12` spelt out, 0.5 spelt `\\frac{1}{2}`, then equality.
-`variant` says whose copy of it, which differ in where the answer is found:
+Reproduces `modeling/math_equivalence.py` of hendrycks/math (arXiv 2103.03874): remove spacing, sizes, degree, dollar
+and percent signs and right-hand units, expand `a/b` and `\\frac12`, write 0.5 as `\\frac{1}{2}`, then compare strings.
+`variant` selects a copy of it; they differ in where the answer is extracted from:
 
-* `hendrycks`: in the last `\\boxed{}`, and nowhere else.
-* `lm-eval-aime` (its aime tasks): in the last box, else from the first to the last dollar sign, else the whole text.
-* `lm-eval-math` (its hendrycks_math tasks): from dollar sign to dollar sign, else the whole text; a box means nothing.
+* `hendrycks`: from the last `\\boxed{}`, and nowhere else.
+* `lm-eval-aime` (its aime tasks): from the last box, else from the first to the last dollar sign, else the whole text.
+* `lm-eval-math` (its hendrycks_math tasks): from dollar sign to dollar sign, else the whole text; boxes are ignored.
 
-lm-eval's copy leaves a percent sign without a backslash where it is, and gives up on a text with one slash between
-anything but whole numbers, which is then compared unnormalised. For numbers of one's own use `math`.
+lm-eval's copy keeps a percent sign without a backslash, and compares a text with one slash between anything but whole
+numbers without normalising it. For your own results use `math`.
 
-Known to be wrong with it: any other spelling of the same value differs (0.25 and 1/4, the order of two answers, a
-space in a text); 50% equals 50; only labels of up to two characters are taken off; a truncated thought counts.
+Known faults: different spellings of one value differ (0.25 and 1/4, the order of two answers, a space in a text); 50%
+equals 50; only labels of up to two characters are removed; an answer in truncated reasoning counts.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class LegacyHendrycksGrader:
             answer = _between_dollars(completion.text)
         if answer is None:
             return Verdict("incorrect", 0.0, reason="no answer")
-        if _same(gold, answer, is_lm_eval=variant != "hendrycks"):
+        if _is_same(gold, answer, is_lm_eval=variant != "hendrycks"):
             return Verdict("correct", 1.0, answer)
         return Verdict("incorrect", 0.0, answer, "wrong")
 
 
 def _last_box(text: str, *, is_lm_eval: bool) -> str | None:
-    """What is in the last `\\boxed{}`; lm-eval takes what follows the last `\\boxed ` first, wherever it is."""
+    """Return the content of the last `\\boxed{}`; for lm-eval first what follows the last `\\boxed `, anywhere."""
     if is_lm_eval and "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     start = text.rfind("\\boxed")
@@ -74,22 +74,22 @@ def _between_dollars(text: str) -> str:
     return text[first + 1 : last] if first < last else text
 
 
-def _same(gold: str, answer: str, *, is_lm_eval: bool) -> bool:
-    """A text that the normalisation can't take is compared as it is, as the sources do it."""
+def _is_same(gold: str, answer: str, *, is_lm_eval: bool) -> bool:
+    """Compare normalised texts. If the normalisation fails, compare them unchanged, as the sources do."""
     try:
-        return normalised(gold, is_lm_eval=is_lm_eval) == normalised(answer, is_lm_eval=is_lm_eval)
+        return normalise(gold, is_lm_eval=is_lm_eval) == normalise(answer, is_lm_eval=is_lm_eval)
     except (IndexError, ValueError):
         return gold == answer
 
 
-def normalised(text: str, *, is_lm_eval: bool = False) -> str:
-    """The string that is compared."""
+def normalise(text: str, *, is_lm_eval: bool = False) -> str:
+    """Return the string to compare."""
     for mark in _DELETED:
         text = text.replace(mark, "")
     text = text.replace("\\\\", "\\").replace("tfrac", "frac").replace("dfrac", "frac")
     for mark in _LATER_DELETED:
         text = text.replace(mark, "")
-    text = _without_unit(text).replace("\\%", "")
+    text = _remove_unit(text).replace("\\%", "")
     text = (text if is_lm_eval else text.replace("%", "")).replace(" .", " 0.").replace("{.", "{0.")
     if not text:
         return text
@@ -97,37 +97,37 @@ def normalised(text: str, *, is_lm_eval: bool = False) -> str:
     sides = text.split("=")
     if len(sides) == 2 and len(sides[0]) <= 2:
         text = sides[1]
-    text = _spelt_fractions(_spelt_roots(text).replace(" ", ""))
-    return _spelt_quotient("\\frac{1}{2}" if text == "0.5" else text, is_lm_eval=is_lm_eval)
+    text = _expand_fractions(_expand_roots(text).replace(" ", ""))
+    return _expand_quotient("\\frac{1}{2}" if text == "0.5" else text, is_lm_eval=is_lm_eval)
 
 
-def _without_unit(text: str) -> str:
+def _remove_unit(text: str) -> str:
     parts = text.split("\\text{ ")
     if len(parts) > 2:
         raise ValueError("two units")
     return parts[0]
 
 
-def _spelt_roots(text: str) -> str:
+def _expand_roots(text: str) -> str:
     first, *others = text.split("\\sqrt")
     return first + "".join("\\sqrt" + (part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}") for part in others)
 
 
-def _spelt_fractions(text: str) -> str:
+def _expand_fractions(text: str) -> str:
     first, *others = text.split("\\frac")
     if any(part[0] != "{" and len(part) < 2 for part in others):
         return text
-    return first + "".join("\\frac" + _spelt_arguments(part) for part in others)
+    return first + "".join("\\frac" + _expand_arguments(part) for part in others)
 
 
-def _spelt_arguments(part: str) -> str:
+def _expand_arguments(part: str) -> str:
     if part[0] == "{":
         return part
     upper, lower, rest = part[0], part[1], part[2:]
     return f"{{{upper}}}{{{rest}" if lower == "{" else f"{{{upper}}}{{{lower}}}{rest}"
 
 
-def _spelt_quotient(text: str, *, is_lm_eval: bool) -> str:
+def _expand_quotient(text: str, *, is_lm_eval: bool) -> str:
     sides = text.split("/")
     if len(sides) != 2:
         return text

@@ -1,16 +1,16 @@
-"""Legacy: math-verify alone, called as lm-eval and the FlowRL evaluation call it.
+"""Legacy: math-verify alone, called as by lm-eval and the FlowRL evaluation.
 
-`variant = "flowrl"` reproduces `recipe/r1/tasks/math.py` of FlowRL (and of verl before it): the gold in a box, read as
-LaTeX; the completion read as expression and LaTeX. `variant = "lm-eval"` reproduces the `math_verify` metric of its
-minerva_math tasks: both sides read with the defaults (there the gold is read from the whole reference solution, here
-from its answer in a box). For numbers of one's own use `math`.
+`variant = "flowrl"` reproduces `recipe/r1/tasks/math.py` of FlowRL (and of verl before it): the gold in a box is parsed
+as LaTeX, the completion as expression and LaTeX. `variant = "lm-eval"` reproduces the `math_verify` metric of its
+minerva_math tasks: both sides parsed with the defaults (there the gold is parsed from the whole reference solution,
+here from its answer in a box). For your own results use `math`.
 
-Known to be wrong with it: golds in e-notation (4.5e33) reject the right answer; two boxes a short gap apart become a
-set; 10% equals 10 and 0.1; the base of a number is dropped; `1,2` is accepted for `(1,2)`; a subset for "find all" in
-some versions; an answer inside an unfinished thought counts; towers of powers cost the whole time limit.
+Known faults: golds in e-notation (4.5e33) reject the right answer; two boxes a short gap apart become a set; 10% equals
+10 and 0.1; the base of a number is dropped; `1,2` is accepted for `(1,2)`, and in some versions a subset for "find
+all"; an answer inside unfinished reasoning counts; towers of powers take the whole time limit.
 
-One thing differs from the sources on purpose: a question that fails or takes longer than the limit is ungraded here
-(`limit`, `worker died`, `error`), where they score 0, so that their number is known.
+One deliberate difference: a comparison that fails or exceeds the time limit is ungraded here (`limit`, `worker died`),
+where the sources score 0. So the report shows how many there are.
 """
 
 from __future__ import annotations

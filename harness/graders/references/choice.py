@@ -1,4 +1,4 @@
-"""What the letter of a multiple-choice answer is compared with."""
+"""The reference of a multiple-choice problem."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ChoiceReference:
-    """The right letter, and the texts of the options in the order that the problem shows them, A first."""
+    """The right letter, and the texts of the options in the order of the problem, A first."""
 
     letter: str
     options: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if self.letter not in self.letters:
-            raise ValueError(f"the right letter is one of {', '.join(self.letters)}, not {self.letter!r}")
+            raise ValueError(f"the right letter must be one of {', '.join(self.letters)}, not {self.letter!r}")
 
     @property
     def letters(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a completion of one of lm-eval's tasks is judged with: its document, and the task that knows how."""
+"""The reference of a problem of lm-eval: its document, and the task that evaluates completions of it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 from harness.core.types import Completion
 
 Values = Mapping[str, Mapping[str, Any]]
-"""What lm-eval says of one document: filter -> metric -> value."""
+"""lm-eval's result for one document: filter -> metric -> value."""
 
 
 @dataclass(frozen=True, slots=True)
 class LmEvalReference:
-    """A document of a task, and the requests that lm-eval makes of it."""
+    """A document of a task, and the requests that lm-eval makes from it."""
 
     task: Any
     doc_id: int
     instances: tuple[Any, ...]
     metric: str
-    """`metric,filter`, the one that decides what is right; empty for the task's first."""
+    """`metric,filter` that decides between right and wrong; empty for the first of the task."""
 
     def __str__(self) -> str:
         return str(self.task.doc_to_target(self.instances[0].doc))
 
-    def judged(self, completions: Sequence[Completion]) -> tuple[Values, Mapping[str, list[Any]]]:
-        """The values of all metrics under every filter, and what the filters made of the replies."""
-        answered = [copy.copy(instance) for instance in self.instances]
-        for place, instance in enumerate(answered):
+    def evaluate(self, completions: Sequence[Completion]) -> tuple[Values, Mapping[str, list[Any]]]:
+        """Return the values of all metrics under every filter, and the filtered replies."""
+        instances = [copy.copy(instance) for instance in self.instances]
+        for place, instance in enumerate(instances):
             instance.resps = [_response(instance.request_type, completion, place) for completion in completions]
             instance.filtered_resps = {}
         for pipeline in self.task._filters:
-            pipeline.apply(answered)
-        answered.sort(key=lambda instance: instance.idx)
-        filtered = {name: [one.filtered_resps[name] for one in answered] for name in answered[0].filtered_resps}
-        values = {name: self.task.process_results(answered[0].doc, replies) for name, replies in filtered.items()}
+            pipeline.apply(instances)
+        instances.sort(key=lambda instance: instance.idx)
+        filtered = {name: [one.filtered_resps[name] for one in instances] for name in instances[0].filtered_resps}
+        values = {name: self.task.process_results(instances[0].doc, replies) for name, replies in filtered.items()}
         return values, filtered
 
-    def deciding(self, values: Values) -> tuple[str, str]:
-        """The filter and the metric that decide what is right."""
+    def deciding_metric(self, values: Values) -> tuple[str, str]:
+        """Return the filter and the metric that decide between right and wrong."""
         if self.metric:
             metric, _, pipeline = self.metric.partition(",")
             return (pipeline if pipeline else next(iter(values))), metric

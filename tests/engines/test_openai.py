@@ -207,7 +207,7 @@ def test_nobody_there_is_said_before_anything_is_written(tmp_path: Path, capsys:
 def test_random_weights_are_not_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LoopbackServer() as server:
         assert evaluate(server, tmp_path / "run", "--set=model.weights=random") == 2
-    assert "whoever serves a model" in capsys.readouterr().err
+    assert "no effect on a remote model" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_served_is_refused_with_the_nearest() -> None:

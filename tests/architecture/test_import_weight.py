@@ -59,14 +59,14 @@ def test_a_listing_loads_nothing_installed(tmp_path, python, kind):
 
 
 @pytest.mark.parametrize("task", ["aime24", "minerva", "gpqa", "simpleqa", "hle"])
-def test_a_data_set_is_shown_without_what_reads_it(tmp_path, python, task):
+def test_showing_a_task_does_not_load_its_reader(tmp_path, python, task):
     """No tensors, no `datasets`, not even the reader of parquet files; of the hub's client, where its cache is."""
     done, loaded = _loaded_by(python, _command("show", task), tmp_path)
     assert "fingerprint" in done.stdout or task == "hle"
     assert loaded <= {"harness", "huggingface_hub"}
 
 
-def test_rows_are_read_without_tensors_and_without_anybodys_loader(tmp_path, python, monkeypatch):
+def test_rows_are_read_without_tensors_or_datasets(tmp_path, python, monkeypatch):
     from official_shapes import wiki, write
 
     monkeypatch.setenv("HARNESS_DATA_DIR", str(tmp_path))

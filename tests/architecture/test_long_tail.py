@@ -13,7 +13,7 @@ def _files(checkout):
     return [path for folder in FOLDERS for path in sorted((checkout / folder).rglob("*.py"))]
 
 
-def test_every_folder_is_looked_at_once(checkout):
+def test_every_source_folder_is_checked_once(checkout):
     files = _files(checkout)
     assert {path.relative_to(checkout).parts[0] for path in files} == set(FOLDERS)
     assert len({path.resolve() for path in files}) == len(files)

@@ -44,7 +44,7 @@ def test_no_file_is_loaded_under_two_names(checkout, python):
 
 @pytest.mark.parametrize("left", ["nothing", "a text file"])
 @pytest.mark.parametrize(("folder", "kind"), [("tasks", "tasks"), ("trainers", "objectives"), ("reports", "tables")])
-def test_a_lost_link_explains_itself(copied_checkout, python, folder, kind, left):
+def test_lost_link_error_explains_the_remedy(copied_checkout, python, folder, kind, left):
     link = copied_checkout / "harness" / folder
     link.unlink()
     if left == "a text file":  # what git leaves where it may not make links

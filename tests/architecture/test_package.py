@@ -42,7 +42,7 @@ def _names(wheel):
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_nothing_generic_is_installed(wheel):
+def test_wheel_installs_no_generic_package_names(wheel):
     tops = {name.partition("/")[0] for name in _names(wheel)}
     assert tops == {"harness", f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info"}
 

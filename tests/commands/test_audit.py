@@ -30,7 +30,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_audit_counts_and_shows_what_differs(run, capsys):
+def test_audit_counts_and_shows_differences(run, capsys):
     view = RunReader.read(run)
     verdicts = {
         0: Verdict("correct", 1.0, "38"),

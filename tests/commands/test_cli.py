@@ -131,7 +131,7 @@ def refused(capsys, *command, code=2):
     ],
     ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
 )
-def test_a_wrong_request_is_one_line_and_exit_code_2_and_writes_nothing(capsys, command, message):
+def test_wrong_request_is_one_line_with_exit_code_2_and_writes_nothing(capsys, command, message):
     assert message in refused(capsys, *command)
 
 
@@ -305,7 +305,7 @@ def dry(capsys, *command):
     return json.loads(done(capsys, *command, "--dry-run", "--json").out)
 
 
-def test_flags_win_over_the_file_and_set_over_both(capsys):
+def test_flags_override_the_config_file_and_set_overrides_both(capsys):
     Path("c.toml").write_text(
         "n = 3\nlimit = 3\nseed = 3\n[model]\npath = 'x'\n[sampling]\ntemperature = 0.3\ntop_k = 3\n"
     )
@@ -352,7 +352,7 @@ def test_stdout_is_the_result_and_stderr_the_progress(capsys):
     assert captured.err.startswith("eval countdown 4/4")
 
 
-def test_quiet_is_silent_on_stderr_and_the_same_on_stdout(capsys):
+def test_quiet_prints_nothing_on_stderr_and_the_same_on_stdout(capsys):
     loud = done(capsys, *EVAL, "--out", "run")
     quiet = done(capsys, *EVAL, "--out", "run", "--quiet")
     assert quiet.err == ""
@@ -372,7 +372,7 @@ def test_quiet_is_silent_on_stderr_and_the_same_on_stdout(capsys):
     ids=lambda command: " ".join(command[:3]),
 )
 @pytest.mark.usefixtures("finished")
-def test_json_is_json_and_nothing_else(capsys, command):
+def test_json_output_is_strict_json_alone(capsys, command):
     assert json.loads(done(capsys, *command, "--json").out)
 
 
@@ -438,7 +438,7 @@ def test_show_prints_a_run_with_status_estimates_and_config(capsys):
 
 
 @pytest.mark.usefixtures("finished")
-def test_show_of_a_run_without_its_config_says_which_file(capsys):
+def test_show_of_a_run_without_its_config_names_the_file(capsys):
     Path("run/config.toml").unlink()
     assert "run/config.toml can't be read" in refused(capsys, "show", "run")
 
@@ -481,7 +481,7 @@ def in_shell(command, **options):
     return subprocess.run([sys.executable, "-m", "harness", *command], capture_output=True, timeout=60, **options)
 
 
-def test_python_m_harness_is_the_command():
+def test_python_m_harness_runs_the_command():
     assert in_shell(["--version"]).stdout.decode() == f"harness {harness.__version__}\n"
     assert in_shell(["show", "nothing"]).returncode == 2
     assert importlib.util.find_spec("harness.__main__") is not None

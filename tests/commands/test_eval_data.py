@@ -64,6 +64,6 @@ def test_only_differing_or_unverified_rows_are_described():
     assert describe_mismatch(LoadedData("test", 2, "f", "g", many)).endswith("(0: altered; 1: altered; 2: altered ...)")
 
 
-def test_a_task_without_files_has_no_facts_of_files():
+def test_task_without_files_has_no_data_facts():
     task = configs.parse_plugin("tasks", {"id": "countdown"}).build()
     assert "files" not in task_facts(task, "test", grader="countdown", is_strict=True, warn=print)

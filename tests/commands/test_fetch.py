@@ -29,7 +29,7 @@ def test_an_unknown_task_is_refused_before_the_first_is_read(mirror, capsys, ver
     assert "no task is called 'aime42'" in output(capsys, verb, "aime24", "aime42", code=2).err
 
 
-def test_fetch_of_a_damaged_mirror_says_which_file(mirror, capsys):
+def test_fetch_of_a_damaged_mirror_names_the_file(mirror, capsys):
     (mirror / AIME).write_text('{"problem": "p", "answ')
     printed = output(capsys, "fetch", "aime24", "--quiet", code=2).err
     assert str(mirror / AIME) in printed

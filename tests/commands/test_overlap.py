@@ -27,7 +27,7 @@ BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find 
         BASE.replace("$x + y", "$\\left. x + y").replace("\\left. ", "\\left "),
     ],
 )
-def test_spacing_case_and_typesetting_do_not_matter(same):
+def test_overlap_ignores_spacing_case_and_typesetting(same):
     assert find_pairs([("train", same)], [("test", BASE)]) == [Pair("test", "train", 1.0, True)]
 
 
@@ -35,7 +35,7 @@ def test_spacing_case_and_typesetting_do_not_matter(same):
     ("old", "new"),
     [("-35", "35"), ("12", "13"), ("x + y", "x - y"), ("x^2", "x^3"), ("= 12", "> 12"), ("frac{1}", "frac{2}")],
 )
-def test_a_sign_or_a_digit_makes_another_problem(old, new):
+def test_overlap_distinguishes_problems_by_a_sign_or_digit(old, new):
     (pair,) = find_pairs([("train", BASE.replace(old, new))], [("test", BASE)], near=0.3)
     assert not pair.is_exact
     assert pair.share < 1
@@ -51,7 +51,7 @@ def test_a_sign_or_a_digit_makes_another_problem(old, new):
         (r"\quadratic", "ratic"),
     ],
 )
-def test_a_latex_command_is_one_token(one, other):
+def test_overlap_treats_a_latex_command_as_one_token(one, other):
     assert tokens(one) != tokens(other)
 
 
@@ -74,7 +74,7 @@ def brute_force(train, test, near):
 
 
 @pytest.mark.parametrize("near", [0.1, 0.5, 0.9, 1.0])
-def test_pairs_and_shares_agree_with_brute_force(near):
+def test_overlap_pairs_and_shares_equal_brute_force(near):
     generator = random.Random(0)
     words = ["find", "the", "sum", "-", "3", "17", "+", "x"]
     texts = [" ".join(generator.choices(words, k=generator.randint(5, 30))) for _ in range(12)]
@@ -99,18 +99,18 @@ def test_a_run_that_the_training_problem_repeats_counts_once():
     assert pair.share == 2 / 3
 
 
-def test_short_texts_are_the_same_or_nothing():
+def test_overlap_compares_short_texts_for_equality_alone():
     train = [("a", "2 + 2"), ("b", "2 + 3")]
     assert find_pairs(train, [("t", "2+2")]) == [Pair("t", "a", 1.0, True)]
 
 
-def test_a_test_problem_is_counted_once_and_as_the_same_where_it_is():
+def test_overlap_counts_a_test_problem_once_and_as_equal_if_it_is():
     pairs = [Pair("t1", "a", 1.0, True), Pair("t1", "b", 0.6, False), Pair("t2", "b", 0.6, False)]
     assert summary_table("train", "test", 9, pairs).rows == (("train", "test", 9, 1, 1),)
     assert pairs_table(pairs).rows[1] == ("t1", "b", "near", 0.6)
 
 
-def test_a_task_without_files_is_refused():
+def test_overlap_of_a_task_without_files_is_refused():
     with pytest.raises(ConfigError, match="countdown makes its problems itself"):
         statements("countdown", object(), "train")
 
@@ -131,7 +131,7 @@ def test_overlap_of_nothing_lists_no_pairs(mirror, capsys):
     assert [tuple(row.values()) for row in counts["rows"]] == [("gsm8k", "aime24", 2, 0, 0)]
 
 
-def test_overlap_of_two_splits_of_one_task_tells_their_ids_apart(mirror, capsys):
+def test_overlap_of_two_splits_of_one_task_distinguishes_their_ids(mirror, capsys):
     for split in ("train", "test"):
         write(mirror / f"gsm8k/openai_{split}.jsonl", [{"question": "what is 2 + 2", "answer": "#### 4"}])
     _, found = tables(capsys, "overlap", "gsm8k", "gsm8k")

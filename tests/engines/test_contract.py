@@ -59,7 +59,7 @@ def comparable(completions: Any) -> dict[tuple[str, int], tuple[Any, ...]]:
     }
 
 
-def test_exactly_one_completion_for_each_request(engine: Any) -> None:
+def test_engine_gives_exactly_one_completion_for_each_request(engine: Any) -> None:
     asked = make_requests(5)
     answered = list(engine.generate(asked))
     assert sorted((c.problem_id, c.index, c.seed) for c in answered) == sorted(
@@ -67,7 +67,7 @@ def test_exactly_one_completion_for_each_request(engine: Any) -> None:
     )
 
 
-def test_the_same_seed_gives_the_same_text_in_any_batch_and_order(engine: Any) -> None:
+def test_same_seed_gives_the_same_text_in_any_batch_and_order(engine: Any) -> None:
     asked = make_requests(40)
     together = comparable(engine.generate(asked))
     shuffled = random.Random(0).sample(asked, len(asked))
@@ -106,7 +106,7 @@ def test_stop_strings_are_not_in_the_text(engine: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "extra"), [("vllm", "vllm"), ("openai", "server"), ("ray", "ray")])
-def test_a_missing_package_is_one_line_with_the_extra(
+def test_missing_engine_package_is_one_line_with_the_extra(
     name: str,
     extra: str,
     tmp_path: Path,

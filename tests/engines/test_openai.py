@@ -59,7 +59,7 @@ def plagued(n: int, n_lost_every: int) -> Callable[[int, int], str]:
     return behave
 
 
-def test_every_request_ends_and_what_is_had_is_right() -> None:
+def test_every_request_ends_and_received_completions_are_right() -> None:
     asked = requests(51)
     with LoopbackServer(plagued(51, 17)) as server:
         had, lost = split(opened(server, max_concurrency=16, give_up_after=99).generate(asked))
@@ -76,7 +76,7 @@ def test_every_request_ends_and_what_is_had_is_right() -> None:
     assert server.most_under_way <= 16
 
 
-def test_what_is_sent_is_what_was_asked() -> None:
+def test_request_body_has_the_requested_messages_and_sampling() -> None:
     with LoopbackServer() as server:
         engine = opened(server, extra_body={"repetition_penalty": 1.1})
         list(engine.generate(requests(1, temperature=0.6, top_p=0.9, top_k=5, min_p=0.1, stop=("x",))))
@@ -96,7 +96,7 @@ def test_what_is_sent_is_what_was_asked() -> None:
     }
 
 
-def test_a_server_that_asks_for_time_gets_it_from_everyone() -> None:
+def test_retry_after_of_one_answer_pauses_every_request() -> None:
     with LoopbackServer(lambda seed, attempt: "429 0.4" if seed == 0 and attempt == 1 else "ok") as server:
         had, _ = split(opened(server, max_concurrency=2).generate(requests(30)))
     assert len(had) == 30
@@ -106,14 +106,14 @@ def test_a_server_that_asks_for_time_gets_it_from_everyone() -> None:
     assert len(early) <= 2
 
 
-def test_remaining_zero_is_heeded_before_anything_is_refused() -> None:
+def test_exhausted_rate_limit_pauses_before_a_refusal() -> None:
     with LoopbackServer(lambda seed, attempt: "remaining 0") as server:
         list(opened(server, max_concurrency=1).generate(requests(3)))
     times = [at for at, _, _ in server.log]
     assert all(later - sooner >= 0.3 for sooner, later in itertools.pairwise(times))
 
 
-def test_a_wait_that_is_too_long_is_not_waited_for() -> None:
+def test_too_long_retry_after_fails_the_request() -> None:
     with LoopbackServer(lambda seed, attempt: "429 3600") as server:
         _, lost = split(opened(server).generate(requests(1)))
     assert "asks for a wait of 3600 s" in lost[0].reason
@@ -123,7 +123,7 @@ def test_a_wait_that_is_too_long_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "told"), [("400", "answered 400"), ("422", "answered 422"), ("filtered", "content_filter")]
 )
-def test_what_would_be_the_same_again_is_not_asked_again(behaviour: str, told: str) -> None:
+def test_permanent_request_errors_are_not_retried(behaviour: str, told: str) -> None:
     with LoopbackServer(lambda seed, attempt: behaviour) as server:
         _, lost = split(opened(server).generate(requests(3)))
     assert all(told in failure.reason for failure in lost.values()) and len(lost) == 3
@@ -131,7 +131,7 @@ def test_what_would_be_the_same_again_is_not_asked_again(behaviour: str, told: s
 
 
 @pytest.mark.parametrize("behaviour", ["401", "403", "404"])
-def test_what_would_be_the_same_for_all_stops_the_run(behaviour: str) -> None:
+def test_errors_common_to_all_requests_stop_the_run(behaviour: str) -> None:
     with LoopbackServer(lambda seed, attempt: "ok" if seed < 3 * 7919 else behaviour) as server:
         stream = opened(server, max_concurrency=1).generate(requests(200))
         assert [next(stream).seed for _ in range(3)] == [0, 7919, 15838]
@@ -140,7 +140,7 @@ def test_what_would_be_the_same_for_all_stops_the_run(behaviour: str) -> None:
     assert len(server.log) == 4
 
 
-def test_a_dead_server_is_not_asked_for_everything() -> None:
+def test_dead_server_stops_the_run_early() -> None:
     with LoopbackServer(lambda seed, attempt: "drop") as server:
         engine = opened(server, max_concurrency=4, give_up_after=8, max_tries=2)
         _, lost = split(engine.generate(requests(500)))
@@ -149,7 +149,7 @@ def test_a_dead_server_is_not_asked_for_everything() -> None:
     assert sum("not requested" in failure.reason for failure in lost.values()) >= 500 - 12
 
 
-def test_a_stream_that_is_left_asks_no_more() -> None:
+def test_closed_completion_stream_sends_no_more_requests() -> None:
     with LoopbackServer() as server:
         stream = opened(server, max_concurrency=2).generate(requests(5000))
         next(stream)
@@ -173,7 +173,7 @@ def test_costs_are_counted_where_prices_are_given() -> None:
     assert paid.tokens.cost_usd == pytest.approx((3 * 10 + paid.tokens.n_completion * 100) / 1e6)
 
 
-def test_completions_are_asked_for_by_token_ids() -> None:
+def test_completions_endpoint_receives_token_ids() -> None:
     from harness.models.loading import load_tokenizer, resolve
 
     tokenizer = load_tokenizer(ModelSource(resolve("countdown-tiny")))
@@ -184,7 +184,7 @@ def test_completions_are_asked_for_by_token_ids() -> None:
     assert server.bodies[0]["prompt"] == tokenizer("3 4 = 7 :", add_special_tokens=False)["input_ids"]
 
 
-def test_plain_prompts_are_no_messages() -> None:
+def test_plain_prompts_are_sent_without_messages() -> None:
     asked = Request("p", 0, (Message(PLAIN, "3 4 = 7 :"),), 5, Sampling(max_tokens=9))
     with LoopbackServer() as server:
         with pytest.raises(EngineError, match=r"plain text.*engine\.endpoint"):
@@ -196,7 +196,9 @@ def test_plain_prompts_are_no_messages() -> None:
 # --- before the money is spent -----------------------------------------------------------------------------------
 
 
-def test_nobody_there_is_said_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_server_is_reported_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with LoopbackServer() as server:
         pass
     assert evaluate(server, tmp_path / "run") == 2
@@ -204,7 +206,7 @@ def test_nobody_there_is_said_before_anything_is_written(tmp_path: Path, capsys:
     assert not (tmp_path / "run").exists()
 
 
-def test_random_weights_are_not_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_are_refused_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LoopbackServer() as server:
         assert evaluate(server, tmp_path / "run", "--set=model.weights=random") == 2
     assert "no effect on a remote model" in capsys.readouterr().err
@@ -226,7 +228,7 @@ def test_a_model_that_is_not_served_is_refused_with_the_nearest() -> None:
         ({}, "base_url' is missing"),
     ],
 )
-def test_a_config_that_can_not_work_is_refused(options: dict[str, Any], told: str) -> None:
+def test_impossible_openai_config_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse_plugin("engines", {"id": "openai", **options})
 
@@ -247,7 +249,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
     return "sk-very-secret-0123456789"
 
 
-def test_what_was_lost_is_ungraded_and_asked_again_by_the_same_command(
+def test_lost_completions_are_ungraded_and_requested_again_on_resume(
     tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = {"is": True}
@@ -281,7 +283,7 @@ def test_what_was_lost_is_ungraded_and_asked_again_by_the_same_command(
     assert not [path for path in folder.rglob("*") if path.is_file() and key in path.read_text()]
 
 
-def test_a_wrong_key_names_its_variable_and_shows_no_key(
+def test_wrong_api_key_error_names_the_variable_and_shows_no_key(
     tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with LoopbackServer(key="another") as server:
@@ -293,7 +295,7 @@ def test_a_wrong_key_names_its_variable_and_shows_no_key(
 
 
 @pytest.mark.parametrize("bad", ["sk-very-secret\n", "sk-very-s\u00e9cret"])
-def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(
+def test_api_key_invalid_in_a_header_is_refused_before_anything_is_sent(
     bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SOME_SERVERS_KEY", bad)
@@ -305,7 +307,7 @@ def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_key_that_the_server_repeats_is_on_no_record(
+def test_api_key_repeated_by_the_server_is_never_recorded(
     tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repeats = ["say {key}", "phrase {key}", "redirect 307 http://{key}.example/v1", "garbage {key}"]
@@ -322,7 +324,7 @@ def test_a_key_that_the_server_repeats_is_on_no_record(
     assert key not in captured.out + captured.err
 
 
-def test_no_header_carries_a_key_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_without_an_api_key_have_no_authorization_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with LoopbackServer() as server:
         list(opened(server).generate(requests(1)))
@@ -350,13 +352,13 @@ def test_a_redirect_on_the_same_server_is_followed() -> None:
     assert [head.split()[1] for head in server.heads[1:]] == ["/v1/chat/completions", "/elsewhere"]
 
 
-def test_tokens_that_nobody_counts_may_be_let_go() -> None:
+def test_uncounted_tokens_are_accepted_if_configured() -> None:
     with LoopbackServer(lambda seed, attempt: "no usage") as server:
         had, _ = split(opened(server, is_counted=False).generate(requests(1)))
     assert (had[0].tokens.n_prompt, had[0].tokens.n_completion) == (0, 0)
 
 
-def test_a_list_is_asked_for_only_where_it_is_needed() -> None:
+def test_model_listing_is_requested_only_where_needed() -> None:
     with LoopbackServer() as server:
         pass
     engine = opened(server, is_listed=False)
@@ -364,7 +366,9 @@ def test_a_list_is_asked_for_only_where_it_is_needed() -> None:
         engine.facts(MODEL)
 
 
-def test_another_model_behind_the_same_name_is_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_model_under_the_same_name_is_refused_on_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with LoopbackServer() as server:
         assert evaluate(server, tmp_path / "run") == 0
         server.listed = {"owned_by": "loopback", "root": "another"}

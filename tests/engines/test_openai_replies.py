@@ -38,14 +38,14 @@ def key(monkeypatch: pytest.MonkeyPatch) -> ApiKey:
     return ApiKey("SOME_SERVERS_KEY")
 
 
-def test_an_answer_is_its_text_its_end_and_the_servers_counts() -> None:
+def test_server_answer_has_text_finish_reason_and_token_counts() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 5, "cost": 0.25}
     assert read_reply(chat(usage=usage)) == ServerReply("hi", "stop", 3, 5, 0.25)
     assert read_reply(chat(finish_reason="length")) == ServerReply("hi", "length", None, None, None)
     assert read_reply('{"choices": [{"text": "x", "finish_reason": "stop"}]}').text == "x"
 
 
-def test_a_model_that_only_thought_has_said_nothing() -> None:
+def test_reasoning_without_an_answer_is_empty_text() -> None:
     assert read_reply(chat(content=None, finish_reason="length")).text == ""
 
 
@@ -66,23 +66,23 @@ def test_a_model_that_only_thought_has_said_nothing() -> None:
         chat()[:-1],
     ],
 )
-def test_what_is_no_completion_is_malformed(body: str) -> None:
+def test_server_answer_without_a_completion_is_malformed(body: str) -> None:
     with pytest.raises(MalformedError):
         read_reply(body)
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "abort"])
-def test_another_end_is_a_refusal(reason: str) -> None:
+def test_unknown_finish_reason_is_a_refusal(reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         read_reply(chat(finish_reason=reason))
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}, None, 7])
-def test_counts_that_are_none_are_absent(counts: Any) -> None:
+def test_invalid_token_counts_are_absent(counts: Any) -> None:
     assert read_reply(chat(usage=counts)).n_prompt is None
 
 
-def test_the_wait_of_an_error() -> None:
+def test_retry_after_of_an_error_is_parsed() -> None:
     assert retry_after_s({}) is None
     assert retry_after_s({"retry-after": "2.5"}) == 2.5
     assert retry_after_s({"retry-after": "7", "retry-after-ms": "1500"}) == 1.5
@@ -94,7 +94,7 @@ def test_the_wait_of_an_error() -> None:
     assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
 
 
-def test_the_pause_of_an_answer() -> None:
+def test_rate_limit_headers_of_an_answer_give_its_pause() -> None:
     left = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "9s"}
     used_up = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m2s"}
     assert (pause_s({}), pause_s(left), pause_s({**left, **used_up})) == (0, 0, 62)
@@ -105,11 +105,11 @@ def test_the_pause_of_an_answer() -> None:
     ("text", "seconds"),
     [("6m0s", 360), ("20ms", 0.02), ("1.5", 1.5), ("1h2m", 3720), ("", None), ("soon", None), ("1x", None)],
 )
-def test_durations(text: str, seconds: float | None) -> None:
+def test_rate_limit_durations_are_parsed(text: str, seconds: float | None) -> None:
     assert duration_s(text) == seconds
 
 
-def test_a_listing_is_what_does_not_change_by_itself() -> None:
+def test_model_listing_keeps_only_stable_fields() -> None:
     entry = {"id": "m", "object": "model", "created": 1, "owned_by": "us", "max_model_len": 9, "permission": [{}]}
     assert read_listing(json.dumps({"data": [entry]})) == {"m": {"owned_by": "us", "max_model_len": "9"}}
     assert [read_listing(body) for body in ("", "{}", '{"data": null}', '{"data": ["m"]}', "[]")] == [{}] * 5
@@ -118,17 +118,17 @@ def test_a_listing_is_what_does_not_change_by_itself() -> None:
 # --- the key ------------------------------------------------------------------------------------------------------
 
 
-def test_no_representation_of_a_key_shows_it(key: ApiKey) -> None:
+def test_api_key_is_hidden_in_every_representation(key: ApiKey) -> None:
     assert key.reveal() == KEY
     assert "sk-" not in f"{key} {key!r} {[key]}"
 
 
 @pytest.mark.parametrize("write", [str, repr, json.dumps, urllib.parse.quote_plus])
-def test_a_key_is_redacted_however_it_is_written(key: ApiKey, write: Any) -> None:
+def test_api_key_is_redacted_in_every_encoding(key: ApiKey, write: Any) -> None:
     assert "a+b" not in key.redact(write(f"<{KEY}>")) and "%2Bb" not in key.redact(write(f"<{KEY}>"))
 
 
-def test_a_key_is_redacted_in_everything_that_an_answer_holds(key: ApiKey) -> None:
+def test_api_key_is_redacted_in_every_field_of_an_answer(key: ApiKey) -> None:
     body = json.dumps({"choices": [{"message": {"content": f"is it {KEY}?"}, "finish_reason": "stop"}]})
     assert read_reply(body, key.redact_reply).text == "is it (the key)?"
     with pytest.raises(RefusedError, match=r"\(the key\)"):
@@ -141,14 +141,14 @@ def test_a_key_is_redacted_in_everything_that_an_answer_holds(key: ApiKey) -> No
     assert read_listing(listing, key.redact_reply) == {"(the key)": {"(the key)": "x", "owned_by": "(the key)"}}
 
 
-def test_a_key_too_short_to_be_a_secret_is_redacted_in_errors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_api_key_is_redacted_in_errors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SERVERS_KEY", "EMPTY")
     key = ApiKey("SOME_SERVERS_KEY")
     assert read_reply(chat(content="The set is EMPTY."), key.redact_reply).text == "The set is EMPTY."
     assert key.redact("the key EMPTY is wrong") == "the key (the key) is wrong"
 
 
-def test_no_key_redacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_api_key_redacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_SERVERS_KEY", raising=False)
     key = ApiKey("SOME_SERVERS_KEY")
     assert (key.reveal(), key.redact("text"), key.redact_reply(["text"])) == ("", "text", ["text"])
@@ -157,7 +157,7 @@ def test_no_key_redacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "bad", ["sk-1234567\n", "sk-1234567\r", " sk-1234567", "sk-1234567\t", "sk-123456é", "sk-1\x7f"]
 )
-def test_a_key_that_no_header_can_carry_is_refused_unseen(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_invalid_in_a_header_is_refused_without_being_shown(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SERVERS_KEY", bad)
     with pytest.raises(ConfigError, match="environment variable SOME_SERVERS_KEY holds") as raised:
         ApiKey("SOME_SERVERS_KEY")
@@ -177,7 +177,7 @@ def answered(gate: Gate, n: int, *, is_overloaded: bool) -> None:
     asyncio.run(round_trip())
 
 
-def test_the_limit_doubles_until_it_is_too_much_and_then_grows_by_one_a_round() -> None:
+def test_concurrency_limit_doubles_until_overload_and_then_grows_by_one() -> None:
     gate = Gate(100)
     assert gate.limit == 8
     answered(gate, 8, is_overloaded=False)
@@ -188,7 +188,7 @@ def test_the_limit_doubles_until_it_is_too_much_and_then_grows_by_one_a_round() 
     assert 8.9 < gate.limit < 9.01
 
 
-def test_the_limit_stays_between_one_and_the_most() -> None:
+def test_concurrency_limit_stays_between_one_and_the_maximum() -> None:
     gate = Gate(10)
     for _ in range(3):
         answered(gate, int(gate.limit), is_overloaded=False)
@@ -198,7 +198,7 @@ def test_the_limit_stays_between_one_and_the_most() -> None:
     assert gate.limit == 1
 
 
-def test_nobody_enters_above_the_limit() -> None:
+def test_requests_above_the_concurrency_limit_wait() -> None:
     async def scene() -> None:
         gate = Gate(1)
         at = await gate.enter()

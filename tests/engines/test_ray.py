@@ -88,7 +88,9 @@ def unbroken() -> Told:
 
 
 @pytest.mark.parametrize(("replicas", "chunk"), [(1, 256), (3, 7)])
-def test_completions_are_those_of_the_engine_inside(running: None, unbroken: Told, replicas: int, chunk: int) -> None:
+def test_ray_completions_equal_those_of_the_inner_engine(
+    running: None, unbroken: Told, replicas: int, chunk: int
+) -> None:
     engine = opened(replicas=replicas, chunk=chunk)
     told = once_each(list(engine.generate(requests(40))))
     assert {key: (c.seed, c.text, c.finish_reason, c.tokens.completion_ids) for key, c in told.items()} == {
@@ -97,7 +99,7 @@ def test_completions_are_those_of_the_engine_inside(running: None, unbroken: Tol
     engine.close()
 
 
-def test_every_copy_works(running: None) -> None:
+def test_every_replica_gets_requests(running: None) -> None:
     engine = opened(replicas=3, chunk=10)
     deadline = time.monotonic() + 60
     while engine._opening:
@@ -110,7 +112,7 @@ def test_every_copy_works(running: None) -> None:
     engine.close()
 
 
-def test_chunks_hold_each_request_once_and_keep_prompts_together() -> None:
+def test_ray_chunks_hold_each_request_once_and_keep_prompts_together() -> None:
     asked = requests(20)
     for replicas, chunk, sizes in [(1, 256, [60]), (2, 256, [20, 20, 20]), (2, 45, [20, 20, 20]), (1, 45, [40, 20])]:
         chunks = list(ours._chunks(asked[::2] + asked[1::2], built(replicas=replicas, chunk=chunk).config))
@@ -125,7 +127,7 @@ def test_chunks_hold_each_request_once_and_keep_prompts_together() -> None:
 # --- deaths -------------------------------------------------------------------------------------------------------
 
 
-def test_a_copy_killed_in_the_middle_costs_no_completion(running: None, unbroken: Told) -> None:
+def test_killed_replica_loses_no_completion(running: None, unbroken: Told) -> None:
     engine = opened(replicas=2, chunk=8)
     before = pids(engine)
     stream = engine.generate(requests(40))
@@ -141,7 +143,7 @@ def test_a_copy_killed_in_the_middle_costs_no_completion(running: None, unbroken
     engine.close()
 
 
-def test_what_a_dead_copy_owed_is_asked_again_and_what_it_gave_is_not(running: None, tmp_path: Path) -> None:
+def test_requests_open_at_a_dead_replica_alone_are_sent_again(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, end_at=5, lives=2)
     told = once_each(list(engine.generate(requests(24))))
     assert {key: c.text for key, c in told.items()} == {(r.problem_id, r.index): str(r.seed) for r in requests(24)}
@@ -149,7 +151,7 @@ def test_what_a_dead_copy_owed_is_asked_again_and_what_it_gave_is_not(running: N
     engine.close()
 
 
-def test_more_deaths_than_allowed_stop_the_run(running: None, tmp_path: Path) -> None:
+def test_more_replica_deaths_than_allowed_stop_the_run(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, replicas=1, end_at=5, lives=99, max_deaths=2)
     with pytest.raises(
         EngineError, match=r"replicas of the engine mortal died more than 2 times \(engine\.max_deaths\)"
@@ -177,7 +179,7 @@ def test_replicas_that_die_whenever_they_open_stop_the_run(running: None, tmp_pa
     assert 2 <= len(list(tmp_path.glob("died-*"))) <= 4  # each of the two opens twice
 
 
-def test_an_engine_that_leaves_completions_out_is_told(running: None, tmp_path: Path) -> None:
+def test_missing_completions_of_the_inner_engine_are_an_error(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, replicas=1, end_at=5, leaves_out=True)
     with pytest.raises(EngineError, match="left 1 completions out"):
         list(engine.generate(requests(8)))
@@ -187,7 +189,7 @@ def test_an_engine_that_leaves_completions_out_is_told(running: None, tmp_path: 
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_ours_inside_is_raised_as_it_is(running: None) -> None:
+def test_harness_error_in_a_replica_is_raised_unchanged(running: None) -> None:
     engine = opened(replicas=2)
     with pytest.raises(ModelError, match="context of 64") as raised:
         list(engine.generate(requests(4, max_tokens=60)))
@@ -196,7 +198,7 @@ def test_an_error_of_ours_inside_is_raised_as_it_is(running: None) -> None:
     engine.close()
 
 
-def test_another_error_inside_keeps_its_kind_and_is_no_death(running: None, tmp_path: Path) -> None:
+def test_other_error_in_a_replica_keeps_its_type_and_is_not_a_death(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, end_at=3, raises=ZeroDivisionError("inside"))
     with pytest.raises(ZeroDivisionError, match="inside"):
         list(engine.generate(requests(4)))
@@ -204,7 +206,7 @@ def test_another_error_inside_keeps_its_kind_and_is_no_death(running: None, tmp_
     engine.close()
 
 
-def test_a_model_that_can_not_be_opened_is_told_once(running: None, tmp_path: Path) -> None:
+def test_model_that_cannot_be_opened_is_reported_once(running: None, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     engine = built(replicas=2)
     with pytest.raises(ModelError, match="can't be loaded"):
@@ -212,14 +214,14 @@ def test_a_model_that_can_not_be_opened_is_told_once(running: None, tmp_path: Pa
     assert engine._actors == []
 
 
-def test_a_copy_with_another_model_is_refused(running: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replica_with_another_model_is_refused(running: None, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"the package": "0", "the model": {"name": "countdown-tiny", "fingerprint": "0"}}
     monkeypatch.setattr(ours, "_facts", lambda source: facts)  # here alone: an actor imports the module anew
     with pytest.raises(ModelError, match=r"the replica on .* differs: the model\.fingerprint: .* there, '0' now"):
         opened()
 
 
-def test_what_the_engine_inside_would_refuse_is_refused_before_ray_starts() -> None:
+def test_settings_refused_by_the_inner_engine_are_refused_before_ray_starts() -> None:
     with pytest.raises(ModelError, match="context of 64"):
         built().vet(tiny_source(), requests(1, max_tokens=60))
     built(inner={"id": "scripted"}).vet(tiny_source(), requests(1, max_tokens=60))
@@ -236,7 +238,7 @@ def test_what_the_engine_inside_would_refuse_is_refused_before_ray_starts() -> N
         ({"num_gpus": -1}, "not be negative"),
     ],
 )
-def test_a_config_that_can_not_work_is_refused(options: dict[str, Any], told: str) -> None:
+def test_impossible_ray_config_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         built(**options)
 
@@ -260,7 +262,7 @@ def texts(folder: Path) -> dict[tuple[str, str, int], str]:
     return {(task, c.problem_id, c.index): c.text for task, c in RunReader.read(folder).completions()}
 
 
-def test_an_evaluation_is_that_of_the_engine_inside_and_ray_is_silent(
+def test_ray_evaluation_equals_that_of_the_inner_engine_and_prints_nothing(
     alone: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(tmp_path / "here") == 0
@@ -273,7 +275,7 @@ def test_an_evaluation_is_that_of_the_engine_inside_and_ray_is_silent(
     assert (tmp_path / "rays" / "metrics.json").read_text() == (tmp_path / "here" / "metrics.json").read_text()
 
 
-def test_more_copies_than_the_machine_has_room_for_are_refused(
+def test_more_replicas_than_the_machine_can_hold_are_refused(
     alone: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(tmp_path / "run", "--engine", "ray", "--set", "engine.num_cpus=100000") == 2
@@ -281,12 +283,12 @@ def test_more_copies_than_the_machine_has_room_for_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cluster_that_is_not_there_is_one_line(alone: None) -> None:
+def test_unreachable_ray_cluster_is_one_line(alone: None) -> None:
     with pytest.raises(ModelError, match=r"no Ray at engine\.address '127\.0\.0\.1:1'"):
         opened(address="127.0.0.1:1")  # nobody listens there
 
 
-def test_a_cluster_is_joined_and_left_running(alone: None, tmp_path: Path, unbroken: Told) -> None:
+def test_running_ray_cluster_is_joined_and_left_running(alone: None, tmp_path: Path, unbroken: Told) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -33,7 +33,7 @@ def engine(wide: ModelSource) -> Iterator[Any]:
     engine.close()
 
 
-def test_the_wide_model_is_the_bundled_one(wide: ModelSource) -> None:
+def test_wide_model_computes_the_same_as_the_bundled_one(wide: ModelSource) -> None:
     ids = torch.randint(3, 110, (8, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = load_module(wide)(ids).logits - load_module(tiny_source(random_seed=None))(ids).logits
@@ -41,25 +41,25 @@ def test_the_wide_model_is_the_bundled_one(wide: ModelSource) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_log_probabilities_are_those_of_transformers(engine: Any, wide: ModelSource, temperature: float) -> None:
+def test_vllm_log_probabilities_equal_those_of_transformers(engine: Any, wide: ModelSource, temperature: float) -> None:
     module = load_module(wide)
     for completion in engine.generate(requests(6, temperature=temperature)):
         assert_forced(module, completion, temperature)
 
 
-def test_what_was_kept_is_what_log_probabilities_are_of(engine: Any) -> None:
+def test_vllm_log_probabilities_are_of_the_truncated_distribution(engine: Any) -> None:
     for completion in engine.generate(requests(4, top_k=1)):
         assert completion.tokens.logp_behaviour == (0.0,) * completion.tokens.n_completion
 
 
-def test_greedy_is_that_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
+def test_vllm_greedy_decoding_equals_that_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
     hf = parse_plugin("engines", "hf").build()
     hf.open(wide)
     asked = requests(1, temperature=0.0)
     assert {c.problem_id: c for c in engine.generate(asked)} == {c.problem_id: c for c in hf.generate(asked)}
 
 
-def test_likelihoods_are_those_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
+def test_vllm_likelihoods_equal_those_of_the_hf_engine(engine: Any, wide: ModelSource) -> None:
     hf = parse_plugin("engines", "hf").build()
     hf.open(wide)
     prompts = [(Message("user", prompt),) for prompt in PROMPTS]
@@ -102,13 +102,13 @@ def test_prompts_are_rendered_by_our_template_without_a_second_beginning(engine:
         assert list(completion.tokens.prompt_ids) == prompt_ids(engine.tokenizer, request.messages)
 
 
-def test_beyond_the_context_is_refused(engine: Any) -> None:
+def test_vllm_refuses_prompts_beyond_the_context(engine: Any) -> None:
     with pytest.raises(ModelError, match="context of 64"):
         next(engine.generate([*requests(1), *requests(1, max_tokens=60)]))
     assert len(list(engine.generate(requests(1)))) == 2  # and nothing of it is left behind
 
 
-def test_weights_given_in_training_are_sampled_from_in_place(engine: Any, wide: ModelSource) -> None:
+def test_vllm_samples_from_weights_updated_in_place(engine: Any, wide: ModelSource) -> None:
     original = load_module(wide)
     other = load_module(ModelSource(wide.path, device="cpu", random_seed=3))
     try:

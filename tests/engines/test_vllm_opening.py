@@ -25,7 +25,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     return ModelSource(str(write_wide_model(tmp_path_factory.mktemp("wide"))), device="cpu")
 
 
-def test_random_weights_are_those_of_the_seed(wide: ModelSource) -> None:
+def test_vllm_random_weights_are_those_of_the_seed(wide: ModelSource) -> None:
     source = ModelSource(wide.path, device="cpu", random_seed=5)
     engine = opened(source)
     module = load_module(source)
@@ -62,7 +62,7 @@ def write_adapter(folder: Path, module: Any) -> Path:
     return folder
 
 
-def test_copies_in_processes_of_their_own_give_the_same_texts(wide: ModelSource) -> None:
+def test_vllm_replicas_in_separate_processes_give_the_same_texts(wide: ModelSource) -> None:
     asked = requests(12)
     one = opened(wide)
     expected = {(c.problem_id, c.index): c.text for c in one.generate(asked)}
@@ -80,7 +80,7 @@ def test_copies_in_processes_of_their_own_give_the_same_texts(wide: ModelSource)
     copies.close()
 
 
-def test_heads_that_no_kernel_knows_are_refused_before_the_first_token() -> None:
+def test_head_sizes_without_a_vllm_kernel_are_refused_before_the_first_token() -> None:
     with pytest.raises(ModelError, match="heads are 24 wide"):
         opened(tiny_source(random_seed=None))
 
@@ -90,6 +90,6 @@ def test_a_folder_without_adapter_is_refused(wide: ModelSource, tmp_path: Path) 
         opened(wide, lora=str(tmp_path))
 
 
-def test_a_share_of_memory_is_a_share() -> None:
+def test_gpu_memory_share_must_be_between_zero_and_one() -> None:
     with pytest.raises(ConfigError, match="above 0 and at most 1"):
         parse_plugin("engines", {"id": "vllm", "gpu_memory_utilization": 1.5})

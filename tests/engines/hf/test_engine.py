@@ -63,7 +63,7 @@ def test_the_batch_size_does_not_change_texts() -> None:
     assert texts[0] == texts[1]
 
 
-def test_the_end_token_is_counted_and_not_in_the_text(hf: Any) -> None:
+def test_end_token_is_counted_and_not_in_the_text(hf: Any) -> None:
     ended = [c for c in hf.generate(make_requests(20)) if c.finish_reason == "stop"]
     assert ended
     for completion in ended:

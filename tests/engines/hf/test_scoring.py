@@ -50,7 +50,7 @@ def logps(completions: Any) -> list[float]:
     return [c.likelihoods[0].logp for c in sorted(completions, key=lambda c: int(c.problem_id[1:]))]
 
 
-def test_a_passage_after_a_prompt(engine: Any) -> None:
+def test_passage_after_a_prompt_is_scored(engine: Any) -> None:
     assert isinstance(engine, Scorer)
     draw = random.Random(0)
     pairs = [(text(draw, draw.randint(2, 90)).strip() + "a", text(draw, draw.randint(1, 9))) for _ in range(12)]
@@ -68,7 +68,7 @@ def test_spaces_that_end_a_prompt_belong_to_the_passage(engine: Any) -> None:
     assert found.logp == pytest.approx(by_hand(engine, engine.tokenizer("abc  de")["input_ids"], 4), rel=1e-5)
 
 
-def test_without_a_prompt_a_document_begins(engine: Any) -> None:
+def test_passage_without_a_prompt_is_scored_as_a_document(engine: Any) -> None:
     ids = [engine.tokenizer.eos_token_id, *engine.tokenizer("cab 12")["input_ids"]]
     found = engine.score(asked(Passage(plain(""), "cab 12"), Passage((), "cab 12")))
     assert logps(found) == pytest.approx([by_hand(engine, ids, 6)] * 2, rel=1e-5)
@@ -83,7 +83,7 @@ def test_a_long_document_is_read_in_windows_that_score_each_token_once(engine: A
     assert found.likelihoods[0].logp == pytest.approx(sum(by_hand(engine, *window) for window in windows), rel=1e-5)
 
 
-def test_greedy_says_whether_greedy_decoding_would_write_it(engine: Any) -> None:
+def test_is_greedy_equals_the_result_of_greedy_decoding(engine: Any) -> None:
     prompt = "a cat saw 3 red birds"
     request = Request("p0", 0, plain(prompt), 0, Sampling(6, temperature=0.0))
     (reply,) = engine.generate([request])
@@ -93,14 +93,14 @@ def test_greedy_says_whether_greedy_decoding_would_write_it(engine: Any) -> None
     assert [c.likelihoods[0].is_greedy for c in found] == [True, False]
 
 
-def test_a_chat_template_writes_the_prompt(engine: Any) -> None:
+def test_scoring_renders_the_prompt_with_the_chat_template(engine: Any) -> None:
     turns = (Message("user", "hi"),)
     (found,) = engine.score(asked(Passage(turns, "ok")))
     ids = engine.tokenizer("<user>hi\n:ok")["input_ids"]
     assert found.likelihoods[0].logp == pytest.approx(by_hand(engine, ids, 2), rel=1e-5)
 
 
-def test_the_company_of_a_passage_changes_no_bit(engine: Any) -> None:
+def test_likelihood_has_the_same_bits_in_any_batch(engine: Any) -> None:
     draw = random.Random(2)
     passages = [Passage(plain(text(draw, draw.choice([5, 40, 41])) + "a"), text(draw, 3)) for _ in range(60)]
     together = logps(engine.score(asked(*passages)))
@@ -117,7 +117,7 @@ def test_passages_that_differ_in_the_last_token_alone_are_read_once(engine: Any)
     assert len(rows.unique(dim=0)) == 1
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_computed(engine: Any) -> None:
+def test_passage_that_does_not_fit_is_refused_before_anything_is_computed(engine: Any) -> None:
     with pytest.raises(EngineError, match=r"'p1' has a prompt and a passage of 1026 tokens.*context of 1024"):
         next(engine.score(asked(Passage(plain("a"), "b"), Passage(plain("a" * 1024), "bc"))))
 
@@ -127,7 +127,7 @@ def test_a_passage_without_a_token_is_refused(engine: Any) -> None:
         next(engine.score(asked(Passage(plain("a"), ""))))
 
 
-def test_rows_of_unlike_length_side_by_side_as_on_a_gpu(engine: Any) -> None:
+def test_rows_of_unequal_length_in_one_batch_have_the_logits_of_single_rows(engine: Any) -> None:
     draw = random.Random(3)
     rows = [tuple(engine.tokenizer(text(draw, n))["input_ids"]) for n in (50, 37, 36)]
     together = last_logits(engine.module, rows, 4)[:, -4:]
@@ -135,7 +135,7 @@ def test_rows_of_unlike_length_side_by_side_as_on_a_gpu(engine: Any) -> None:
     assert (together - alone).abs().max() < 1e-4
 
 
-def test_a_document_begins_once() -> None:
+def test_document_begins_with_one_beginning_of_sequence_token() -> None:
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -42,7 +42,7 @@ def test_a_model_without_a_chat_template_is_refused(capsys, model):
     assert "the tokenizer of model has no chat template" in refused(capsys, *COUNTDOWN)
 
 
-def test_a_budget_that_does_not_fit_is_refused_with_the_problem_the_lengths_and_what_would_fit(capsys):
+def test_token_budget_that_does_not_fit_is_refused_with_the_lengths(capsys):
     printed = refused(capsys, *COUNTDOWN, "--max-tokens", "60")
     prompt_tokens = len(["3", "5", "7", "8", "9", "9", "=", "10", ":"])
     assert f"has {prompt_tokens} tokens; with 60 new ones it exceeds the model's context of 64" in printed
@@ -50,7 +50,7 @@ def test_a_budget_that_does_not_fit_is_refused_with_the_problem_the_lengths_and_
     assert f"set --max-tokens (sampling.max_tokens) to at most {64 - prompt_tokens}" in printed
 
 
-def test_a_budget_that_just_fits_is_not_refused(capsys):
+def test_token_budget_that_just_fits_is_accepted(capsys):
     assert main(["eval", "model", *COUNTDOWN, "--max-tokens", "55"]) == 2
     assert "the model model can't be loaded" in capsys.readouterr().err, "it came as far as the weights"
 
@@ -71,7 +71,7 @@ def test_a_folder_of_another_run_is_refused_before_the_model_is_loaded(capsys, t
     assert Path("run/run.json").read_bytes() == before
 
 
-def test_a_stretched_context_is_counted_as_stretched(model):
+def test_rope_scaled_context_is_counted_at_its_scaled_length(model):
     config = json.loads((model / "config.json").read_text())
     rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
     assert context_of(ModelSource("model")) == 64
@@ -102,14 +102,14 @@ def warnings_of(texts):
     return stream.getvalue().splitlines()
 
 
-def test_empty_completions_are_warned_of_soon_and_at_the_end():
+def test_many_empty_completions_give_an_early_and_a_final_warning():
     n = EMPTY_WARNING_AT
     first, last = warnings_of(["", " \n"] * n)
     assert first.startswith(f"warning: t: the first {n} completions are all empty; the model stopped at once")
     assert last.startswith(f"warning: t: {2 * n} of {2 * n} completions are empty")
 
 
-def test_some_empty_completions_are_warned_of_at_the_end():
+def test_some_empty_completions_give_a_final_warning():
     n = 2 * EMPTY_WARNING_AT
     (only,) = warnings_of(["4", *[""] * n])
     assert only.startswith(f"warning: t: {n} of {n + 1} completions are empty")

@@ -37,7 +37,7 @@ def a_problem(view):
     return next(iter(view.verdicts(view.graders()[0])))[1]
 
 
-def test_an_evaluation_under_a_chosen_grader(tmp_path, capsys):
+def test_evaluation_uses_and_records_the_chosen_grader(tmp_path, capsys):
     own, other = evaluated(tmp_path / "own"), evaluated(tmp_path / "other", "--grader", "legacy_dapo")
     for view, grader, expected in ((own, "math", [1, 1, 0, 0]), (other, "legacy_dapo", [1, -1, -1, -1])):
         assert view.graders() == [grader]
@@ -55,7 +55,7 @@ def test_an_evaluation_under_a_chosen_grader(tmp_path, capsys):
     assert (tmp_path / "other" / "metrics.json").read_text() == before
 
 
-def test_its_options_are_part_of_its_name(tmp_path):
+def test_grader_options_are_part_of_the_grader_name(tmp_path):
     view = evaluated(tmp_path / "run", "--grader", "legacy_hendrycks", "--set", "grader.variant=lm-eval-math")
     assert view.graders() == [GRADER] == [view.record.data["gsm8k"]["grader"]]
 
@@ -80,7 +80,7 @@ class Sealed:
     grader: object = None
 
 
-def test_only_the_copy_is_changed_and_a_task_that_can_not_be_is_refused():
+def test_choosing_a_grader_changes_a_copy_of_the_task_or_is_refused():
     task = configs.parse_plugin("tasks", "gsm8k").build()
     chosen = configs.parse_plugin("graders", "legacy_dapo")
     assert with_grader(task, None) is task

@@ -39,7 +39,7 @@ def times(store: RunWriter, n: int) -> dict[tuple[str, int], float]:
     return {(c.problem_id, c.index): c.engine_s for _, c in store.reader().completions()}
 
 
-def test_time_waited_for_the_engine_is_on_record_and_stays(tmp_path: Path) -> None:
+def test_engine_wait_time_is_recorded_and_kept_on_resume(tmp_path: Path) -> None:
     config = parse(EvalConfig, {"model": {"path": "x"}, "tasks": ["countdown"]})
     store = RunWriter.open(tmp_path / "run", RunIdentity.of("eval", config, seeds={}, data={}))
     first = times(store, 2)

@@ -106,7 +106,7 @@ def test_every_completion_is_generated_once_and_graded(tmp_path):
     assert done.run.record.status == "done"
 
 
-def test_running_again_generates_nothing_and_writes_no_row(tmp_path):
+def test_repeated_run_generates_nothing_and_writes_no_row(tmp_path):
     run(config_of(), tmp_path / "run")
     before = {name: (tmp_path / "run" / name).read_bytes() for name in ("completions.jsonl", "verdicts.jsonl")}
     _, engine = run(config_of(), tmp_path / "run")
@@ -136,7 +136,7 @@ def test_a_larger_n_or_limit_extends_a_run_to_what_it_would_have_been(tmp_path, 
     assert contents(tmp_path / "run") == contents(tmp_path / "at once")
 
 
-def test_a_smaller_n_takes_nothing_away(tmp_path):
+def test_smaller_n_removes_no_completions(tmp_path):
     run(config_of(), tmp_path / "run")
     before = contents(tmp_path / "run")
     _, engine = run(config_of(n=1, limit=1), tmp_path / "run")
@@ -144,7 +144,7 @@ def test_a_smaller_n_takes_nothing_away(tmp_path):
     assert contents(tmp_path / "run") == before
 
 
-def test_another_seed_is_refused(tmp_path):
+def test_resuming_with_another_seed_is_refused(tmp_path):
     run(config_of(), tmp_path / "run")
     before = contents(tmp_path / "run")
     with pytest.raises(RunFolderError, match="seed: 0 there, 1 now"):
@@ -206,7 +206,7 @@ def test_progress_counts_what_was_on_record_once_and_not_for_the_rate(tmp_path):
     assert re.fullmatch(r"eval countdown 20/20  [\d.]+/s  solved 0", stream.getvalue().splitlines()[-1])
 
 
-def test_an_error_finds_the_live_line_ended(tmp_path):
+def test_error_message_follows_a_finished_progress_line(tmp_path):
     stream = io.StringIO()
     with pytest.raises(EngineError):
         run(config_of(), tmp_path / "run", RecordingEngine(config_of(), breaks="repeats", after=5), stream)
@@ -263,7 +263,7 @@ def few_problems(monkeypatch):
     ids=["endless", "repeating", "empty", "no model"],
 )
 @pytest.mark.usefixtures("few_problems")
-def test_what_can_not_be_evaluated_is_refused_before_anything_is_written(tmp_path, changes, error, match):
+def test_impossible_evaluation_is_refused_before_anything_is_written(tmp_path, changes, error, match):
     limit = changes.get("limit", 4)
     config = replace(config_of(**{key: value for key, value in changes.items() if key != "limit"}), limit=limit)
     with pytest.raises(error, match=match):
@@ -337,7 +337,7 @@ def test_the_share_of_ungraded_completions_is_that_of_the_samples_asked_for(tmp_
 
 @pytest.mark.parametrize("metrics", [[], ["--set", "metrics=[]"]], ids=["all metrics", "no metrics"])
 @pytest.mark.usefixtures("tmp_path", "vague")
-def test_too_many_ungraded_are_exit_code_3_and_said(capsys, metrics):
+def test_too_many_ungraded_completions_are_reported_with_exit_code_3(capsys, metrics):
     command = [
         "eval",
         "countdown-tiny",

@@ -83,7 +83,7 @@ def test_an_error_of_the_engine_is_not_lost():
 # --- a thread of its own ----------------------------------------------------------------------------------------
 
 
-def test_what_is_made_comes_in_order_while_the_giver_never_waits():
+def test_pipeline_results_are_ordered_while_the_source_never_waits():
     free = threading.Event()
 
     def slow(numbers):
@@ -102,7 +102,7 @@ def test_what_is_made_comes_in_order_while_the_giver_never_waits():
 
 
 @pytest.mark.parametrize("n_first", [0, 1, 50])
-def test_an_error_of_the_work_stops_the_giver(n_first):
+def test_pipeline_error_in_the_work_stops_the_source(n_first):
     n_given = 0
 
     def failing(numbers):
@@ -125,7 +125,7 @@ def test_an_error_of_the_work_stops_the_giver(n_first):
 
 
 @pytest.mark.parametrize("how", ["error", "interrupt", "nobody asks"])
-def test_when_the_giver_breaks_off_the_work_still_has_what_was_given(how):
+def test_pipeline_processes_the_items_given_before_the_source_fails(how):
     taken, was_ended = [], threading.Event()
 
     def work(numbers):

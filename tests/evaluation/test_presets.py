@@ -34,12 +34,12 @@ def given(name: str, *tasks: object, **more: object) -> configs.Tree:
     return configs.merge({"model": {"path": "countdown-tiny"}, "tasks": list(tasks), "preset": name}, more)
 
 
-def test_there_are_the_published_protocols():
+def test_presets_exist_for_the_published_protocols():
     assert tuple(presets.preset_files()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_has_its_source(name):
+def test_every_preset_value_has_a_source(name):
     preset = presets.read_preset(name)
     parts = preset.parts.values()
     said = [preset.run, *(part.options for part in parts), *(part.settings for part in parts)]
@@ -53,7 +53,7 @@ def test_every_value_has_its_source(name):
 
 
 @pytest.mark.parametrize(("name", "task"), EVERY)
-def test_every_task_of_a_preset_can_be_asked_as_it_says(name, task):
+def test_every_task_of_a_preset_accepts_its_settings(name, task):
     config = presets.resolve_config(given(name, task))
     built = config.tasks[0].build()
     plan = config.plan(task, built)
@@ -71,7 +71,7 @@ def test_every_task_of_a_preset_can_be_asked_as_it_says(name, task):
     assert list(config.deviations) == [*(also if task in part.also else []), *part.deviations]
 
 
-def test_flags_stand_above_a_preset_and_each_departure_is_told_with_both_values():
+def test_flags_override_a_preset_and_each_deviation_has_both_values():
     config = presets.resolve_config(given("flowrl", "aime24", sampling={"temperature": 0.8}, n=4, metrics=["avg_at_k"]))
     assert (config.sampling.temperature, config.sampling.top_k, config.n) == (0.8, 50, 4)
     assert config.deviations[:3] == (
@@ -81,13 +81,13 @@ def test_flags_stand_above_a_preset_and_each_departure_is_told_with_both_values(
     )
 
 
-def test_the_same_value_given_again_is_no_departure():
+def test_repeating_a_preset_value_is_not_a_deviation():
     assert presets.resolve_config(given("flowrl", "aime24", n=16, sampling={"top_p": 0.95})) == presets.resolve_config(
         given("flowrl", "aime24")
     )
 
 
-def test_what_is_set_for_all_tasks_by_hand_stands_above_what_the_preset_says_of_one():
+def test_setting_for_all_tasks_overrides_a_preset_value_of_one_task():
     config = presets.resolve_config(given("lm-eval", "aime24", "math500", sampling={"max_tokens": 100}))
     tasks = {chosen.id: chosen.build() for chosen in config.tasks}
     assert {config.plan(name, task).sampling.max_tokens for name, task in tasks.items()} == {100}
@@ -95,7 +95,7 @@ def test_what_is_set_for_all_tasks_by_hand_stands_above_what_the_preset_says_of_
     assert "math500: max_tokens 100, preset lm-eval has 256" in config.deviations
 
 
-def test_another_grader_or_prompt_of_one_task_is_told_for_that_task():
+def test_changed_grader_or_prompt_of_a_task_is_a_deviation_of_that_task():
     options = {"id": "aime25", "prompt": "simple"}
     per_task = {"aime24": {"grader": {"id": "math"}}}
     told = presets.resolve_config(given("flowrl", "aime24", options, per_task=per_task)).deviations
@@ -105,7 +105,7 @@ def test_another_grader_or_prompt_of_one_task_is_told_for_that_task():
     )
 
 
-def test_another_option_of_the_same_grader_is_told_with_the_option():
+def test_changed_grader_option_is_a_deviation_naming_the_option():
     per_task = {"aime24": {"grader": {"variant": "lm-eval"}}}
     (told, *_) = presets.resolve_config(given("flowrl", "aime24", per_task=per_task)).deviations
     assert told == (
@@ -121,7 +121,7 @@ def test_another_option_of_the_same_grader_is_told_with_the_option():
         ({"problems": ["2024-I-1", "5"]}, "only the problems 2024-I-1, 5 are asked"),
     ],
 )
-def test_a_part_of_the_problems_is_told(more, told):
+def test_limit_on_problems_is_a_deviation(more, told):
     assert presets.resolve_config(given("flowrl", "aime24", **more)).deviations[-1] == told
 
 
@@ -130,7 +130,7 @@ def test_the_resolved_config_resolves_to_itself():
     assert presets.resolve_config(tomllib.loads(configs.to_toml(config))) == config
 
 
-def test_a_preset_in_a_config_file_is_the_same(tmp_path):
+def test_preset_in_a_config_file_equals_the_flag(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(presets.preset_files()["qwen-math"].read_text().replace("2048", "4096"))
     config = presets.resolve_config(given(str(file), "math"))
@@ -161,7 +161,7 @@ def test_a_preset_file_with_an_unknown_key_is_refused(tmp_path):
         presets.resolve_config(given(str(file), "math"))
 
 
-def test_a_grader_for_all_tasks_stands_above_that_of_the_preset():
+def test_grader_for_all_tasks_overrides_that_of_the_preset():
     config = presets.resolve_config(given("flowrl", "aime24", grader="exact"))
     judge = config.judge("aime24")
     assert judge is not None and judge.id == "exact"
@@ -169,7 +169,7 @@ def test_a_grader_for_all_tasks_stands_above_that_of_the_preset():
     assert told == "grader exact, preset flowrl has legacy_math_verify"
 
 
-def test_deviations_are_found_and_not_believed():
+def test_recorded_deviations_are_recomputed():
     assert presets.resolve_config({**given("qwen-math", "math"), "deviations": ["none"]}) == presets.resolve_config(
         given("qwen-math", "math")
     )

@@ -28,7 +28,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_grading_again_generates_nothing_and_gives_the_same(run):
+def test_regrading_generates_nothing_and_gives_the_same_verdicts(run):
     completions, metrics = (run / "completions.jsonl").read_bytes(), (run / "metrics.json").read_text()
     before = RunReader.read(run).verdicts("countdown")
     assert main(["grade", str(run), "--quiet"]) == 0
@@ -40,7 +40,7 @@ def test_grading_again_generates_nothing_and_gives_the_same(run):
     assert view.record.status == "done"
 
 
-def test_another_grader_stands_beside_the_first_and_leaves_its_metrics(run, capsys):
+def test_regrading_with_another_grader_keeps_the_metrics_of_the_first(run, capsys):
     capsys.readouterr()
     metrics = (run / "metrics.json").read_text()
     options = ["--set", 'variant="lm-eval-math"', "--threads", "3", "--quiet", "--json"]
@@ -59,7 +59,7 @@ def test_another_grader_stands_beside_the_first_and_leaves_its_metrics(run, caps
     assert (run / "metrics.json").read_text() == metrics
 
 
-def test_verdicts_of_other_code_are_told_until_they_are_given_anew(run, capsys):
+def test_verdicts_of_other_code_are_reported_until_regraded(run, capsys):
     evaluation = ["eval", "--config", str(run.parent / "c.toml"), "--out", str(run), "--quiet"]
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "code": "0.0.1+old"}))
@@ -72,7 +72,7 @@ def test_verdicts_of_other_code_are_told_until_they_are_given_anew(run, capsys):
     assert RunReader.read(run).record.code == "0.0.1+old", "the version that began the run stays on record"
 
 
-def test_an_unfinished_run_stays_unfinished(run):
+def test_regrading_leaves_an_unfinished_run_unfinished(run):
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "status": "failed", "error": "it broke"}))
     assert main(["grade", str(run), "--quiet"]) == 0
@@ -87,7 +87,7 @@ def test_an_unfinished_run_stays_unfinished(run):
         (["--grader", "judge"], "'grader.model' is missing"),
     ],
 )
-def test_a_wrong_request_is_told(run, capsys, arguments, message):
+def test_regrade_request_that_is_wrong_is_refused(run, capsys, arguments, message):
     verdicts = (run / "verdicts.jsonl").read_bytes()
     assert main(["grade", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -23,20 +23,20 @@ def test_a_problem_is_found_by_id_or_by_number(name, expected):
     assert find_problem(FIRST, name) == (FIRST[expected] if expected is not None else None)
 
 
-def test_an_id_that_is_a_number_is_an_id():
+def test_numeric_problem_id_is_matched_as_an_id():
     assert [find_problem(SECOND, name).id for name in ("2", "0", "1", "10")] == ["2", "0", "2", "10"]
 
 
-def test_each_task_is_asked_its_own_and_each_problem_once():
+def test_each_task_selects_its_own_problems_and_each_once():
     chosen = select_problems({"a": FIRST, "b": SECOND}, ["0", "2024-I-1", "2"])
     assert {task: [p.id for p in some] for task, some in chosen.items()} == {"a": ["2024-I-1"], "b": ["0", "2"]}
 
 
-def test_a_name_that_no_task_has_is_refused_with_the_nearest():
+def test_unknown_problem_is_refused_with_the_nearest_name():
     with pytest.raises(UnknownNameError, match="no problem is called '2024-II-1'; did you mean '2024-I-1'"):
         select_problems({"a": FIRST}, ["2024-I-1", "2024-II-1"])
 
 
-def test_a_task_with_none_of_them_is_refused():
+def test_task_without_any_selected_problem_is_refused():
     with pytest.raises(ConfigError, match="b has none of the problems 2024-I-1; leave that task out"):
         select_problems({"a": FIRST, "b": SECOND}, ["2024-I-1"])

@@ -46,7 +46,7 @@ def bytes_of(folder):
     return {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.name in ("completions.jsonl", "verdicts.jsonl")}
 
 
-def test_every_model_at_every_temperature_is_a_run_and_all_are_in_one_report(models, capsys):
+def test_sweep_makes_a_run_for_each_model_and_temperature_and_one_report(models, capsys):
     assert main(["eval", *models, *SMALL, "--temperature", "0.6,1", "--out", "all"]) == 0
     captured = capsys.readouterr()
     names = [f"{model}-T{t}" for model in models for t in ("0.6", "1")]
@@ -58,7 +58,7 @@ def test_every_model_at_every_temperature_is_a_run_and_all_are_in_one_report(mod
     assert [f"[{i}/4] {name}: eval countdown 6/6" in captured.err for i, name in enumerate(names, 1)] == [True] * 4
 
 
-def test_the_same_command_resumes_each_and_a_longer_one_adds_to_them(models):
+def test_sweep_resumes_each_run_and_extends_them_with_more_models(models):
     command = ["eval", *models, *SMALL, "--out", "all", "--quiet"]
     assert main([*command, "--temperature", "0.6"]) == 0
     before = {model: bytes_of(f"all/{model}-T0.6") for model in models}
@@ -70,7 +70,7 @@ def test_the_same_command_resumes_each_and_a_longer_one_adds_to_them(models):
     assert status_of("all/two-T1") == "done"
 
 
-def test_without_out_each_run_is_where_a_command_of_its_own_would_put_it(models, capsys):
+def test_sweep_without_out_uses_the_default_folder_of_each_run(models, capsys):
     assert main(["eval", "one", *SMALL, "--temperature", "0.6", "--quiet", "--dry-run", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)["folder"]
     assert main(["eval", *models, *SMALL, "--temperature", "1,0.6", "--quiet"]) == 0
@@ -79,7 +79,7 @@ def test_without_out_each_run_is_where_a_command_of_its_own_would_put_it(models,
     assert len(list(Path("runs").glob("report-*/report.md"))) == 1
 
 
-def test_models_of_one_name_are_told_apart_by_their_folders(workplace, models):
+def test_models_with_equal_names_are_distinguished_by_folder(workplace, models):
     (workplace / "other").mkdir()
     shutil.copytree("one", "other/one")
     assert main(["eval", "one", "other/one", *SMALL, "--out", "all", "--quiet"]) == 0
@@ -98,7 +98,7 @@ def test_models_of_one_name_are_told_apart_by_their_folders(workplace, models):
         (["two", "--limit", "1", "--problem", "0"], "limit and problems exclude each other"),
     ],
 )
-def test_where_one_can_not_be_run_none_is(models, capsys, words, message):
+def test_sweep_runs_nothing_if_one_run_is_impossible(models, capsys, words, message):
     second, *flags = words
     assert main(["eval", "one", second, *SCRIPTED, "--n", "2", "--out", "all", *flags]) == 2
     assert message in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_a_run_folder_holds_no_other_runs(models, capsys):
     assert "run is a run, and several evaluations need a folder of their own" in capsys.readouterr().err
 
 
-def test_chosen_problems_are_asked_by_id_and_by_number(models, capsys):
+def test_sweep_selects_problems_by_id_and_by_number(models, capsys):
     assert main(["show", "tasks/countdown", "--problem", "2"]) == 0
     third = capsys.readouterr().out.split()[1]
     assert main(["show", "tasks/countdown", "--problem", third]) == 0
@@ -172,7 +172,7 @@ def test_a_model_is_opened_once_for_all_its_tasks_and_temperatures(workplace, mo
 # --- another grader -----------------------------------------------------------------------------------------------
 
 
-def test_another_grader_grades_again_in_the_same_folder_and_the_report_names_it(workplace, monkeypatch):
+def test_sweep_with_another_grader_regrades_in_place_and_the_report_names_it(workplace, monkeypatch):
     rows = [
         {"problem": f"{n}?", "answer": "3", "subject": "Algebra", "level": 1, "unique_id": f"test/algebra/{n}.json"}
         for n in range(2)

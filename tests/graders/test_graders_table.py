@@ -37,7 +37,7 @@ def table(run):
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else None
 
 
-def test_both_numbers_and_the_problems_on_which_they_differ(run):
+def test_graders_table_has_both_scores_and_the_problems_graded_differently(run):
     assert table(run) is None
     assert main(["grade", str(run), "--grader", "lcb_official", "--quiet"]) == 0
     own, official = table(run)

@@ -95,7 +95,7 @@ def grade(judge, text="Jane Austen.", reference=REFERENCE, finish_reason="stop")
         ("I can't say VERDICT: CORRECT", "ungraded", "judge unclear"),
     ],
 )
-def test_the_verdict_is_parsed_strictly(server, judge, said, outcome, reason):
+def test_judge_verdict_is_parsed_strictly(server, judge, said, outcome, reason):
     server.schedule = [reply(said)]
     verdict = grade(judge())
     assert (verdict.outcome, verdict.reason) == (outcome, reason)
@@ -104,14 +104,14 @@ def test_the_verdict_is_parsed_strictly(server, judge, said, outcome, reason):
 @pytest.mark.parametrize(
     "fault", ["hang", "reset", "garbage", (503, b"busy"), (429, b"slow down"), (200, b"{}"), (200, b"<html>")]
 )
-def test_a_fault_is_retried(server, judge, fault):
+def test_judge_server_error_is_retried(server, judge, fault):
     server.schedule = [fault, fault, reply(GOOD)]
     verdict = grade(judge())
     assert verdict.outcome == "correct"
     assert len(server.seen) == 3
 
 
-def test_a_server_that_stays_down_leaves_it_ungraded_and_counted(server, judge):
+def test_judge_server_that_stays_down_leaves_completions_ungraded(server, judge):
     server.schedule = [(500, b"")] * 10
     grader = judge()
     verdict = grade(grader)
@@ -124,13 +124,13 @@ def test_a_server_that_stays_down_leaves_it_ungraded_and_counted(server, judge):
     assert grader.errors == {"judge unreachable": 1}
 
 
-def test_a_refusal_is_not_retried(server, judge):
+def test_judge_refusal_is_not_retried(server, judge):
     server.schedule = [(401, b"who are you")]
     assert grade(judge()).reason == "judge unreachable"
     assert len(server.seen) == 1
 
 
-def test_a_reply_is_cached_by_content_and_an_unclear_one_is_not(server, judge):
+def test_judge_reply_is_cached_by_content_unless_unclear(server, judge):
     server.schedule = [reply("hm"), reply(GOOD)]
     assert [grade(judge()).outcome for _ in range(3)] == ["ungraded", "correct", "correct"]
     assert len(server.seen) == 2
@@ -140,7 +140,7 @@ def test_a_reply_is_cached_by_content_and_an_unclear_one_is_not(server, judge):
     assert len(server.seen) == 4
 
 
-def test_a_broken_cache_file_is_asked_for_again(server, judge, tmp_path):
+def test_broken_judge_cache_file_is_requested_again(server, judge, tmp_path):
     grade(judge())
     (kept,) = (tmp_path / "cache").rglob("*.json")
     kept.write_text("{")
@@ -148,7 +148,7 @@ def test_a_broken_cache_file_is_asked_for_again(server, judge, tmp_path):
     assert grade(judge()).details["cached"] is True
 
 
-def test_the_key_is_sent_and_never_written(server, judge, tmp_path, monkeypatch):
+def test_judge_api_key_is_sent_and_never_written(server, judge, tmp_path, monkeypatch):
     monkeypatch.setenv("REFEREE_KEY", "s3cret-key")
     verdict = grade(judge(key_variable="REFEREE_KEY"))
     assert server.seen[0][1] == "Bearer s3cret-key"
@@ -172,12 +172,12 @@ def test_the_judge_sees_the_answer_after_the_reasoning_quoted(server, judge):
     ("text", "finish_reason", "reason"),
     [("", "stop", "no answer"), ("<think>hm", "stop", "truncated"), (" ", "length", "truncated")],
 )
-def test_nothing_is_asked_when_there_is_no_answer(server, judge, text, finish_reason, reason):
+def test_judge_is_not_asked_without_an_answer(server, judge, text, finish_reason, reason):
     verdict = grade(judge(), text, finish_reason=finish_reason)
     assert (verdict.outcome, verdict.reason, server.seen) == ("incorrect", reason, [])
 
 
-def test_another_reference_grades_nothing(server, judge):
+def test_judge_refuses_references_of_another_type(server, judge):
     assert grade(judge(), reference="Jane Austen").reason == "reference unreadable"
     with pytest.raises(ConfigError, match="base_url must begin with http"):
         judge(base_url="nowhere")
@@ -208,24 +208,24 @@ def test_any_engine_can_be_the_judge(tmp_path):
     assert grader.facts() == {"judge": "countdown-tiny", "engine": "scripted"}
 
 
-def test_another_engine_has_a_cache_of_its_own(tmp_path):
+def test_judge_cache_is_separate_for_each_engine(tmp_path):
     assert grade(scripted(tmp_path, GOOD)).outcome == "correct"
     assert grade(scripted(tmp_path, "VERDICT: INCORRECT")).outcome == "incorrect"
 
 
-def test_an_engine_that_can_not_be_opened_leaves_it_ungraded(tmp_path):
+def test_judge_engine_that_cannot_be_opened_leaves_completions_ungraded(tmp_path):
     grader = scripted(tmp_path, GOOD, model="no-such-model")
     assert [grade(grader).details["error"][:36] for _ in range(2)] == ["no model is called 'no-such-model'; "] * 2
     assert grader.errors == {"judge unreachable": 2}
 
 
-def test_an_engine_that_raises_leaves_it_ungraded(tmp_path, monkeypatch):
+def test_judge_engine_that_raises_leaves_completions_ungraded(tmp_path, monkeypatch):
     grader = scripted(tmp_path, GOOD)
     monkeypatch.setattr(grader._judge._engine, "generate", lambda requests: 1 / 0)
     assert grade(grader).details["error"] == "ZeroDivisionError: division by zero"
 
 
-def test_several_questions_are_open_at_once(server, judge):
+def test_judge_requests_run_concurrently(server, judge):
     server.schedule = ["hang"] * 8
     grader = judge(timeout_s=5.0)
     start = time.monotonic()
@@ -235,7 +235,7 @@ def test_several_questions_are_open_at_once(server, judge):
     assert time.monotonic() - start < 4.0  # one after another they would take 8
 
 
-def test_a_missing_package_is_reported_before_anything_is_asked(judge, monkeypatch):
+def test_missing_judge_package_is_reported_before_any_request(judge, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(MissingExtraError, match="needs the extra 'server'"):
         judge().facts()
@@ -251,12 +251,12 @@ def test_a_missing_package_is_reported_before_anything_is_asked(judge, monkeypat
         ({"engine": {"id": "openai"}}, "'engine.base_url' is missing"),
     ],
 )
-def test_a_config_that_can_not_work_is_refused(options, message):
+def test_impossible_judge_config_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         chosen(**options)
 
 
-def test_the_name_of_a_judge_and_its_cached_replies_are_those_of_former_versions(judge):
+def test_judge_name_and_cached_replies_equal_those_of_earlier_versions(judge):
     of_server = chosen(base_url="http://host/v1")
     assert configs.label_of(of_server) == 'judge(base_url="http://host/v1", model="countdown-tiny")'
     digest = of_server.build()._judge.digest("prompt")
@@ -292,7 +292,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(judge, mo
         (307, b"", ("Location", "s3cret-key://host")),
     ],
 )
-def test_no_verdict_shows_a_key_that_the_server_repeats(server, judge, tmp_path, monkeypatch, step):
+def test_verdict_hides_an_api_key_repeated_by_the_server(server, judge, tmp_path, monkeypatch, step):
     monkeypatch.setenv("REFEREE_KEY", "s3cret-key")
     server.schedule = [step] * 3
     verdict = grade(judge(key_variable="REFEREE_KEY"))

@@ -45,12 +45,12 @@ def verdict(grader_class, reference, text, finish_reason="stop", **options):
         ("<think>Answer: C</think>Answer: D", "incorrect", "wrong"),
     ],
 )
-def test_choice(text, outcome, reason):
+def test_choice_grader_has_the_expected_verdicts(text, outcome, reason):
     found = verdict(ChoiceGrader, OPTIONS, text)
     assert (found.outcome, found.reason) == (outcome, reason)
 
 
-def test_choice_without_a_reference_of_its_kind_grades_nothing():
+def test_choice_grader_refuses_references_of_another_type():
     assert verdict(ChoiceGrader, "C", "Answer: C").outcome == "ungraded"
     with pytest.raises(ValueError, match="one of A, B"):
         ChoiceReference("C", ("x", "y"))
@@ -73,7 +73,7 @@ def test_choice_without_a_reference_of_its_kind_grades_nothing():
         ("34", "Answer: 34\nAnswer: 35", -1),
     ],
 )
-def test_legacy_dapo(gold, text, reward):
+def test_legacy_dapo_has_the_expected_rewards(gold, text, reward):
     assert verdict(LegacyDapoGrader, typed_reference(gold), text).reward == reward
 
 
@@ -95,7 +95,7 @@ def test_legacy_dapo(gold, text, reward):
         (r"\sqrt", r"\boxed{\sqrt}", "correct"),
     ],
 )
-def test_legacy_hendrycks(gold, text, outcome):
+def test_legacy_hendrycks_has_the_expected_verdicts(gold, text, outcome):
     assert verdict(LegacyHendrycksGrader, typed_reference(gold), text).outcome == outcome
 
 
@@ -150,7 +150,7 @@ def test_legacy_gsm8k_is_both_filters_of_lm_eval(gold, text, strict, flexible):
         ("4.5e33", r"\boxed{4.5 \times 10^{33}}", "incorrect"),
     ],
 )
-def test_legacy_math_verify_with_its_faults(gold, text, outcome, variant):
+def test_legacy_math_verify_keeps_its_faults(gold, text, outcome, variant):
     assert verdict(LegacyMathVerifyGrader, typed_reference(gold), text, variant=variant).outcome == outcome
 
 

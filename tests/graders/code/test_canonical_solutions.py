@@ -54,19 +54,19 @@ def not_accepted(dataset, some):
     return {name: (v.outcome, v.reason) for name, v in verdicts.items() if v.outcome != "correct"}
 
 
-def test_some_references_of_humaneval_plus():
+def test_some_humaneval_plus_solutions_are_accepted():
     found = rows("humanevalplus/HumanEvalPlus.jsonl.gz")
     assert not_accepted("humaneval", [found[place] for place in FEW]) == {}
 
 
-def test_some_references_of_mbpp_plus():
+def test_some_mbpp_plus_solutions_are_accepted():
     """Of those whose inputs are the JSON values themselves."""
     some = [row for row in rows("mbppplus/MbppPlus.jsonl.gz") if row["task_id"] in PLAIN_MBPP]
     assert not_accepted("mbpp", some) == {}
 
 
 @pytest.mark.slow
-def test_all_references_of_humaneval_plus():
+def test_all_humaneval_plus_solutions_are_accepted():
     found = rows("humanevalplus/HumanEvalPlus.jsonl.gz")
     assert len(found) == 164
     assert not_accepted("humaneval", found) == {}
@@ -92,10 +92,10 @@ def not_accepted_submissions(n, **options):
     return found
 
 
-def test_some_accepted_submissions():
+def test_some_accepted_submissions_are_accepted_on_the_longest_tests():
     assert not_accepted_submissions(1, tests="longest", n_tests=10) == {}
 
 
 @pytest.mark.slow
-def test_accepted_submissions():
+def test_all_accepted_submissions_are_accepted():
     assert not_accepted_submissions(3) == {}

@@ -47,7 +47,7 @@ def grade(source, tests=SUMS, *, function_name=None, fenced=True, finish_reason=
         ("import os; os.abort()", "RE", 0),
     ],
 )
-def test_the_verdict_and_the_first_failing_test(source, code, place):
+def test_code_verdict_names_the_first_failing_test(source, code, place):
     verdict = grade(source)
     assert verdict.details["verdict"] == code
     assert verdict.details.get("test") == place
@@ -56,7 +56,7 @@ def test_the_verdict_and_the_first_failing_test(source, code, place):
     assert verdict.details["memory_bytes"] > 1 << 20
 
 
-def test_what_a_failure_shows_is_bounded():
+def test_details_of_a_failed_test_are_bounded():
     tests = [ProgramTest("1\n" * 100_000, "2\n" * 100_000, "official")]
     details = grade("print('3\\n' * 90000)", tests).details
     assert (details["verdict"], details["origin"]) == ("WA", "official")
@@ -74,7 +74,7 @@ def test_what_a_failure_shows_is_bounded():
         ("'1' * 9999", f"line 1: '1' expected, '{'1' * 100} ...' written"),
     ],
 )
-def test_the_difference_is_found_where_it_is(written, difference):
+def test_first_difference_of_outputs_is_located(written, difference):
     tests = [ProgramTest("", "1\n" * 1000, "official")]
     assert grade(f"print({written})", tests).details["difference"] == difference
     late = [ProgramTest("", "1" * 600, "official")]
@@ -82,13 +82,13 @@ def test_the_difference_is_found_where_it_is(written, difference):
     assert grade("print('1' * 500 + '2')", late).details["difference"] == told
 
 
-def test_cpu_and_wall_are_told_apart():
+def test_cpu_and_wall_limits_have_different_verdicts():
     grader = GRADER(GRADER.Config(cpu_s=0.2, retries_timeouts=False))
     assert grade("while True: pass", grader=grader).details["cause"] == "cpu"
     assert grade("import time; time.sleep(60)", grader=grader).details["cause"] == "wall"
 
 
-def test_a_problem_s_own_limits_count():
+def test_limits_of_a_problem_override_the_config():
     loop = "import time\nwhile time.process_time() < 0.5: pass\n" + ADD
     assert grade(loop, time_limit_s=0.2).details["verdict"] == "TLE"
     assert grade(loop, time_limit_s=3.0).outcome == "correct"
@@ -221,7 +221,7 @@ class Unreadable:
         raise DataError("the file of tests is gone")
 
 
-def test_tests_that_can_t_be_had_are_not_a_verdict():
+def test_unavailable_tests_give_no_verdict():
     for tests, reason in ((Unreadable(), "gone"), (HeldTests(()), "no tests")):
         problem = Problem("p", "t", (), ProgramReference(tests, "samples"))
         verdict = GRADER(GRADER.Config()).grade(problem, Completion("p", 0, 0, ADD, "stop", Tokens(1, 1)))
@@ -230,7 +230,7 @@ def test_tests_that_can_t_be_had_are_not_a_verdict():
     assert grade("def f(): pass", [ProgramTest("{", "1", "sample")], function_name="f").outcome == "ungraded"
 
 
-def test_a_broken_sandbox_is_not_a_verdict(monkeypatch):
+def test_broken_sandbox_gives_no_verdict(monkeypatch):
     def fail(*_):
         raise SandboxError("no worker")
 
@@ -239,7 +239,7 @@ def test_a_broken_sandbox_is_not_a_verdict(monkeypatch):
     assert grade(ADD, grader=grader).outcome == "ungraded"
 
 
-def test_rewards():
+def test_code_rewards_follow_the_configured_rule():
     half = "a, b = map(int, input().split())\nprint(a + b if a > 1 else 0)"
     share = grade(half, grader=GRADER(GRADER.Config(reward="fraction")))
     assert (share.outcome, share.reward, share.details["n_passed"]) == ("incorrect", 2 / 3, 2)
@@ -250,7 +250,7 @@ def test_rewards():
 
 
 @pytest.mark.parametrize("options", [{"reward": "fraction"}, {"reward": "all"}, {"tests": "longest", "n_tests": 2}])
-def test_a_reward_depends_on_no_order(options):
+def test_code_reward_does_not_depend_on_the_order_of_tests(options):
     """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on who is beside."""
     tests = [ProgramTest("1" * n, str(n), "sample") for n in (3, 1, 4, 2, 5)]
     sources = [f"n = len(input())\nprint(n if n {rule} else 0)" for rule in ("> 0", "> 1", "> 3", "% 2", "> 9")]
@@ -280,7 +280,7 @@ def test_the_total_limit_ends_a_program_that_keeps_each_limit():
     assert (verdict.details["verdict"], verdict.details["cause"], verdict.details["test"]) == ("TLE", "total", 1)
 
 
-def test_many_are_graded_in_order_and_the_same_by_any_number_of_workers():
+def test_many_programs_are_graded_in_order_by_any_number_of_workers():
     sources = [ADD, "print(3)", "print(", "1/0", ADD + "\n# again"] * 6
     problem = Problem("p", "t", (), ProgramReference(HeldTests(SUMS), "samples"))
     items = [(problem, Completion("p", i, 0, f"```\n{s}\n```", "stop", Tokens(1, 1))) for i, s in enumerate(sources)]
@@ -288,7 +288,7 @@ def test_many_are_graded_in_order_and_the_same_by_any_number_of_workers():
     assert by_workers[0] == by_workers[1] == ["AC", "WA", "CE", "RE", "AC"] * 6
 
 
-def test_options_are_checked():
+def test_code_grader_options_are_validated():
     for option, message in (("comparison='floats'", "tolerance"), ("n_tests=0", "n_tests"), ("cpu_s=0.0", "above 0")):
         key, _, value = option.partition("=")
         with pytest.raises(ConfigError, match=message):
@@ -319,17 +319,17 @@ def test_options_are_checked():
         ("```python\n```", ""),
     ],
 )
-def test_the_program_of_a_reply(reply, program):
+def test_program_is_extracted_from_a_reply(reply, program):
     assert program_in(reply) == program
 
 
-def test_the_official_rule():
+def test_official_rule_of_program_extraction():
     assert official_program_in("```python\na\n```\ntext ```x``` y\n") == ""
     assert official_program_in("```\na\n```\n```\nb\n```") == "b"
     assert official_program_in("```\na") == ""
 
 
-def test_extraction_is_linear():
+def test_program_extraction_takes_linear_time():
     """Twice the text takes about twice as long, not four times."""
     replies = [
         unit * n for unit in ("```python\n", "prose `x` ``` y\n", "<think>", "    x = 1\n") for n in (20_000, 40_000)
@@ -342,13 +342,13 @@ def test_extraction_is_linear():
     assert sum(seconds) < 2.0
 
 
-def test_a_cut_reply():
+def test_truncated_reply_is_reported_unless_it_has_a_program():
     assert grade("x", fenced=False, finish_reason="length").outcome == "incorrect"
     assert grade("```python\n" + ADD, fenced=False, finish_reason="length").reason == "truncated"
 
 
 @pytest.mark.parametrize("source", ["", "\udcff", "\0", "#" * (300 << 10), "\ufeff" + ADD, "é = 1"])
-def test_odd_sources_get_a_verdict(source):
+def test_malformed_programs_get_a_verdict(source):
     assert grade(source).details.get("verdict") in ("WA", "CE", "AC")
 
 
@@ -374,11 +374,11 @@ def test_odd_sources_get_a_verdict(source):
         ("a b", "a  b", False),
     ],
 )
-def test_lines(output, expected, is_right):
+def test_outputs_are_compared_by_lines(output, expected, is_right):
     assert lines_equal(output, expected) is is_right
 
 
-def test_tokens_and_floats():
+def test_outputs_are_compared_by_tokens_and_floats():
     assert tokens_equal("1\n 2", "1 2\n")
     assert not tokens_equal("1.0", "1")
     assert tokens_equal("Yes no", "YES NO")
@@ -393,7 +393,7 @@ def test_tokens_and_floats():
     assert not floats_close("0x1", "1.0", 1.0)
 
 
-def test_too_much_output_is_not_even_read():
+def test_excessive_output_is_not_read():
     assert not is_expected("lines", b"1" + b" " * 100_000, b"1", 0.0)
     assert is_expected("lines", b"1" + b" " * 1000, b"1", 0.0)
 
@@ -423,7 +423,7 @@ def test_values_are_equal_where_python_says_so(first, second):
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4), st.floats(0, 1e-5), st.data())
-def test_closeness_is_numpy_s(expected, absolute, data):
+def test_closeness_of_floats_equals_numpys(expected, absolute, data):
     got = [value + data.draw(st.sampled_from([0, 1e-7, -1e-6, 1e-4])) for value in expected]
     assert values.close(expected, got, absolute, 1e-7) == numpy.allclose(got, expected, rtol=1e-7, atol=absolute)
 
@@ -466,11 +466,11 @@ def rule(dataset, entry_point, arguments, expected, got, tolerance=0.0):
         ("mbpp", "surface_Area", [3, 4], 33, 34, False),
     ],
 )
-def test_evalplus_rules(dataset, entry_point, arguments, expected, got, right):
+def test_answers_are_compared_by_the_evalplus_rules(dataset, entry_point, arguments, expected, got, right):
     assert rule(dataset, entry_point, arguments, expected, got, tolerance=1e-4 * (entry_point == "find_zero")) is right
 
 
-def test_a_tolerance_does_not_stay():
+def test_evalplus_tolerance_is_not_kept_for_later_answers():
     """In evalplus the first float answer makes it tolerant of all that come after, whole numbers too."""
     assert not rule("humaneval", "f", [], 10**9, 10**9 + 1)
 
@@ -486,7 +486,7 @@ def evalplus(source, reference=DOUBLE, **options):
     return grader.grade(Problem("p", "humaneval", (), reference), completion)
 
 
-def test_base_and_plus():
+def test_humaneval_base_and_plus_tests_are_reported_separately():
     assert evalplus("def double(x): return [x + x]").outcome == "correct"
     only_base = evalplus("def double(x): return [2]")
     assert (only_base.outcome, only_base.details["base"], only_base.details["test"]) == ("incorrect", "passed", 1)
@@ -499,7 +499,7 @@ def test_a_continuation_is_judged_with_its_prompt():
     assert evalplus("    return [2 * x]").outcome == "correct"
 
 
-def test_a_limit_grows_with_the_reference_s_own_time():
+def test_evalplus_time_limit_grows_with_the_time_of_the_reference():
     slow = "    import time\n    while time.process_time() < 0.4: pass\n    return x\n"
     reference = EvalPlusReference("f", "def f(x):\n", slow, [[1]], [], 0.0, "humaneval")
     twice = "def f(x):\n" + slow.replace("0.4", "0.8")
@@ -507,13 +507,13 @@ def test_a_limit_grows_with_the_reference_s_own_time():
     assert evalplus(twice.replace("0.8", "9"), reference, least_cpu_s=0.1).details["verdict"] == "TLE"
 
 
-def test_a_reference_that_fails_is_no_verdict():
+def test_failing_reference_solution_gives_no_verdict():
     broken = EvalPlusReference("double", "def double(x):\n", "    return 1 / 0\n", [[1]], [], 0.0, "humaneval")
     verdict = evalplus("def double(x): return 1", broken)
     assert (verdict.outcome, "ZeroDivisionError" in verdict.reason) == ("ungraded", True)
 
 
-def test_oracles_read_our_arguments():
+def test_oracles_use_their_own_copy_of_the_arguments():
     """Emptying the coefficients must not make every number a zero of them."""
     reference = EvalPlusReference(
         "find_zero", "def find_zero(xs):\n", "    return 1.0\n", [[[-1, 1]]], [], 1e-4, "humaneval"
@@ -523,7 +523,7 @@ def test_oracles_read_our_arguments():
     assert evalplus("def find_zero(xs): return 1.0", reference).outcome == "correct"
 
 
-def test_what_is_no_data_was_found_at_least():
+def test_answers_that_are_not_plain_data_are_compared_by_truth():
     reference = EvalPlusReference(
         "check_str", "import re\ndef check_str(s):\n", "    return re.match('a', s)\n", [["ab"]], [["b"]], 0.0, "mbpp"
     )

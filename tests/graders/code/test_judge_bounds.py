@@ -52,14 +52,14 @@ def is_the_place(place, body):
     return json.loads(body) == place
 
 
-def test_nothing_is_waited_for_after_a_wrong_answer():
+def test_judge_stops_after_a_wrong_answer():
     source = "def f(n):\n    while n > 1: pass\n    return n if n < 1 else -1"
     report = judge_function(open_pool(n_workers=1), Program(source), "f", calls(9, is_the_place), ALLOWED)
     assert [outcome.code for outcome in report.outcomes] == ["AC", "WA"]
     assert report.cpu_s < 1.0
 
 
-def test_an_answer_that_is_too_large_is_that_call_s_alone():
+def test_too_large_answer_fails_its_call_alone():
     source = "def f(n):\n    return 'x' * 9999 if n == 1 else n"
     report = judge_function(
         open_pool(n_workers=1),
@@ -71,7 +71,7 @@ def test_an_answer_that_is_too_large_is_that_call_s_alone():
     assert [outcome.code for outcome in report.outcomes] == ["AC", "WA", "AC", "AC"]
 
 
-def test_memory_over_the_limit_is_every_call_s_and_found_once():
+def test_memory_limit_fails_every_call_and_is_reached_once():
     source = "x = bytearray(300 << 20)\ndel x\ndef f(n): return n"
     allowed = Allowance(2.0, 256 << 20, runs_all_tests=True, retries_timeouts=False)
     pool = Counting()
@@ -88,7 +88,7 @@ class Counting:
         return open_pool(n_workers=1).call(*arguments)
 
 
-def test_answers_are_heard_anew_by_another_worker():
+def test_answers_of_a_killed_worker_are_discarded_and_the_calls_repeated():
     """A worker that dies in the middle is the machine's fault, and what was heard of it does not count."""
     before, pool, heard = children(), Pool(strongest()[0], 1), []
 
@@ -131,7 +131,7 @@ values = st.recursive(
 
 
 @given(values, values, st.sampled_from(RULES), st.sampled_from(["humaneval", "mbpp"]), st.sampled_from([0.0, 1e-6]))
-def test_no_answer_makes_a_rule_fail(expected, got, rule, dataset, tolerance):
+def test_comparison_rules_accept_any_answer_without_raising(expected, got, rule, dataset, tolerance):
     wanted, given = ExpectedAnswer(_plain_values.encode(expected)), value(_plain_values.encode(got))
     arguments = [3, 4] if rule != "find_zero" else [[3, 4]]
     assert is_right_answer(("evalplus", dataset, rule, arguments, tolerance), wanted, given) in (True, False)
@@ -145,7 +145,7 @@ def test_no_answer_makes_a_rule_fail(expected, got, rule, dataset, tolerance):
     "got", ["10**400", "-10**400", "complex(1.7e308, 1.7e308)", "1e308 + 1", "float('nan')", "None"]
 )
 @pytest.mark.parametrize("expected", ["1.5", "[1.5]", "(1.5, 2.5)", "[[1.5]]", "complex(-1.7e308, 0)"])
-def test_a_number_too_large_for_floats_is_wrong_and_ends_nothing(expected, got):
+def test_number_too_large_for_floats_is_wrong_without_an_error(expected, got):
     source = f"def f(n): return {expected.replace('1.5', got)}"
     for tolerance in (0.0, 1e-4):
         reference = EvalPlusReference("f", "def f(n):\n", f"    return {expected}\n", [[1]], [], tolerance, "mbpp")
@@ -163,7 +163,7 @@ exact = st.integers(-9, 9) | st.sampled_from([0.5, 0.25, -1.75, 0.1, 1e300, math
     exact,
     st.fractions(-9, 9, max_denominator=4) | st.decimals(-9, 9, places=2) | st.sampled_from([Decimal("Infinity")]),
 )
-def test_decimals_and_fractions_equal_what_python_says(number, other):
+def test_decimals_and_fractions_compare_as_in_python(number, other):
     ours = [_plain_values.decode(_plain_values.encode(value)) for value in (number, other)]
     assert _plain_values.equal(*ours) == _plain_values.equal(*ours[::-1]) == (number == other)
     if number == other:
@@ -178,7 +178,7 @@ def test_decimals_and_fractions_equal_what_python_says(number, other):
     ("0.5", "type('L', (Fraction,), {'__eq__': lambda *_: True})(1, 3)", False),
     ("0.5", "type('L', (Decimal,), {'__eq__': lambda *_: True})('0.3')", False),
 ])  # fmt: skip
-def test_other_kinds_of_numbers_are_judged_by_what_they_are(expected, other, right):
+def test_other_number_types_are_compared_by_value(expected, other, right):
     source = f"from decimal import Decimal\nfrom fractions import Fraction\ndef f(n): return {other}"
     solution = f"    return {expected}\n"
     reference = EvalPlusReference("f", "def f(n):\n", solution, [[1]], [[2]], 0.0, "humaneval")
@@ -191,7 +191,7 @@ def test_other_kinds_of_numbers_are_judged_by_what_they_are(expected, other, rig
     b'{"fraction":[1,0]}', b'{"fraction":[1]}', b'{"fraction":[1.0,2]}', b'{"fraction":[1,true]}',
     b'{"fraction":[1,{"int":"0x' + b"f" * 5000 + b'"}]}',
 ])  # fmt: skip
-def test_numbers_that_would_take_long_are_refused(body):
+def test_numbers_slow_to_compare_are_refused(body):
     with pytest.raises(codec.NotPlainError):
         _plain_values.decode(body)
 
@@ -232,7 +232,7 @@ def test_large_outputs_are_judged_as_small_ones_are(comparison):
     list(range(30_000)), ["a\ud83d", "", 1.5, None, True, -0.0, 10**40] * 5000,
     tuple("ab" * 10_000), "xyz\U0001f600" * 9000,
 ], ids=["numbers", "all kinds", "tuple", "text"])  # fmt: skip
-def test_what_is_packed_is_judged_as_what_is_not(values):
+def test_packed_answers_are_judged_like_plain_ones(values):
     """Each kind of answer twice: as the program packs it, and as it would say it."""
     text = _plain_values.encode(values)
     expected, packed = ExpectedAnswer(text), codec.packed(values)
@@ -248,7 +248,7 @@ def test_what_is_packed_is_judged_as_what_is_not(values):
 
 
 @pytest.mark.parametrize("other", [{1: 2}, [[1]] * 30_000, [1] * 100, 5, None, b"x" * 99_999, "x" * (17 << 20), {"a"}])
-def test_other_values_are_not_packed(other):
+def test_values_of_mixed_types_are_not_packed(other):
     assert codec.packed(other) is None
 
 
@@ -266,7 +266,7 @@ def test_large_answers_are_compared_at_every_level(level, monkeypatch):
 @pytest.mark.parametrize(
     "fault", ["raise ValueError('ours')", "import nothing_of_the_kind", "x =", "raise SystemExit(3)"]
 )
-def test_a_comparison_that_fails_is_no_verdict(fault, monkeypatch):
+def test_failing_comparison_gives_no_verdict(fault, monkeypatch):
     monkeypatch.setattr(isolated_compare, "_QUESTION", fault)
     source = "def f(n): return list(map(float, range(300_000)))"
     verdict = judged(source, function_of(("1", json.dumps(list(range(300_000))))))
@@ -274,7 +274,7 @@ def test_a_comparison_that_fails_is_no_verdict(fault, monkeypatch):
     assert "comparing" in verdict.reason
 
 
-def test_a_comparison_that_the_machine_ends_is_no_verdict(monkeypatch):
+def test_killed_comparison_gives_no_verdict(monkeypatch):
     """Python can't be killed by a signal of its own in namespaces, so it is done where it can."""
     monkeypatch.setattr(isolated_compare, "_comparers", lambda process: Pool(Level.LIMITS, 1))
     expected = ExpectedAnswer(_plain_values.encode(list(range(300_000))))
@@ -284,16 +284,16 @@ def test_a_comparison_that_the_machine_ends_is_no_verdict(monkeypatch):
             assert not is_right_answer(("plain", 0.0), expected, Answer("packed", b"", 0.0))
 
 
-def test_what_is_packed_is_no_giant_s_digest():
+def test_packed_answer_is_not_accepted_as_a_digest():
     assert not is_right_answer(("plain", 0.0), ExpectedAnswer(b'{"digest":"00"}'), Answer("packed", b"i\1\0\0\0", 0.0))
 
 
-def test_a_large_wrong_answer_is_shown():
+def test_details_show_the_start_of_a_large_wrong_answer():
     verdict = judged("def f(n): return [7.5] * 40_000", function_of(("1", json.dumps([1] * 40_000))))
     assert verdict.details["got"].startswith("[7.5, 7.5, ")
 
 
-def test_what_takes_too_much_to_compare_is_wrong(monkeypatch):
+def test_answer_too_expensive_to_compare_is_wrong(monkeypatch):
     short = Limits(cpu_s=0.2, wall_s=60.0, memory_bytes=2 << 30)
     monkeypatch.setattr("harness.graders.code.isolated_compare._LIMITS", short)
     expected = json.dumps(list(range(2_000_000))).encode()
@@ -328,7 +328,7 @@ def official_lines(output, expected):
 
 @example(("1 \n1", "1\n1"), 2)
 @given(pairs_of_texts, st.sampled_from([1, 2, 1 << 16]))
-def test_rules_read_a_piece_at_a_time_and_say_what_they_would_of_the_whole(texts, piece):
+def test_output_rules_applied_in_pieces_equal_those_of_the_whole(texts, piece):
     output, expected = texts
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.graders.code.output_match._PIECE_CHARACTERS", piece)
@@ -358,7 +358,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("rule", ["lines", "tokens", "words", "floats"])
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_no_output_takes_long_to_compare(rule, bomb):
+def test_comparison_time_is_bounded_for_any_output(rule, bomb):
     for expected in (b"1 2.5 3\n", b"1.5 " * 30_000, b"1.5\n" * 30_000, b"8" * 120_000):
         began = time.process_time()
         assert not is_expected(rule, BOMBS[bomb], expected, 1e-6)
@@ -382,7 +382,7 @@ REPLIES = {
 
 @pytest.mark.parametrize("find", [program_in, official_program_in])
 @pytest.mark.parametrize("unit", REPLIES)
-def test_ten_megabytes_are_read_in_time_linear_in_them(find, unit):
+def test_program_extraction_from_ten_megabytes_takes_linear_time(find, unit):
     seconds = []
     for size in (2_500_000, 10_000_000):
         reply = REPLIES[unit] * (size // len(REPLIES[unit]))
@@ -418,7 +418,7 @@ def forging(forged, expected):
 
 
 @pytest.mark.parametrize("forged", FORGED)
-def test_no_answer_grows_the_judge(forged):
+def test_memory_of_the_judge_is_bounded_for_any_answer(forged):
     """Where twelve calls are expected to give 3.2 MB each."""
     source = forging(forged, list(range(1_000_000, 1_400_000)))
     code = f"""
@@ -433,7 +433,7 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("forged", FORGED)
-def test_no_answer_grows_the_judge_of_humaneval(forged):
+def test_memory_of_the_humaneval_judge_is_bounded_for_any_answer(forged):
     """No problem there asks for more than 11.4 MB."""
     source = forging(forged, list(range(1_000_000, 2_270_000)))
     code = f"""
@@ -448,7 +448,7 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("forged", ["lists", "one text"])
-def test_no_answer_grows_the_official_judge(forged):
+def test_memory_of_the_official_judge_is_bounded_for_any_answer(forged):
     body = f"b'[\"output\",' + {FORGED[forged].replace('@ROOM@', str(22_000_000))} + b']'"
     source = f"{FORGE.replace('@BODY@', body)}\nf(1)"
     code = f"""
@@ -464,7 +464,7 @@ print(peak() - before)
     assert growth_of(code) <= MOST_MIB
 
 
-def test_an_output_that_is_no_text_ends_nothing_of_the_official_judge():
+def test_official_judge_survives_an_output_that_is_not_text():
     body = b'["output",5]'
     forged = f"import os, struct\nos.write(3, struct.pack('<6sI', b'value_', {len(body)}) + {body!r})"
     reply = Completion("p", 0, 0, f"```python\n{forged}\n```", "stop", Tokens(1, 1))
@@ -475,7 +475,7 @@ def test_an_output_that_is_no_text_ends_nothing_of_the_official_judge():
 @pytest.mark.parametrize("rule", ["lines", "tokens", "words", "floats"])
 @pytest.mark.parametrize("unit", ["10\\n", "10 ", "1", "\\U0001f600"])
 @pytest.mark.parametrize("n_lines", [780_000, 1_800_000], ids=["7 MB", "16 MB"])
-def test_no_output_grows_the_judge(rule, unit, n_lines):
+def test_memory_of_the_judge_is_bounded_for_any_output(rule, unit, n_lines):
     """Where so much is expected. Outputs are held to 16 MiB."""
     n_bytes = min(2 * 9 * n_lines, (16 << 20) - 10)
     code = f"""

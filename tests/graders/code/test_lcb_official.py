@@ -56,7 +56,7 @@ STDIN = {
 
 
 @pytest.mark.parametrize("name", STDIN)
-def test_programs_that_read_stdin(name):
+def test_lcb_official_judges_programs_that_read_stdin(name):
     source, *expected = STDIN[name]
     assert verdicts(source, SUM) == tuple(expected)
 
@@ -74,25 +74,25 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions(name):
+def test_lcb_official_judges_functions(name):
     source, *expected = FUNCTIONS[name]
     assert verdicts(source, [("[[1, 2], [3]]", "[[1, 2], [3]]")], "f") == tuple(expected)
 
 
-def test_one_instance_serves_all_tests_in_the_official_way():
+def test_lcb_official_uses_one_instance_for_all_tests():
     source = "class Solution:\n    n = 0\n    def f(self, a):\n        self.n += 1\n        return self.n"
     assert verdicts(source, [("5", "1"), ("5", "2")], "f") == ("AC", "AC")
 
 
-def test_numpy_loads_although_functions_are_taken_away():
+def test_numpy_loads_with_the_official_functions_removed():
     assert verdicts("import numpy as np\nprint(np.arange(5).sum())", [("", "10")]) == ("AC", "AC")
 
 
-def test_true_is_one():
+def test_lcb_official_accepts_true_for_one():
     assert verdicts("def f(a): return 1", [("5", "true")], "f") == ("AC", "AC")
 
 
-def test_long_answers_may_be_of_longer_names():
+def test_lcb_official_allows_longer_representations_of_long_answers():
     ones = str([1] * 150_000)
     assert verdicts("def f(a): return [True] * a", [("150000", ones)], "f") == ("AC", "AC")
 
@@ -100,11 +100,11 @@ def test_long_answers_may_be_of_longer_names():
 @pytest.mark.parametrize(
     "test", [("[1", "1"), ("1", "[" * 70 + "]" * 70), ("[" * 99_999, "1")], ids=["cut", "deep", "endless"]
 )
-def test_tests_that_are_no_plain_values_decide_nothing(test):
+def test_lcb_official_tests_that_are_not_plain_values_give_no_verdict(test):
     assert verdicts("def f(a): return a", [test], "f") == (None, None)
 
 
-def test_the_program_is_what_stands_between_the_last_fences():
+def test_lcb_official_takes_the_program_between_the_last_fences():
     reply = "```python\nprint(1)\n```\nand\n```\nprint(10)\n```"
     reference = ProgramReference(HeldTests((ProgramTest("", "10", "sample"),)), "samples")
     problem = Problem("p", "t", (), reference)

@@ -16,13 +16,13 @@ def grade(source, **options):
     return GRADER(GRADER.Config(**options)).grade(Problem("p", "humaneval", (), DOUBLE), completion)
 
 
-def test_it_runs_nothing_unless_told_to():
+def test_legacy_evalplus_runs_nothing_unless_enabled():
     verdict = grade("raise SystemExit")
     assert (verdict.outcome, "runs_untrusted_programs" in verdict.reason) == ("ungraded", True)
     assert GRADER(GRADER.Config()).facts() == {"sandbox": "limits"}  # reports warn of that
 
 
-def test_verdicts():
+def test_legacy_evalplus_verdicts_have_base_and_plus():
     pytest.importorskip("evalplus", reason="the extra `code` is not installed")
     assert grade("def double(x): return [x + x]", runs_untrusted_programs=True).outcome == "correct"
     only_base = grade("def double(x): return [2]", runs_untrusted_programs=True)

@@ -43,7 +43,7 @@ def evalplus_problem(name):
 
 
 @pytest.mark.parametrize("name", EVALPLUS)
-def test_ours_beside_evalplus(name):
+def test_code_grader_has_the_recorded_verdicts_of_evalplus_cases(name):
     _, got, ours, _ = EVALPLUS[name]
     grader = CodeGrader(CodeGrader.Config())
     verdict = grader.grade(evalplus_problem(name), reply(f"def f(x):\n    return {got}"))
@@ -51,7 +51,7 @@ def test_ours_beside_evalplus(name):
 
 
 @pytest.mark.parametrize("name", EVALPLUS)
-def test_evalplus_itself(name):
+def test_evalplus_has_the_recorded_verdicts(name):
     pytest.importorskip("evalplus", reason="the extra `code` is not installed")
     _, got, _, theirs = EVALPLUS[name]
     grader = LegacyEvalPlusGrader(LegacyEvalPlusGrader.Config(runs_untrusted_programs=True))
@@ -83,7 +83,7 @@ def lcb_case(request):
     return LCB[request.param]
 
 
-def test_both_of_ours(lcb_case):
+def test_code_and_lcb_official_graders_have_the_recorded_verdicts(lcb_case):
     source, strict, official = lcb_case
     reference = ProgramReference(HeldTests((ProgramTest("1 2\n3 4\n", "10\n", "sample"),)), "samples")
     graders = CodeGrader(CodeGrader.Config()), LcbOfficialGrader(LcbOfficialGrader.Config())
@@ -91,7 +91,7 @@ def test_both_of_ours(lcb_case):
     assert [outcome == "correct" for outcome in outcomes] == [strict, official]
 
 
-def test_the_checker_itself(lcb_case):
+def test_livecodebench_checker_has_the_recorded_verdicts(lcb_case):
     module = pytest.importorskip(
         "lcb_runner.evaluation.compute_code_generation_metrics", reason="no checkout of LiveCodeBench is on the path"
     )

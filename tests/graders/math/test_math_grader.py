@@ -88,17 +88,17 @@ SEVERAL = ("incorrect", "several answers")
         ("\\boxed{\uff13\uff13}", RIGHT),
     ],
 )
-def test_where_the_answer_is(text, expected):
+def test_math_answer_is_extracted_from_its_place(text, expected):
     assert told("33", text) == expected
 
 
-def test_an_answer_cut_off_is_truncated_unless_it_is_there():
+def test_truncated_reply_is_graded_if_it_contains_the_answer():
     assert told("33", "and so we", finish_reason="length") == TRUNCATED
     assert told("33", r"so \boxed{3", finish_reason="length") == TRUNCATED
     assert told("33", r"so \boxed{33}, and to check", finish_reason="length") == RIGHT
 
 
-def test_a_prompt_that_opens_the_reasoning_is_said_in_the_config():
+def test_reasoning_opened_by_the_prompt_is_a_config_option():
     grader = MathGrader(MathGrader.Config(starts_in_reasoning=True))
     assert told("33", r"so \boxed{33}", grader=grader) == TRUNCATED
     assert told("33", r"hm</think>\boxed{33}", grader=grader) == RIGHT
@@ -116,7 +116,7 @@ def test_a_reference_that_can_not_be_read_grades_nothing(reference):
     assert (verdict.outcome, verdict.reason) == ("ungraded", "reference unreadable")
 
 
-def test_the_rung_that_decided_is_told():
+def test_verdict_names_the_deciding_comparison():
     rungs = [grade(*pair).details["rung"] for pair in (("5", r"\boxed{5}"), ("5", r"\boxed{\sqrt{25}}"))]
     assert rungs == ["exact", "numeric"]
     assert grade(NEEDS_ALGEBRA[0], rf"\boxed{{{NEEDS_ALGEBRA[1]}}}").details["rung"] == "symbolic"
@@ -172,7 +172,7 @@ SPRAYS = [
 
 
 @pytest.mark.parametrize("spray", SPRAYS)
-def test_an_answer_that_says_two_things_hits_neither(spray):
+def test_answer_with_two_values_matches_neither(spray):
     assert "correct" not in {grade(gold, f"\\boxed{{{spray}}}").outcome for gold in ("5", "6")}
 
 
@@ -183,7 +183,7 @@ def symbolic_question():
     return told(NEEDS_ALGEBRA[0], rf"\boxed{{{NEEDS_ALGEBRA[1]}}}")
 
 
-def test_a_worker_that_is_killed_costs_its_own_item_and_is_replaced():
+def test_killed_math_worker_fails_its_own_item_and_is_replaced():
     assert symbolic_question() == RIGHT
     for pid in algebra.POOL.pids():
         os.kill(pid, signal.SIGKILL)
@@ -201,7 +201,7 @@ def test_algebra_that_takes_too_long_is_a_limit_and_the_next_answer_is_graded():
     assert symbolic_question() == RIGHT
 
 
-def test_an_expression_that_would_take_gigabytes_costs_its_own_item():
+def test_expression_that_needs_gigabytes_fails_its_own_item_alone():
     """Its MemoryError is caught inside math-verify, which then says that the two differ."""
     pool = algebra.AlgebraPool(n_workers=1, memory_bytes=1024**3)
     try:
@@ -216,7 +216,7 @@ def test_an_expression_that_would_take_gigabytes_costs_its_own_item():
         pool.close()
 
 
-def test_the_pool_can_be_closed_and_used_again():
+def test_math_worker_pool_can_be_closed_and_used_again():
     assert symbolic_question() == RIGHT
     pids = algebra.POOL.pids()
     algebra.POOL.close()
@@ -225,7 +225,7 @@ def test_the_pool_can_be_closed_and_used_again():
     assert symbolic_question() == RIGHT
 
 
-def test_it_works_in_threads():
+def test_math_grader_works_in_threads():
     found = []
     threads = [threading.Thread(target=lambda: found.append(symbolic_question())) for _ in range(6)]
     for thread in threads:
@@ -235,7 +235,7 @@ def test_it_works_in_threads():
     assert found == [RIGHT] * 6
 
 
-def test_many_are_graded_in_order():
+def test_many_answers_are_graded_in_order():
     problem = Problem("p", "t", (), typed_reference("3"))
     pairs = [(problem, Completion("p", n, 0, rf"\boxed{{{n}}}", "stop", Tokens(1, 1))) for n in range(10)]
     assert [verdict.reward for verdict in GRADER.grade_many(pairs)] == [float(n == 3) for n in range(10)]
@@ -243,7 +243,7 @@ def test_many_are_graded_in_order():
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_it_works_in_child_processes_and_leaves_the_parent_its_workers(method):
+def test_math_grader_works_in_forked_processes_and_keeps_the_parents_workers(method):
     assert symbolic_question() == RIGHT
     pids = algebra.POOL.pids()
     context = multiprocessing.get_context(method)
@@ -295,7 +295,7 @@ def test_any_text_has_a_verdict(text):
     ),
     right=ANSWERS,
 )
-def test_being_the_same_is_symmetric_without_tolerance(left, right):
+def test_equality_is_symmetric_without_tolerance(left, right):
     """Where both can be a reference. Decimals written out are accepted for a value without a finite decimal only."""
     try:
         typed_reference(right)
@@ -309,7 +309,7 @@ def test_being_the_same_is_symmetric_without_tolerance(left, right):
         assert forth.outcome == back.outcome
 
 
-def test_the_limits_are_kept_before_anything_is_computed():
+def test_math_limits_are_checked_before_computing():
     """Each of these hangs or fills the memory of a computer algebra system."""
     answers = [
         "10^{10^{10}}",
@@ -348,13 +348,13 @@ def real_golds():
         )
 
 
-def test_every_real_gold_is_its_own_answer():
+def test_every_real_reference_equals_itself():
     golds = list(real_golds())
     assert len(golds) == 272 + 500 + 675
     assert [gold.text for gold in golds if told(gold, f"\\boxed{{{gold.text}}}") != RIGHT] == []
 
 
-def test_every_gold_in_e_notation_is_met_by_powers_of_ten():
+def test_every_reference_in_e_notation_equals_its_power_of_ten():
     golds = [row["answer"] for row in data("minerva_math/limo_minerva_test.jsonl") if "e" in row["answer"]]
     pairs = [(gold, gold.split("e")) for gold in golds if typed_reference(gold).kind == "scientific"]
     assert len(pairs) == 58

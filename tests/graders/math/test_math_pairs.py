@@ -24,7 +24,7 @@ def grade(pair):
     return GRADER.grade(Problem("p", "golden", (), reference), Completion("p", 0, 0, text, "stop", Tokens(1, 1)))
 
 
-def test_the_table_is_large_and_covers_every_type():
+def test_math_pairs_are_many_and_cover_every_type():
     assert len(PAIRS) >= 300
     assert {pair["kind"] for pair in PAIRS} >= {
         "integer",
@@ -40,7 +40,7 @@ def test_the_table_is_large_and_covers_every_type():
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair['gold'][:40]} ~ {pair['answer'][:40]}" for pair in PAIRS])
-def test_pair(pair):
+def test_math_pair_has_the_recorded_outcome(pair):
     verdict = grade(pair)
     assert verdict.outcome == pair["outcome"], (pair["why"], verdict)
 

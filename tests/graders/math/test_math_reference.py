@@ -27,7 +27,7 @@ from harness.graders.math.reference import SCIENTIFIC_TOLERANCE, typed_reference
         ("4.5 \\times 10^{33}", "scientific", Fraction(45 * 10**32)),
     ],
 )
-def test_numbers_have_an_exact_value(gold, kind, value):
+def test_numeric_references_have_an_exact_value(gold, kind, value):
     reference = typed_reference(gold)
     assert (reference.text, reference.kind, reference.value) == (gold, kind, value)
 
@@ -53,12 +53,12 @@ def test_numbers_have_an_exact_value(gold, kind, value):
         ("E_{1},E_{2}", "set", "", 2),
     ],
 )
-def test_other_golds_have_a_kind_and_items(gold, kind, brackets, n_items):
+def test_other_references_have_a_kind_and_items(gold, kind, brackets, n_items):
     reference = typed_reference(gold)
     assert (reference.kind, reference.brackets, len(reference.items)) == (kind, brackets, n_items)
 
 
-def test_commas_separate_answers_when_the_row_says_so():
+def test_commas_separate_answers_if_the_row_is_marked_so():
     assert typed_reference("100,101").value == 100_101
     assert [item.value for item in typed_reference("100,101", is_multiple=True).items] == [100, 101]
 
@@ -85,6 +85,6 @@ def test_only_measured_quantities_have_a_tolerance_of_their_own():
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "(" * 65 + "1" + ")" * 65, "9" * 1_001, "x" * 4_097])
-def test_what_can_not_be_used_is_refused(gold):
+def test_unusable_reference_is_refused(gold):
     with pytest.raises(DataError):
         typed_reference(gold)

@@ -35,7 +35,7 @@ def log(run, tmp_path_factory):
     return path
 
 
-def test_a_log_has_every_completion_with_its_verdict(run, log):
+def test_inspect_log_has_every_completion_with_its_verdict(run, log):
     read = inspect_ai.log.read_eval_log(str(log))
     texts = {(c.problem_id, c.index + 1): (c.text, c.tokens.n_completion) for _, c in run.completions()}
     assert {(s.id, s.epoch): (s.output.completion, s.output.usage.output_tokens) for s in read.samples} == texts
@@ -44,7 +44,7 @@ def test_a_log_has_every_completion_with_its_verdict(run, log):
     assert 0 < sum(verdicts.values()) < len(verdicts)
 
 
-def test_a_log_has_our_numbers_and_what_they_were_made_with(run, log):
+def test_inspect_log_has_our_estimates_and_their_settings(run, log):
     read = inspect_ai.log.read_eval_log(str(log))
     (score,) = read.results.scores
     assert {name: m.value for name, m in score.metrics.items()} == {
@@ -57,7 +57,7 @@ def test_a_log_has_our_numbers_and_what_they_were_made_with(run, log):
     assert roles == ["user", "assistant"]
 
 
-def test_inspects_own_command_reads_a_log(log):
+def test_inspect_command_reads_an_exported_log(log):
     done = subprocess.run(
         [sys.executable, "-m", "inspect_ai", "log", "dump", str(log)], capture_output=True, text=True, check=False
     )
@@ -65,7 +65,7 @@ def test_inspects_own_command_reads_a_log(log):
     assert len(json.loads(done.stdout)["samples"]) == 2 * LIMIT
 
 
-def test_a_train_run_or_an_unfinished_one_is_refused(run, tmp_path, capsys):
+def test_inspect_log_of_a_train_run_or_unfinished_run_is_refused(run, tmp_path, capsys):
     assert main(["export", "inspect-log", str(tmp_path / "a"), "--tasks", "countdown"]) == 2
     assert "takes --run, and no --tasks" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from harness.interop import inspect_export
 from harness.interop.inspect_export import _settings
 
 
-def test_sampling_is_written_in_the_words_of_inspect() -> None:
+def test_sampling_options_have_inspects_names() -> None:
     assert _settings(Sampling(8)) == {"max_tokens": 8, "temperature": 1.0}
     assert _settings(Sampling(8, 0.5, top_k=3, stop=("x",))) == {
         "max_tokens": 8,

@@ -25,7 +25,7 @@ def export(folder, *arguments):
     return folder
 
 
-def test_the_rows_have_our_prompts_and_the_folder_is_never_written_over(tmp_path, capsys):
+def test_exported_rows_have_our_prompts_and_the_folder_is_never_overwritten(tmp_path, capsys):
     rows = read_rows(export(tmp_path / "out", "--model", "countdown-tiny") / "countdown.jsonl")
     assert len(rows) == LIMIT
     assert rows[0]["prompt"] == rows[0]["messages"][0]["content"]  # the bundled model's template adds nothing
@@ -33,7 +33,7 @@ def test_the_rows_have_our_prompts_and_the_folder_is_never_written_over(tmp_path
     assert "exists and is not empty" in capsys.readouterr().err
 
 
-def test_results_are_the_graders_verdicts(tmp_path):
+def test_lm_eval_results_are_the_graders_verdicts(tmp_path):
     assert main(["eval", "countdown-tiny", "--tasks", "countdown", "--limit", "20", "--n", "1", "--temperature", "0",
                  "--out", str(tmp_path / "run"), "--quiet"]) == 0  # fmt: skip
     view = RunReader.read(tmp_path / "run")
@@ -49,19 +49,19 @@ def test_results_are_the_graders_verdicts(tmp_path):
     assert several["correct"] == 0.75
 
 
-def test_another_grader_judges_where_it_was_asked_for(tmp_path):
+def test_exported_task_uses_the_chosen_grader(tmp_path):
     row = read_rows(export(tmp_path / "out", "--grader", "exact") / "countdown.jsonl")[0]
     assert process_results(row, [["1+1=2"]]) == {"ungraded": 1.0}  # it can't read what countdown has for a reference
 
 
-def test_data_that_changed_since_the_export_are_refused(tmp_path):
+def test_data_changed_since_the_export_is_refused(tmp_path):
     row = read_rows(export(tmp_path / "out") / "countdown.jsonl")[0]
     row["messages"][0]["content"] += " "
     with pytest.raises(DataError, match="changed after"):
         process_results(row, [["1+1=2"]])
 
 
-def test_what_is_lm_evals_already_is_not_exported(tmp_path, capsys):
+def test_lm_eval_tasks_are_not_exported_to_lm_eval(tmp_path, capsys):
     pytest.importorskip("lm_eval")
     assert main(["export", "lm-eval", str(tmp_path / "out"), "--tasks", "lm_eval:gsm8k"]) == 2
     assert "a task of another evaluator" in capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_what_is_lm_evals_already_is_not_exported(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_lm_evals_command_gives_our_score(tmp_path, is_written):
+def test_lm_eval_command_gives_our_score(tmp_path, is_written):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox -e interop` runs this")
     pytest.importorskip("accelerate")
     asked = ["--temperature", "0", *(["--model", "countdown-tiny"] if is_written else [])]

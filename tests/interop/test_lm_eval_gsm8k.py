@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_prompts_and_verdicts_are_lm_evals(folder: Path) -> None:
+def test_gsm8k_prompts_and_verdicts_equal_lm_evals(folder: Path) -> None:
     config = resolve_config({"model": {"path": "countdown-tiny"}, "tasks": ["gsm8k"], "preset": "lm-eval"})
     ours = {problem.id: problem for problem in config.tasks[0].build().problems("test", 0)}
     table = {"id": "lm_eval:own_gsm8k", "include_path": str(folder)}

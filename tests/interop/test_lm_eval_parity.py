@@ -90,12 +90,12 @@ def both(tmp_path_factory, lm, model, tasks):
     return view, ours(view), theirs(lm, tasks, names)
 
 
-def test_every_number_is_lm_evals_own(both):
+def test_every_number_equals_lm_evals(both):
     _, mine, others = both
     assert mine == others
 
 
-def test_the_comparison_is_no_comparison_of_zeros(both):
+def test_compared_scores_are_not_all_zero(both):
     _, mine, _ = both
     assert 0 < mine["lm_eval:own_gsm8k"]["exact_match,flexible-extract"][0] < 1
     assert mine["lm_eval:own_hellaswag"]["acc,none"] != mine["lm_eval:own_hellaswag"]["acc_norm,none"]
@@ -103,7 +103,7 @@ def test_the_comparison_is_no_comparison_of_zeros(both):
     assert mine["lm_eval:own_mmlu"]["acc,none"] != mine["lm_eval:own_mmlu_rain"]["acc,none"]
 
 
-def test_our_own_metrics_stand_beside_where_there_is_right_and_wrong(both):
+def test_our_metrics_are_added_to_tasks_with_right_and_wrong_answers(both):
     view, mine, _ = both
     estimates = {task: {e.name: e.value for e in group} for task, group in view.estimates().items()}
     hellaswag = estimates["lm_eval:own_hellaswag"]
@@ -111,7 +111,7 @@ def test_our_own_metrics_stand_beside_where_there_is_right_and_wrong(both):
     assert not any(name.startswith("avg@") for name in estimates["lm_eval:own_wikitext"])
 
 
-def test_a_resumed_run_makes_nothing_again_and_says_the_same(tmp_path, both, model, tasks):
+def test_resumed_lm_eval_run_generates_nothing_and_reports_the_same(tmp_path, both, model, tasks):
     view, mine, _ = both
     folder = tmp_path / "resumed"
     shutil.copytree(view.folder.parent, folder)
@@ -147,7 +147,7 @@ def without_times(lines):
         ),
     ],
 )
-def test_the_options_are_lm_evals(tmp_path, lm, model, tasks, arguments, options, settings):
+def test_lm_eval_task_options_are_passed_to_lm_eval(tmp_path, lm, model, tasks, arguments, options, settings):
     names = ["own_gsm8k", "own_hellaswag"]
     mine = ours(evaluated(tmp_path, model, tasks, names, *arguments, **options))
     assert mine == theirs(lm, tasks, names, **settings)
@@ -178,19 +178,19 @@ def test_several_replies_to_a_document_become_lm_evals_vote(tmp_path, model, tas
     assert {e.name for e in view.estimates()["lm_eval:own_drawn"]} >= {"avg@5", "pass@4"}
 
 
-def test_an_engine_without_likelihoods_is_refused_before_anything_is_written(tmp_path, model, tasks, capsys):
+def test_lm_eval_task_refuses_an_engine_without_likelihoods_before_writing(tmp_path, model, tasks, capsys):
     settings = ["--config", str(config(tmp_path, tasks, ["own_hellaswag"])), "--out", str(tmp_path / "run")]
     assert main(["eval", str(model), "--engine", "scripted", *settings]) == 2
     assert "the engine 'scripted' gives no log-likelihoods" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_task_names_the_nearest(capsys):
+def test_unknown_lm_eval_task_names_the_nearest(capsys):
     assert main(["eval", "countdown-tiny", "--tasks", "lm_eval:gsm9k"]) == 2
     assert "no task of lm-eval is called 'gsm9k'; did you mean 'gsm8k'" in capsys.readouterr().err
 
 
-def test_a_task_is_shown(tasks, capsys):
+def test_show_prints_an_lm_eval_task(tasks, capsys):
     assert main(["show", "lm_eval:own_gsm8k", "--set", f"include_path={tasks}"]) == 0
     assert "own_gsm8k of lm-evaluation-harness" in capsys.readouterr().out
     assert main(["show", "lm_eval:own_gsm8k", "--problem", "0", "--set", f"include_path={tasks}"]) == 0

@@ -77,7 +77,7 @@ def test_trl_gets_messages_and_the_graders_rewards(tmp_path, problems):
     assert found[:3] == [1.0, 0.0, 0.0]
 
 
-def test_what_could_not_be_graded_is_none_for_trl_and_counted_for_verl(tmp_path):
+def test_ungraded_completions_are_none_for_trl_and_counted_for_verl(tmp_path):
     """`exact` reads no reference of countdown, so that everything is ungraded."""
     export("trl", tmp_path / "trl", "--grader", "exact")
     row = read_rows(tmp_path / "trl" / "train.jsonl")[0]
@@ -92,7 +92,7 @@ def test_what_could_not_be_graded_is_none_for_trl_and_counted_for_verl(tmp_path)
 
 
 @pytest.mark.filterwarnings("default")
-def test_trl_trains_on_the_folder_with_our_verdicts(tmp_path, problems):
+def test_trl_trains_on_the_exported_folder_with_our_verdicts(tmp_path, problems):
     trl = pytest.importorskip("trl", reason="trl is not installed; `tox -e peers` runs this")
     import pandas as pd
     from datasets import load_dataset
@@ -124,7 +124,7 @@ def test_trl_trains_on_the_folder_with_our_verdicts(tmp_path, problems):
 # --- verl -------------------------------------------------------------------------------------------------------------
 
 
-def test_verl_gets_its_columns(tmp_path, problems):
+def test_verl_export_has_the_columns_verl_reads(tmp_path, problems):
     import pyarrow.parquet
 
     folder = export("verl", tmp_path / "out")
@@ -141,7 +141,7 @@ def test_verl_gets_its_columns(tmp_path, problems):
     assert [row["extra_info"]["index"] for row in rows] == list(range(LIMIT))
 
 
-def test_the_ground_truth_is_the_answer_where_that_is_a_text():
+def test_ground_truth_is_the_answer_when_it_is_text():
     assert ground_truth(typed_reference("\\frac{1}{2}")) == "\\frac{1}{2}"
     assert ground_truth("(B)") == "(B)"
     assert ground_truth(object()) == ""
@@ -192,7 +192,7 @@ def test_verl_gets_the_graders_rewards_in_a_process_that_loads_the_task_once(tmp
 
 
 @pytest.mark.filterwarnings("default")
-def test_verls_own_code_takes_the_rows_and_the_function(tmp_path, problems):
+def test_verl_code_accepts_the_exported_rows_and_reward_function(tmp_path, problems):
     pytest.importorskip("verl", reason="verl is not installed; it wants an environment of its own")
     from omegaconf import OmegaConf
     from transformers import AutoTokenizer
@@ -218,7 +218,7 @@ def test_verls_own_code_takes_the_rows_and_the_function(tmp_path, problems):
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
-def test_a_grader_is_never_asked_more_at_once_than_it_takes(n_at_once):
+def test_grader_is_never_asked_more_at_once_than_its_limit(n_at_once):
     class Counting:
         now = most = 0
         lock = threading.Lock()
@@ -242,7 +242,7 @@ def test_a_grader_is_never_asked_more_at_once_than_it_takes(n_at_once):
     assert grader.most == n_at_once
 
 
-def test_data_that_changed_and_rows_that_are_not_of_the_folder_are_refused(tmp_path):
+def test_changed_data_and_foreign_rows_are_refused(tmp_path):
     folder = export("verl", tmp_path / "out")
     score = loaded(folder, "compute_score")
     with pytest.raises(DataError, match="'x' is not a problem of countdown"):
@@ -258,7 +258,7 @@ def test_data_that_changed_and_rows_that_are_not_of_the_folder_are_refused(tmp_p
 
 
 @pytest.mark.parametrize("form", ["trl", "verl"])
-def test_how_replies_are_drawn_is_the_trainers(form, tmp_path, capsys):
+def test_sampling_of_replies_is_left_to_the_trainer(form, tmp_path, capsys):
     command = ["export", form, str(tmp_path / "out"), "--tasks", "countdown", "--split", "train", "--limit", "2"]
     assert main([*command, "--n", "4"]) == 2
     assert "takes no --n" in capsys.readouterr().err

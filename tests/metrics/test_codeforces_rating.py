@@ -29,7 +29,7 @@ def log_likelihood(rating):
     return float(numpy.sum(numpy.array(SHARES) * numpy.log(p) + (1 - numpy.array(SHARES)) * numpy.log1p(-p)))
 
 
-def test_the_likeliest_rating_and_its_interval():
+def test_codeforces_rating_is_the_likeliest_with_its_interval():
     value, low, high = likeliest_rating(DIFFICULTIES, SHARES)
     best = minimize_scalar(lambda r: -log_likelihood(r), bounds=(0, 4000), method="bounded", options={"xatol": 1e-8})
     assert value == pytest.approx(best.x, abs=1e-3)
@@ -38,13 +38,13 @@ def test_the_likeliest_rating_and_its_interval():
     assert low < value < high
 
 
-def test_nothing_or_everything_solved_has_no_rating():
+def test_codeforces_rating_is_absent_if_nothing_or_everything_is_solved():
     assert likeliest_rating([1000, 2000], [0.0, 0.0]) is None
     assert likeliest_rating([1000, 2000], [1.0, 1.0]) is None
     assert likeliest_rating([], []) is None
 
 
-def test_the_virtual_score_of_attempts():
+def test_virtual_contest_score_follows_the_attempts():
     attempts = [[True], [False, False, True], [False] * 8, [False] * 7 + [True]]
     assert virtual_score(attempts, [500, 1000, 1500, 300]) == (500 + 900 + 0 + 0, 0)
     assert virtual_score(attempts, [None] * 4) == (3, 20 + 70)
@@ -65,7 +65,7 @@ def test_contest_rating_by_bisection_agrees_with_a_scan(points):
 
 
 @needs_data
-def test_a_real_round_gives_the_published_performances_up_to_a_constant():
+def test_real_round_gives_the_published_performances_up_to_a_constant():
     """They are the ratings that a round would not have changed, and every change has the same term for deflation."""
     folder = Path(DATA, "codeforces")
     data = json.loads((folder / "round-1349-641-div1-data.json").read_text())
@@ -79,7 +79,7 @@ def test_a_real_round_gives_the_published_performances_up_to_a_constant():
 
 
 @needs_data
-def test_percentiles_in_both_populations():
+def test_rating_percentiles_are_given_in_both_populations():
     folder = Path(DATA, "codeforces")
     histogram = json.loads((folder / "ratings_2024.json").read_text())
     everyone = json.loads((folder / "codeelo_sorted_ratings.json").read_text())
@@ -101,7 +101,7 @@ def estimates(items, **options):
     return {e.name: e for e in METRIC(METRIC.Config(**options)).estimate(items)}
 
 
-def test_the_rating_from_difficulties():
+def test_rating_is_estimated_from_problem_difficulties():
     items = [
         item
         for n, (difficulty, share) in enumerate(zip(DIFFICULTIES, SHARES, strict=True))

@@ -79,7 +79,7 @@ def test_embedding_distance_agrees_with_a_loop_over_pairs_in_any_order():
     assert metric._encoder.asked == [sorted(vectors)] * 2  # each text once, all at once
 
 
-def test_without_pairs_there_is_no_estimate_and_no_model_is_opened():
+def test_embedding_distance_without_pairs_opens_no_model_and_gives_no_estimate():
     metric = metric_of({})
     assert list(metric.estimate(graded_of(p=["a", "!b"], q=["!c"]))) == []
     assert metric._encoder.asked == []
@@ -127,7 +127,7 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_sentence_model_gives_what_a_loop_over_its_own_embeddings_gives(model):
+def test_embedding_distance_of_a_sentence_model_equals_a_loop_over_its_embeddings(model):
     import sentence_transformers
 
     texts = {"p": ["a b c", "c b a", "a a a"], "q": ["h g", "h g f e d c", "h g f e d c b a", "h g f e d c a b"]}

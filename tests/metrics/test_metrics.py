@@ -101,7 +101,7 @@ def test_avg_pass_and_distinct_agree_with_brute_force(texts):
 
 @settings(max_examples=8, deadline=None)
 @given(SAMPLES)
-def test_every_value_lies_in_its_interval(texts):
+def test_every_metric_value_lies_in_its_interval(texts):
     for metric in METRICS:
         for estimate in estimates(metric, graded_of(*texts)).values():
             if estimate.n_problems > 0:
@@ -109,7 +109,7 @@ def test_every_value_lies_in_its_interval(texts):
                 assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
 
 
-def test_a_problem_weighs_as_much_as_another_whatever_its_samples():
+def test_problems_have_equal_weight_for_any_number_of_samples():
     average = estimates("avg_at_k", graded_of("aaaa", "."))["avg@4"]
     assert average.value == 0.5
     assert "1 to 4 graded samples per problem" in average.method
@@ -126,7 +126,7 @@ def test_avg_at_k_can_draw_samples_too():
     )
 
 
-def test_the_default_ks_of_each_family():
+def test_default_ks_of_each_metric_family():
     graded = graded_of("a.b.a." * 4, "......" * 4)
     assert list(estimates("pass_at_k", graded)) == ["pass@1", "pass@2", "pass@4", "pass@8", "pass@16", "pass@24"]
     assert list(estimates("distinct_at_k", graded)) == ["distinct@1", "distinct@4", "distinct@16", "distinct@24"]
@@ -163,7 +163,7 @@ def test_an_estimate_is_the_mean_of_its_values_per_problem(metric):
     assert "p3" not in {problem for of in plugin.per_problem(graded).values() for problem in of}
 
 
-def test_problems_of_one_family_are_drawn_together():
+def test_metric_intervals_resample_problems_of_one_cluster_together():
     marks = ["aa", "..", "a."] * 8
     graded = [
         replace(item, problem=replace(item.problem, tags={"cluster": f"c{int(item.problem.id[1:]) // 2}"}))
@@ -287,7 +287,7 @@ def test_potential_at_k_is_the_share_of_misses_that_k_samples_find(texts):
     assert found.value == pytest.approx(expected, abs=1e-12)
 
 
-def test_where_nothing_is_missed_there_is_no_potential():
+def test_potential_at_k_is_absent_without_missed_problems():
     assert estimates("potential_at_k", graded_of("aa", "bb")) == {}
 
 
@@ -376,7 +376,7 @@ def test_a_grader_that_identifies_only_some_solutions_is_refused():
         estimates("distinct_at_k", graded_of("ab..", ".!!.")[::-1])
 
 
-def test_where_nothing_is_right_the_distinct_count_is_zero():
+def test_distinct_count_is_zero_without_right_answers():
     found = estimates("distinct_at_k", graded_of("....", "...."))
     assert found["distinct@4"].value == 0.0
     assert found["distinct@4"].high < 4
@@ -395,7 +395,7 @@ def test_the_distinct_count_never_exceeds_k():
 
 @settings(max_examples=8, deadline=None)
 @given(SAMPLES, st.randoms(use_true_random=False))
-def test_the_order_of_arrival_changes_no_bit(texts, random):
+def test_metrics_do_not_depend_on_the_order_of_completions(texts, random):
     graded = graded_of(*texts)
     shuffled = random.sample(graded, len(graded))
     for metric in METRICS:
@@ -404,7 +404,7 @@ def test_the_order_of_arrival_changes_no_bit(texts, random):
 
 @settings(max_examples=8, deadline=None)
 @given(SAMPLES, st.integers(1, 5))
-def test_ungraded_is_never_wrong(texts, n_more):
+def test_ungraded_completions_never_count_as_wrong(texts, n_more):
     """Completions that could not be graded change nothing but their count."""
     texts = ["a" + text for text in texts]
     for metric in METRICS:
@@ -424,14 +424,14 @@ def test_a_problem_that_was_never_graded_is_left_out_and_counted():
     assert estimates("avg_at_k", graded_of("aa", "..", "??"))["avg@2"].value == 0.5
 
 
-def test_nothing_graded_gives_no_estimate():
+def test_metrics_without_graded_completions_give_no_estimate():
     assert estimates("avg_at_k", graded_of("??", "??")) == {}
     assert estimates("pass_at_k", graded_of("??", "??")) == {}
     assert estimates("distinct_at_k", graded_of("??", "??")) == {}
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_no_completion_gives_no_estimate(metric):
+def test_metrics_without_completions_give_no_estimate(metric):
     assert estimates(metric, []) == {}
 
 

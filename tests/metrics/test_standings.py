@@ -24,7 +24,7 @@ def graded(problem_id, outcomes, coverage="samples"):
         yield Graded(problem, Completion(problem_id, index, 0, "", "stop", Tokens(1, 1)), verdict)
 
 
-def test_the_rating_reads_points_by_problem_and_names_the_file(tmp_path):
+def test_codeforces_rating_reads_standings_and_names_the_file(tmp_path):
     path = tmp_path / "frozen.json"
     with running_api(CONTESTS) as api:
         fetch_standings(path, list(CONTESTS), Progress(quiet=True), api=api.url, pause_s=0.0)
@@ -60,7 +60,7 @@ def sha(path):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 2, "contests": {}}', '{"format": 1, "contests": {"1": 5}}']
 )
-def test_a_file_of_another_form_is_refused(tmp_path, text):
+def test_standings_file_of_another_format_is_refused(tmp_path, text):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(DataError, match=r"s\.json"):
         METRIC(METRIC.Config(standings=str(tmp_path / "s.json"))).estimate(list(graded("1971A", [True])))

@@ -57,7 +57,7 @@ def test_a_train_run_comes_before_the_model_directory_that_it_also_is(tmp_path):
     assert resolve(str(run)) == str(run / "checkpoints" / "step-000001")
 
 
-def test_a_model_directory_is_itself(tmp_path):
+def test_model_directory_resolves_to_itself(tmp_path):
     model = make_model(tmp_path / "model")
     assert resolve(str(model)) == str(model)
 
@@ -83,7 +83,7 @@ def test_an_owner_and_a_name_may_be_a_hub_id(name):
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_gets_the_nearest_and_what_a_model_can_be():
+def test_unknown_model_name_error_has_the_nearest_name_and_the_accepted_forms():
     message = refusal("countdwn-tiny")
     assert "no model is called 'countdwn-tiny'; did you mean 'countdown-tiny'?" in message
     assert "hub id such as" in message
@@ -92,12 +92,12 @@ def test_an_unknown_name_gets_the_nearest_and_what_a_model_can_be():
 @pytest.mark.parametrize(
     "name", ["nothing-near", "/absent/absolute", "./absent", "../absent", "a/b/c", "x/", "x" * 5000]
 )
-def test_what_can_not_be_a_hub_id_is_refused(name):
+def test_name_that_cannot_be_a_hub_id_is_refused(name):
     assert "no model is called" in refusal(name)
 
 
 @pytest.mark.parametrize("name", ["", ".", "folder"])
-def test_a_folder_that_is_no_model_is_refused(tmp_path, monkeypatch, name):
+def test_folder_without_a_model_is_refused(tmp_path, monkeypatch, name):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     message = refusal(name)
@@ -216,7 +216,7 @@ def test_a_fingerprint_sees_both_ends_of_large_weights(tmp_path, monkeypatch):
     assert len(found) == 5
 
 
-def test_a_training_state_beside_the_weights_does_not_count(tmp_path):
+def test_fingerprint_ignores_training_state_next_to_the_weights(tmp_path):
     model = make_model(tmp_path / "m")
     before = fingerprint(str(model))
     (model / "training_state.pt").write_text("state")

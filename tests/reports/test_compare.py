@@ -69,7 +69,7 @@ SECOND = {"sums": {"a": "++--", "b": "++++", "c": "+---", "d": "++--", "e": "+-"
 DIFFERENCES = [0.25, 0.5, 0.25, -0.5, 0.5]
 
 
-def test_differences_are_of_the_problems_in_common(tmp_path):
+def test_compared_differences_are_of_the_problems_in_common(tmp_path):
     table = compare(run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND))
     found = row(table)
     assert found["problems"] == 5
@@ -88,14 +88,14 @@ def test_differences_are_of_the_problems_in_common(tmp_path):
     assert [cells[0] for cells in table.rows] == ["sums"]
 
 
-def test_swapping_the_runs_negates_the_difference(tmp_path):
+def test_swapping_compared_runs_negates_the_difference(tmp_path):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND)
     there, back = row(compare(one, two)), row(compare(two, one))
     assert there["difference"].value == -back["difference"].value
     assert (there["p"], there["detectable"]) == (back["p"], back["detectable"])
 
 
-def test_single_samples_have_mcnemar(tmp_path):
+def test_runs_of_single_samples_are_compared_by_mcnemar(tmp_path):
     one = run_of(tmp_path / "one", {"sums": {str(i): "+" if i < 3 else "-" for i in range(20)}})
     two = run_of(tmp_path / "two", {"sums": {str(i): "+" if i >= 2 else "-" for i in range(14)}})
     found = row(compare(one, two))
@@ -103,7 +103,7 @@ def test_single_samples_have_mcnemar(tmp_path):
     assert found["McNemar p"] == found["p"] == pytest.approx(scipy.stats.binomtest(2, 13).pvalue)
 
 
-def test_several_tasks_are_adjusted_and_pooled(tmp_path):
+def test_comparison_of_several_tasks_is_adjusted_and_pooled(tmp_path):
     tasks = {"sums": {str(i): "--" for i in range(8)}, "products": {"a": "+-", "b": "--", "c": "++"}}
     other = {"sums": {str(i): "+-" for i in range(8)}, "products": {"a": "++", "b": "+-", "c": "++"}}
     table = compare(run_of(tmp_path / "one", tasks), run_of(tmp_path / "two", other))
@@ -116,7 +116,7 @@ def test_several_tasks_are_adjusted_and_pooled(tmp_path):
     assert row(table)["detectable"] is None  # all differences are one value
 
 
-def test_only_samples_below_n_count(tmp_path):
+def test_comparison_uses_only_samples_below_n(tmp_path):
     one, two = run_of(tmp_path / "one", FIRST, n=2), run_of(tmp_path / "two", SECOND, n=2)
     assert row(compare(one, two))["difference"].value == pytest.approx((0.5 + 0 + 0.5 + 0 + 0.5) / 5)
 
@@ -131,7 +131,7 @@ def test_only_samples_below_n_count(tmp_path):
         ({"engine": "vllm"}, "sums engine: hf / vllm"),
     ],
 )
-def test_other_protocols_are_refused_unless_anyway(tmp_path, change, line):
+def test_comparison_refuses_other_protocols_unless_forced(tmp_path, change, line):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, **change)
     with pytest.raises(UsageError, match="were not evaluated alike") as refusal:
         compare(one, two)
@@ -141,7 +141,7 @@ def test_other_protocols_are_refused_unless_anyway(tmp_path, change, line):
     assert row(table)["difference"].value == pytest.approx(np.mean(DIFFERENCES))
 
 
-def test_models_seeds_and_versions_may_differ(tmp_path):
+def test_compared_runs_may_differ_in_model_seed_and_version(tmp_path):
     one = run_of(tmp_path / "one", FIRST)
     table = compare(one, run_of(tmp_path / "two", SECOND, model=Model("other"), seed=3, n=16))
     assert "differs: seed: 0 / 3" in table.notes
@@ -306,7 +306,7 @@ def test_a_run_of_a_group_under_another_protocol_is_refused(tmp_path):
         comparing.compare(alike, alike[:1])
 
 
-def test_the_compare_command_with_groups(tmp_path, capsys):
+def test_compare_command_accepts_groups_of_runs(tmp_path, capsys):
     runs = [str(run_of(tmp_path / str(i), FIRST if i < 2 else SECOND, seed=i)) for i in range(4)]
     assert main(["compare", *runs[:2], "--against", *runs[2:], "--metric", "avg", "--json"]) == 0
     (table,) = json.loads(capsys.readouterr().out)
@@ -317,7 +317,7 @@ def test_the_compare_command_with_groups(tmp_path, capsys):
     assert "--against" in capsys.readouterr().err
 
 
-def test_the_compare_command(tmp_path, capsys):
+def test_compare_command_prints_the_comparison(tmp_path, capsys):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND, split="train")
     assert main(["compare", str(one), str(two)]) == 2
     assert "--anyway" in capsys.readouterr().err

@@ -188,7 +188,7 @@ def test_a_wide_terminal_table_continues_below_with_the_identifying_columns():
     assert text.count("0.793 [0.751, 0.832]") == 18
 
 
-def test_plain_values_are_strict_json():
+def test_report_values_are_strict_json():
     plain = to_plain(TABLE)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["rows"][0]["avg@16"]["value"] == AVG.value
@@ -370,7 +370,7 @@ def test_the_report_has_every_table_and_lists_its_runs(tmp_path):
     assert not list((tmp_path / "report").glob("*.tmp"))
 
 
-def test_the_same_runs_give_the_same_bytes(tmp_path):
+def test_same_runs_give_the_same_report_bytes(tmp_path):
     folders = [make_eval(tmp_path / "a"), make_eval(tmp_path / "b", status="failed"), make_train(tmp_path / "t")]
     contents = []
     for name in ("first", "second", "second"):
@@ -417,7 +417,7 @@ def test_programs_graded_again_without_a_sandbox_are_marked_unsafe(tmp_path):
     assert "UNSAFE: the programs in again (sums, graded again by legacy_evalplus)" in page
 
 
-def test_only_the_named_tables(tmp_path):
+def test_report_has_only_the_named_tables(tmp_path):
     folders = [make_eval(tmp_path / "a")]
     write_report(folders, tmp_path / "report")
     files = write_report(folders, tmp_path / "report", ["results", "training"])
@@ -453,7 +453,7 @@ def test_an_empty_folder_may_become_a_report(tmp_path):
     assert write_report([make_eval(tmp_path / "a")], tmp_path / "empty").markdown.exists()
 
 
-def test_a_mark_never_leads_out_of_the_folder(tmp_path):
+def test_report_deletes_only_its_own_files_inside_its_folder(tmp_path):
     run, out = make_eval(tmp_path / "a"), tmp_path / "report"
     write_report([run], out)
     outside, note = tmp_path / "outside.csv", out / "my-note.txt"

@@ -31,7 +31,7 @@ def test_a_plugin_is_an_id_or_a_table_with_options():
     assert config.engine == PluginSettings("hf", {})
 
 
-def test_sampling_of_a_task_stands_above_that_of_all():
+def test_sampling_of_one_task_overrides_that_of_all():
     text = "[sampling]\ntemperature = 1.0\ntop_k = 5\n[per_task.sums]\ntemperature = 0.0\n"
     config = config_of(text)
     assert [config.sampling_of("sums", key) for key in ("temperature", "top_k", "top_p")] == [0.0, 5, None]
@@ -39,7 +39,7 @@ def test_sampling_of_a_task_stands_above_that_of_all():
 
 
 @pytest.mark.parametrize("table", ["model", "sampling", "loop"])
-def test_a_key_that_was_no_table_is_read_as_absent(table):
+def test_config_key_that_is_not_a_table_is_read_as_absent(table):
     config = config_of(f'{table} = "something"\n')
     assert (config.model, config.sampling, config.n_steps) == (None, {}, None)
 

@@ -109,7 +109,7 @@ def test_a_run_made_in_the_working_folder_has_its_name(folder, monkeypatch):
     assert RunReader.read(folder).record.id == "one"
 
 
-def test_incidental_keys_may_change_and_the_newest_are_written(folder):
+def test_incidental_config_keys_may_change_and_the_newest_are_stored(folder):
     make(folder, Settings(n=1))
     make(folder, Settings(n=5))
     assert RunReader.read(folder).config()["n"] == 5
@@ -126,7 +126,7 @@ def test_an_error_with_any_text_ends_a_run(folder):
     ("error", "status"),
     [(KeyboardInterrupt(), "interrupted"), (RunError("it stopped"), "failed"), (SystemExit(1), "failed")],
 )
-def test_whatever_happens_the_folder_ends_with_a_status_and_is_let_go(folder, error, status):
+def test_run_folder_ends_with_a_status_and_is_released_after_any_error(folder, error, status):
     with pytest.raises(type(error)) as caught, finishing(open_store(folder)):
         raise error
     assert caught.value is error
@@ -134,14 +134,14 @@ def test_whatever_happens_the_folder_ends_with_a_status_and_is_let_go(folder, er
     make(folder)  # it is not held any more
 
 
-def test_a_run_without_an_error_is_done_and_let_go(folder):
+def test_run_without_an_error_is_done_and_released(folder):
     with finishing(open_store(folder)):
         pass
     assert RunReader.read(folder).record.status == "done"
     make(folder)
 
 
-def test_when_the_disk_fails_the_first_error_is_the_one_that_is_raised(folder):
+def test_first_error_is_raised_if_the_disk_fails_too(folder):
     first = DiskError("the disk is full")
     store = open_store(folder)
     (folder / "run.json.tmp").mkdir()  # so that run.json can't be written
@@ -164,7 +164,7 @@ def test_another_config_is_refused_with_every_key_and_both_values(folder, tmp_pa
     assert "--out" in message
 
 
-def test_another_kind_is_refused(folder, tmp_path):
+def test_run_of_another_kind_is_refused(folder, tmp_path):
     make(folder)
     assert_refused_untouched(tmp_path, "kind 'eval', not 'train'", lambda: open_store(folder, kind="train"))
 
@@ -265,7 +265,7 @@ def test_a_run_of_another_format_is_refused_by_its_format(folder, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below", "dangling"])
-def test_a_place_that_can_not_be_a_folder_is_refused(tmp_path, place):
+def test_path_that_cannot_be_a_folder_is_refused(tmp_path, place):
     (tmp_path / "a file").write_text("precious")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     message = assert_refused_untouched(tmp_path, "choose another --out", lambda: open_store(tmp_path / place))
@@ -392,7 +392,7 @@ def test_a_folder_held_by_this_process_is_refused_too(folder):
     make(folder)
 
 
-def test_a_failure_to_begin_lets_go_of_the_folder(folder):
+def test_failed_start_releases_the_folder(folder):
     folder.mkdir(parents=True)
     (folder / "run.lock").touch()
     (folder / "config.toml.tmp").mkdir()  # so that config.toml can't be written
@@ -459,7 +459,7 @@ def test_a_view_of_a_growing_run_sees_every_whole_row_and_no_torn_one(folder):
     store.finish("done")
 
 
-def test_what_was_torn_is_gone_after_the_next_append(folder):
+def test_torn_row_is_removed_by_the_next_append(folder):
     store = open_store(folder)
     store.append_completion("countdown", completion(index=0))
     store.finish("interrupted")
@@ -507,7 +507,7 @@ def test_metrics_are_read_back_as_they_were(folder):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"countdown": 3}', '{"countdown": [{"name": "avg"}]}'])
-def test_metrics_that_can_not_be_read_say_how_to_get_them_again(folder, text):
+def test_unreadable_metrics_error_names_the_command_that_restores_them(folder, text):
     make(folder)
     (folder / "metrics.json").write_text(text)
     with pytest.raises(RunFolderError, match=r"metrics\.json can't be read: .*run the evaluation again"):
@@ -537,7 +537,7 @@ def test_rewinding_drops_the_records_of_later_steps(folder):
 
 
 @pytest.mark.parametrize("place", ["absent", "empty", "full", "full/file"])
-def test_reading_what_is_no_run_says_so_and_speaks_of_no_out(tmp_path, place):
+def test_reading_a_folder_that_is_not_a_run_does_not_mention_out(tmp_path, place):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")

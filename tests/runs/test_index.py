@@ -70,7 +70,7 @@ def without_ids(completion):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(TEXTS, COMPLETIONS), max_size=6))
-def test_completions_are_those_that_parsing_gives(tmp_path_factory, completions):
+def test_indexed_completions_equal_parsed_ones(tmp_path_factory, completions):
     view = folder_of(tmp_path_factory.mktemp("run"), completions)
     parsed = list(view.completions())
     found = CompletionIndex(view, {task: "g" for task, _ in parsed}).completions
@@ -82,7 +82,7 @@ def test_completions_are_those_that_parsing_gives(tmp_path_factory, completions)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 9), TEXTS, VERDICTS), min_size=1, max_size=6))
-def test_verdicts_are_those_that_parsing_gives(tmp_path_factory, verdicts):
+def test_indexed_verdicts_equal_parsed_ones(tmp_path_factory, verdicts):
     view = folder_of(tmp_path_factory.mktemp("run"), (), verdicts)
     graders = {task: grader for task, _, _, grader, _ in verdicts}
     found = CompletionIndex(view, graders).verdicts
@@ -143,7 +143,7 @@ def test_infinities_are_read_as_python_writes_them(tmp_path):
     assert found.completions["t"]["p", 0].load().likelihoods[0].logp == float("-inf")
 
 
-def test_lines_of_another_form_are_read_too(tmp_path):
+def test_index_reads_lines_written_in_another_form(tmp_path):
     """Fields in another order, with spaces, and without the time, which earlier versions did not measure."""
     view = folder_of(tmp_path / "run", [("t", completion())], [("t", "p", 0, "g", Verdict("correct", 1.0))])
     row = json.loads((tmp_path / "run" / "completions.jsonl").read_text())
@@ -168,7 +168,7 @@ def test_lines_of_another_form_are_read_too(tmp_path):
         ("verdicts.jsonl", "nonsense"),
     ],
 )
-def test_an_altered_line_is_told_with_its_number(tmp_path, file, line):
+def test_altered_line_is_reported_with_its_number(tmp_path, file, line):
     view = folder_of(tmp_path / "run", [("t", completion())], [("t", "p", 0, "g", Verdict("correct", 1.0))])
     with (tmp_path / "run" / file).open("a") as journal:
         journal.write(line + "\n")
@@ -176,7 +176,7 @@ def test_an_altered_line_is_told_with_its_number(tmp_path, file, line):
         CompletionIndex(view, {"t": "g"})
 
 
-def test_half_a_line_before_another_is_no_line(tmp_path):
+def test_partial_line_before_another_is_ignored(tmp_path):
     """As a crash of the machine may leave them: the head of one completion would go with the tail of the next."""
     view = folder_of(tmp_path / "run", [("t", completion()), ("t", completion(index=1)), ("t", completion(index=2))])
     path = tmp_path / "run" / "completions.jsonl"
@@ -186,7 +186,7 @@ def test_half_a_line_before_another_is_no_line(tmp_path):
         CompletionIndex(view, {"t": "g"})
 
 
-def test_a_torn_last_line_is_none(tmp_path):
+def test_torn_last_line_is_ignored_by_the_index(tmp_path):
     view = folder_of(tmp_path / "run", [("t", completion())])
     with (tmp_path / "run" / "completions.jsonl").open("ab") as journal:
         journal.write(encode_line({"task": "t"})[:-1])
@@ -205,7 +205,7 @@ def test_equal_verdicts_and_counts_share_an_object_up_to_a_number(tmp_path, monk
     assert shared == {0: True, 2: False, 5: False}
 
 
-def test_collection_is_as_it_was(tmp_path):
+def test_garbage_collection_is_restored_after_indexing(tmp_path):
     import gc
 
     with module._no_collections():

@@ -44,7 +44,7 @@ def test_an_absent_journal_is_an_empty_one(path):
     assert not path.exists()
 
 
-def test_what_was_appended_is_read_oldest_first(path):
+def test_appended_rows_are_read_oldest_first(path):
     append(path, *ROWS)
     assert rows_of(path) == ROWS
 
@@ -56,7 +56,7 @@ def test_a_row_is_on_the_disk_before_the_journal_is_closed(path):
     journal.close()
 
 
-def test_a_line_is_found_again_where_it_was_put(path):
+def test_appended_line_is_found_at_its_offset(path):
     append(path, *ROWS)
     with path.open("ab") as file:
         file.write(b"torn")
@@ -197,7 +197,7 @@ def test_a_reader_of_write_whole_keeps_the_old_text_to_the_end(tmp_path):
         assert start + reader.read() == "old" * 1000
 
 
-def test_a_left_over_temporary_file_is_no_obstacle(tmp_path):
+def test_leftover_temporary_file_does_not_stop_write_whole(tmp_path):
     (tmp_path / "file.tmp").write_text("half a fi")
     write_whole(tmp_path / "file", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -219,14 +219,14 @@ def test_write_whole_where_nothing_can_be_written_is_a_disk_error(tmp_path, pare
         (errno.EROFS, "make it writable"),
     ],
 )
-def test_a_disk_error_says_what_happened_where_and_what_to_do(tmp_path, number, remedy):
+def test_disk_error_has_the_cause_the_path_and_a_remedy(tmp_path, number, remedy):
     message = str(disk_error(tmp_path / "file", OSError(number, os.strerror(number))))
     assert str(tmp_path / "file") in message
     assert os.strerror(number) in message
     assert f"{remedy} and run the same command again" in message
 
 
-def test_a_disk_error_without_an_error_number_still_says_what_happened(tmp_path):
+def test_disk_error_without_an_error_number_has_a_cause(tmp_path):
     assert "torch stopped" in str(disk_error(tmp_path, OSError("torch stopped")))
     assert "torch stopped" in str(disk_error(tmp_path, RuntimeError("torch stopped")))
 

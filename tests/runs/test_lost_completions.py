@@ -49,7 +49,7 @@ def opened(folder: Path) -> RunWriter:
     return RunWriter.open(folder, RunIdentity.of("eval", config, seeds={}, data={}))
 
 
-def test_the_rest_goes_on_and_the_lost_are_asked_for_again(tmp_path: Path) -> None:
+def test_lost_completions_are_requested_again_and_the_rest_continue(tmp_path: Path) -> None:
     store = opened(tmp_path / "run")
     first = evaluated(store, Losing(1))
     assert first == {(str(i), j): "correct" if j == 0 else "ungraded" for i in range(3) for j in range(2)}
@@ -63,7 +63,7 @@ def test_the_rest_goes_on_and_the_lost_are_asked_for_again(tmp_path: Path) -> No
     store.finish("done")
 
 
-def test_a_completion_on_record_is_graded_whatever_was_said_when_it_was_lost(tmp_path: Path) -> None:
+def test_recorded_completion_is_graded_despite_an_earlier_failure(tmp_path: Path) -> None:
     """As after a kill between the writing of a completion and that of its verdict."""
     store = opened(tmp_path / "run")
     evaluated(store, Losing(1))

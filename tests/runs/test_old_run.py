@@ -51,7 +51,7 @@ def test_an_old_run_is_graded_by_another_grader(old):
     assert RunReader.read(old / "eval-a").graders() == ["countdown", "legacy_dapo"]
 
 
-def test_resuming_an_old_training_names_the_keys_that_are_gone(old, capsys):
+def test_resuming_an_old_training_run_names_the_removed_keys(old, capsys):
     settings = ("loop.steps=2", "loop.prompts_per_step=2", "loop.samples_per_prompt=2", "held_out.every_steps=0")
     words = [word for setting in settings for word in ("--set", setting)]
     before = {path: path.read_bytes() for path in (old / "train").iterdir()}

@@ -33,7 +33,7 @@ def here(level):
     return level
 
 
-def test_the_suites_are_as_large_as_promised():
+def test_attack_suites_have_the_documented_size():
     assert sum(len(attacks.attacks()[group]) for group in QUICK + LASTING) >= 60
     assert sum(map(len, attacks.benign().values())) >= 40
 
@@ -52,11 +52,11 @@ def test_honest_programs_are_accepted(level):
     assert attacks.failures_of_benign(here(level)) == {}
 
 
-def test_honest_programs_are_accepted_where_nothing_is_held():
+def test_honest_programs_are_accepted_without_protections():
     assert attacks.failures_of_benign(Level.LIMITS) == {}
 
 
-def test_the_suite_sees_what_is_not_held():
+def test_attack_suite_detects_missing_protections():
     """With limits alone the attacks succeed, so they do try what they say."""
     failures = attacks.failures_of_attacks(Level.LIMITS, ("peek",))
     assert {"peek.file", "peek.file_through_libc", "peek.file_through_import", "peek.passwords"} <= set(failures)
@@ -77,18 +77,18 @@ NATIVE_LEVELS = [
 
 @pytest.mark.parametrize("level", NATIVE_LEVELS)
 @pytest.mark.usefixtures("_a_compiler")
-def test_programs_in_cpp_are_held_and_accepted_alike(level):
+def test_cpp_attacks_fail_and_honest_cpp_programs_are_accepted(level):
     assert attacks.failures_of_native(here(level)) == {}
 
 
 @pytest.mark.usefixtures("_a_compiler")
-def test_the_compiler_gives_nothing_away():
+def test_compiler_reveals_no_files():
     assert attacks.failures_of_compiling() == {}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_a_compiler")
-def test_where_nothing_is_held_programs_in_cpp_see_it():
+def test_cpp_attacks_succeed_without_protections():
     assert set(attacks.failures_of_native(Level.LIMITS)) == {"read_a_file"}
 
 
@@ -100,7 +100,7 @@ def test_lasting_attacks_are_stopped_at_every_level(level):
 
 @pytest.mark.parametrize("groups", [QUICK, pytest.param(LASTING, marks=pytest.mark.slow)], ids=["quick", "lasting"])
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
-def test_everything_holds_for_an_ordinary_user(level, groups, readable_python):
+def test_attacks_fail_for_an_unprivileged_user_too(level, groups, readable_python):
     here(level)
     python, copies = readable_python
     command = [python, str(copies / "support/attacks.py"), level.name, *groups]

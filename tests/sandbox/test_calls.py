@@ -81,12 +81,12 @@ def test_a_program_holds_no_arguments_of_later_calls(pool):
     assert set(found[1]) <= {"one", "two"}
 
 
-def test_nor_before_it_was_called(pool):
+def test_program_holds_no_arguments_before_its_call(pool):
     source = PEEKING + "\nbefore = f('')\ndef f(word): return before"
     assert answers(pool, source, ["secret-one"], ["secret-two"]) == ("exited", [[], []])
 
 
-def test_arguments_are_values_of_their_own(pool):
+def test_call_arguments_are_separate_objects(pool):
     row = [0, 0]
     source = "def f(rows, *more):\n    rows[0][0] += 1\n    return [rows, more]"
     status, found = answers(pool, source, [[row, row]], [[row, row], 10**30, 1e300, "\ud83d\ude00", None, True])
@@ -96,7 +96,7 @@ def test_arguments_are_values_of_their_own(pool):
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 65_530, 65_531, 65_536, 5_000_000])
-def test_arguments_and_answers_of_any_size_cross(n_bytes):
+def test_arguments_and_answers_of_any_size_are_transferred(n_bytes):
     pool = Pool(strongest()[0], 1)
     text = "ab" * (n_bytes // 2)
     status, found = answers(pool, "def f(text): return text[::-1]", [text], ["x"], [text])
@@ -123,7 +123,7 @@ def test_a_thousand_calls_are_answered_in_order(pool):
     ],
     ids=["does not listen", "sleeps", "closes its channels", "begins to answer", "a letter at a time"],
 )
-def test_what_does_not_answer_meets_its_limit(source, status):
+def test_call_without_an_answer_ends_at_its_limit(source, status):
     """With arguments that don't fit into the channel."""
     pool = Pool(strongest()[0], 1)
     ended = pool.call(Program(source), "f", [Call(["x" * 300_000], 0.3, 1000)], LIMITS)
@@ -133,7 +133,7 @@ def test_what_does_not_answer_meets_its_limit(source, status):
     pool.close()
 
 
-def test_answers_are_told_while_the_program_goes_on():
+def test_answers_are_reported_while_the_program_runs():
     pool, heard = Pool(strongest()[0], 1), []
     source = "import time\ndef f(n):\n    time.sleep(n)\n    return n"
     began = time.monotonic()
@@ -149,7 +149,7 @@ def test_answers_are_told_while_the_program_goes_on():
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
-def test_who_asks_may_die_and_no_verdict_comes_of_it(level):
+def test_repeatedly_killed_worker_is_a_sandbox_error_and_not_a_verdict(level):
     """Each time it is tried again; then it is said."""
     pool = Pool(level, 1)
     before = _children()
@@ -189,7 +189,7 @@ def test_an_unreported_end_is_not_the_end_of_the_program(reported):
                     assert watch.collect(ours)["status"] == 1 << 8
 
 
-def test_pipes_that_are_not_to_be_had_leave_none(monkeypatch):
+def test_failure_to_create_pipes_leaks_none(monkeypatch):
     made, make = [], os.pipe
 
     def pipe():
@@ -206,7 +206,7 @@ def test_pipes_that_are_not_to_be_had_leave_none(monkeypatch):
             os.fstat(fd)
 
 
-def test_threads_are_on_the_cores_they_were_on():
+def test_threads_keep_their_processor_affinity():
     before = os.sched_getaffinity(0)
     pool = Pool(strongest()[0], 2)
     threads = [threading.Thread(target=answers, args=(pool, "def f(n): return n", *[[1]] * 50)) for _ in range(4)]

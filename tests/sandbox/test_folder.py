@@ -54,13 +54,13 @@ def own_temporary_folder(monkeypatch):
         yield Path(name)
 
 
-def test_what_is_written_can_be_read_by_the_program_alone(pool):
+def test_files_of_a_program_can_be_read_by_it_alone(pool):
     for _ in range(2):
         assert pool.run(NOTE, b"", LIMITS).stdout == b"5000\n"
         assert pool.run(LIST, b"", LIMITS).stdout == b"[]\n"
 
 
-def test_what_a_killed_program_wrote_is_gone(pool):
+def test_files_of_a_killed_program_are_removed(pool):
     ended = pool.run(KEEP, b"", Limits(cpu_s=1.0, wall_s=0.4, memory_bytes=256 << 20))
     assert ended.status == "wall_limit"
     assert pool.run(LIST, b"", LIMITS).stdout == b"[]\n"
@@ -75,7 +75,7 @@ def test_what_a_killed_program_wrote_is_gone(pool):
     ],
     ids=["many files", "large files", "deep folders"],
 )
-def test_the_folder_is_bounded(pool, source):
+def test_folder_of_a_program_is_bounded(pool, source):
     """Up to 16 MiB and 1024 files: either the kernel refuses more, or the program is ended."""
     ended = pool.run(Program(source), b"", LIMITS)
     refused = ended.status == "exited" and ended.exit_code == 1 and b"OSError" in ended.stderr
@@ -83,13 +83,13 @@ def test_the_folder_is_bounded(pool, source):
     assert pool.run(LIST, b"", LIMITS).stdout == b"[]\n"
 
 
-def test_nothing_is_on_disk_after_the_end(pool, own_temporary_folder):
+def test_sandbox_leaves_no_files_after_closing(pool, own_temporary_folder):
     pool.run(NOTE, b"", LIMITS)
     pool.close()
     assert list(own_temporary_folder.iterdir()) == []
 
 
-def test_a_killed_worker_leaves_nothing(pool_on_disk, own_temporary_folder):
+def test_killed_worker_leaves_no_folder(pool_on_disk, own_temporary_folder):
     pool_on_disk.run(NOTE, b"", LIMITS)
     (worker,) = pool_on_disk._idle
     os.kill(worker.pid, signal.SIGKILL)
@@ -123,7 +123,7 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("level", ON_DISK, ids=lambda level: level.title)
-def test_a_killed_judge_leaves_nothing(level, own_temporary_folder):
+def test_killed_judge_leaves_no_folder(level, own_temporary_folder):
     if level > strongest()[0]:
         pytest.skip(f"this machine has no {level.title}")
     judge, _ = start_judge(level, own_temporary_folder)
@@ -132,7 +132,7 @@ def test_a_killed_judge_leaves_nothing(level, own_temporary_folder):
     wait_for(lambda: list(own_temporary_folder.iterdir()) == [])
 
 
-def test_what_is_left_when_both_are_killed_is_removed_by_the_next(own_temporary_folder, monkeypatch):
+def test_folder_left_by_killed_judge_and_worker_is_removed_by_the_next(own_temporary_folder, monkeypatch):
     judge, worker = start_judge(Level.LIMITS, own_temporary_folder)
     inside = int(Path(f"/proc/{worker}/task/{worker}/children").read_text())
     os.kill(inside, signal.SIGSTOP)  # so that it can't clean up
@@ -167,7 +167,7 @@ def test_only_folders_of_workers_are_removed(tmp_path):
     assert tmp_path.exists()
 
 
-def test_a_tree_of_any_depth_is_removed(tmp_path):
+def test_folder_tree_of_any_depth_is_removed(tmp_path):
     here = os.getcwd()
     try:
         os.chdir(tmp_path)
@@ -185,7 +185,7 @@ def test_a_tree_of_any_depth_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_for_a_folder_is_said_and_no_verdict(own_temporary_folder, monkeypatch):
+def test_missing_space_for_the_folder_is_reported_without_a_verdict(own_temporary_folder, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(own_temporary_folder / "missing"))
     made = Pool(Level.LIMITS, 1)
     with pytest.raises(SandboxError, match=r"No such file.*missing"):

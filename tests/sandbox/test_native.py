@@ -46,7 +46,7 @@ def run(sandbox, body, stdin=b"", limits=LIMITS):
         ("this is not C++", "not_compiled", 1),
     ],
 )
-def test_an_ending_is_told(sandbox, body, status, code):
+def test_native_program_ending_is_reported(sandbox, body, status, code):
     ended = run(sandbox, body, limits=Limits(cpu_s=1.5, wall_s=8.0, memory_bytes=64 << 20))
     assert (ended.status, ended.exit_code) == (status, code)
 
@@ -57,13 +57,13 @@ def test_a_compiler_s_message_is_bounded_and_ends_with_the_first_error(sandbox):
     assert ended.stderr.rpartition(b"\n")[2].startswith(b"main.cpp:3:14: error: 'a0' was not declared")
 
 
-def test_a_source_is_compiled_once(sandbox, monkeypatch):
+def test_cpp_source_is_compiled_once(sandbox, monkeypatch):
     run(sandbox, "return 3;")
     monkeypatch.setattr(compiler.Builder, "_compiled", lambda *_: pytest.fail("compiled again"))
     assert run(sandbox, "return 3;").exit_code == 3
 
 
-def test_the_last_few_executables_are_kept():
+def test_most_recent_executables_are_cached():
     asked = []
 
     def compiled(job, _limits):
@@ -76,7 +76,7 @@ def test_the_last_few_executables_are_kept():
     assert asked == [str(n).encode() for n in [*range(20), 0]]
 
 
-def test_memory_and_time_are_the_program_s_own(sandbox):
+def test_memory_and_time_are_those_of_the_cpp_program(sandbox):
     ended = run(
         sandbox, "volatile char *x = (char *)malloc(100 << 20); for (int i = 0; i < 100 << 20; i += 4096) x[i] = 1;"
     )
@@ -101,7 +101,7 @@ def test_the_grader_judges_cpp(source, code):
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_the_reason_says_what_the_compiler_said():
+def test_verdict_reason_contains_the_compiler_error():
     assert grade("int main() { x; }").reason == (
         "CE on test 1 (main.cpp:1:14: error: 'x' was not declared in this scope)"
     )
@@ -113,12 +113,12 @@ def test_functions_are_judged_in_python_alone():
         open_pool(n_workers=1).call(Program(SUM, language="cpp"), "f", [pool.Call([1], 1.0, 100)], LIMITS)
 
 
-def test_the_block_in_the_asked_language_is_taken():
+def test_code_block_in_the_requested_language_is_extracted():
     reply = "```cpp\nA\n```\n```python\nB\n```\n```text\nC\n```"
     assert (program_in(reply, "cpp"), program_in(reply), program_in("```\nD\n```", "cpp")) == ("A", "B", "D")
 
 
-def test_no_compiler_and_too_weak_a_level_are_said(monkeypatch):
+def test_missing_compiler_and_too_weak_level_are_reported(monkeypatch):
     monkeypatch.setattr(compiler, "_COMPILERS", ("no-such-compiler",))
     with pytest.raises(UsageError, match=r"no-such-compiler.*install"):
         compiler.compiler()
@@ -126,7 +126,7 @@ def test_no_compiler_and_too_weak_a_level_are_said(monkeypatch):
         compiler.refuse_weak_level(Level.SEALED)
 
 
-def test_a_machine_where_a_first_program_does_not_run_is_refused(sandbox, monkeypatch):
+def test_machine_where_the_trial_cpp_program_fails_is_refused(sandbox, monkeypatch):
     monkeypatch.setattr(pool.compiler, "HELLO", "int main() { return 1; }")
     with pytest.raises(UsageError, match=r"C\+\+ can't be run here.*exited"):
         sandbox.check("cpp")
@@ -134,7 +134,7 @@ def test_a_machine_where_a_first_program_does_not_run_is_refused(sandbox, monkey
 
 @pytest.mark.parametrize("level", list(Level), ids=lambda level: level.title)
 @pytest.mark.usefixtures("sandbox")
-def test_it_runs_at_every_level(level):
+def test_cpp_program_runs_at_every_level(level):
     if level > strongest()[0]:
         pytest.skip(f"this machine has no {level.title}")
     made = Pool(level, 1)
@@ -143,7 +143,7 @@ def test_it_runs_at_every_level(level):
 
 
 @pytest.mark.parametrize("source", ["", "x = '\udcff'", "//" + "x" * (8 << 20), "int x[] = {" + "1," * 500_000 + "};"])
-def test_odd_sources_do_not_compile(sandbox, source):
+def test_malformed_cpp_sources_do_not_compile(sandbox, source):
     ended = sandbox.run(Program(source, language="cpp"), b"", LIMITS)
     assert ended.status == "not_compiled"
     assert len(ended.stderr) < 6000

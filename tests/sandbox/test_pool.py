@@ -53,7 +53,7 @@ def run(sandbox, source, stdin=b"", **limits):
         ("import time; time.sleep(9)", "wall_limit", signal.SIGKILL),
     ],
 )
-def test_an_ending_is_told(sandbox, source, status, code):
+def test_program_ending_is_reported(sandbox, source, status, code):
     ended = run(sandbox, source, cpu_s=0.2, wall_s=3.0)
     assert (ended.status, ended.exit_code) == (status, code)
 
@@ -64,13 +64,13 @@ def test_output_over_the_limit_is_kept_up_to_it(sandbox):
     assert len(ended.stdout) == 1001
 
 
-def test_time_and_memory_are_the_process_s_own(sandbox):
+def test_time_and_memory_are_those_of_the_process(sandbox):
     ended = run(sandbox, "x = bytearray(100 << 20)\nfor _ in range(2 * 10**6): pass\nimport time; time.sleep(0.3)")
     assert 100 << 20 <= ended.memory_bytes < 140 << 20
     assert 0.01 < ended.cpu_s < ended.wall_s - 0.25
 
 
-def test_a_limit_on_time_is_kept_within_a_tick(sandbox):
+def test_time_limit_is_enforced_within_a_tick(sandbox):
     ended = run(sandbox, "while True: pass", cpu_s=0.25)
     assert 0.25 <= ended.cpu_s < 0.35
 
@@ -97,7 +97,7 @@ def test_an_answer_that_is_too_large_ends_the_run(sandbox):
     assert [answer.kind for answer in ended.answers] == ["value", "too_large"]
 
 
-def test_nothing_is_left_behind(sandbox):
+def test_pool_leaves_no_processes(sandbox):
     for source in ("pass", "while True: pass", "x = bytearray(1 << 30)", "def", "print('x' * 10**6)"):
         run(sandbox, source, cpu_s=0.1)
     before = _open_files(), _workers_files(sandbox)
@@ -152,7 +152,7 @@ def test_many_threads_get_their_own_answers(sandbox):
     assert ran == [b"%d\n" % n for n in range(100)]
 
 
-def test_alone_means_alone(sandbox):
+def test_program_can_run_alone_while_others_are_running(sandbox):
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         others = [threads.submit(run, sandbox, "import time; time.sleep(0.1)") for _ in range(6)]
         time.sleep(0.02)
@@ -167,27 +167,27 @@ def test_a_pool_is_not_carried_over_a_fork(sandbox, monkeypatch):
         sandbox.run(ECHO, b"", LIMITS)
 
 
-def test_a_process_that_can_t_be_sealed_runs_nothing(sandbox):
+def test_process_that_cannot_be_sealed_runs_no_program(sandbox):
     """Here a limit that the kernel does not take; that is never a verdict on the program."""
     with pytest.raises(SandboxError, match="could not isolate"):
         sandbox.run(ECHO, b"1\n", Limits(1.0, 1.0, memory_bytes=1 << 70))
     assert sandbox.run(ECHO, b"1\n", LIMITS).stdout == b"1\n"
 
 
-def test_too_weak_a_level_is_refused(monkeypatch):
+def test_too_weak_sandbox_level_is_refused(monkeypatch):
     monkeypatch.setattr(pool, "strongest", lambda: (Level.LIMITS, ((Level.SEALED, "no seccomp"),)))
     with pytest.raises(UsageError, match=r"'sealed' or better.*no seccomp.*least_level"):
         open_pool()
     assert open_pool(Level.LIMITS).level is Level.LIMITS
 
 
-def test_other_systems_are_refused(monkeypatch):
+def test_operating_systems_other_than_linux_are_refused(monkeypatch):
     monkeypatch.setattr(isolation.sys, "platform", "darwin")
     with pytest.raises(UsageError, match="Linux"):
         isolation.refuse_other_systems()
 
 
-def test_the_probe_finds_everything_held():
+def test_probe_finds_every_protection_active():
     facts = probe.sandbox_facts()
     assert facts["level"].startswith(strongest()[0].title)
     assert {name: fact for name, fact in facts.items() if "NOT" in fact or "WRONG" in fact} == {}
@@ -198,7 +198,7 @@ HEADERS = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic
 
 
 @pytest.mark.parametrize("machine", HEADERS)
-def test_the_numbers_of_system_calls_are_those_of_the_headers(machine):
+def test_system_call_numbers_equal_those_of_the_headers(machine):
     header = Path("/usr/include") / HEADERS[machine]
     if not header.exists():
         pytest.skip("the kernel's headers are not installed")
@@ -212,7 +212,7 @@ def test_the_numbers_of_system_calls_are_those_of_the_headers(machine):
 
 
 @pytest.mark.parametrize("machine", HEADERS)
-def test_the_filter_does_what_its_table_says(machine):
+def test_system_call_filter_follows_its_table(machine):
     """Every number is looked up by an interpreter of the instructions, with harmless and with bad arguments."""
     code = seccomp.with_pid(seccomp.compile_filter(machine, may_open=True), 4242)
     tables = (seccomp._ALLOWED, seccomp._OF_FOLDERS)
@@ -272,7 +272,7 @@ def test_an_executable_is_started_once_and_a_compiler_has_no_network(machine):
         assert interpret(code, machine, number, [0] * 6) == seccomp._EPERM
 
 
-def test_the_filter_kills_other_architectures():
+def test_system_call_filter_kills_other_architectures():
     code = seccomp.compile_filter("x86_64", may_open=True)
     assert interpret(code, "aarch64", 39, [0] * 6) == seccomp._KILL
     assert interpret(code, "x86_64", 0x40000000 + 39, [0] * 6) == seccomp._KILL
@@ -334,14 +334,14 @@ def built(tag, content):
 
 
 @given(values)
-def test_plain_data_comes_back_the_same(value):
+def test_codec_round_trips_plain_data(value):
     back = codec.decode(codec.encode(value), built)
     assert back == value
     assert repr(type(back)) == repr(type(value))
 
 
 @pytest.mark.parametrize("value", [object(), [object()], {1: print}, range(3), iter(()), {"a": [lambda: 0]}])
-def test_other_things_are_not_plain(value):
+def test_codec_refuses_objects_that_are_not_plain_data(value):
     with pytest.raises(codec.NotPlainError):
         codec.encode(value)
 
@@ -362,12 +362,12 @@ def test_other_things_are_not_plain(value):
         b"\xff",
     ],
 )
-def test_malformed_text_is_refused(text):
+def test_codec_refuses_malformed_text(text):
     with pytest.raises(codec.NotPlainError):
         codec.decode(text, codec.number)
 
 
-def test_long_numbers_cross():
+def test_codec_transfers_long_integers():
     number = 7**20_000
     assert codec.decode(codec.encode([number, -number]), built) == [number, -number]
 

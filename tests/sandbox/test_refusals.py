@@ -45,7 +45,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("has", list(Level), ids=lambda level: level.title)
-def test_the_strongest_that_works_is_taken_and_the_rest_explained(monkeypatch, has):
+def test_strongest_working_level_is_chosen_and_the_others_explained(monkeypatch, has):
     monkeypatch.setattr(pool, "Worker", Machine(has))
     level, failures = strongest()
     assert level == has
@@ -61,13 +61,13 @@ def test_a_machine_without_seccomp_is_refused_unless_asked(monkeypatch):
     assert open_pool(Level.LIMITS).level is Level.LIMITS
 
 
-def test_a_machine_where_nothing_works_is_refused(monkeypatch):
+def test_machine_without_any_working_level_is_refused(monkeypatch):
     monkeypatch.setattr(pool, "Worker", Machine(-1))
     with pytest.raises(UsageError, match=r"not even with resource limits alone: the kernel has no limits"):
         strongest()
 
 
-def test_a_kernel_without_landlock_or_with_an_old_one(monkeypatch):
+def test_kernel_with_no_or_old_landlock_is_detected(monkeypatch):
     monkeypatch.setattr(syscalls, "landlock_version", lambda: 0)
     with pytest.raises(OSError, match="no Landlock"):
         landlock.ruleset([], None, [])
@@ -88,7 +88,7 @@ def test_a_worker_that_cant_be_started_is_a_failure_of_the_sandbox(monkeypatch):
     assert n_descriptors() == n_before
 
 
-def test_what_a_process_can_have_no_more_of_is_a_failure_of_the_sandbox():
+def test_exhausted_process_resource_is_a_sandbox_failure():
     code = """
 import os, resource
 from harness.core.errors import SandboxError
@@ -144,7 +144,7 @@ def test_a_folder_below_the_one_that_becomes_the_root_is_mounted_as_a_folder():
 
 
 @pytest.mark.parametrize(("source", "status"), SOURCES.values(), ids=SOURCES)
-def test_odd_sources_end_as_they_should(source, status):
+def test_malformed_sources_end_with_the_expected_status(source, status):
     ended = open_pool().run(Program(source), b"", LIMITS)
     assert ended.status == status
 
@@ -157,7 +157,7 @@ def test_a_long_prelude_and_a_long_stdin_arrive_whole():
     assert ended.stdout == b"40000 4194304\n"
 
 
-def test_a_prelude_is_each_program_s_own():
+def test_prelude_state_is_not_shared_between_programs():
     """What one program does to the names it was given, the next does not see."""
     change = Program("f = None\nimport math\nmath.pi = 3\nsys.setrecursionlimit(77)", "import sys\nf = len")
     look = Program("import math\nprint(f('ab'), math.pi > 3.1, sys.getrecursionlimit() > 900)", "import sys\nf = len")
@@ -166,7 +166,7 @@ def test_a_prelude_is_each_program_s_own():
     assert open_pool(n_workers=1).run(look, b"", LIMITS).stdout == b"2 True True\n"
 
 
-def test_a_recursion_limit_is_that_of_the_prelude_alone():
+def test_recursion_limit_is_set_by_the_prelude_alone():
     ask = "import sys\nprint(sys.getrecursionlimit())"
     sandbox = open_pool(n_workers=1)
     raised = Program(ask, "import sys\nsys.setrecursionlimit(50000)")

@@ -84,14 +84,14 @@ def test_the_bootstrap_has_its_nominal_coverage():
     assert 550 <= covered <= 590
 
 
-def test_a_wider_level_is_wider():
+def test_interval_of_a_higher_level_is_wider():
     inner, outer = bootstrap_interval(RATES, seed=0, level=0.5), bootstrap_interval(RATES, seed=0, level=0.99)
     assert outer[0] < inner[0] < inner[1] < outer[1]
     # Of a normal mean: 2 x 0.674 standard errors.
     assert inner[1] - inner[0] == pytest.approx(1.349 * RATES.std() / math.sqrt(RATES.size), rel=0.05)
 
 
-def test_equal_values_are_drawn_together():
+def test_bootstrap_draws_equal_values_together():
     """Few values: the number of each is multinomial, as if problems were drawn one by one."""
     values = np.repeat([0.0, 0.25, 1.0], [70, 20, 30])
     low, high = bootstrap_interval(values, seed=3)
@@ -166,7 +166,7 @@ def test_problems_of_one_value_have_the_wilson_interval(value, upper):
     assert interval.method == "95% Wilson over 30 problems, all of one value"
 
 
-def test_values_that_differ_by_rounding_are_one_value():
+def test_values_that_differ_by_rounding_are_equal():
     assert "Wilson" in mean_interval([0.3, 0.1 + 0.2, 0.3]).method
 
 

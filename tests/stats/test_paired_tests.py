@@ -51,7 +51,7 @@ def test_the_clustered_standard_error_is_the_double_sum():
     assert standard_error(values, clusters) == pytest.approx(math.sqrt(double_sum * 3 / 2) / 6, rel=1e-12)
 
 
-def test_copies_of_a_value_bring_no_precision():
+def test_clustered_copies_of_a_value_add_no_precision():
     once = standard_error([0.0, 1.0, 0.5, 1.0])
     copied = standard_error(np.repeat([0.0, 1.0, 0.5, 1.0], 8), np.repeat(np.arange(4), 8).tolist())
     assert copied == pytest.approx(once, rel=1e-12)
@@ -123,7 +123,7 @@ def test_crossed_interval_draws_runs_and_problems_independently():
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=0.15 * plain.std())
 
 
-def test_runs_that_differ_widen_the_interval():
+def test_differing_runs_widen_the_crossed_interval():
     rates = np.random.default_rng(4).random(200)
     alike = crossed_interval([rates, rates], [rates / 2, rates / 2])
     other = crossed_interval([rates, rates], [rates / 4, rates * 3 / 4])
@@ -220,12 +220,12 @@ def test_the_sign_flip_agrees_with_scipy():
     assert sign_flip(values).p == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
-def test_zeros_do_not_change_the_p_value():
+def test_sign_flip_p_value_ignores_zeros():
     assert sign_flip([1, 1, -1, 1, 0, 0, 0]).p == sign_flip([1, 1, -1, 1]).p == 10 / 16
     assert sign_flip([0.0] * 40).p == 1.0
 
 
-def test_sums_in_another_order_count_as_equal():
+def test_sign_flip_treats_reordered_sums_as_equal():
     """0.1 + 0.2 + 0.3 differs in its last place by the order, and all signs alike are two patterns of eight."""
     for order in itertools.permutations([0.1, 0.2, 0.3]):
         assert sign_flip(order).p == 2 / 8
@@ -286,7 +286,7 @@ def test_mcnemar_refuses_negative_counts():
         mcnemar(-1, 2)
 
 
-def test_holm_is_closed_testing():
+def test_holm_correction_equals_closed_testing():
     """The largest Bonferroni p-value over all families that hold the hypothesis."""
     rng = np.random.default_rng(2)
     for size in (1, 2, 5, 7):

@@ -26,7 +26,7 @@ def problems(**options):
     return {problem.id: problem for problem in task.problems("test", 0)}
 
 
-def test_the_undecided_problems_are_named_without_any_data(capsys):
+def test_excluded_codeforces_problems_are_listed_without_data(capsys):
     assert main(["show", "codeforces"]) == 0
     told = capsys.readouterr().out
     for reason, n in ((INTERACTIVE, 17), (SEVERAL, 49)):
@@ -37,7 +37,7 @@ def test_the_undecided_problems_are_named_without_any_data(capsys):
 
 
 @needs_data
-def test_undecided_problems_are_left_out_and_the_words_of_their_statements_bear_it_out():
+def test_excluded_codeforces_problems_are_left_out_and_their_statements_agree():
     asked, everything = problems(), problems(undecided="judged")
     assert (len(asked), len(everything)) == (342, 408)
     assert {problem.reference.excluded_because for problem in everything.values()} == {None}
@@ -51,7 +51,7 @@ def test_undecided_problems_are_left_out_and_the_words_of_their_statements_bear_
 
 
 @needs_data
-def test_outputs_are_compared_as_the_statement_says():
+def test_codeforces_outputs_are_compared_as_the_statement_requires():
     found = {key: (problem.reference.comparison, problem.reference.tolerance) for key, problem in problems().items()}
     assert {key: rule for key, rule in found.items() if rule[0] == "floats"} == {
         "2023D": ("floats", 1e-6),
@@ -64,7 +64,7 @@ def test_outputs_are_compared_as_the_statement_says():
 
 
 @needs_data
-def test_the_record_says_what_the_tests_cover_and_what_is_left_out():
+def test_run_record_has_the_coverage_of_tests_and_the_exclusions():
     task = configs.parse_plugin("tasks", "codeforces").build()
     facts = task_facts(task, "test", grader="code", is_strict=True, warn=print)
     assert facts["tests"] == "samples: 342 problems"
@@ -73,7 +73,7 @@ def test_the_record_says_what_the_tests_cover_and_what_is_left_out():
 
 
 @needs_data
-def test_a_checker_decides_several_answers_and_no_interaction(tmp_path):
+def test_checker_grades_problems_with_several_answers_but_not_interactive_ones(tmp_path):
     def judged(key, **more):
         row = {"id": key, "rating": 1200, "tags": [], "time_limit": 2.0, "memory_limit": 256.0}
         tests = [{"input": "1", "output": "1"}]
@@ -105,7 +105,7 @@ def test_a_checker_decides_several_answers_and_no_interaction(tmp_path):
 
 
 @needs_data
-def test_a_report_shows_both(tmp_path, capsys):
+def test_report_shows_test_coverage_and_exclusions(tmp_path, capsys):
     replies = json.dumps(["```python\npass\n```"])
     run = [
         "eval",

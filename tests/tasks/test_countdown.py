@@ -118,7 +118,7 @@ def tree_of(text):
     return convert(ast.parse(text, mode="eval").body)
 
 
-def test_the_solutions_are_those_of_a_brute_force():
+def test_countdown_solutions_equal_a_brute_force():
     rng = Random(5)
     fullest = [((2, 3, 4, 5, 6, 8), 24), ((1, 1, 2, 2, 3, 4), 12), ((1, 2, 3, 4, 6, 6), 12), ((2, 2, 4, 4, 8, 8), 16)]
     drawn = [(rng.choice(MULTISETS), rng.randrange(10, 73)) for _ in range(60)]
@@ -129,7 +129,7 @@ def test_the_solutions_are_those_of_a_brute_force():
         assert forms == {counted(tree) for tree in brute_trees(numbers, target)}
 
 
-def test_every_legal_writing_is_listed():
+def test_every_legal_written_form_is_enumerated():
     rng = Random(6)
     for numbers, target in [(rng.choice(MULTISETS), rng.randrange(10, 40)) for _ in range(20)]:
         listed = {chain for chains in writings(CountdownReference(numbers, target)).values() for chain in chains}
@@ -144,7 +144,7 @@ def chain_of(tree):
     return f"{inner[1]}{inner[0]}{inner[2]}={middle};{outer}={value}"
 
 
-def test_every_enumerated_writing_is_graded_correct_as_its_solution():
+def test_every_enumerated_form_is_graded_correct_as_its_solution():
     for numbers in Random(7).sample(MULTISETS, 60):
         for target in range(10, 100):
             problem = problem_of(numbers, target)
@@ -188,7 +188,7 @@ def test_subtracting_a_difference_and_dividing_by_a_quotient_flip_the_signs():
     assert solution_of("8/2=4;8/4=2;2*9=18", problem_of((1, 2, 8, 8, 9, 9), 18, n_steps=3)) == "2*8*9/8"
 
 
-def test_dividing_by_a_derived_one_is_multiplying_by_it():
+def test_dividing_and_multiplying_by_a_derived_one_are_one_solution():
     problem = problem_of((2, 3, 4, 5, 6, 7), 42, n_steps=3)
     assert solution_of("6*7=42;3-2=1;42/1=42", problem) == solution_of("3-2=1;1*6=6;6*7=42", problem) == "(3-2)*6*7"
 
@@ -238,12 +238,12 @@ def test_a_correct_answer_is_extracted_without_its_spaces():
         (" " * 2000, "the answer is longer than 1000 characters"),
     ],
 )
-def test_a_wrong_answer_says_which_step_broke_which_rule(text, reason):
+def test_verdict_of_a_wrong_answer_names_the_step_and_the_broken_rule(text, reason):
     verdict = verdict_of(text)
     assert (verdict.outcome, verdict.reward, verdict.reason) == ("incorrect", 0.0, reason)
 
 
-def test_zero_is_never_a_value():
+def test_countdown_chains_never_contain_zero():
     assert verdict_of("9-9=0;0+9=9", problem_of((1, 2, 3, 9, 9, 9), 9)).reason == "step 1: 9-9 is 0, outside 1..99"
     assert "uses 0" in verdict_of("9/0=9;9+2=11").reason
 
@@ -271,14 +271,14 @@ TOKEN_SOUP = st.text(alphabet="0123456789+-*/=; ٣²\n", max_size=60)
 @example("4-4=0;9/0=9", 2)
 @example("\ud800", 2)
 @settings(max_examples=300, deadline=None)
-def test_the_grader_is_total(text, n_steps):
+def test_countdown_grader_gives_a_verdict_for_any_text(text, n_steps):
     verdict = verdict_of(text, problem_of(n_steps=n_steps))
     assert verdict.outcome in ("correct", "incorrect")
     assert (verdict.reason == "") == (verdict.outcome == "correct")
 
 
 @pytest.mark.parametrize("unit", ["9", " ", ";", "4*9=36;", "4 ", "=", "²"])
-def test_grading_a_hundred_thousand_characters_takes_no_time(unit):
+def test_grading_a_hundred_thousand_characters_is_fast(unit):
     text = (unit * 100_000)[:100_000]
     started = time.process_time()
     assert verdict_of(text).outcome == "incorrect"
@@ -296,7 +296,7 @@ def test_parsing_the_longest_allowed_text_is_linear():
 # --- the task ---------------------------------------------------------------------------------------------------
 
 
-def test_there_are_as_many_problems_as_the_reference_document_counts():
+def test_countdown_has_the_documented_number_of_problems():
     task = task_of(min_solutions=1)
     sizes = {split: len(one_pass(task, split)) for split in SPLITS}
     assert sum(sizes.values()) == 112_011
@@ -323,7 +323,7 @@ def test_a_split_is_the_same_for_every_seed_and_setting():
         assert ids == {p.id for p in one_pass(wide, split).values() if len(wide.solutions(p)) >= 6}
 
 
-def test_the_splits_and_the_fingerprint_have_not_moved():
+def test_countdown_splits_and_fingerprint_are_unchanged():
     assert task_of().card.sizes == {"train": "5745 problems", "validation": "271 problems", "test": "365 problems"}
     assert task_of().card.fingerprint == "caad9ce7412259a8"
     assert task_of(min_solutions=7).card.fingerprint != task_of().card.fingerprint
@@ -356,7 +356,7 @@ def test_the_same_seed_gives_the_same_problems_and_demonstrations():
     assert drawn(1) != drawn(2)
 
 
-def test_a_problem_reads_as_it_is_graded():
+def test_countdown_prompt_states_the_numbers_and_target_that_are_graded():
     problem = one_pass(task_of(min_solutions=1), "test")["1-2-4-5-7-9=38"]
     assert problem.messages == (Message("user", "1 2 4 5 7 9 = 38 :"),)
     assert problem.reference == CountdownReference((1, 2, 4, 5, 7, 9), 38)
@@ -424,7 +424,7 @@ def test_enumerating_and_demonstrating_are_fast():
     assert time.process_time() - started < 0.1  # measured 4 ms; 20 ms are promised, on an idle machine
 
 
-def test_making_the_task_enumerates_nothing():
+def test_constructing_the_countdown_task_enumerates_nothing():
     chains_by_target.cache_clear()
     solution_counts.cache_clear()
     task_of()
@@ -432,12 +432,12 @@ def test_making_the_task_enumerates_nothing():
 
 
 @pytest.mark.parametrize("options", [{"min_solutions": 0}, {"sloppiness": 1.5}, {"sloppiness": -0.1}])
-def test_settings_out_of_range_are_refused(options):
+def test_countdown_settings_out_of_range_are_refused(options):
     with pytest.raises(ConfigError):
         task_of(**options)
 
 
-def test_asking_for_more_solutions_than_any_problem_has_is_an_error_and_no_endless_loop():
+def test_min_solutions_above_every_problem_is_an_error_not_an_endless_loop():
     with pytest.raises(ConfigError, match="lower min_solutions"):
         task_of(min_solutions=1000).problems("train", 0)
 
@@ -447,6 +447,6 @@ def test_only_two_step_problems_are_enumerated():
         writings(CountdownReference(GIVEN, 38, n_steps=3))
 
 
-def test_task_and_grader_are_found_and_keep_their_protocols():
+def test_countdown_task_and_grader_are_registered_and_satisfy_their_protocols():
     assert registry.load("tasks", "countdown") is TASK
     assert registry.load("graders", "countdown") is GRADER

@@ -37,7 +37,7 @@ def mirror(tmp_path, monkeypatch):
         ({"window": "flowrl", "release": "release_v5", "start": "2024-08-01", "end": "2025-02-01"}, "5"),
     ],
 )
-def test_a_release_is_cumulative_an_increment_alone_and_both_dates_of_a_window_count(settings, expected):
+def test_livecodebench_releases_are_cumulative_and_windows_include_both_dates(settings, expected):
     assert sorted(problem.id for problem in task(**settings).problems("test", 0)) == [f"p{n}" for n in expected]
 
 
@@ -51,16 +51,16 @@ def test_a_release_is_cumulative_an_increment_alone_and_both_dates_of_a_window_c
         ({"start": "yesterday"}, "'yesterday' is not a date"),
     ],
 )
-def test_settings_that_can_not_be_meant_are_refused(settings, match):
+def test_contradictory_livecodebench_settings_are_refused(settings, match):
     with pytest.raises(ConfigError, match=match):
         task(**settings)
 
 
-def test_a_window_without_a_contest_is_no_fault_of_the_file():
+def test_window_without_a_contest_does_not_blame_the_file():
     with pytest.raises(ConfigError, match="release_v6 of LiveCodeBench has no contest from '2030-01-01' to ''"):
         task(start="2030-01-01").loaded("test")
 
 
-def test_a_release_that_is_short_of_problems_is_not_as_on_record():
+def test_release_with_missing_problems_differs_from_the_record():
     assert "174 more of v6: missing" in task(release="v6").loaded("test").differing
     assert "1049 more of release_v6: missing" in task(release="release_v6").loaded("test").differing

@@ -37,7 +37,7 @@ def one(path):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_squeezed_private_tests_are_read_whatever_the_protocol(tmp_path, protocol):
+def test_compressed_private_tests_are_read_for_every_pickle_protocol(tmp_path, protocol):
     path = write(tmp_path / "test5.jsonl", [livecodebench_row("abc", squeezed(PRIVATE, protocol))])
     assert one(path)[1].read() == (SAMPLE, *DECODED)
 
@@ -50,21 +50,21 @@ def test_plain_private_tests_are_read(tmp_path):
     assert "3 4" not in json.dumps(record)
 
 
-def test_the_other_fields_of_a_row_are_as_they_were(tmp_path):
+def test_other_fields_of_a_livecodebench_row_are_unchanged(tmp_path):
     row = livecodebench_row("abc", squeezed(PRIVATE), metadata='{"func_name": "solve"}', starter_code="class Solution:")
     record, _, _ = one(write(tmp_path / "test.jsonl", [row]))
     assert record == {**row, "private_test_cases": ""}
 
 
 @pytest.mark.parametrize("private", [None, ""])
-def test_a_row_without_private_tests_has_its_samples(tmp_path, private):
+def test_row_without_private_tests_keeps_its_sample_tests(tmp_path, private):
     record, tests, has_private = one(write(tmp_path / "test.jsonl", [livecodebench_row("abc", private)]))
     assert not has_private
     assert record["question_id"] == "abc"
     assert tests.read() == (SAMPLE,)
 
 
-def test_a_null_is_no_private_tests_and_makees_nothing_else(tmp_path):
+def test_null_private_tests_are_empty_and_change_nothing_else(tmp_path):
     row = {**livecodebench_row("abc", "x"), "private_test_cases": None}
     record, tests, has_private = one(write(tmp_path / "test.jsonl", [row]))
     assert record == row
@@ -73,7 +73,7 @@ def test_a_null_is_no_private_tests_and_makees_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("private", [[], [{"input": "1", "output": "2"}], 7, {}])
-def test_private_tests_that_are_no_text_are_refused_and_not_dropped(tmp_path, private):
+def test_private_tests_that_are_not_text_are_refused(tmp_path, private):
     row = {**livecodebench_row("abc", "x"), "private_test_cases": private}
     with pytest.raises(DataError, match="private tests"):
         one(write(tmp_path / "test.jsonl", [row]))
@@ -84,7 +84,7 @@ def test_null_public_tests_leave_the_private_ones(tmp_path):
     assert list(one(write(tmp_path / "test.jsonl", [row]))[1].read()) == DECODED
 
 
-def test_every_line_finds_its_own_tests(tmp_path):
+def test_each_row_gets_its_own_private_tests(tmp_path):
     path = tmp_path / "test.jsonl"
     lines = []
     for number in range(6):
@@ -97,7 +97,7 @@ def test_every_line_finds_its_own_tests(tmp_path):
         assert tests.read() == (SAMPLE, ProgramTest(str(number), "\u00e9", "private"))
 
 
-def test_spaces_around_the_colon_do_not_matter(tmp_path):
+def test_spaces_around_the_json_colon_are_accepted(tmp_path):
     path = tmp_path / "test.jsonl"
     row = livecodebench_row("abc", squeezed(PRIVATE))
     path.write_text(json.dumps(row, separators=(", ", " : ")) + "\n")
@@ -107,7 +107,7 @@ def test_spaces_around_the_colon_do_not_matter(tmp_path):
 # --- damaged ----------------------------------------------------------------------------------------------------
 
 
-def test_a_line_cut_short_anywhere_is_refused(tmp_path):
+def test_truncated_livecodebench_line_is_refused(tmp_path):
     path = write(tmp_path / "test.jsonl", [livecodebench_row("abc", squeezed(PRIVATE))])
     whole = path.read_bytes().rstrip()
     for length in range(1, len(whole) - 1):
@@ -117,7 +117,7 @@ def test_a_line_cut_short_anywhere_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 3, 7, 50, 1000])
-def test_it_does_not_matter_where_the_pieces_of_a_line_end(tmp_path, monkeypatch, piece_bytes):
+def test_chunk_boundaries_within_a_line_change_nothing(tmp_path, monkeypatch, piece_bytes):
     privates = [squeezed(PRIVATE), json.dumps(PRIVATE), None, "", squeezed(PRIVATE)]
     rows = [livecodebench_row(f"abc{n}", private) for n, private in enumerate(privates)]
     path = write(tmp_path / "test.jsonl", rows)
@@ -129,13 +129,13 @@ def test_it_does_not_matter_where_the_pieces_of_a_line_end(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("line", [b"[1]\n", b"nonsense\n", b'{"a": "\xff\xfe"}\n', b'"text"\n'])
-def test_a_line_that_is_no_object_is_refused(tmp_path, line):
+def test_line_that_is_not_an_object_is_refused(tmp_path, line):
     (tmp_path / "test.jsonl").write_bytes(line)
     with pytest.raises(DataError, match="line at byte 0"):
         list(problems_of(tmp_path / "test.jsonl"))
 
 
-def test_an_absent_file_is_refused(tmp_path):
+def test_missing_livecodebench_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="can't be read"):
         list(problems_of(tmp_path / "test.jsonl"))
 
@@ -165,12 +165,12 @@ GOOD = squeezed(PRIVATE)
         b"a\nb",
     ],
 )
-def test_what_can_not_be_decoded_is_refused(private):
+def test_undecodable_private_tests_are_refused(private):
     with pytest.raises(DataError, match="line 1"):
         decoded(private, "line 1")
 
 
-def test_decoded_text_that_is_no_list_of_tests_is_refused(tmp_path):
+def test_decoded_text_that_is_not_a_list_of_tests_is_refused(tmp_path):
     for pickled in ("nonsense", json.dumps({"inputs": ["1"], "outputs": []}), json.dumps([{"input": "1"}]), "5", "[5]"):
         path = write(tmp_path / "test.jsonl", [livecodebench_row("abc", squeezed_pickle(pickle.dumps(pickled)))])
         with pytest.raises(DataError, match="tests of"):
@@ -261,7 +261,7 @@ def hostile(canary: Path):
 
 
 @pytest.mark.parametrize("what", [what for what, _ in hostile(Path("canary"))])
-def test_a_malicious_pickle_is_refused_and_nothing_of_it_is_run(tmp_path, what):
+def test_malicious_pickle_is_refused_without_executing_it(tmp_path, what):
     canary = tmp_path / "canary"
     pickled = dict(hostile(canary))[what]
     path = write(tmp_path / "test.jsonl", [livecodebench_row("abc", squeezed_pickle(pickled))])
@@ -270,7 +270,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_is_run(tmp_path, what):
     assert not canary.exists()
 
 
-def test_the_canary_would_have_sung(tmp_path):
+def test_malicious_pickle_would_execute_under_pickle_loads(tmp_path):
     """The pickles above do run when they are loaded by what loads anything."""
     canary = tmp_path / "canary"
     for what, pickled in hostile(canary):
@@ -280,7 +280,7 @@ def test_the_canary_would_have_sung(tmp_path):
             canary.rmdir()
 
 
-def test_a_registered_extension_is_refused_too():
+def test_pickle_with_a_registered_extension_is_refused():
     copyreg.add_extension("os", "system", 0xF1)
     try:
         with pytest.raises(DataError):
@@ -309,7 +309,7 @@ def run_fresh(program, path):
     return said, int(kilobytes) / 1024
 
 
-def test_a_bomb_is_stopped_at_the_limit(tmp_path, monkeypatch):
+def test_decompression_bomb_is_stopped_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(_livecodebench_tests, "MOST_BYTES", 1 << 20)
     squeezer = zlib.compressobj(9)
     bomb = b"".join(squeezer.compress(bytes(1 << 20)) for _ in range(64)) + squeezer.flush()
@@ -318,7 +318,7 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path, monkeypatch):
         decoded(wrong(base64.b64encode(bomb).decode()), "line 1")
 
 
-def test_opening_a_file_of_large_lines_holds_little_of_it(tmp_path):
+def test_reading_a_file_of_large_lines_needs_little_memory(tmp_path):
     """Three lines of 110 MB each, as the largest of the published ones are."""
     path = tmp_path / "test6.jsonl"
     head, tail = json.dumps(livecodebench_row("abc", "HERE")).encode().split(b"HERE")

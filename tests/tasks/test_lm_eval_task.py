@@ -24,7 +24,7 @@ def grade(reference, text="", likelihoods=()):
     return LmEvalGrader(LmEvalGrader.Config()).grade(problem, completion)
 
 
-def test_members_of_a_family_are_tasks_of_their_own():
+def test_members_of_an_lm_eval_family_are_separate_tasks():
     names = ["lm_eval:gsm8k", {"id": "lm_eval:mmlu", "num_fewshot": 3}]
     config = parse(EvalConfig, {"model": {"path": "m"}, "tasks": names})
     assert [chosen.id for chosen in config.tasks] == ["lm_eval:gsm8k", "lm_eval:mmlu"]
@@ -41,7 +41,7 @@ def test_only_a_family_has_members():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
-def test_without_lm_eval_one_line_names_the_extra(tmp_path, capsys):
+def test_missing_lm_eval_is_one_line_naming_the_extra(tmp_path, capsys):
     assert main(["eval", "countdown-tiny", "--tasks", "lm_eval:gsm8k", "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("harness: the task 'lm_eval:gsm8k' needs the extra 'lm-eval': pip install")
@@ -49,7 +49,7 @@ def test_without_lm_eval_one_line_names_the_extra(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_listing_tells_how_they_are_named():
+def test_list_shows_how_lm_eval_tasks_are_named():
     listed = subprocess.run(
         [sys.executable, "-m", "harness", "list", "tasks"], capture_output=True, text=True, check=True
     )
@@ -94,7 +94,7 @@ def reference(metric=""):
     [("", "4", "correct", "4"), ("", "5", "incorrect", "5"), ("same,doubled", "4", "incorrect", "44"),
      ("length,plain", "x", "correct", "x"), ("length", "xyz", "incorrect", "xyz")],
 )  # fmt: skip
-def test_the_deciding_metric_is_the_tasks_first_or_the_one_named(metric, text, outcome, extracted):
+def test_reward_metric_is_the_lm_eval_tasks_first_or_the_configured_one(metric, text, outcome, extracted):
     verdict = grade(reference(metric), text)
     assert (verdict.outcome, verdict.extracted) == (outcome, extracted)
     assert set(verdict.details["lm_eval"]) == {"plain", "doubled"}
@@ -102,13 +102,13 @@ def test_the_deciding_metric_is_the_tasks_first_or_the_one_named(metric, text, o
         assert (verdict.reward, verdict.reason) == (3.0, "neither right nor wrong")
 
 
-def test_what_a_tasks_code_raises_is_no_wrong_answer():
+def test_exception_in_lm_eval_task_code_is_not_a_wrong_answer():
     broken = reference("absent,plain")
     assert grade(broken, "4").reason == "lm-eval: KeyError: 'absent'"
     assert grade(broken, "4").outcome == "ungraded"
 
 
-def test_another_tasks_problem_is_not_graded():
+def test_problem_of_another_lm_eval_task_is_not_graded():
     assert grade("4", "4").outcome == "ungraded"
 
 
@@ -128,7 +128,7 @@ def test_likelihoods_survive_the_run_folder(tmp_path):
     assert "likelihoods" not in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()[0]
 
 
-def test_a_plan_asks_each_problem_as_it_wants_to_be_asked():
+def test_sampling_of_a_problem_overrides_that_of_the_plan():
     from harness.core.types import Sampling
     from harness.evaluation.config import Plan, SamplingConfig
 

@@ -25,10 +25,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("problem", "published", "meant"), SHAPES)
-def test_arguments_are_what_the_function_is_meant_to_get(problem, published, meant):
+def test_mbpp_inputs_have_the_types_the_function_expects(problem, published, meant):
     assert repr(python_values(problem, [published, published])) == repr([meant, meant])
 
 
-def test_a_problem_has_one_shape():
+def test_each_mbpp_problem_is_listed_under_one_shape():
     assert not set(EVERY) & set(BY_POSITION)
     assert len(EVERY) + len(BY_POSITION) == 62

@@ -18,11 +18,11 @@ PAIRED = {"inputs": [given for given, _ in PAIRS], "outputs": [expected for _, e
 
 
 @pytest.mark.parametrize("form", [LISTED, PAIRED, json.dumps(LISTED), json.dumps(PAIRED)])
-def test_every_form_gives_the_same_tests(form):
+def test_every_stored_form_gives_the_same_program_tests(form):
     assert program_tests.tests_of(form, "official", "row 1") == EXPECTED
 
 
-def test_values_that_are_no_text_are_written_as_json():
+def test_non_text_values_of_program_tests_are_written_as_json():
     published = {"fn_name": "f", "inputs": [[1, [2, "x"]], ["a", "b"], []], "outputs": [None, True, [1.5]]}
     assert [(test.input, test.output) for test in program_tests.tests_of(published, "official", "row 1")] == [
         ('[1, [2, "x"]]', "null"),
@@ -35,7 +35,7 @@ def test_values_that_are_no_text_are_written_as_json():
     "published",
     ["nonsense", "", "5", "null", '"text"', [1], {"inputs": ["1"]}, {"inputs": ["1"], "outputs": []}, [{"input": "1"}]],
 )
-def test_what_is_no_list_of_tests_is_refused(published):
+def test_value_that_is_not_a_list_of_tests_is_refused(published):
     with pytest.raises(DataError, match="the tests of row 1 can't be read"):
         program_tests.tests_of(published, "official", "row 1")
 
@@ -53,7 +53,7 @@ def test_what_is_no_list_of_tests_is_refused(published):
         ([], None),
     ],
 )
-def test_the_function_that_tests_call(published, expected):
+def test_name_of_the_tested_function_is_found(published, expected):
     assert function_name_of(published) == expected
 
 
@@ -75,7 +75,7 @@ def deepcoder(tmp_path):
     return write(tmp_path / "train-00000-of-00005.parquet", rows)
 
 
-def test_rows_are_found_again_by_group_and_place(deepcoder):
+def test_rows_of_the_test_table_are_found_by_group_and_position(deepcoder):
     found = list(located_rows(deepcoder, ["problem"], optional=["starter_code", "absent"]))
     assert [(group, row) for group, row, _ in found] == [(n // 4, n % 4) for n in range(9)]
     assert [record for _, _, record in found] == [{"problem": f"Problem {n}", "starter_code": None} for n in range(9)]
@@ -111,18 +111,18 @@ def test_official_and_generated_tests_are_joined(codeforces):
     assert tuple(JoinedTests(sources).read()) == (ProgramTest("s", "t", "sample"), *EXPECTED, *made)
 
 
-def test_an_empty_cell_and_an_absent_problem_have_no_tests(codeforces):
+def test_empty_cell_and_missing_problem_have_no_tests(codeforces):
     problems, generated = codeforces
     assert CellTests(problems, 0, 0, "official_tests", "official").read() == ()
     assert TableTests(generated, "999/Z", "generated").read() == ()
 
 
-def test_a_missing_column_is_named(deepcoder):
+def test_missing_column_of_the_test_table_is_named(deepcoder):
     with pytest.raises(DataError, match="has no column 'prompt'"):
         list(located_rows(deepcoder, ["problem", "prompt"]))
 
 
-def test_a_test_that_is_not_where_it_was_is_refused(deepcoder, codeforces):
+def test_moved_test_is_refused(deepcoder, codeforces):
     for source in (
         CellTests(deepcoder, 0, 0, "absent", "official"),
         CellTests(deepcoder, 0, 7, "tests", "official"),
@@ -135,7 +135,7 @@ def test_a_test_that_is_not_where_it_was_is_refused(deepcoder, codeforces):
             source.read()
 
 
-def test_a_damaged_or_absent_table_is_refused(deepcoder, tmp_path):
+def test_damaged_or_missing_test_table_is_refused(deepcoder, tmp_path):
     whole = deepcoder.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"PAR1" + b"\x00" * 100):
         deepcoder.write_bytes(content)
@@ -151,7 +151,7 @@ def test_a_damaged_or_absent_table_is_refused(deepcoder, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])
-def test_null_is_a_missing_field_but_where_a_function_is_called(missing):
+def test_null_is_a_missing_field_except_as_a_function_argument(missing):
     published = {"input": "1", "output": "1", missing: None}
     with pytest.raises(DataError, match="null where the text"):
         program_tests.tests_of([published], "official", "p")

@@ -82,7 +82,7 @@ FILES = {"dapo_math_17k": "dapo_math_17k", "minerva": "minerva_math"}
 
 
 @pytest.mark.parametrize(("name", "split"), EXPECTED)
-def test_every_file_is_what_its_card_says(name, split):
+def test_every_data_file_matches_its_card(name, split):
     there(FILES.get(name, name))
     loaded = task(name).loaded(split)
     assert loaded.n_rows == EXPECTED[name, split]
@@ -94,7 +94,7 @@ def test_every_file_is_what_its_card_says(name, split):
 @pytest.mark.parametrize(
     ("name", "settings", "n_rows"), [("amc23", {"edition": "2022-2023"}, 83), ("minerva", {"answers": "rllm"}, 272)]
 )
-def test_every_other_edition_is_on_record_too(name, settings, n_rows):
+def test_every_other_edition_matches_its_recorded_fingerprint(name, settings, n_rows):
     there(FILES.get(name, name))
     loaded = task(name, **settings).loaded("test")
     assert (loaded.n_rows, loaded.differing, loaded.is_as_expected) == (n_rows, (), True)
@@ -147,7 +147,7 @@ def test_dapos_aime24_is_the_same_thirty_32_times():
     assert found == sorted(map(value, answers("aime24").values()))
 
 
-def test_dapos_prompt_is_the_preset_flowrl():
+def test_dapo_prompt_equals_the_preset_flowrl():
     asked = {row["prompt"][0]["content"] for row in table("aime24/dapo_aime-2024.parquet")}
     from harness.tasks._base.prompts import MATHS
 
@@ -213,7 +213,7 @@ def test_the_two_copies_of_maths_training_set_have_the_same_problems_and_two_nul
     assert sum(row["answer"] is None for row in copy) == 2
 
 
-def test_where_the_copy_has_an_answer_for_math_it_is_ours():
+def test_answers_in_the_copy_of_math_equal_ours():
     theirs = {folded(row["problem"]): row["answer"] for row in listed("math/rllm_math_train.json")}
     differing = [
         (row.id, row.answer, theirs[folded(row.problem)])
@@ -238,7 +238,7 @@ def test_minervas_boxes_are_the_answers_that_limo_extracted():
     assert [ours[str(number)].strip() for number in range(272)] == theirs
 
 
-def test_the_other_list_differs_in_exactly_the_forty_rows_on_record():
+def test_other_minerva_answer_list_differs_in_the_forty_recorded_rows():
     derived = {str(row["idx"]): row for row in lines("minerva_math/gold_disagreements.derived.jsonl")}
     ours, other = answers("minerva"), answers("minerva", answers="rllm")
     assert {key for key in ours if ours[key] != other[key]} == derived.keys() == RLLM_ANSWERS.keys()
@@ -248,7 +248,7 @@ def test_the_other_list_differs_in_exactly_the_forty_rows_on_record():
         assert folded(other[key]) in {folded(str(answer)) for answer in as_list(row["answers_rllm"])}
 
 
-def test_the_other_list_is_the_one_that_is_shipped():
+def test_other_minerva_answer_list_equals_the_shipped_one():
     shipped = {str(row["idx"]): as_list(row["answer"]) for row in listed("minerva_math/rllm_minerva.json")}
     for key, answer in RLLM_ANSWERS.items():
         assert folded(answer) in {folded(str(one)) for one in shipped[key]}, key
@@ -274,7 +274,7 @@ def test_minervas_58_measured_references_are_typed_as_such():
 # --- OlympiadBench, GSM8K, DAPO ---------------------------------------------------------------------------------
 
 
-def test_olympiadbenchs_rows_by_type():
+def test_olympiadbench_row_counts_by_answer_type():
     rows = lines("olympiadbench/qwen25math_olympiadbench_test.jsonl")
     types = collections.Counter(problem.tags["answer_type"] for problem in task("olympiadbench").problems("test", 0))
     assert types == {"Numerical": 572, "Expression": 64, "Tuple": 33, "Interval": 6}
@@ -337,14 +337,14 @@ def test_gpqas_options_are_four_and_different():
     ("settings", "n_rows"),
     [({}, 1055), ({"release": "release_v5"}, 880), ({"release": "v6"}, 175), ({"window": "flowrl"}, 279)],
 )
-def test_livecodebench_by_release_and_window(settings, n_rows):
+def test_livecodebench_problem_counts_by_release_and_window(settings, n_rows):
     there("livecodebench")
     loaded = task("livecodebench", **settings).loaded("test")
     assert loaded.n_rows == n_rows
     assert loaded.is_as_expected, loaded.differing[:3]
 
 
-def test_livecodebenchs_platforms_dates_and_missing_tests():
+def test_livecodebench_platforms_dates_and_missing_tests_are_as_recorded():
     rows = lines("livecodebench/lcb_v5_problems.derived.jsonl")
     assert collections.Counter(row["platform"] for row in rows) == {"atcoder": 490, "leetcode": 381, "codeforces": 9}
     dates = sorted(row["contest_date"][:10] for row in rows)

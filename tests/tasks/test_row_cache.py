@@ -28,14 +28,14 @@ def reading(tmp_path, monkeypatch):
     return file, code, times, load
 
 
-def test_rows_are_read_once(reading):
+def test_cached_rows_are_parsed_once(reading):
     _, _, times, load = reading
     first = load()
     assert load() == first == [("1", 1), ("2", 1), ("3", 1)]
     assert len(times) == 1
 
 
-def test_another_file_and_other_code_are_read_anew(reading):
+def test_changed_file_or_changed_code_invalidates_the_row_cache(reading):
     file, code, times, load = reading
     load()
     file.write_text("4 5")
@@ -45,7 +45,7 @@ def test_another_file_and_other_code_are_read_anew(reading):
     assert len(times) == 3
 
 
-def test_a_damaged_file_is_read_anew(reading, tmp_path):
+def test_damaged_row_cache_is_rebuilt(reading, tmp_path):
     _, _, times, load = reading
     load()
     (kept,) = (tmp_path / "cache/harness/rows").iterdir()
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_read_anew(reading, tmp_path):
     assert len(times) == 5
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(reading, tmp_path):
+def test_rows_are_read_without_a_writable_cache(reading, tmp_path):
     _, _, times, load = reading
     (tmp_path / "cache").write_text("in the way")
     assert load()

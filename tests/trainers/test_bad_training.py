@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("only", [False, True])
-def test_a_model_without_a_chat_template_leaves_no_folder_and_goes_on_with_one(
+def test_training_without_a_chat_template_is_refused_and_starts_once_there_is_one(
     model: Path, tmp_path: Path, only: bool
 ) -> None:
     template = (model / "chat_template.jinja").rename(tmp_path / "template")
@@ -42,7 +42,7 @@ def test_a_model_without_a_chat_template_leaves_no_folder_and_goes_on_with_one(
     assert run(config, tmp_path / "run").record.status == "done"
 
 
-def test_a_model_without_a_pad_token_trains_as_it_does_with_one(model: Path, tmp_path: Path) -> None:
+def test_missing_pad_token_does_not_change_training(model: Path, tmp_path: Path) -> None:
     for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
         tree = json.loads((model / name).read_text())
         kept = {key: value for key, value in tree.items() if key not in ("pad_token", "pad_token_id")}
@@ -79,7 +79,9 @@ def test_completions_that_would_not_fit_the_model_leave_no_folder(tmp_path: Path
     run(recipe("countdown-base", sampling={"max_tokens": 56}, loop={"steps": 1}), tmp_path / "demonstrated")
 
 
-def test_a_run_out_of_memory_says_what_to_lower_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_error_names_the_settings_to_lower_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward, calls = Policy.forward, []
 
     def too_much(self: Policy, *arguments: Any) -> Any:
@@ -106,7 +108,7 @@ def test_other_torch_errors_are_not_reported_as_out_of_memory(tmp_path: Path, mo
         run(recipe("countdown-grpo", loop={"steps": 1, "logp_old": "recompute"}), tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_stops_and_the_folder_goes_on_without_that_update(
+def test_loss_that_is_not_a_number_stops_the_run_without_that_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     clip, calls = learner.clip_gradients, []

@@ -91,7 +91,7 @@ def test_every_objective_learns_the_best_arm(objective_id: str) -> None:
         ("flowrl_ablation", {"log_z": "group_mean", "group_statistics": "none"}),
     ],
 )
-def test_balance_ends_at_the_tilted_distribution(objective_id: str, options: dict[str, Any]) -> None:
+def test_balance_objectives_converge_to_the_tilted_distribution(objective_id: str, options: dict[str, Any]) -> None:
     """Prior times exp(beta r) over Z: the best arm is not all there is."""
     if objective_id != "kimi":
         options = {"beta": 1.5, **options}

@@ -10,6 +10,6 @@ from harness.trainers.batch import collate
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf")])
-def test_a_reward_that_is_no_number_stops_the_run(reward: float) -> None:
+def test_reward_that_is_not_a_number_stops_the_run(reward: float) -> None:
     with pytest.raises(RunError, match="a completion of a the reward"):
         collate([graded("a", 0, 1.0), graded("a", 1, reward)], "cpu")

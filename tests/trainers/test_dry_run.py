@@ -90,7 +90,7 @@ def test_checkpointing_keeps_layer_inputs_and_autocast_halves_the_mlp() -> None:
 
 
 @pytest.mark.parametrize("targets", [(), ("q_proj", "down_proj")])
-def test_adapters_alone_have_gradients_and_the_reference_is_no_copy(targets: tuple[str, ...]) -> None:
+def test_memory_estimate_has_gradients_of_adapters_alone_and_no_reference_copy(targets: tuple[str, ...]) -> None:
     lora = LoraConfig(rank=4, target_modules=targets)
     model = dimensions_of(ModelSource(resolve("countdown-tiny"), dtype="float32"), lora)
     # of each layer: q, k, v and o are 96 x 96; gate, up and down 96 x 256
@@ -173,14 +173,14 @@ def test_the_objectives_advice_comes_before_the_remarks() -> None:
     assert remarks[1].startswith("The estimate is that without loop.compile")
 
 
-def test_a_model_that_is_not_here_leaves_the_counts() -> None:
+def test_dry_run_without_the_model_keeps_the_batch_counts() -> None:
     away = dry_run_of("countdown-grpo", model={"path": "someone/something"})
     assert away.counts["sequences a step"] == 256
     assert away.memory == {}
     assert "No memory estimate" in away.remarks[0]
 
 
-def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_dry_run_refuses_configs_that_a_run_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["train", "countdown-grpo", "--dry-run"]
     assert main([*words, "--set", "loop.samples_per_prompt=1"]) == 2
     assert "samples_per_prompt to 2" in capsys.readouterr().err

@@ -88,14 +88,14 @@ def test_a_mismatch_above_the_bound_is_an_error_with_a_remedy(off: float, told: 
         check_mismatch(collected(POLICY + off), 3, 0.24)
 
 
-def test_without_log_probabilities_there_is_no_mismatch() -> None:
+def test_mismatch_is_absent_without_log_probabilities() -> None:
     mismatch = EngineMismatch()
     mismatch.add(NONE, POLICY)
     check_mismatch(mismatch, 1, 1e-9)
     assert mismatch.figures() == {}
 
 
-def test_a_policy_that_has_moved_since_has_no_mismatch() -> None:
+def test_mismatch_is_absent_after_the_policy_changes() -> None:
     mismatch = EngineMismatch()
     mismatch.close()
     mismatch.add(PART, POLICY)

@@ -32,7 +32,7 @@ N_STEPS = 3
 """In the first, log Z is 0 and the policy that of the answers, so that some terms have no part in it."""
 
 
-def test_a_step_of_the_page_is_a_step_of_the_loop(tmp_path: Path) -> None:
+def test_step_of_the_minimal_script_equals_a_step_of_the_loop(tmp_path: Path) -> None:
     config = few_steps_of_the_recipe()
     train(config, tmp_path, Progress(quiet=True))
     in_the_loop = load_file(checkpoint_folders(tmp_path)[-1] / "model.safetensors")
@@ -84,7 +84,7 @@ def rollouts_of(batch: Batch) -> minimal.Rollouts:
     return minimal.Rollouts(batch.sequence_ids[:, :n_prompt], answers, batch.completion_mask, batch.rewards)
 
 
-def test_answers_end_with_their_end_of_sequence_token_and_are_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minimal_script_ends_answers_with_eos_and_grades_them(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, tokenizer, task = parts(monkeypatch)
     torch.manual_seed(1)
     problems = [problem for _, problem in zip(range(6), task.problems("train", seed=0), strict=False)]
@@ -97,7 +97,7 @@ def test_answers_end_with_their_end_of_sequence_token_and_are_graded(monkeypatch
         assert set(ids[~inside].tolist()) <= {tokenizer.pad_token_id}
 
 
-def test_the_page_runs_and_prints_a_line_a_step(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_minimal_script_runs_and_prints_a_line_a_step(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     parts(monkeypatch)
     minimal.main()
     lines = capsys.readouterr().out.splitlines()
@@ -113,5 +113,5 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any]:
     return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path), task
 
 
-def test_the_page_is_a_page() -> None:
+def test_minimal_script_stays_short() -> None:
     assert len(Path(minimal.__file__).read_text(encoding="utf-8").splitlines()) < 200

@@ -46,12 +46,12 @@ WITHOUT_RECIPE = sorted(set(entries("objectives")) - {recipe(name).objective.id 
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
-def test_two_and_two_steps_are_four_with_every_recipe(name: str, tmp_path: Path) -> None:
+def test_run_resumed_after_two_steps_equals_four_steps_with_every_recipe(name: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, name, {"optimizer": {"lr": 2e-3}})
 
 
 @pytest.mark.parametrize("objective_id", WITHOUT_RECIPE)
-def test_two_and_two_steps_are_four_with_every_objective_without_a_recipe(objective_id: str, tmp_path: Path) -> None:
+def test_run_resumed_after_two_steps_equals_four_steps_with_other_objectives(objective_id: str, tmp_path: Path) -> None:
     needs = parse_plugin("objectives", objective_id).build("objectives").needs
     loop = {"minibatches_per_step": 1} if "on_policy" in needs else {}
     changes = {"objective": {"id": objective_id}, "optimizer": {"lr": 2e-3}, "loop": loop}
@@ -59,7 +59,7 @@ def test_two_and_two_steps_are_four_with_every_objective_without_a_recipe(object
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_two_and_two_steps_are_four_with_every_setting(setting: str, tmp_path: Path) -> None:
+def test_run_resumed_after_two_steps_equals_four_steps_with_every_setting(setting: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, "countdown-grpo", SETTINGS[setting])
 
 

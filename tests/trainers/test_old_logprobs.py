@@ -113,7 +113,7 @@ def test_a_mismatch_above_the_bound_stops_before_the_policy_changes(
     assert len(figures(tmp_path / "run")) == 1, "the first step was sampled with the right ones"
 
 
-def test_two_and_two_steps_are_four_to_the_bit(tmp_path: Path) -> None:
+def test_update_log_probs_run_resumed_after_two_steps_equals_four_steps(tmp_path: Path) -> None:
     loop = {"minibatches_per_step": 1, "precision": "bfloat16"}
     run(recipe("countdown-grpo", loop=loop), tmp_path / "unbroken")
     run(recipe("countdown-grpo", loop={**loop, "steps": 2}), tmp_path / "broken")

@@ -56,7 +56,7 @@ def test_one_step_on_saved_rollouts_equals_the_sampled_step_to_the_bit(saved: Pa
     assert base["optimizer"]["state"], "something was trained"
 
 
-def test_a_run_that_saves_its_rollouts_is_repeated_from_them_to_the_bit(tmp_path: Path) -> None:
+def test_run_is_repeated_from_its_saved_rollouts_to_the_bit(tmp_path: Path) -> None:
     run(recipe("countdown-flowrl", loop={"steps": 1}, rollouts={"save": True}), tmp_path / "live")
     run(recipe("countdown-flowrl", loop={"steps": 3}, rollouts={"save": True}), tmp_path / "live")
     run(on(tmp_path / "live", "countdown-flowrl", loop={"steps": 3}), tmp_path / "again")
@@ -76,7 +76,7 @@ def test_two_losses_learn_from_the_same_rollouts_each_the_same_every_time(saved:
     assert not torch.equal(*(next(iter(weights(tmp_path / name).values())) for name in ("grpo", "flowrl")))
 
 
-def test_one_and_one_steps_on_saved_rollouts_are_two(saved: Path, tmp_path: Path) -> None:
+def test_saved_rollout_run_resumed_after_one_step_equals_two_steps(saved: Path, tmp_path: Path) -> None:
     run(on(saved, loop={"steps": 2}), tmp_path / "unbroken")
     run(on(saved, loop={"steps": 1}), tmp_path / "broken")
     run(on(saved, loop={"steps": 2}), tmp_path / "broken")
@@ -109,7 +109,7 @@ def logp_of(model: Any, tokens: dict[str, Any]) -> torch.Tensor:
     return logp[n - 1 : -1].gather(1, ids[n:, None])[:, 0]
 
 
-def test_a_file_that_was_cut_in_a_step_is_completed(saved: Path, tmp_path: Path) -> None:
+def test_saved_rollouts_cut_within_a_step_are_completed(saved: Path, tmp_path: Path) -> None:
     config = recipe("countdown-grpo", loop={"steps": 1}, rollouts={"only": True})
     whole = run(config, tmp_path / "run").folder / "rollouts.jsonl"
     lines = (saved / "rollouts.jsonl").read_bytes().splitlines(keepends=True)
@@ -157,7 +157,7 @@ def test_a_score_without_a_ratio_stops_where_saved_rollouts_leave_the_policy(tmp
         run(on(tmp_path / "live", "countdown-rloo", **{**changes, "optimizer": {"lr": 1e-3}}), tmp_path / "other")
 
 
-def test_missing_rollouts_are_one_line_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+def test_missing_saved_rollouts_are_one_line_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert main(["train", "countdown-grpo", "--from-rollouts", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     assert "harness train --rollouts-only writes them" in capsys.readouterr().err
     words = ["train", "countdown-grpo", "--rollouts-only", "--out", str(tmp_path / "run"), "--quiet", "--json"]

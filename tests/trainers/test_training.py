@@ -34,7 +34,7 @@ from harness.trainers.config import TrainConfig
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl", "countdown-base"])
-def test_two_and_two_steps_are_four_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_run_resumed_after_two_steps_equals_four_steps_to_the_bit(name: str, tmp_path: Path) -> None:
     run(recipe(name), tmp_path / "unbroken")
     run(recipe(name, loop={"steps": 2}), tmp_path / "broken")
     run(recipe(name), tmp_path / "broken")
@@ -64,7 +64,7 @@ def test_settings_that_are_off_are_not_entered(tmp_path: Path, monkeypatch: pyte
         run(recipe("countdown-grpo", loop={"steps": 1, "entropy_bonus": 0.1}), tmp_path / "on")
 
 
-def test_state_between_checkpoints_is_done_again_to_the_bit(tmp_path: Path) -> None:
+def test_steps_after_the_last_checkpoint_are_repeated_to_the_bit(tmp_path: Path) -> None:
     run(recipe("countdown-flowrl", loop={"steps": 5}), tmp_path / "unbroken")
     rare = {"checkpoint": {"every_steps": 2}}
     run(recipe("countdown-flowrl", loop={"steps": 3}, **rare), tmp_path / "broken")
@@ -100,7 +100,7 @@ def test_old_log_probabilities_are_the_same_from_engine_and_trainer(tmp_path: Pa
     assert runs["engine"][1]["loss"] == pytest.approx(runs["recompute"][1]["loss"], abs=1e-5)
 
 
-def test_the_export_is_a_model_for_transformers_and_for_eval(tmp_path: Path) -> None:
+def test_checkpoint_is_a_model_for_transformers_and_for_eval(tmp_path: Path) -> None:
     run(recipe("countdown-grpo"), tmp_path / "run")
     assert resolve(str(tmp_path / "run")).endswith("step-000004")
     loaded = AutoModelForCausalLM.from_pretrained(resolve(str(tmp_path / "run")))
@@ -201,7 +201,7 @@ def test_a_checkpoint_is_on_the_disk_after_the_records_of_its_steps(
         assert str(checkpoints) in [path for path, _ in synced[weights:]], "the name, after the rename"
 
 
-def test_two_runs_of_one_name_are_two_in_a_project_and_a_resumed_one_is_the_same(
+def test_wandb_runs_of_one_name_are_separate_and_a_resumed_run_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -270,7 +270,7 @@ def test_a_sampler_that_disagrees_stops_the_run_and_its_step_is_not_kept(
     assert checkpoint_folders(tmp_path / "run") == []
 
 
-def test_other_tasks_than_the_trained_one_are_held_out(tmp_path: Path) -> None:
+def test_held_out_evaluation_can_use_other_tasks(tmp_path: Path) -> None:
     other = {"id": "countdown", "min_solutions": 4}
     held_out = {"every_steps": 2, "limit": 3, "n": 2, "tasks": [other], "split": "test", "max_tokens": 5}
     run(recipe("countdown-grpo", loop={"steps": 2}, held_out=held_out), tmp_path / "run")

@@ -57,7 +57,7 @@ def test_a_checkpoint_and_its_adapter_on_the_base_model_are_the_same_to_vllm(wid
         engine.close()
 
 
-def test_two_and_two_steps_are_four(wide: Path, tmp_path: Path) -> None:
+def test_vllm_run_resumed_after_two_steps_equals_four_steps(wide: Path, tmp_path: Path) -> None:
     run(with_vllm(wide), tmp_path / "unbroken")
     run(with_vllm(wide, loop={"steps": 2}), tmp_path / "broken")
     run(with_vllm(wide), tmp_path / "broken")
@@ -98,7 +98,7 @@ def test_vllm_computes_in_bfloat16_where_training_does(wide: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_a_policys_tensors_are_taken_by_name(wide: Path, tmp_path: Path, is_tied: bool, rank: int) -> None:
+def test_vllm_takes_policy_tensors_by_name(wide: Path, tmp_path: Path, is_tied: bool, rank: int) -> None:
     config = json.loads((wide / "config.json").read_text()) | {"tie_word_embeddings": is_tied}
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = ModelSource(str(tmp_path), device="cpu", random_seed=3, tokenizer=tiny_tokenizer())

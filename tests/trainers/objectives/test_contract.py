@@ -73,7 +73,7 @@ def everything(batch: Batch) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("objective_id", "options"), [case for case in CASES if case.values[0] != "flowrl_release"]
 )  # the released code scales each micro-batch by itself
-def test_gradient_is_the_same_however_the_minibatch_is_cut(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_gradient_does_not_depend_on_micro_batches(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     current, old = make_outputs(batch), detached(make_outputs(batch, seed=2))
     uncut = build(objective_id, options)
@@ -96,7 +96,7 @@ def test_every_metric_of_a_loss_is_documented(objective_id: str, options: dict[s
 
 
 @every_objective
-def test_padding_gets_no_gradient_and_its_values_do_not_matter(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_ignores_padding_in_value_and_gradient(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     current, old = make_outputs(batch), detached(make_outputs(batch, seed=2))
     clean = gradient(build(objective_id, options), batch, current, old, everything(batch))
@@ -109,7 +109,7 @@ def test_padding_gets_no_gradient_and_its_values_do_not_matter(objective_id: str
 
 
 @every_objective
-def test_order_of_completions_does_not_matter(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_does_not_depend_on_the_order_of_completions(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     current, old = make_outputs(batch), detached(make_outputs(batch, seed=2))
     straight = gradient(build(objective_id, options), batch, current, old, everything(batch))
@@ -124,14 +124,14 @@ def test_order_of_completions_does_not_matter(objective_id: str, options: dict[s
 
 
 @every_objective
-def test_advantages_are_detached(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_advantages_carry_no_gradient(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     advantages = build(objective_id, options).advantages(batch, detached(make_outputs(batch)))
     assert not any(tensor.requires_grad for tensor in (advantages.values, *advantages.extra.values()))
 
 
 @every_objective
-def test_one_step_raises_rewarded_completions_above_others(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_step_raises_rewarded_completions_above_others(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch([2, 2], [3, 3], [0, 0], [1.0, 0.0])
     current = make_outputs(batch)
     old = dataclasses.replace(detached(current), logp_reference=current.logp.detach())
@@ -143,7 +143,7 @@ def test_one_step_raises_rewarded_completions_above_others(objective_id: str, op
 
 
 @every_objective
-def test_reads_nothing_it_did_not_declare(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_reads_only_its_declared_needs(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     needs = build(objective_id, options).needs
     current, old = make_outputs(batch), detached(make_outputs(batch, seed=2))
@@ -154,7 +154,7 @@ def test_reads_nothing_it_did_not_declare(objective_id: str, options: dict[str, 
 
 
 @every_objective
-def test_state_survives_a_round_trip(objective_id: str, options: dict[str, Any]) -> None:
+def test_objective_state_survives_a_round_trip(objective_id: str, options: dict[str, Any]) -> None:
     batch = make_batch(PROMPTS, LENGTHS, GROUPS, REWARDS)
     current, old = make_outputs(batch), detached(make_outputs(batch, seed=2))
     one, other = build(objective_id, options), build(objective_id, options)

@@ -114,7 +114,9 @@ def test_every_objective_has_its_formula_here() -> None:
 
 
 @pytest.mark.parametrize(("objective_id", "options", "formula"), CASES, ids=IDS)
-def test_value_and_gradient_are_the_formula_s(objective_id: str, options: dict[str, Any], formula: Loss) -> None:
+def test_objective_value_and_gradient_equal_the_formula(
+    objective_id: str, options: dict[str, Any], formula: Loss
+) -> None:
     objective = built(objective_id, options)
     current, old = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     result = evaluated(objective, current, old)

@@ -79,7 +79,7 @@ def test_an_update_of_release_and_recipe_equals_the_published_code(variant: str,
         ("recipe", {"beta": 14.9}),
     ],
 )
-def test_each_choice_of_the_variants_shows_in_the_golden_gradients(variant: Any, options: dict[str, Any]) -> None:
+def test_each_choice_of_the_flowrl_variants_changes_the_golden_gradients(variant: Any, options: dict[str, Any]) -> None:
     ours, _ = gradients(ablation_of(variant, **options))
     theirs = torch.tensor(GOLDEN[variant]["gradient"], dtype=torch.float64)
     assert (ours - theirs).abs().max() > 1e-3 * theirs.abs().max()

@@ -85,7 +85,7 @@ def pass_values_through(ppo: Any) -> None:
     torch.nn.init.zeros_(ppo.head.bias)
 
 
-def test_the_first_update_of_rloo_is_trl_s_too() -> None:
+def test_first_update_of_rloo_equals_trls() -> None:
     """From the second on it clips the ratio of a whole completion, and we that of a token, as verl."""
     rloo = load("objectives", "rloo")
     objective, batch, (current, old) = rloo(rloo.Config()), golden_batch(), golden_outputs()
@@ -110,7 +110,7 @@ def test_kl_estimates_equal_the_published_code(theirs: Any) -> None:
     assert_golden(f"verl_kl_{theirs}", (kl * mask).sum() / mask.sum(), logp)
 
 
-def test_every_golden_case_is_used_and_tells_methods_apart() -> None:
+def test_every_golden_case_is_used_and_distinguishes_methods() -> None:
     assert set(OURS) | OF_FUNCTIONS | OF_GRADIENTS | OF_THE_LOOP == set(CASES)
     verl = [CASES[name]["loss"] for name in OURS if name.startswith("verl")]
     assert len(set(verl)) == len(verl)

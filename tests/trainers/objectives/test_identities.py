@@ -113,7 +113,7 @@ def test_for_one_token_sequence_ratios_are_ppo_s(other: tuple[str, dict[str, flo
     torch.testing.assert_close(gradient(build(other[0], **other[1]), current, old, batch), expected)
 
 
-def test_before_the_first_update_the_clipped_family_is_one() -> None:
+def test_clipped_objectives_agree_before_the_first_update() -> None:
     current, old = on_policy()
     expected = gradient(build("grpo", kl_beta=0.0), current, old)
     for objective in (build("gspo"), build("gmpo"), build("cispo", reduction="sequence_mean")):
@@ -201,7 +201,7 @@ def test_balance_losses_are_zero_exactly_where_the_flow_balances() -> None:
         ("flowrl_release", {"importance_weight": "clipped"}, "objective.id = 'flowrl_ablation'"),
     ],
 )
-def test_an_option_that_moved_to_a_sibling_is_refused_with_the_way_there(
+def test_option_moved_to_a_flowrl_sibling_is_refused_naming_it(
     objective_id: str, option: dict[str, Any], advice: str
 ) -> None:
     (name,) = option
@@ -209,7 +209,7 @@ def test_an_option_that_moved_to_a_sibling_is_refused_with_the_way_there(
         parse_plugin("objectives", {"id": objective_id, **option}, "objective")
 
 
-def test_every_option_that_flowrl_had_is_known_by_where_it_is_now() -> None:
+def test_every_former_option_of_flowrl_names_its_new_place() -> None:
     options = {key: known for (_, key), known in REMOVED_OPTIONS.items()}["flowrl"]
     own, ablation = (
         {field.name for field in dataclasses.fields(load("objectives", key).Config)}

@@ -218,7 +218,9 @@ RELEASED: dict[str, Any] = {
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_sibling_is_the_paper_with_its_choices_made_one_by_one(sibling: FlowRL, choices: dict[str, Any]) -> None:
+def test_flowrl_siblings_are_the_paper_with_their_choices_applied_one_by_one(
+    sibling: FlowRL, choices: dict[str, Any]
+) -> None:
     found = []
     for objective in (sibling, FlowRLAblation(FlowRLAblation.Config(**choices))):
         objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)

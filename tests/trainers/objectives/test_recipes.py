@@ -55,7 +55,7 @@ def answer(text: str) -> Completion:
     return Completion("p", 0, 0, text, "stop", Tokens(1, 1))
 
 
-def test_the_papers_runs_and_their_baselines_are_there() -> None:
+def test_recipes_exist_for_the_papers_runs_and_baselines() -> None:
     names = {path.stem for path in PUBLISHED}
     assert {"flowrl-math-7b", "flowrl-math-32b", "flowrl-code-7b"} <= names
     assert {f"{method}-{of}" for method in PAPERS_BASELINES for of in ("math-7b", "math-32b", "code-7b")} <= names
@@ -91,7 +91,7 @@ OF_SETTINGS = {
 }
 
 
-def test_methods_without_a_file_are_known_by_their_recipes() -> None:
+def test_methods_without_an_objective_are_found_by_their_recipes() -> None:
     methods = methods_of_settings()
     assert {name: method.objective for name, method in methods.items()} == OF_SETTINGS
     assert methods["dapo"].recipes == ("countdown-dapo", "dapo-math-32b", "dapo-math-7b")
@@ -99,14 +99,16 @@ def test_methods_without_a_file_are_known_by_their_recipes() -> None:
 
 
 @pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
-def test_the_file_says_which_recipe_a_method_has_in_its_place(name: str, objective_id: str) -> None:
+def test_methods_without_an_objective_name_their_recipe(name: str, objective_id: str) -> None:
     source = Path(entries("objectives")[objective_id].module.replace(".", "/") + ".py")
     docstring = (Path(__file__).parents[3] / source).read_text(encoding="utf-8").split('"""')[1]
     assert f"`countdown-{name}`" in docstring
 
 
 @pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
-def test_a_method_without_a_file_is_listed_shown_and_led_to(name: str, objective_id: str, capsys: Any) -> None:
+def test_method_without_an_objective_is_listed_and_shown_with_its_recipe(
+    name: str, objective_id: str, capsys: Any
+) -> None:
     assert main(["list", "objectives", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed[name].startswith(f"the objective {objective_id} with the settings of countdown-{name}")
@@ -130,7 +132,7 @@ def written(folder: Path, **files: str) -> dict[str, Path]:
     return {name: folder / f"{name}.toml" for name in files}
 
 
-def test_a_file_that_extends_another_is_the_other_with_its_own_lines_on_top(tmp_path: Path) -> None:
+def test_recipe_with_extends_overrides_the_extended_recipe(tmp_path: Path) -> None:
     files = written(
         tmp_path,
         mine='extends = "countdown-grpo"\n[objective]\nclip_high = 0.4\n[optimizer]\nlr = 1e-5\n',
@@ -142,12 +144,12 @@ def test_a_file_that_extends_another_is_the_other_with_its_own_lines_on_top(tmp_
     assert configs.read_toml(files["longer"]) == configs.merge(grpo, own, {"loop": {"steps": 7}})
 
 
-def test_another_plug_in_drops_the_options_of_the_extended_file_s(tmp_path: Path) -> None:
+def test_changed_plugin_drops_the_options_of_the_extended_recipe(tmp_path: Path) -> None:
     (mine,) = written(tmp_path, mine='extends = "countdown-grpo"\n[objective]\nid = "rloo"\n').values()
     assert configs.read_toml(mine)["objective"] == {"id": "rloo"}
 
 
-def test_the_path_of_an_extended_file_begins_at_the_file_that_extends_it(tmp_path: Path) -> None:
+def test_extends_path_is_relative_to_the_extending_file(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     written(tmp_path, base="seed = 3\n")
     (child,) = written(tmp_path / "inner", child='extends = "../base.toml"\n').values()
@@ -167,7 +169,7 @@ def test_the_path_of_an_extended_file_begins_at_the_file_that_extends_it(tmp_pat
         ("extends = 3", "mine.toml: extends is the name of a recipe or the path of a TOML file, not 3"),
     ],
 )
-def test_a_bad_extends_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_extends_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     files = written(tmp_path, mine=text + "\n", other='extends = "mine.toml"\n')
     with pytest.raises(ConfigError, match=complaint):
         configs.read_toml(files["mine"])
@@ -191,7 +193,7 @@ def test_show_keeps_the_comment_of_each_line_from_the_file_that_set_it(tmp_path:
     )
 
 
-def test_the_identity_of_a_run_is_that_of_the_resolved_config(tmp_path: Path, capsys: Any) -> None:
+def test_run_identity_is_that_of_the_resolved_recipe(tmp_path: Path, capsys: Any) -> None:
     assert main(["show", "countdown-flowrl"]) == 0
     files = written(tmp_path, whole=capsys.readouterr().out, short='extends = "countdown-flowrl"\n')
     whole, short = (configs.parse(TrainConfig, configs.read_toml(path)) for path in files.values())

@@ -104,7 +104,7 @@ def test_gradients_of_adapters_are_those_of_float64(checkpoint_activations: bool
     assert len(old) == len(list(tiny_module(None).parameters()))
 
 
-def test_the_optimiser_has_the_adapters_and_what_the_objective_owns() -> None:
+def test_optimiser_has_the_adapters_and_the_objectives_parameters() -> None:
     module, adapters = adapted()
     objective = parse_plugin("objectives", "flowrl").build()
     objective.prepare(ModelShape(hidden_size=96, device="cpu"), 0)
@@ -184,7 +184,7 @@ def test_settings_without_effect_or_meaning_are_refused(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize("name", ["countdown-flowrl", "countdown-ppo"])
-def test_two_and_two_steps_with_adapters_are_four_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_lora_run_resumed_after_two_steps_equals_four_steps_to_the_bit(name: str, tmp_path: Path) -> None:
     run(recipe(name, **LORA), tmp_path / "unbroken")
     run(recipe(name, **LORA, loop={"steps": 2}), tmp_path / "broken")
     run(recipe(name, **LORA), tmp_path / "broken")
@@ -203,7 +203,7 @@ def test_a_reset_reference_is_resumed_to_the_bit(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
 
-def test_rollouts_of_the_base_model_are_its_own_at_first(tmp_path: Path) -> None:
+def test_rollouts_before_the_first_lora_update_are_those_of_the_base_model(tmp_path: Path) -> None:
     loop = {"steps": 2}
     run(recipe("countdown-grpo", loop=loop, rollouts={"only": True}), tmp_path / "rollouts")
     source = {"source": str(tmp_path / "rollouts")}

@@ -17,7 +17,7 @@ from harness.trainers.policy.model import Policy
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logp_is_the_models_own_whatever_the_padding(name: str, temperature: float) -> None:
+def test_logp_equals_the_models_with_any_padding(name: str, temperature: float) -> None:
     torch.manual_seed(0)
     module = Models.from_config(CONFIGS[name]).eval()
     batch = make_batch([4, 4, 2, 6], [3, 7, 1, 5], [0, 0, 1, 2])

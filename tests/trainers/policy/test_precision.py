@@ -179,7 +179,7 @@ def test_only_a_bfloat16_policy_attends_in_float32(is_policy: bool) -> None:
     assert set(seen) == {torch.float32 if is_policy else torch.bfloat16}
 
 
-def test_a_processor_attends_in_float32() -> None:
+def test_attention_on_cpu_is_in_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(2, 4, 9, 8, generator=generator).bfloat16() for _ in range(3)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -197,7 +197,7 @@ def test_recomputed_layers_are_bfloat16_as_well() -> None:
     assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
 
 
-def test_two_and_two_steps_in_bfloat16_are_four_to_the_bit(tmp_path: Path) -> None:
+def test_bfloat16_run_resumed_after_two_steps_equals_four_steps_to_the_bit(tmp_path: Path) -> None:
     run(recipe("countdown-flowrl", loop=HALF), tmp_path / "unbroken")
     run(recipe("countdown-flowrl", loop={**HALF, "steps": 2}), tmp_path / "broken")
     run(recipe("countdown-flowrl", loop=HALF), tmp_path / "broken")
@@ -240,7 +240,7 @@ def completions_of(policy: Policy, dtype: str) -> list[Completion]:
     return sorted(engine.generate(asked), key=lambda completion: completion.problem_id)
 
 
-def test_a_policy_is_sampled_as_it_is_trained() -> None:
+def test_policy_is_sampled_in_the_precision_of_training() -> None:
     policy = Policy(load_module(TINY), 1.0, precision="bfloat16")
     own_forward = policy.module.lm_head.forward
     drawn = completions_of(policy, "bfloat16")

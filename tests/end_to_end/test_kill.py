@@ -78,7 +78,7 @@ def test_killed_evaluation_ends_like_an_unbroken_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("largest_file", [1_000_000, 2_000_000, 900])
-def test_a_disk_that_fills_ends_training_clearly_and_loses_nothing(largest_file: int, tmp_path: Path) -> None:
+def test_full_disk_stops_training_with_a_clear_error_and_loses_nothing(largest_file: int, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the model's file, the state's, or the step records hit it."""
     torch.set_num_threads(1)  # as in the child: another number of threads rounds otherwise
     config = recipe("countdown-flowrl", loop={"steps": 4})

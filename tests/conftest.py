@@ -1,4 +1,4 @@
-"""What takes minutes is left out unless it is asked for."""
+"""Slow tests run only with --slow, and caches go to a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ with contextlib.suppress(ImportError):  # not every environment has the tests th
     from hypothesis import settings
 
     # How long an example takes says how busy the machine is. Where a run decides about a change, it draws the same
-    # examples each time; new ones are found by whoever runs the tests.
+    # examples each time; new ones are found by people who run the tests.
     settings.register_profile("any machine", deadline=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("any machine")
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """What tests keep to be made again does not go to the home of whoever runs them."""
+    """Keep the caches of the tests out of the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,4 +1,4 @@
-"""What the tests of the architecture share: the checkout, a copy of it to spoil, and fresh interpreters."""
+"""Fixtures of the architecture tests: the checkout, a copy of it to spoil, and fresh interpreters."""
 
 from __future__ import annotations
 

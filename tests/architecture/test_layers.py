@@ -1,4 +1,4 @@
-"""What may import what: the contracts of pyproject.toml, and the rules for plug-ins that those can't say."""
+"""Allowed imports: the contracts of pyproject.toml, and the rules for plug-ins that those can't express."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED_HELPERS = {
     # countdown's generator, reference and grader share the rules of the game
     ("harness.tasks.countdown", "harness.graders.countdown.rules"),
 }
-"""Helpers that another folder may import. Beside these, a task may import the reference type of a grader."""
+"""Helpers that another folder may import. In addition, a task may import the reference type of a grader."""
 
 REFERENCES = re.compile(r"harness\.graders\.(\w+\.reference|references(\.\w+)?)")
 
@@ -120,6 +120,14 @@ def test_an_import_of_a_foreign_helper_is_found(copied_checkout):
 
 
 # --- the imports of the plug-ins, read from their sources ---------------------------------------------------------
+
+
+def test_test_modules_are_never_imported(checkout):
+    """Helpers of several test modules are in tests/support; text that a test runs elsewhere counts as well."""
+    line = re.compile(r"^\s*(from|import) test_\w+", re.MULTILINE)
+    files = sorted((checkout / "tests").rglob("*.py"))
+    assert len(files) > 100
+    assert [str(path) for path in files if line.search(path.read_text(encoding="utf-8"))] == []
 
 
 def _sibling_imports(checkout):

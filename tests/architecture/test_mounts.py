@@ -57,8 +57,8 @@ def test_lost_link_error_explains_the_remedy(copied_checkout, python, folder, ki
     assert "Traceback" not in listing.stderr
 
 
-def test_tox_tests_what_is_shipped(checkout):
-    """The tests see the installed wheel, not the sources beside them."""
+def test_tox_tests_the_shipped_package(checkout):
+    """The tests see the installed wheel, not the sources next to them."""
     if not os.environ.get("TOX_ENV_NAME", "").startswith("py3"):
         pytest.skip("only tox's environments py3* install the wheel")
     file = Path(harness.__file__)

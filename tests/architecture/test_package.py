@@ -1,4 +1,4 @@
-"""What is shipped: the package, all of it, under its one name."""
+"""The wheel and the sdist contain the whole package under its one name."""
 
 from __future__ import annotations
 

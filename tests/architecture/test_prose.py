@@ -27,8 +27,25 @@ def test_names_avoid_the_banned_words(checkout):
     assert {where: name for where, name in _names(checkout) if BANNED.fullmatch(name)} == {}
 
 
+def test_docstrings_of_tests_avoid_the_banned_words(checkout):
+    docstrings = {f"{path}:{node.lineno}": text for path, node, text in _docstrings(checkout, ("tests",))}
+    assert {where: text for where, text in docstrings.items() if BANNED.search(text)} == {}
+
+
+def test_names_of_tests_avoid_the_banned_words(checkout):
+    names = {
+        f"{path.relative_to(checkout)}:{node.lineno}": node.name.replace("_", " ")
+        for path in _files(checkout, ("tests",))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    assert len(names) > 1000
+    assert {where: name for where, name in names.items() if BANNED.search(name)} == {}
+
+
 def test_no_docstring_begins_with_what(checkout):
-    docstrings = {f"{path}:{node.lineno}": text for path, node, text in _docstrings(checkout)}
+    folders = (*FOLDERS, "tests")
+    docstrings = {f"{path}:{node.lineno}": text for path, node, text in _docstrings(checkout, folders)}
     assert {where: text for where, text in docstrings.items() if text.startswith("What")} == {}
 
 
@@ -52,13 +69,13 @@ def test_other_words_are_allowed(text):
     assert not BANNED.search(text)
 
 
-def _files(checkout):
-    return [path for folder in FOLDERS for path in sorted((checkout / folder).rglob("*.py"))]
+def _files(checkout, folders=FOLDERS):
+    return [path for folder in folders for path in sorted((checkout / folder).rglob("*.py"))]
 
 
-def _docstrings(checkout):
+def _docstrings(checkout, folders=FOLDERS):
     """Yield (path, node, text) of every docstring, those of attributes included."""
-    for path in _files(checkout):
+    for path in _files(checkout, folders):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for statement in node.body if isinstance(getattr(node, "body", None), list) else []:
                 value = statement.value if isinstance(statement, ast.Expr) else None

@@ -178,7 +178,7 @@ def test_an_altered_journal_is_named_with_its_line(capsys):
 
 
 @pytest.mark.usefixtures("finished")
-def test_another_config_in_the_folder_is_refused_with_its_keys(capsys):
+def test_eval_with_another_config_in_the_folder_is_refused_with_its_keys(capsys):
     message = refused(capsys, *EVAL, "--out", "run", "--temperature", "0.5", "--seed", "3")
     assert "sampling.temperature: None there, 0.5 now" in message
     assert "seed: 0 there, 3 now" in message
@@ -194,7 +194,7 @@ def test_the_users_own_config_is_not_overwritten_by_a_run_in_its_folder(capsys):
 
 
 @pytest.mark.parametrize("extra", extras.EXTRAS)
-def test_a_missing_extra_is_one_line_that_says_what_to_install(extra, capsys):
+def test_missing_extra_is_one_line_with_the_command_that_installs_it(extra, capsys):
     if extras.is_installed(extra):
         pytest.skip(f"{extra} is installed here")
     with pytest.raises(MissingExtraError) as caught:

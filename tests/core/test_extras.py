@@ -1,4 +1,4 @@
-"""What is said of the optional packages agrees, wherever it is said."""
+"""The optional packages are documented the same everywhere."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that advances only when the test moves it."""
 
     def __init__(self):
         self.now_s = 1000.0

@@ -39,7 +39,7 @@ GRADER = Generous
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
-    """A folder of graders beside the real ones: a package `rooms.graders` on the path, registered as a kind."""
+    """A folder of graders in addition to the real ones: a package `rooms.graders` on the path, registered as a kind."""
     folder = tmp_path / "rooms" / "graders"
     folder.mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
@@ -101,7 +101,7 @@ def test_private_and_hidden_files_are_not_plugins(room):
     write(room, "_rules", "")
     write(room, "__init__", "")
     write(room, "._good", "")  # what macOS leaves on a foreign disk
-    (room / ".#good.py").symlink_to("nobody@nowhere.1")  # what emacs leaves beside a file being edited
+    (room / ".#good.py").symlink_to("nobody@nowhere.1")  # what emacs leaves next to a file being edited
     (room / "notes.txt").write_text("")
     assert list(entries("graders")) == ["good"]
 

@@ -24,7 +24,7 @@ def test_a_verdict_has_a_reward_exactly_when_it_is_graded(outcome, reward):
 @pytest.mark.parametrize(
     ("outcome", "reward"), [("correct", None), ("incorrect", None), ("ungraded", 0.0), ("ungraded", 1.0)]
 )
-def test_a_verdict_that_scores_what_was_not_graded_can_not_be_made(outcome, reward):
+def test_ungraded_verdict_with_a_reward_cannot_be_constructed(outcome, reward):
     with pytest.raises(ValueError, match="exactly when it is graded"):
         Verdict(outcome, reward)
 

@@ -45,7 +45,7 @@ def home(tmp_path, monkeypatch, hub):
     monkeypatch.delenv("HARNESS_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     point_to(hub.url, monkeypatch)
-    # Its own handler keeps the stderr of whoever imported it first, which may be a test that has ended.
+    # Its own handler keeps the stderr of the test that imported it first, which may be a test that has ended.
     monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [])
     # Between one try and the next the client waits, half a minute in all.
     monkeypatch.setattr(_http, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
@@ -63,7 +63,7 @@ def point_to(url, monkeypatch):
 
 
 def left(home):
-    """What lies in the cache, but for locks and the note for backup programs."""
+    """Return the files of the cache, without locks and the note for backup programs."""
     files = (path for path in home.rglob("*") if not path.is_dir())
     return {str(path.relative_to(home)) for path in files if path.suffix not in (".lock", ".TAG")}
 

@@ -1,4 +1,4 @@
-"""Data files: where they are looked for, how they are read, and what is said of a bad one."""
+"""Data files: where they are looked for, how they are read, and how a bad one is reported."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What the openai engine makes of bodies, headers and signs of overload, without a server."""
+"""Response bodies, headers and signs of overload as the openai engine reads them, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ray promises beyond the contract of all engines: copies that may die, and none of it seen in the completions."""
+"""The ray engine beyond the contract of all engines: replicas may die without any effect on the completions."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_model_that_cannot_be_opened_is_reported_once(running: None, tmp_path: P
 
 def test_replica_with_another_model_is_refused(running: None, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"the package": "0", "the model": {"name": "countdown-tiny", "fingerprint": "0"}}
-    monkeypatch.setattr(ours, "_facts", lambda source: facts)  # here alone: an actor imports the module anew
+    monkeypatch.setattr(ours, "_facts", lambda source: facts)  # here alone: an actor imports the module again
     with pytest.raises(ModelError, match=r"the replica on .* differs: the model\.fingerprint: .* there, '0' now"):
         opened()
 

@@ -1,4 +1,4 @@
-"""What vllm promises beyond the contract of all engines: the same distribution as hf, and weights in place."""
+"""The vllm engine beyond the contract of all engines: the same distribution as hf, and weights in place."""
 
 from __future__ import annotations
 

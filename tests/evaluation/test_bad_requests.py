@@ -22,7 +22,7 @@ COUNTDOWN = ["--tasks", "countdown", "--n", "1", "--limit", "3", "--out", "run"]
 
 @pytest.fixture(autouse=True)
 def model(tmp_path, monkeypatch):
-    """A model that can be read but not loaded: its weights are no weights, so a refusal is one before loading."""
+    """A model that can be read but not loaded, as its weights are invalid: a refusal must come before loading."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(BUNDLED / "countdown-tiny", tmp_path / "model")
     Path("model/model.safetensors").write_text("not weights")

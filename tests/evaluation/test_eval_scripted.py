@@ -128,7 +128,7 @@ def test_a_run_that_was_interrupted_generates_only_the_rest(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "larger"), [("n", 5), ("limit", 7)])
-def test_a_larger_n_or_limit_extends_a_run_to_what_it_would_have_been(tmp_path, key, larger):
+def test_larger_n_or_limit_extends_a_run_as_if_set_from_the_start(tmp_path, key, larger):
     run(config_of(), tmp_path / "run")
     _, engine = run(config_of(**{key: larger}), tmp_path / "run")
     assert len(engine.requests) == {"n": 4 * 2, "limit": 3 * 3}[key]
@@ -175,7 +175,7 @@ def test_completions_without_a_verdict_are_graded_on_resuming(tmp_path):
 
 
 def test_a_verdict_whose_completion_was_lost_does_not_judge_the_new_one(tmp_path):
-    # A power cut may keep the later file and lose the earlier; the completion is then made anew, perhaps another.
+    # A power cut may keep the later file and lose the earlier; the completion is then generated again, perhaps another.
     run(config_of(), tmp_path / "run")
     before = contents(tmp_path / "run")
     verdicts = tmp_path / "run" / "verdicts.jsonl"
@@ -197,7 +197,7 @@ def test_the_order_of_requests_does_not_change_a_completion(tmp_path):
     assert contents(tmp_path / "forwards") == contents(tmp_path / "backwards")
 
 
-def test_progress_counts_what_was_on_record_once_and_not_for_the_rate(tmp_path):
+def test_progress_counts_recorded_completions_once_and_not_in_its_rate(tmp_path):
     run(config_of(), tmp_path / "run")
     stream = io.StringIO()
     run(config_of(), tmp_path / "run", stream=stream)

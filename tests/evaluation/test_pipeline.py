@@ -1,4 +1,4 @@
-"""Verdicts beside the engine: in order, at the same time, kept once, and never in its way."""
+"""Grading while the engine generates: in order, each verdict stored once, and the engine never waits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_verdicts_come_in_the_order_of_the_answers_and_are_kept_once(n_at_once):
 
 
 class Stuck:
-    """Never ends a grading until it is told to."""
+    """A grader that finishes nothing until it is released."""
 
     def __init__(self) -> None:
         self.free = threading.Event()

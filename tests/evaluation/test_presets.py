@@ -1,4 +1,4 @@
-"""Presets: every value has a source and is valid, flags stand above them, and what differs is told."""
+"""Presets: every value has a source and is valid, flags override them, and deviations are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERY = [
     for part in presets.read_preset(name).parts.values()
     for task in (*part.tasks, *part.also)
 ]
-# Beside the files of the presets, from the sources they name: n, temperature, top_p, tokens a completion.
+# From the sources that the presets name, independent of their files: n, temperature, top_p, tokens a completion.
 PUBLISHED = {
     ("flowrl", "aime24"): (16, 0.6, 0.95, 8192),
     ("flowrl", "livecodebench"): (16, 0.6, 0.95, 8192),
@@ -66,7 +66,7 @@ def test_every_task_of_a_preset_accepts_its_settings(name, task):
     if (name, task) in PUBLISHED:
         told = plan.sampling
         assert (plan.n, told.temperature, told.top_p, told.max_tokens) == PUBLISHED[name, task]
-    # Nothing was changed by hand, so only what holds for the preset itself is told.
+    # Nothing was changed by hand, so only deviations of the preset itself are reported.
     also = [f"the source of preset {name} does not have this task; it is asked like {part.tasks[0]}"]
     assert list(config.deviations) == [*(also if task in part.also else []), *part.deviations]
 

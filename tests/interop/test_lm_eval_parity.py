@@ -1,4 +1,4 @@
-"""lm-eval's tasks run here give lm-eval's numbers: its own run of the same tasks with the same model is beside them."""
+"""lm-eval's tasks run here give the numbers of lm-eval's own run of the same tasks with the same model."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def without_times(lines):
         (["--limit", "7"], {"fewshot_seed": 7}, {"limit": 7, "fewshot_random_seed": 7}),
         (
             ["--limit", "7"],
-            {"apply_chat_template": True, "system_instruction": "be brief"},  # turns, if nothing else is said
+            {"apply_chat_template": True, "system_instruction": "be brief"},  # turns, unless configured otherwise
             {"limit": 7, "apply_chat_template": True, "fewshot_as_multiturn": True, "system_instruction": "be brief"},
         ),
     ],

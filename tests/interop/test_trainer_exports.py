@@ -161,7 +161,7 @@ assert scoring._judge.cache_info().misses == 1
 
 
 def asked_of_verl(folder, task, by_id):
-    """What verl calls the function with, for three replies to each problem."""
+    """Return the arguments that verl calls the function with, for three replies to each problem."""
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(folder / "train.parquet").to_pylist()

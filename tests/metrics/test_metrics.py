@@ -266,7 +266,7 @@ def unread(outcome, reason, text=None):
 
 
 @pytest.mark.parametrize("item", [unread("correct", ""), unread("incorrect", "wrong")])
-def test_without_answers_there_is_no_vote_and_no_rate_of_missing_ones(item):
+def test_vote_and_missing_answer_rate_are_absent_without_answers(item):
     assert estimates("maj_at_k", [*graded_of("a."), item]) == {}
     assert estimates("no_answer", [*graded_of("a."), item]) == {}
 
@@ -365,7 +365,7 @@ def test_a_k_above_n_is_refused_before_anything_is_generated():
 # --- solutions --------------------------------------------------------------------------------------------------
 
 
-def test_without_solutions_there_is_no_distinct_count():
+def test_distinct_count_is_absent_without_solutions():
     assert estimates("distinct_at_k", graded_of("!!..", "...!")) == {}
 
 

@@ -121,7 +121,7 @@ def test_results_name_deviations_from_the_preset(tmp_path):
 # --- rendering --------------------------------------------------------------------------------------------------
 
 
-def test_markdown_escapes_what_would_end_a_cell():
+def test_markdown_escapes_characters_that_end_a_cell():
     lines = to_markdown(TABLE).splitlines()
     assert lines[0] == "## A \\| title"
     rows = [line for line in lines if line.startswith("|")]
@@ -285,7 +285,7 @@ def test_runs_of_one_name_get_different_labels(tmp_path):
     ]
 
 
-def test_the_protocol_states_once_what_is_equal_and_by_run_what_differs(tmp_path):
+def test_protocol_table_has_equal_settings_once_and_differing_ones_by_run(tmp_path):
     folders = [make_eval(tmp_path / "a"), make_eval(tmp_path / "b", sampling=Sampling(0.6), model="big")]
     (table,) = tables_of(folders, ["protocol"])
     assert table.title == "Protocol: sums"

@@ -153,7 +153,7 @@ def test_first_error_is_raised_if_the_disk_fails_too(folder):
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 
-def test_another_config_is_refused_with_every_key_and_both_values(folder, tmp_path):
+def test_resuming_with_another_config_is_refused_with_every_key_and_both_values(folder, tmp_path):
     make(folder)
     message = assert_refused_untouched(
         tmp_path, "another config", lambda: open_store(folder, Settings(rate=0.25, name="b"))
@@ -225,7 +225,7 @@ def test_a_run_with_removed_keys_is_refused_with_every_one_of_them(folder, tmp_p
     ("part", "key"),
     [("model", "model.fingerprint: 'beef' there"), ("countdown", "countdown.fingerprint: 'f00d' there")],
 )
-def test_another_model_or_other_data_is_refused_with_both_fingerprints(folder, tmp_path, part, key):
+def test_resuming_with_another_model_or_data_is_refused_with_both_fingerprints(folder, tmp_path, part, key):
     make(folder)
     data = {**DATA, part: {**DATA[part], "fingerprint": "cafe"}}
     assert_refused_untouched(tmp_path, f"{key}, 'cafe' now", lambda: open_store(folder, data=data))

@@ -256,7 +256,7 @@ def in_limited_process(path, program):
     return done.stdout
 
 
-def test_a_journal_on_a_full_disk_stops_with_what_to_do_and_goes_on_after(path):
+def test_journal_on_a_full_disk_fails_with_a_remedy_and_continues_afterwards(path):
     out = in_limited_process(
         path,
         """

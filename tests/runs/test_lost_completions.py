@@ -1,4 +1,4 @@
-"""What an engine could not have is counted, asked for again, and never stands in for a verdict."""
+"""Completions that an engine could not produce are counted, requested again, and never replace a verdict."""
 
 from __future__ import annotations
 

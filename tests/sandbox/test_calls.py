@@ -150,7 +150,7 @@ def test_answers_are_reported_while_the_program_runs():
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
 def test_repeatedly_killed_worker_is_a_sandbox_error_and_not_a_verdict(level):
-    """Each time it is tried again; then it is said."""
+    """The calls are repeated each time; then an error is raised."""
     pool = Pool(level, 1)
     before = _children()
 

@@ -281,7 +281,7 @@ def test_system_call_filter_kills_other_architectures():
 
 
 def interpret(code, machine, number, arguments):
-    """What a filter says, by the rules of classic BPF."""
+    """Return the result of a filter by the rules of classic BPF."""
     import struct
 
     data = struct.pack("=IIQ6Q", number, seccomp._ARCHITECTURE[machine], 0, *arguments)

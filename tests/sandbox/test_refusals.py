@@ -123,7 +123,7 @@ SOURCES = {
 
 
 def seen_in_a_jail(*folders):
-    """What is in the first of these folders, which are all that is mounted."""
+    """Return the files in the first of these folders, which are all that is mounted."""
     look = (
         "from inside import jail; import os, socket; "
         "ours, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
@@ -158,7 +158,7 @@ def test_a_long_prelude_and_a_long_stdin_arrive_whole():
 
 
 def test_prelude_state_is_not_shared_between_programs():
-    """What one program does to the names it was given, the next does not see."""
+    """A program's changes to the names of its prelude are invisible to the next program."""
     change = Program("f = None\nimport math\nmath.pi = 3\nsys.setrecursionlimit(77)", "import sys\nf = len")
     look = Program("import math\nprint(f('ab'), math.pi > 3.1, sys.getrecursionlimit() > 900)", "import sys\nf = len")
     for program in (change, change):

@@ -1,4 +1,4 @@
-"""Runs the programs of tests/programs against a sandbox and tells what came of it. Standard library and harness only.
+"""Run the programs of tests/programs against a sandbox and report the results. Standard library and harness only.
 
 As a script it does so as another user: `python attacks.py LEVEL GROUP...` prints a JSON object of what went wrong.
 """
@@ -128,7 +128,7 @@ class Surroundings:
         return source
 
     def damage(self):
-        """What an attack did to them."""
+        """Yield the changes that an attack made to them."""
         if self._state() != self.before:
             yield f"the surroundings changed: {self._state()}"
         for server in self.servers:
@@ -150,7 +150,7 @@ def source_of(attack, group, around):
 
 
 def breaches_of(pool, group, attack, around):
-    """What is wrong with how one attack ended."""
+    """Yield the faults of the end of one attack."""
     yield from breaches_of_program(pool, group, attack, around, Program(source_of(attack, group, around)), b"3 4\n")
 
 
@@ -201,7 +201,7 @@ def failures_of_attacks(level, groups, *, prime=True):
 
 
 def leave_a_secret(pool, around):
-    """What a later program might find of an earlier one: in memory, and in files."""
+    """Return the traces of an earlier program that a later one might find, in memory and in files."""
     secret = repr(around.secret)
     leave = f"for name in 'left', '/tmp/left':\n    try: open(name, 'w').write({secret})\n    except OSError: pass"
     pool.run(Program(f"x = [{secret}] * 3\nprint(x[0])\n{leave}"), b"", Limits(1, 3, 1 << 28))

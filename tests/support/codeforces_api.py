@@ -18,7 +18,7 @@ class Api:
         self.contests = contests
         self.asked: list[str] = []
         self.refusals: list[tuple[int, Any]] = []
-        """What the next requests are answered with instead: a status, and an object or bytes."""
+        """Answers of the next requests instead of the regular ones: a status, and an object or bytes."""
         self.url = ""
 
     def answer(self, method: str, query: dict[str, str]) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""A hub of our own on loopback, which answers the real client as the hub does, or as badly as it is told to."""
+"""A hub of our own on loopback, which answers the real client as the hub does, or as badly as a test asks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Hub:
         self.requests: list[tuple[str, str, str | None]] = []
         self.url = ""
         self.large = True
-        """Whether files are told by SHA-256, as large ones are, or by git's hash."""
+        """Whether files are identified by SHA-256, as large ones are, or by git's hash."""
         self.refuses: tuple[int, str, str] | None = None
         """A status, an X-Error-Code and a message, for every request."""
         self.breaks_off_after: int | None = None
         """Bytes of a body after which the connection is closed, once."""
         self.refuses_then: tuple[int, str, str] | None = None
-        """What the hub says to every request after that."""
+        """The answer to every request after that."""
         self.sends: dict[str, bytes] = {}
         """Another content than the one that was promised."""
         self.chunked = False

@@ -33,7 +33,7 @@ SHAPE = {
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> None:
-    """Write the bundled model's tokenizer beside a config whose memory stands out against that of the libraries."""
+    """Write the bundled model's tokenizer next to a config whose memory stands out against that of the libraries."""
     bundled = Path(resolve("countdown-tiny"))
     folder.mkdir(parents=True)
     for path in bundled.iterdir():

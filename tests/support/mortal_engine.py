@@ -1,4 +1,4 @@
-"""An engine for the tests of ray that ends badly where it is told to. `Mortal` stands in for what a config chose."""
+"""An engine for the tests of ray that fails where a test asks. `Mortal` stands in for what a config chose."""
 
 from __future__ import annotations
 

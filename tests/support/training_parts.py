@@ -1,4 +1,4 @@
-"""What the tests of training share: a tiny model with random weights, and batches made by hand."""
+"""Parts of the training tests: a tiny model with random weights, and batches made by hand."""
 
 from __future__ import annotations
 

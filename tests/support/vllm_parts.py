@@ -1,4 +1,4 @@
-"""What the tests of vllm share: the model that it can run on a processor, and how log-probabilities are checked."""
+"""Parts of the vllm tests: a model that it can run on a processor, and the check of log-probabilities."""
 
 from __future__ import annotations
 

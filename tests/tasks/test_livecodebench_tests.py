@@ -188,7 +188,7 @@ def test_a_pickled_string_is_read_as_pickle_reads_it(dumps, protocol):
 
 
 def test_a_flipped_byte_is_refused_or_leaves_a_text():
-    """Whatever is in the file, the only things that may come of it are a text and a DataError."""
+    """For any content of the file, the result is a text or a DataError."""
     generator = random.Random(0)
     pickled = pickle.dumps(json.dumps(PRIVATE))
     opcodes = b"".join(value for name, value in vars(pickle).items() if name.isupper() and isinstance(value, bytes))

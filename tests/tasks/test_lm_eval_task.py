@@ -1,4 +1,4 @@
-"""What is said of lm-eval's tasks where lm-eval is not installed, and of what its grader is given."""
+"""lm-eval's tasks without lm-eval installed, and the input of their grader."""
 
 from __future__ import annotations
 

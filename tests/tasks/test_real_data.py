@@ -296,7 +296,7 @@ def test_gsm8ks_answers_are_integers():
         assert typed_reference(row.answer).value == int(row.answer.replace(",", ""))
 
 
-def test_dapos_repeats_and_contradictions_are_as_the_card_says():
+def test_dapos_repeats_and_contradictions_match_the_card():
     rows = table("dapo_math_17k/svs_dapo_math_17k.parquet", ["prompt", "reward_model"])
     pairs = [(row["prompt"][0]["content"], row["reward_model"]["ground_truth"]) for row in rows]
     assert (len(pairs), len({prompt for prompt, _ in pairs})) == (17_917, 17_290)

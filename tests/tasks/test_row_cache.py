@@ -1,4 +1,4 @@
-"""Rows kept after the first reading: the same rows, read anew when file or code changes, or when they are damaged."""
+"""Rows kept after the first reading: the same rows, read again when file or code changes, or when they are damaged."""
 
 from __future__ import annotations
 

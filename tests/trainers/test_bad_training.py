@@ -1,4 +1,4 @@
-"""What bad input gets in training: a line that says what to change, and a folder that goes on."""
+"""Bad input in training: one line that says what to change, and a run folder that can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks before a training run refuse."""
+"""The checks before a training run."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from harness.trainers.config import (
         (EngineCorrectionConfig, {"cap": 5.0}),
     ],
 )
-def test_settings_of_what_is_off_are_refused(section: Any, settings: dict[str, Any]) -> None:
+def test_settings_of_disabled_features_are_refused(section: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"off|buffer_tokens above 0"):
         section(**settings)
     OverlongConfig(mask_truncated=True)  # has nothing to do with the buffer

@@ -1,4 +1,4 @@
-"""What a run says of itself: ratios, different answers, and warnings from series made by hand."""
+"""Diagnostics of a run: ratios, distinct answers, and warnings from series made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gap between the engine and the trainer: its figures, its bound, and the faults that it tells."""
+"""The gap between the engine and the trainer: its figures, its bound, and the faults that it reveals."""
 
 from __future__ import annotations
 

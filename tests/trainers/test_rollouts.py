@@ -78,7 +78,7 @@ def names(items: Iterable[Graded[Any]]) -> list[str]:
     return [f"{item.problem.id}.{item.completion.index}" for item in items]
 
 
-def test_without_dynamic_sampling_every_completion_is_chosen() -> None:
+def test_every_completion_is_chosen_without_dynamic_sampling() -> None:
     rollouts, _ = draw(FakeTask({1}), Grpo(Grpo.Config()), 0)
     assert names(rollouts.chosen) == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"] == names(rollouts.sampled)
     assert (rollouts.n_problems_drawn, rollouts.n_rounds) == (3, 1)

@@ -38,7 +38,7 @@ def on(folder: Path, name: str = "countdown-grpo", **changes: Any) -> Any:
 
 
 def without_mode(folder: Path) -> list[dict[str, float]]:
-    """Without what a live run or a replayed one tells alone."""
+    """Return the metrics that a live run and a replayed one have in common."""
     alone = {"on_policy", "weights_version"}
     return [{key: value for key, value in row.items() if key not in alone} for row in figures(folder)]
 

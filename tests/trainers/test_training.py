@@ -164,7 +164,7 @@ def events(path: Path) -> Iterator[Any]:
         data = data[16 + length :]
 
 
-def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+def test_resuming_training_with_another_config_is_refused_with_the_differing_keys(tmp_path: Path) -> None:
     run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "run")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*"))
     with pytest.raises(RunFolderError, match=r"objective\.clip_high.*0\.28.*0\.3"):
@@ -172,7 +172,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*")) == before
 
 
-def test_another_config_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+def test_resuming_training_with_another_config_is_refused_before_reading_the_model(tmp_path: Path) -> None:
     model = shutil.copytree(BUNDLED / "countdown-tiny", tmp_path / "model")
     ours = {"loop": {"steps": 1}, "model": {"path": str(model)}}
     run(recipe("countdown-grpo", **ours), tmp_path / "run")

@@ -199,7 +199,7 @@ def test_a_checker_may_see_more_output_than_was_expected():
     assert grade("print('1' * 3_000_000)", tests).details["verdict"] == "WA"
 
 
-def test_each_problem_has_its_own_comparison_unless_the_config_says_another():
+def test_comparison_of_a_problem_is_its_own_unless_configured():
     tests = [ProgramTest("", "Maybe 0.5\n", "sample")]
     found = {
         rule: [grade(f"print({text!r})", tests, comparison=rule, tolerance=1e-6).outcome == "correct" for text in texts]
@@ -251,7 +251,7 @@ def test_code_rewards_follow_the_configured_rule():
 
 @pytest.mark.parametrize("options", [{"reward": "fraction"}, {"reward": "all"}, {"tests": "longest", "n_tests": 2}])
 def test_code_reward_does_not_depend_on_the_order_of_tests(options):
-    """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on who is beside."""
+    """Neither on that of the tests, where their lengths differ, nor on that of the replies, nor on other programs."""
     tests = [ProgramTest("1" * n, str(n), "sample") for n in (3, 1, 4, 2, 5)]
     sources = [f"n = len(input())\nprint(n if n {rule} else 0)" for rule in ("> 0", "> 1", "> 3", "% 2", "> 9")]
     grader = GRADER(GRADER.Config(n_workers=3, **options))
@@ -416,7 +416,7 @@ anything = st.recursive(
 
 
 @given(anything, anything)
-def test_values_are_equal_where_python_says_so(first, second):
+def test_plain_values_are_compared_as_in_python(first, second):
     one, other = (values.decode(values.encode(value)) for value in (first, second))
     assert values.equal(one, other) == (first == second)
     assert values.equal(one, one)

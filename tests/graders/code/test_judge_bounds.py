@@ -1,4 +1,4 @@
-"""What a judge does with answers and outputs that are made to cost it: time, memory, or its life."""
+"""Answers and outputs made to cost the judge time, memory or its process."""
 
 from __future__ import annotations
 

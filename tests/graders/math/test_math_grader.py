@@ -1,4 +1,4 @@
-"""The maths grader: where the answer is found, which failures are told apart, and what its workers survive."""
+"""The maths grader: where the answer is found, which failures it distinguishes, which faults its workers survive."""
 
 from __future__ import annotations
 

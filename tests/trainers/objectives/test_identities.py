@@ -343,7 +343,7 @@ def test_options_out_of_range_or_without_effect_are_refused(
         load("objectives", objective_id).Config(**options)
 
 
-def test_ppo_s_value_loss_counts_as_often_as_its_coefficient_says() -> None:
+def test_ppo_value_loss_is_weighted_by_its_coefficient() -> None:
     current, old = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     results = []
     for coefficient in (1.0, 3.0):

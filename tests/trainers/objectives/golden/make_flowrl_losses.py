@@ -1,6 +1,6 @@
 """Compute `flowrl_losses.json` with the two published implementations of FlowRL themselves.
 
-Run by hand, with torch and numpy alone, beside checkouts of both repositories at the commits below:
+Run by hand, with torch and numpy alone, next to checkouts of both repositories at the commits below:
 
     python tests/trainers/objectives/golden/make_flowrl_losses.py FLOWRL_CHECKOUT VERL_RECIPE_CHECKOUT
 

@@ -6,7 +6,7 @@ Run by hand in an environment of its own (the two do not agree on transformers; 
     pip install --no-deps verl==0.9.1
     python tests/trainers/objectives/golden/make_losses.py
 
-Nothing of this project is imported. Inputs are drawn once in float64 and stored beside the results. TRL's losses are
+Nothing of this project is imported. Inputs are drawn once in float64 and stored with the results. TRL's losses are
 methods of its trainers: they run here on a stand-in for the trainer that hands them the stored log-probabilities.
 """
 

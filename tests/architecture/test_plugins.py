@@ -238,7 +238,7 @@ def extended(copied_checkout, python):
         ("tables", "run_kinds", "Which kind each run is of: a table that came as one file."),
     ],
 )
-def test_a_new_file_is_listed(extended, kind, plugin_id, description):
+def test_new_plugin_file_is_listed(extended, kind, plugin_id, description):
     assert json.loads(extended("list", kind, "--json"))[plugin_id] == description
 
 

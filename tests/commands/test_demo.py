@@ -63,7 +63,7 @@ def test_an_arm_that_fails_is_named_and_the_other_is_finished(tmp_path: Path) ->
         ),
         (["--out", "mine"], "train-grpo exists and is not a run folder"),
         (["--out", "mine/notes.txt"], "mine/notes.txt is a file; choose another --out"),
-        (["--out", "mine/notes.txt/demo"], "mine/notes.txt/demo/base-T1 would lie inside of a file"),
+        (["--out", "mine/notes.txt/demo"], "mine/notes.txt/demo/base-T1 would be inside a file"),
     ],
 )
 def test_the_demo_refuses_unusable_folders_before_any_arm_begins(arguments, message, tmp_path, monkeypatch, capsys):

@@ -186,13 +186,13 @@ def test_date_is_refused_as_text():
     assert "'name'" in refusal(Outer, tomllib.loads("name = 2024-01-01"))
 
 
-def test_an_int_is_taken_for_a_float_and_becomes_one():
+def test_config_int_is_accepted_for_a_float_and_converted():
     rate = configs.parse(Outer, {"rate": 2}).rate
     assert rate == 2.0
     assert type(rate) is float
 
 
-def test_a_list_becomes_a_tuple():
+def test_config_list_is_parsed_as_a_tuple():
     parsed = configs.parse(Outer, {"pair": [1, 2.5], "inner": {"sizes": [3, 4]}})
     assert parsed.pair == (1.0, 2.5)
     assert parsed.inner.sizes == (3, 4)
@@ -240,11 +240,11 @@ def test_a_plugin_without_an_id_is_refused_with_an_example(value):
 
 
 @pytest.mark.parametrize("value", ["exact", {"id": "exact"}, 3, None])
-def test_a_list_of_plugins_is_a_list(value):
+def test_other_values_than_a_list_of_plugins_are_refused(value):
     assert "'graders' is a list of ids or tables, such as [" in refusal(Plugged, {"graders": value})
 
 
-def test_a_single_plugin_is_not_a_list():
+def test_list_is_refused_where_a_single_plugin_is_expected():
     assert "'engine' needs an id" in refusal(Plugged, {"engine": ["scripted"]})
 
 
@@ -337,7 +337,7 @@ trees = st.recursive(
 
 
 @given(trees, trees)
-def test_merging_changes_neither_tree_and_repeating_it_changes_nothing(old, new):
+def test_merging_configs_changes_neither_and_is_idempotent(old, new):
     before = json.dumps([old, new])
     merged = configs.merge(old, new)
     assert configs.merge(merged, new) == merged
@@ -502,7 +502,7 @@ def test_settings_of_one_task_that_are_wrong_are_named_in_full(per_task, message
         configs.parse(EvalConfig, {**MINIMAL, "per_task": per_task})
 
 
-def test_absent_values_are_not_written():
+def test_absent_config_values_are_not_written():
     assert "limit" not in configs.to_tree(configs.parse(Outer, {}))
 
 

@@ -125,7 +125,7 @@ def test_every_shipped_plugin_has_a_description():
             assert description, f"{kind}/{plugin_id}"
 
 
-def test_a_lost_mount_is_explained(room):
+def test_lost_plugin_folder_link_is_explained(room):
     shutil.rmtree(room)
     with pytest.raises(PluginError, match="symbolic links"):
         discovery.refuse_lost_links()
@@ -134,7 +134,7 @@ def test_a_lost_mount_is_explained(room):
 # --- loading ----------------------------------------------------------------------------------------------------
 
 
-def test_a_good_file_is_loaded_and_built(room):
+def test_valid_plugin_file_is_loaded_and_built(room):
     write(room, "good", GOOD)
     plugin = load("graders", "good")
     built = discovery.build("graders", "good", plugin.Config(reward=0.5))
@@ -153,7 +153,7 @@ def test_unknown_plugin_error_without_any_plugin_says_there_is_none():
         load("graders", "good")
 
 
-def test_a_file_without_the_constant_is_refused_by_its_name(room):
+def test_plugin_file_without_its_constant_is_refused_by_name(room):
     write(room, "lacking", GOOD.replace("GRADER =", "Grader ="))
     assert "does not end in the constant GRADER" in refusal("lacking")
 
@@ -228,7 +228,7 @@ def test_a_plugin_that_does_not_import_is_named_with_the_reason(room, source, wh
 
 
 @pytest.mark.parametrize("source", [b"def (:\n", b'x = "\xff"\n', b"x = 1\x00\n", b"# coding: nonsense\n"])
-def test_a_broken_file_is_listed_as_such_and_does_not_disturb_the_others(room, source):
+def test_broken_plugin_file_is_listed_as_broken_and_leaves_the_others_usable(room, source):
     write(room, "good", GOOD)
     (room / "broken.py").write_bytes(source)
     found = descriptions("graders")
@@ -287,6 +287,6 @@ def test_two_distributions_with_one_id_are_refused_too(tmp_path):
 
 
 @pytest.mark.usefixtures("room")
-def test_entry_points_of_other_groups_are_not_ours(tmp_path):
+def test_entry_points_of_other_groups_are_ignored(tmp_path):
     point_at(tmp_path, "foreign-things", "theirs", "thirdparty", group="rooms.elsewhere")
     assert entries("graders") == {}

@@ -40,7 +40,7 @@ def test_a_verdict_may_be_wrong_with_a_reward_and_right_with_another():
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_value_is_frozen_and_slotted(cls):
+def test_core_types_are_frozen_and_slotted(cls):
     assert cls.__dataclass_params__.frozen
     assert "__slots__" in vars(cls)
 
@@ -55,6 +55,6 @@ def test_sampling_knows_which_options_are_changed_and_which_leave_out_tokens(opt
     assert sampling.truncating() == truncating
 
 
-def test_values_travel_between_processes():
+def test_verdicts_can_be_pickled():
     verdict = Verdict("correct", 1.0, "4", "", {"solution": "2+2"})
     assert pickle.loads(pickle.dumps(verdict)) == verdict

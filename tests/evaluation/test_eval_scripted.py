@@ -225,7 +225,7 @@ def test_error_message_follows_a_finished_progress_line(tmp_path):
         ("reseeds", "another seed than requested"),
     ],
 )
-def test_an_engine_that_breaks_its_promise_stops_the_run_which_can_be_resumed(tmp_path, breaks, message):
+def test_engine_that_violates_its_contract_stops_the_run_which_can_be_resumed(tmp_path, breaks, message):
     with pytest.raises(EngineError, match=message):
         run(config_of(), tmp_path / "run", RecordingEngine(config_of(), breaks=breaks, after=5))
     record = RunReader.read(tmp_path / "run").record
@@ -395,7 +395,7 @@ def killed_at(folder, n_bytes):
     return process.returncode
 
 
-def test_a_run_killed_five_times_ends_like_one_that_never_was(tmp_path, unbroken):
+def test_evaluation_killed_five_times_equals_an_uninterrupted_one(tmp_path, unbroken):
     folder = tmp_path / "run"
     size = (unbroken / "completions.jsonl").stat().st_size
     rng = random.Random(20)

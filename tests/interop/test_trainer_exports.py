@@ -59,7 +59,7 @@ def reward_of(task, problem, text):
 # --- TRL --------------------------------------------------------------------------------------------------------------
 
 
-def test_trl_gets_messages_and_the_graders_rewards(tmp_path, problems):
+def test_trl_export_gives_messages_and_the_graders_rewards(tmp_path, problems):
     task, by_id = problems
     rows = read_rows(export("trl", tmp_path / "out") / "train.jsonl")
     assert {row["problem_id"]: row["prompt"] for row in rows} == {
@@ -177,7 +177,7 @@ def asked_of_verl(folder, task, by_id):
     ]
 
 
-def test_verl_gets_the_graders_rewards_in_a_process_that_loads_the_task_once(tmp_path, problems):
+def test_verl_reward_function_gives_the_graders_rewards_and_loads_the_task_once(tmp_path, problems):
     task, by_id = problems
     folder = export("verl", tmp_path / "out")
     asked = asked_of_verl(folder, task, by_id)

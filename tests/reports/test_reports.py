@@ -379,7 +379,7 @@ def test_same_runs_give_the_same_report_bytes(tmp_path):
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_unfinished_runs_are_marked(tmp_path):
+def test_report_marks_unfinished_runs(tmp_path):
     folders = [
         make_eval(tmp_path / "a", status="failed"),
         make_train(tmp_path / "t", status="running"),

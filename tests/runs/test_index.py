@@ -135,7 +135,7 @@ def test_a_handle_of_an_appended_completion_equals_the_one_that_is_read_later(tm
     assert stored.engine_s == read.engine_s == 0.5
 
 
-def test_infinities_are_read_as_python_writes_them(tmp_path):
+def test_index_reads_infinities_as_python_writes_them(tmp_path):
     row = ("t", "p", 0, "g", Verdict("incorrect", 0.0, details={"logp": float("-inf")}))
     view = folder_of(tmp_path / "run", [("t", completion(likelihoods=(Likelihood(float("-inf"), False, 1),)))], [row])
     found = CompletionIndex(view, {"t": "g"})

@@ -102,7 +102,7 @@ def test_a_torn_line_after_many_blocks_of_whole_ones_is_cut_off_alone(path):
     assert rows_of(path) == [*rows, ROWS[0]]
 
 
-def test_a_journal_that_is_one_torn_line_starts_again(path):
+def test_journal_of_one_torn_line_starts_empty(path):
     path.write_bytes(b'{"number": 0, "te')
     append(path, ROWS[1])
     assert rows_of(path) == ROWS[1:]
@@ -148,7 +148,7 @@ any_text = st.text(st.characters(), max_size=20)  # surrogates, line separators 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(any_text, any_text | st.floats(allow_nan=False) | st.none(), max_size=3), max_size=4))
-def test_any_text_survives_the_round_trip_in_any_form_of_writing(path, rows):
+def test_journal_round_trips_any_text_in_any_write_mode(path, rows):
     path.unlink(missing_ok=True)
     append(path, *rows)
     # JSON joins a pair of lone surrogates into the character they stand for, so both sides go through it.
@@ -159,7 +159,7 @@ def test_any_text_survives_the_round_trip_in_any_form_of_writing(path, rows):
 
 
 @pytest.mark.parametrize("text", ["\ud800", "x\udfffy", "\udc80\u2028\x00", "\U0001f600", "\r\n"])
-def test_surrogates_and_separators_survive_exactly(path, text):
+def test_journal_keeps_surrogates_and_line_separators_exactly(path, text):
     append(path, {"text": text}, ROWS[0])
     assert rows_of(path) == [{"text": text}, ROWS[0]]
 

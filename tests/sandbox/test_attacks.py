@@ -39,7 +39,7 @@ def test_attack_suites_have_the_documented_size():
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
-def test_attacks_find_nothing_and_reach_nothing(level):
+def test_attacks_read_no_secrets_and_reach_nothing_outside(level):
     assert attacks.failures_of_attacks(here(level), QUICK) == {}
 
 
@@ -94,7 +94,7 @@ def test_cpp_attacks_succeed_without_protections():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.title)
-def test_lasting_attacks_are_stopped_at_every_level(level):
+def test_long_running_attacks_are_stopped_at_every_level(level):
     assert attacks.failures_of_attacks(here(level), LASTING) == {}
 
 

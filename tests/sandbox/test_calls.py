@@ -174,7 +174,7 @@ def _children():
 @pytest.mark.parametrize(
     "reported", [b"", caller.REPORT_HEAD.pack(caller.VALUE, 1, 0.1) + b"7"], ids=["nothing", "one answer"]
 )
-def test_an_unreported_end_is_not_the_end_of_the_program(reported):
+def test_program_end_without_a_report_loses_the_calls(reported):
     """The caller process is gone, so the program may have ended because of that."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:

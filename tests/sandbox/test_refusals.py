@@ -149,7 +149,7 @@ def test_malformed_sources_end_with_the_expected_status(source, status):
     assert ended.status == status
 
 
-def test_a_long_prelude_and_a_long_stdin_arrive_whole():
+def test_long_prelude_and_long_stdin_are_transferred_completely():
     prelude = f"X = {'x' * 40_000!r}"
     ended = open_pool().run(
         Program("import sys\nprint(len(X), len(sys.stdin.read()))", prelude), b"y" * (4 << 20), LIMITS

@@ -16,9 +16,7 @@ TOLERANCE = 1e-4
 
 
 def opened(source: ModelSource, **options: Any) -> Any:
-    engine = parse_plugin("engines", {"id": "vllm", "enforce_eager": True, "kv_cache_gib": 0.25, **options}).build(
-        "engines"
-    )
+    engine = parse_plugin("engines", {"id": "vllm", "enforce_eager": True, "kv_cache_gib": 0.25, **options}).build()
     engine.open(source)
     return engine
 

@@ -161,15 +161,23 @@ def test_more_replica_deaths_than_allowed_stop_the_run(running: None, tmp_path: 
     engine.close()
 
 
-def test_replicas_that_die_while_idle_or_opening_cost_no_completion(running: None, tmp_path: Path) -> None:
+def test_replicas_that_die_opening_cost_no_completion(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, lives=2, dies_opening=True)
-    before = pids(engine)
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
     told = once_each(list(engine.generate(requests(24))))
     assert {key: c.text for key, c in told.items()} == {(r.problem_id, r.index): str(r.seed) for r in requests(24)}
     assert len(list(tmp_path.glob("died-*"))) == 2
-    assert not set(before) & set(pids(engine))
+    engine.close()
+
+
+def test_replicas_that_die_while_idle_open_their_engine_when_next_used(running: None, tmp_path: Path) -> None:
+    engine = mortal(tmp_path)
+    before = pids(engine)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert not set(before) & set(pids(engine))  # restarted, and not opened by anyone
+    told = once_each(list(engine.generate(requests(24))))
+    assert len(told) == 72
+    assert engine._n_deaths == 0
     engine.close()
 
 

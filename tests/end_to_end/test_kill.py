@@ -1,4 +1,4 @@
-"""kill -9 at random moments, or a full disk, then the same command again: the outcome is that of an unbroken run."""
+"""Runs killed with SIGKILL at random moments, or by a full disk, and resumed: the result is that of an unbroken run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_killed_evaluation_ends_like_an_unbroken_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("largest_file", [1_000_000, 2_000_000, 900])
 def test_full_disk_stops_training_with_a_clear_error_and_loses_nothing(largest_file: int, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the model's file, the state's, or the step records hit it."""
+    """A file size limit stands for the disk; the model file, the state file or the step rows reach it."""
     torch.set_num_threads(1)  # as in the child: another number of threads rounds otherwise
     config = recipe("countdown-flowrl", loop={"steps": 4})
     train(config, tmp_path / "unbroken", Progress(quiet=True))

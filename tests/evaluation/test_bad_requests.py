@@ -80,7 +80,7 @@ def test_rope_scaled_context_is_counted_at_its_scaled_length(model):
 
 
 def test_a_document_that_is_scored_is_never_too_long(capsys, monkeypatch):
-    """It is read in windows of the context."""
+    """A document is scored in windows of the context."""
     messages = (Message("user", "3 " * 200),)
     scored = Problem("a", "countdown", messages, None, passages=(Passage((), "3 " * 200),))
     monkeypatch.setattr(registry.load("tasks", "countdown"), "problems", lambda *_: iter([scored]))

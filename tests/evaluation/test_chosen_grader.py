@@ -1,4 +1,4 @@
-"""A run that is judged, or rewarded, by another grader than its task's own."""
+"""Runs with another grader than the task's own, for evaluation and for rewards."""
 
 from __future__ import annotations
 

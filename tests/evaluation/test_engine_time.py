@@ -1,4 +1,4 @@
-"""Every completion carries the time that was waited for it, over a resumed run too."""
+"""Engine time of each completion, in a resumed run too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAP_S = 0.02
 
 
 class Sleepy:
-    """Sleeps before each answer; the first of each problem is lost."""
+    """An engine that sleeps before each completion and fails for the first of each problem."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         for r in requests:

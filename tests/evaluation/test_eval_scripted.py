@@ -1,4 +1,4 @@
-"""The evaluation loop on countdown with the scripted engine: resumed, extended, refused, broken, killed."""
+"""The evaluation loop on countdown with the scripted engine: resumed, extended, refused, stopped, killed."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ REPLIES = ["4*9=36;36+2=38", "1+1=2;2+2=4", "nonsense", "5*7=35;35+2=37", "9*8=7
 
 
 class RecordingEngine:
-    """An engine around another that keeps the requests, and may break its promise in one way."""
+    """An engine around another that keeps the requests, and may return wrong completions in one way."""
 
     def __init__(self, config, *, breaks=None, after=10**9):
         self._engine = config.engine.build()
@@ -47,7 +47,7 @@ class RecordingEngine:
                 if self._breaks == "stops":
                     raise KeyboardInterrupt
                 if self._breaks == "makes up":
-                    completion = replace(completion, problem_id="nobody's")
+                    completion = replace(completion, problem_id="unknown")
                 if self._breaks == "reseeds":
                     completion = replace(completion, seed=completion.seed + 1)
             yield completion
@@ -84,10 +84,10 @@ def keys_of(requests):
 
 
 def contents(folder):
-    """Completions and verdicts by key, each key seen once."""
+    """Return completions and verdicts by key; each key may occur once."""
     view = RunReader.read(folder)
     completions = [((task, c.problem_id, c.index), c) for task, c in view.completions()]
-    assert len(completions) == len(dict(completions)), "a completion is on record twice"
+    assert len(completions) == len(dict(completions)), "a completion is stored twice"
     verdicts = view.verdicts("countdown")
     assert verdicts.keys() == dict(completions).keys()
     return dict(completions), verdicts
@@ -242,7 +242,7 @@ def test_engine_that_violates_its_contract_stops_the_run_which_can_be_resumed(tm
 
 @pytest.fixture
 def few_problems(monkeypatch):
-    """One pass over all training problems takes seconds; a handful shows the same."""
+    """Replace the training problems by a few: one pass over all takes seconds."""
     from harness.tasks import countdown
 
     few = {split: numbers[50:59] for split, numbers in countdown._multisets().items()}
@@ -274,7 +274,7 @@ def test_impossible_evaluation_is_refused_before_anything_is_written(tmp_path, c
 # --- ungraded ---------------------------------------------------------------------------------------------------
 
 VAGUE = '''
-"""A task whose grader can't make up its mind about every other reply."""
+"""A task whose grader leaves some completions ungraded."""
 from dataclasses import dataclass
 from harness.core.types import DatasetCard, Message, Problem, Sampling, Verdict
 
@@ -305,7 +305,7 @@ TASK = Vague
 
 @pytest.fixture
 def vague(tmp_path, monkeypatch):
-    """A task installed by another distribution."""
+    """Install a task as another distribution."""
     site = tmp_path / "site"
     info = site / "vague_tasks-1.0.dist-info"
     info.mkdir(parents=True)
@@ -382,7 +382,7 @@ def unbroken(tmp_path_factory):
 
 
 def killed_at(folder, n_bytes):
-    """Start or resume the run and kill it once its completions have grown to so many bytes; its work is the clock."""
+    """Start or resume the run, and kill it once its completions have reached so many bytes."""
     path = folder / "completions.jsonl"
     command = [*AS_COMMAND, *COMMAND, "--out", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -19,7 +19,7 @@ def completion(index: int) -> Completion:
 
 
 class Meeting:
-    """A grader whose first verdicts wait for one another, so that only gradings at the same time can end."""
+    """A grader whose first verdicts wait for one another, so they end only if graded at the same time."""
 
     def __init__(self, n_at_once: int) -> None:
         self.n_at_once = n_at_once
@@ -31,7 +31,7 @@ class Meeting:
         return Verdict("correct", 1.0, extracted=completion.text)
 
 
-class Kept:
+class Sink:
     def __init__(self) -> None:
         self.verdicts: list[tuple[int, str]] = []
 
@@ -40,14 +40,14 @@ class Kept:
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
-def test_verdicts_come_in_the_order_of_the_answers_and_are_kept_once(n_at_once):
-    kept = Kept()
+def test_verdicts_come_in_the_order_of_the_answers_and_are_stored_once(n_at_once):
+    sink = Sink()
     done = Graded(PROBLEM, completion(99), Verdict("incorrect", 0.0))
     answers = [Pending(PROBLEM, completion(0)), done, *(Pending(PROBLEM, completion(i)) for i in range(1, 200))]
-    graded = list(grade_in_order(answers, Meeting(n_at_once), kept))
+    graded = list(grade_in_order(answers, Meeting(n_at_once), sink))
     assert [item.completion.index for item in graded] == [0, 99, *range(1, 200)]
     assert all(item.verdict.extracted == item.completion.text for item in graded if item is not done)
-    assert kept.verdicts == [(i, str(i)) for i in range(200)]
+    assert sink.verdicts == [(i, str(i)) for i in range(200)]
 
 
 class Stuck:
@@ -124,7 +124,7 @@ def test_pipeline_error_in_the_work_stops_the_source(n_first):
     assert n_given < 10**4
 
 
-@pytest.mark.parametrize("how", ["error", "interrupt", "nobody asks"])
+@pytest.mark.parametrize("how", ["error", "interrupt", "stops iterating"])
 def test_pipeline_processes_the_items_given_before_the_source_fails(how):
     taken, was_ended = [], threading.Event()
 
@@ -139,18 +139,18 @@ def test_pipeline_processes_the_items_given_before_the_source_fails(how):
 
     def given():
         yield from range(50)
-        if how != "nobody asks":
+        if how != "stops iterating":
             raise KeyboardInterrupt if how == "interrupt" else OSError("gone")
         for number in range(50, 10**9):
             time.sleep(0.01)
             yield number
 
     made = run_in_background(work, given())
-    if how == "nobody asks":
+    if how == "stops iterating":
         next(made)
         made.close()
     else:
         with pytest.raises(KeyboardInterrupt if how == "interrupt" else OSError):
             list(made)
     assert was_ended.is_set()
-    assert taken[:50] == list(range(50))[: len(taken)] and (how == "nobody asks" or len(taken) == 50)
+    assert taken[:50] == list(range(50))[: len(taken)] and (how == "stops iterating" or len(taken) == 50)

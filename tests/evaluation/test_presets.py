@@ -42,8 +42,8 @@ def test_presets_exist_for_the_published_protocols():
 def test_every_preset_value_has_a_source(name):
     preset = presets.read_preset(name)
     parts = preset.parts.values()
-    said = [preset.run, *(part.options for part in parts), *(part.settings for part in parts)]
-    assert all(value.source for values in said for value in values.values())
+    tables = [preset.run, *(part.options for part in parts), *(part.settings for part in parts)]
+    assert all(value.source for values in tables for value in values.values())
     complete = {"n", "metrics", *(f"sampling.{key}" for key in ("temperature", "top_p", "top_k"))}
     assert preset.run.keys() >= complete
     assert all("prompt" in part.options for part in parts)
@@ -64,9 +64,9 @@ def test_every_task_of_a_preset_accepts_its_settings(name, task):
         assert config.judge(task).id == part.settings["grader"].value["id"]
         config.judge(task).build()
     if (name, task) in PUBLISHED:
-        told = plan.sampling
-        assert (plan.n, told.temperature, told.top_p, told.max_tokens) == PUBLISHED[name, task]
-    # Nothing was changed by hand, so only deviations of the preset itself are reported.
+        drawn = plan.sampling
+        assert (plan.n, drawn.temperature, drawn.top_p, drawn.max_tokens) == PUBLISHED[name, task]
+    # No setting was changed, so only the deviations of the preset itself are left.
     also = [f"the source of preset {name} does not have this task; it is asked like {part.tasks[0]}"]
     assert list(config.deviations) == [*(also if task in part.also else []), *part.deviations]
 
@@ -98,8 +98,8 @@ def test_setting_for_all_tasks_overrides_a_preset_value_of_one_task():
 def test_changed_grader_or_prompt_of_a_task_is_a_deviation_of_that_task():
     options = {"id": "aime25", "prompt": "simple"}
     per_task = {"aime24": {"grader": {"id": "math"}}}
-    told = presets.resolve_config(given("flowrl", "aime24", options, per_task=per_task)).deviations
-    assert told[:2] == (
+    deviations = presets.resolve_config(given("flowrl", "aime24", options, per_task=per_task)).deviations
+    assert deviations[:2] == (
         "aime24: grader math, preset flowrl has legacy_math_verify",
         "aime25: prompt simple, preset flowrl has flowrl",
     )
@@ -107,22 +107,22 @@ def test_changed_grader_or_prompt_of_a_task_is_a_deviation_of_that_task():
 
 def test_changed_grader_option_is_a_deviation_naming_the_option():
     per_task = {"aime24": {"grader": {"variant": "lm-eval"}}}
-    (told, *_) = presets.resolve_config(given("flowrl", "aime24", per_task=per_task)).deviations
-    assert told == (
+    (first, *_) = presets.resolve_config(given("flowrl", "aime24", per_task=per_task)).deviations
+    assert first == (
         "grader legacy_math_verify(variant=lm-eval, timeout_s=15), preset flowrl has "
         "legacy_math_verify(variant=flowrl, timeout_s=15)"
     )
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "deviation"),
     [
         ({"limit": 3}, "only the first 3 problems are asked"),
         ({"problems": ["2024-I-1", "5"]}, "only the problems 2024-I-1, 5 are asked"),
     ],
 )
-def test_limit_on_problems_is_a_deviation(more, told):
-    assert presets.resolve_config(given("flowrl", "aime24", **more)).deviations[-1] == told
+def test_limit_on_problems_is_a_deviation(more, deviation):
+    assert presets.resolve_config(given("flowrl", "aime24", **more)).deviations[-1] == deviation
 
 
 def test_the_resolved_config_resolves_to_itself():
@@ -165,8 +165,8 @@ def test_grader_for_all_tasks_overrides_that_of_the_preset():
     config = presets.resolve_config(given("flowrl", "aime24", grader="exact"))
     judge = config.judge("aime24")
     assert judge is not None and judge.id == "exact"
-    (told, *_) = config.deviations
-    assert told == "grader exact, preset flowrl has legacy_math_verify"
+    (first, *_) = config.deviations
+    assert first == "grader exact, preset flowrl has legacy_math_verify"
 
 
 def test_recorded_deviations_are_recomputed():

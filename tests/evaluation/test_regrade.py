@@ -1,4 +1,4 @@
-"""A run graded again: nothing is generated, nothing of another grader is lost."""
+"""Grading a run again: nothing is generated, and verdicts of other graders stay."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_verdicts_of_other_code_are_reported_until_regraded(run, capsys):
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "code": "0.0.1+old"}))
     assert main(evaluation) == 0
-    told = capsys.readouterr().err
-    assert told.startswith("warning: countdown: the stored verdicts are by version 0.0.1+old, and this is ")
-    assert f"`harness grade {run}` grades them again" in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: countdown: the stored verdicts are by version 0.0.1+old, and this is ")
+    assert f"`harness grade {run}` grades them again" in printed
     assert main(["grade", str(run), "--quiet"]) == main(evaluation) == 0
     assert capsys.readouterr().err == ""
-    assert RunReader.read(run).record.code == "0.0.1+old", "the version that began the run stays on record"
+    assert RunReader.read(run).record.code == "0.0.1+old", "the record keeps the version that began the run"
 
 
 def test_regrading_leaves_an_unfinished_run_unfinished(run):

@@ -1,4 +1,4 @@
-"""Problems by id or number: what is found, and what is refused."""
+"""Choosing problems by id or number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several models and temperatures in one command: looked at first, resumed one by one, reported together."""
+"""Several models and temperatures in one command: checked first, resumed one by one, reported together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def models(workplace):
-    """Two models with files of their own."""
+    """Create two models with files of their own."""
     for name in ("one", "two"):
         shutil.copytree(BUNDLED / "countdown-tiny", workplace / name)
         (workplace / name / "notes.txt").write_text(name)

@@ -14,6 +14,7 @@ from harness.runs import index as module
 from harness.runs.folder import CompletionFile, RunReader
 from harness.runs.index import CompletionIndex
 from harness.runs.jsonl import encode_line
+from harness.runs.schema import counts_of
 
 RECORD = RunRecord("r", "eval", "now", "d", "c", {}, {}, {}, "done")
 # Text that looks like the border of a field, and half of a surrogate pair.
@@ -47,7 +48,7 @@ VERDICTS = st.builds(
 
 
 def folder_of(folder, completions=(), verdicts=()):
-    """The lines as the store writes them."""
+    """Write a run folder with these lines."""
     from dataclasses import asdict
 
     folder.mkdir(exist_ok=True)
@@ -62,8 +63,7 @@ def folder_of(folder, completions=(), verdicts=()):
 
 
 def without_ids(completion):
-    told = completion.tokens
-    tokens = Tokens(told.n_prompt, told.n_completion, cost_usd=told.cost_usd)
+    tokens = counts_of(completion.tokens)
     text = completion.load().text
     return (completion.problem_id, completion.index, completion.seed, text, completion.finish_reason, tokens)
 
@@ -144,7 +144,6 @@ def test_index_reads_infinities_as_python_writes_them(tmp_path):
 
 
 def test_index_reads_lines_written_in_another_form(tmp_path):
-    """Fields in another order, with spaces, and without the time, which earlier versions did not measure."""
     view = folder_of(tmp_path / "run", [("t", completion())], [("t", "p", 0, "g", Verdict("correct", 1.0))])
     row = json.loads((tmp_path / "run" / "completions.jsonl").read_text())
     del row["engine_s"], row["tokens"]["cost_usd"]
@@ -177,7 +176,7 @@ def test_altered_line_is_reported_with_its_number(tmp_path, file, line):
 
 
 def test_partial_line_before_another_is_ignored(tmp_path):
-    """As a crash of the machine may leave them: the head of one completion would go with the tail of the next."""
+    """A crash of the machine may leave the head of one completion before the tail of the next."""
     view = folder_of(tmp_path / "run", [("t", completion()), ("t", completion(index=1)), ("t", completion(index=2))])
     path = tmp_path / "run" / "completions.jsonl"
     first, second, third = path.read_bytes().splitlines(keepends=True)

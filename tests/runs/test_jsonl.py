@@ -26,10 +26,10 @@ def path(tmp_path):
 
 
 def append(path, *rows):
-    journal = JsonlFile(path)
+    file = JsonlFile(path)
     for row in rows:
-        journal.append(row)
-    journal.close()
+        file.append(row)
+    file.close()
 
 
 def rows_of(path):
@@ -50,21 +50,21 @@ def test_appended_rows_are_read_oldest_first(path):
 
 
 def test_a_row_is_on_the_disk_before_the_journal_is_closed(path):
-    journal = JsonlFile(path)
-    journal.append(ROWS[0])
+    file = JsonlFile(path)
+    file.append(ROWS[0])
     assert rows_of(path) == ROWS[:1]
-    journal.close()
+    file.close()
 
 
 def test_appended_line_is_found_at_its_offset(path):
     append(path, *ROWS)
     with path.open("ab") as file:
         file.write(b"torn")
-    journal = JsonlFile(path)
+    file = JsonlFile(path)
     texts = ["", "\u00e9\n" * 40, "half \ud800"]
-    places = [journal.append({"text": text}) for text in texts]
+    places = [file.append({"text": text}) for text in texts]
     assert [read_line_at(path, place)["text"] for place in places] == texts
-    journal.close()
+    file.close()
     with pytest.raises(RunFolderError, match="altered while it was in use"):
         read_line_at(path, places[1] + 1)
 
@@ -165,11 +165,11 @@ def test_journal_keeps_surrogates_and_line_separators_exactly(path, text):
 
 
 def test_a_rewritten_journal_goes_on_from_its_new_end(path):
-    journal = JsonlFile(path)
-    journal.append(ROWS[0])
-    journal.rewrite(iter([ROWS[1]]))
-    journal.append(ROWS[0])
-    journal.close()
+    file = JsonlFile(path)
+    file.append(ROWS[0])
+    file.rewrite(iter([ROWS[1]]))
+    file.append(ROWS[0])
+    file.close()
     assert rows_of(path) == [ROWS[1], ROWS[0]]
 
 
@@ -260,19 +260,19 @@ def test_journal_on_a_full_disk_fails_with_a_remedy_and_continues_afterwards(pat
     out = in_limited_process(
         path,
         """
-        journal = JsonlFile(path)
+        file = JsonlFile(path)
         allow(1000)
         n = 0
         try:
             while True:
-                journal.append({"number": n, "text": "x" * 80})
+                file.append({"number": n, "text": "x" * 80})
                 n += 1
         except DiskError as error:
             print(error)
         assert path.stat().st_size == 1000, "the last row must have been torn, or this test tests nothing"
         assert [row["number"] for row in read_lines(path)] == list(range(n))
         allow(soft)
-        journal.append({"number": n})  # the same process, the same journal
+        file.append({"number": n})  # the same process, the same file
         assert [row["number"] for row in read_lines(path)] == list(range(n + 1))
         """,
     )
@@ -315,25 +315,25 @@ def tiny_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True, timeout=60)
 
 
-def append_for_ever(journal):
+def append_for_ever(file):
     for number in itertools.count():
-        journal.append({"number": number, "text": "x" * 990})
+        file.append({"number": number, "text": "x" * 990})
 
 
 def test_a_disk_that_is_really_full_stops_a_journal_and_space_lets_it_go_on(tiny_disk):
     ballast, path = tiny_disk / "ballast", tiny_disk / "rows.jsonl"
     ballast.write_bytes(b"x" * 40_000)
-    journal = JsonlFile(path)
+    file = JsonlFile(path)
     with pytest.raises(DiskError, match=r"No space left on device; .*free some space"):
-        append_for_ever(journal)
+        append_for_ever(file)
     with pytest.raises(DiskError, match="No space left on device"):
         write_whole(tiny_disk / "run.json", "x" * 5000)
     n_kept = len(rows_of(path))
     assert 0 < n_kept < 40
     assert sorted(p.name for p in tiny_disk.iterdir()) == ["ballast", "rows.jsonl"]
     ballast.unlink()
-    journal.append({"number": n_kept})
-    journal.close()
+    file.append({"number": n_kept})
+    file.close()
     assert [row["number"] for row in rows_of(path)] == list(range(n_kept + 1))
 
 
@@ -343,10 +343,10 @@ WRITER = """
     from harness.runs.jsonl import JsonlFile, write_whole
 
     folder = Path(sys.argv[1])
-    journal = JsonlFile(folder / "rows.jsonl")
+    file = JsonlFile(folder / "rows.jsonl")
     print("ready", flush=True)
     for number in range(10**9):
-        journal.append({"number": number, "text": "x" * (number * 37 % 5000)})
+        file.append({"number": number, "text": "x" * (number * 37 % 5000)})
         write_whole(folder / "whole.json", f"{number}" + "y" * 5000 + f"{number}")
 """
 
@@ -368,7 +368,7 @@ def test_a_killed_writer_leaves_whole_rows_and_whole_files(tmp_path):
 
 
 def wait_for_rows(path: Path, process: subprocess.Popen) -> None:
-    """Until the writer has grown the file by a few rows; its own progress is the clock."""
+    """Wait until the writer has grown the file by a few rows."""
     size = 0
     with contextlib.suppress(FileNotFoundError):
         size = path.stat().st_size

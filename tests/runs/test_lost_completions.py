@@ -19,7 +19,7 @@ PLAN = Plan(2, Sampling(max_tokens=5), 0, ("eval",))
 
 
 class Losing:
-    """Says yes, but loses the samples of an index."""
+    """An engine that answers yes, and fails for the samples of one index."""
 
     def __init__(self, lost_index: int | None) -> None:
         self.lost_index = lost_index
@@ -64,7 +64,7 @@ def test_lost_completions_are_requested_again_and_the_rest_continue(tmp_path: Pa
 
 
 def test_recorded_completion_is_graded_despite_an_earlier_failure(tmp_path: Path) -> None:
-    """As after a kill between the writing of a completion and that of its verdict."""
+    """A kill between writing a completion and its verdict leaves this state."""
     store = opened(tmp_path / "run")
     evaluated(store, Losing(1))
     for problem in PROBLEMS:

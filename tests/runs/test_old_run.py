@@ -51,6 +51,14 @@ def test_an_old_run_is_graded_by_another_grader(old):
     assert RunReader.read(old / "eval-a").graders() == ["countdown", "legacy_dapo"]
 
 
+def test_an_old_run_is_graded_without_its_engine_and_its_model(old):
+    path = old / "eval-a" / "config.toml"
+    text = path.read_text().replace("batch_rows", "removed_option").replace("countdown-tiny", "lost-model")
+    path.write_text(text.replace('id = "hf"', 'id = "removed_engine"'))
+    assert main(["grade", str(old / "eval-a")]) == 0
+    assert path.read_text().count("removed") == 2, "grading leaves the config as it is"
+
+
 def test_resuming_an_old_training_run_names_the_removed_keys(old, capsys):
     settings = ("loop.steps=2", "loop.prompts_per_step=2", "loop.samples_per_prompt=2", "held_out.every_steps=0")
     words = [word for setting in settings for word in ("--set", setting)]

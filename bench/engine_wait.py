@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.core import config as configs
 from harness.core.progress import Progress
-from harness.core.protocols import SelfCheckingTask
+from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Request, Tokens
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import evaluate, evaluate_opened
@@ -34,7 +34,7 @@ from harness.models.loading import BUNDLED
 OTHERWISE = "1+2=3\n3*4=12\n" * 20
 
 
-class Paced:
+class Paced(Engine):
     """Returns completions at a fixed rate, as if a GPU did the work."""
 
     def __init__(self, task: Any, per_s: float) -> None:
@@ -49,12 +49,16 @@ class Paced:
             text = texts[request.index % len(texts)]
             yield Completion(request.problem_id, request.index, request.seed, text, "stop", Tokens(100, 800))
 
+    def open(self, source: ModelSource) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
     def learn(self, split: str) -> None:
-        if not isinstance(self._task, SelfCheckingTask):
-            self._texts = collections.defaultdict(lambda: [OTHERWISE])
-            return
         for problem in self._task.problems(split, 0):
-            self._texts[problem.id] = [*(s.text for s in self._task.golden_completions(problem)), "no"]
+            texts = [golden.text for golden in self._task.golden_completions(problem)]
+            self._texts[problem.id] = [*texts, "no"] if texts else [OTHERWISE]
 
 
 def main() -> None:

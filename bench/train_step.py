@@ -76,15 +76,14 @@ def reward_of(text: str) -> float:
 
 
 def words_task() -> Any:
+    from harness.core.protocols import Grader, Task
     from harness.core.types import Completion, Message, Problem, Sampling, Verdict
 
-    class WordTask:
+    class WordTask(Task[None], Grader[None]):
         sampling = Sampling(max_tokens=NEW_TOKENS)
-        card = None
 
-        @property
-        def grader(self) -> Any:
-            return self
+        def __init__(self) -> None:
+            self.grader = self
 
         def problems(self, split: str, seed: int) -> Iterator[Problem[None]]:  # noqa: ARG002
             for i, prompt in enumerate(prompts()):

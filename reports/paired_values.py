@@ -12,8 +12,9 @@ from typing import Any
 from harness.core import registry
 from harness.core.config import parse_plugin
 from harness.core.errors import RunFolderError, UsageError, nearest
-from harness.core.protocols import PerProblem
+from harness.core.protocols import Metric
 from harness.core.types import Completion, Graded, Problem, StoredCompletion, Tokens, Verdict
+from harness.metrics.base.grouping import AtSeveralK
 from harness.reports.protocol_card import grader_of
 from harness.reports.run_config import run_config
 from harness.runs.folder import RunReader
@@ -77,8 +78,7 @@ def _measured(
 ) -> Measured:
     values: dict[str, Mapping[str, float]] = {}
     for plugin in _metrics(run, metric):
-        if isinstance(plugin, PerProblem):
-            values |= {_common_name(name): found for name, found in plugin.per_problem(graded).items()}
+        values |= {_common_name(name): found for name, found in plugin.per_problem(graded).items()}
     outcomes: dict[str, list[str]] = {}
     for item in graded:
         outcomes.setdefault(item.problem.id, []).append(item.verdict.outcome)
@@ -120,7 +120,7 @@ def _lost(run: RunReader, verdict: Verdict, problem_id: str, index: int) -> Comp
 # --- metrics ----------------------------------------------------------------------------------------------------
 
 
-def _metrics(run: RunReader, metric: str | None) -> list[Any]:
+def _metrics(run: RunReader, metric: str | None) -> list[Metric]:
     """Build the rate and the metrics of the run's config, or the metrics that may give the requested one."""
     if metric is not None:
         ids = (
@@ -135,12 +135,13 @@ def _metrics(run: RunReader, metric: str | None) -> list[Any]:
 
 def _is_quick(plugin: str) -> bool:
     """Whether a metric needs no model. One that embeds texts is built only when named."""
-    return not getattr(registry.load("metrics", plugin), "reads_with_model", False)
+    return not registry.load("metrics", plugin).loads_model
 
 
-def _with_k(plugin: str, k: str) -> Any:
-    has_ks = k.isdigit() and hasattr(registry.load("metrics", plugin).Config(), "ks")
-    return parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build()
+def _with_k(plugin: str, k: str) -> Metric:
+    has_ks = k.isdigit() and issubclass(registry.load("metrics", plugin), AtSeveralK)
+    metric: Metric = parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build()
+    return metric
 
 
 def _common_name(name: str) -> str:

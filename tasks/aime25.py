@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
-from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
 
@@ -39,4 +37,4 @@ class Aime25(Maths):
     )
 
 
-TASK: type[Task[MathReference]] = Aime25
+TASK = Aime25

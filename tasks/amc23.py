@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
-from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, MathsConfig, contest_id
 
@@ -57,4 +56,4 @@ class Amc23(Maths):
         return f"amc23.{split}" if self.config.edition == "2023" else f"amc23-2022-2023.{split}"
 
 
-TASK: type[Task[MathReference]] = Amc23
+TASK = Amc23

@@ -9,16 +9,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import cast, get_args
+from typing import ClassVar, cast, get_args
 
 from harness.core.errors import ConfigError
-from harness.core.protocols import Grader, Split, SupervisedTask, Task
+from harness.core.protocols import Grader, Split, Task
 from harness.core.seeds import derive
 from harness.core.types import DatasetCard, Message, Problem, Sampling
 from harness.graders.countdown import CountdownGrader
 from harness.graders.countdown.rules import CountdownReference, legal_chains, solution_counts, writings
 
-ID = __name__.rpartition(".")[2]
+ID = "countdown"
+"""Part of the seeds of problems, so it does not follow the file's name."""
 DIGITS = range(1, 10)
 N_NUMBERS = 6
 TARGETS = range(10, 100)
@@ -26,11 +27,13 @@ TARGETS = range(10, 100)
 Numbers = tuple[int, ...]
 
 
-class Countdown(SupervisedTask[CountdownReference]):
+class Countdown(Task[CountdownReference]):
     """Six sorted numbers 1..9 and a target 10..99; an answer is two steps, `4*9=36;36+2=38`.
 
     The split depends only on the numbers, so no numbers of the training split occur in validation or test.
     """
+
+    has_demonstrations: ClassVar[bool] = True
 
     grader: Grader[CountdownReference]
     sampling: Sampling
@@ -47,6 +50,8 @@ class Countdown(SupervisedTask[CountdownReference]):
                 raise ValueError(f"min_solutions must be at least 1, not {self.min_solutions}")
             if not 0.0 <= self.sloppiness <= 1.0:
                 raise ValueError(f"sloppiness must be between 0 and 1, not {self.sloppiness}")
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -139,4 +144,4 @@ def _split_of(numbers: Numbers) -> Split:
     return "validation" if percentile < 10 else "train"
 
 
-TASK: type[Task[CountdownReference]] = Countdown
+TASK = Countdown

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.graders.code.reference import HeldTests, ProgramReference
@@ -73,4 +72,4 @@ class DeepCoder(Programs):
     SAMPLING = TRAINING
 
 
-TASK: type[Task[ProgramReference]] = DeepCoder
+TASK = DeepCoder

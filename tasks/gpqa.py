@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.seeds import derive
 from harness.core.types import DataFile, DatasetCard, GoldenCompletion, Message, Problem, Sampling
 from harness.data.files import read_records
@@ -89,4 +89,4 @@ class Gpqa(Dataset[ChoiceReference]):
         ]
 
 
-TASK: type[Task[ChoiceReference]] = Gpqa
+TASK = Gpqa

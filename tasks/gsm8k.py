@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from harness.core.errors import ConfigError, DataError
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.types import DataFile, DatasetCard, LoadedData, Message, Sampling
 from harness.data.files import read_records
 from harness.graders.math.reference import MathReference, typed_reference
@@ -104,4 +104,4 @@ class Gsm8k(Maths):
         return {row.id: draw.sample(pool, self.config.examples) for row in asked}
 
 
-TASK: type[Task[MathReference]] = Gsm8k
+TASK = Gsm8k

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard, GoldenCompletion, Problem, Sampling
 from harness.data.files import read_records
 from harness.graders.references.text import TextReference
@@ -55,4 +54,4 @@ class Hle(Dataset[TextReference]):
         ]
 
 
-TASK: type[Task[TextReference]] = Hle
+TASK = Hle

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
-from harness.graders.code.reference import EvalPlusReference
 from harness.tasks._base.dataset import Source, splits
 from harness.tasks._base.evalplus import FIELDS, EvalPlus, rows_of
 
@@ -33,4 +31,4 @@ class HumanEvalPlus(EvalPlus):
     SOURCES = splits(test=[Source((FILE,), rows_of("humaneval"))])
 
 
-TASK: type[Task[EvalPlusReference]] = HumanEvalPlus
+TASK = HumanEvalPlus

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard, Erratum
 from harness.data.files import read_records
-from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, content_id, splits, without_repeats
 from harness.tasks._base.maths import TRAINING, Maths, last_boxed
 
@@ -83,4 +81,4 @@ class Math(Maths):
     SAMPLING = TRAINING
 
 
-TASK: type[Task[MathReference]] = Math
+TASK = Math

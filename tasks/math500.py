@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
-from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
 
@@ -47,4 +45,4 @@ class Math500(Maths):
     SOURCES = splits(test=[Source((FILE,), rows)])
 
 
-TASK: type[Task[MathReference]] = Math500
+TASK = Math500

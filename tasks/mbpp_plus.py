@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
-from harness.graders.code.reference import EvalPlusReference
 from harness.tasks._base.dataset import Source, splits
 from harness.tasks._base.evalplus import FIELDS, EvalPlus, rows_of
 
@@ -31,4 +29,4 @@ class MbppPlus(EvalPlus):
     SOURCES = splits(test=[Source((FILE,), rows_of("mbpp"))])
 
 
-TASK: type[Task[EvalPlusReference]] = MbppPlus
+TASK = MbppPlus

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import DataError
-from harness.core.protocols import Task
 from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
-from harness.graders.math.reference import MathReference
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
 
@@ -62,4 +60,4 @@ class OlympiadBench(Maths):
     SOURCES = splits(test=[Source((FILE,), rows)])
 
 
-TASK: type[Task[MathReference]] = OlympiadBench
+TASK = OlympiadBench

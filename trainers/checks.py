@@ -33,16 +33,16 @@ def check_steps(folder: Path, steps: int) -> None:
 def check_objective(config: TrainConfig, objective: Objective) -> None:
     """Refuse settings of the loop that the objective can't be trained with."""
     loop, name = config.loop, config.objective.id
-    if "group" in objective.needs and loop.samples_per_prompt < 2:
+    if "group" in objective.requires and loop.samples_per_prompt < 2:
         raise ConfigError(
             f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
         )
-    if "several_updates" in objective.needs and loop.minibatches_per_step * loop.epochs < 2:
+    if "several_updates" in objective.requires and loop.minibatches_per_step * loop.epochs < 2:
         raise ConfigError(
             f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
             "loop.minibatches_per_step or loop.epochs to 2 or more"
         )
-    if "on_policy" in objective.needs and loop.minibatches_per_step * loop.epochs > 1:
+    if "on_policy" in objective.requires and loop.minibatches_per_step * loop.epochs > 1:
         raise ConfigError(
             f"the objective {name!r} takes no ratio, and every update of a step but the first would be biased: set "
             "objective.surrogate = 'clipped', or loop.minibatches_per_step and loop.epochs to 1"
@@ -102,7 +102,7 @@ def temperature_of(config: TrainConfig, task: Task[Any]) -> float:
 
 
 def check_demonstrations(task: Task[Any], objective: Objective) -> None:
-    if objective.source == "demonstrations" and not hasattr(task, "demonstrate"):
+    if objective.source == "demonstrations" and not task.has_demonstrations:
         raise ConfigError("this objective learns from demonstrations, and this task has none")
 
 

@@ -61,7 +61,7 @@ def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
         prompt_tokens = longest_prompt(setup)
     except (UsageError, OSError, ValueError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0]
-        return DryRun(counts, {}, (*setup.advice, f"No memory estimate: {first_line}"))
+        return DryRun(counts, {}, (*setup.warnings, f"No memory estimate: {first_line}"))
     setup.objective.prepare(ModelShape(model.hidden, "cpu"), 0)
     n_own = sum(p.numel() for group in setup.objective.parameters() for p in group.parameters)
     max_tokens = config.sampling.over(setup.task.sampling).max_tokens
@@ -76,7 +76,7 @@ def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
         rows_at_once=setup.engine.n_at_once,
     )
     counts |= {"tokens of the longest prompt seen": prompt_tokens, "tokens of the longest sequence": longest}
-    return DryRun(counts, memory, (*setup.advice, *_remarks(config, setup, memory, longest, model.longest)))
+    return DryRun(counts, memory, (*setup.warnings, *_remarks(config, setup, memory, longest, model.longest)))
 
 
 def batch_counts(config: TrainConfig, *, with_greedy: bool) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.core.errors import RunError
-from harness.core.protocols import Critic, Need, Objective
+from harness.core.protocols import Need, Objective
 from harness.core.seeds import derive
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
@@ -123,9 +123,8 @@ class Learner:
 
     def _without_states(self, outputs: PolicyOutputs) -> PolicyOutputs:
         """Let a critic read the hidden states and drop them: those of a whole step would be its largest tensor."""
-        if outputs.completion_hidden is None or not isinstance(self.objective, Critic):
-            return outputs
-        return dataclasses.replace(outputs, values=self.objective.values(outputs), completion_hidden=None)
+        values = self.objective.values(outputs) if outputs.completion_hidden is not None else None
+        return outputs if values is None else dataclasses.replace(outputs, values=values, completion_hidden=None)
 
     # --- the updates
 

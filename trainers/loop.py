@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.core.progress import Progress
-from harness.core.protocols import PolicyEngine, SleepingEngine
+from harness.core.protocols import Engine
 from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
@@ -43,7 +43,7 @@ class Trainer:
     reference: Policy | AdapterReference | None
     tokenizer: Any
     source: RolloutSource
-    engine: PolicyEngine | None
+    engine: Engine | None
     """Follows the policy; None where nothing is sampled."""
     store: RunWriter
     trackers: Sequence[Tracker]
@@ -81,8 +81,8 @@ class Trainer:
         metrics, engine = StepMetrics(step), self.engine
         with metrics.phase("sample"):
             rollouts = self.source.draw(step)
-            if engine is not None and isinstance(engine, SleepingEngine):
-                engine.rest()
+            if engine is not None:
+                engine.sleep()
         if self.writer is not None:
             self.writer.append(step, rollouts, weights_digest(self.policy.tensors()))
         batch = collate(rollouts.chosen, str(self.policy.module.device), rollouts.greedy_rewards())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.core.errors import RunError
-from harness.core.protocols import PolicyEngine, Task
+from harness.core.protocols import Engine, Task
 from harness.core.seeds import derive
 from harness.core.types import Completion, Graded, Problem, Tokens
 from harness.evaluation.config import Plan
@@ -63,7 +63,7 @@ class Sampler:
 
     config: TrainConfig
     task: Task[Any]
-    engine: PolicyEngine
+    engine: Engine
     with_greedy: bool
     """Whether to sample a greedy completion of each prompt too."""
     _stream: Iterator[Problem[Any]] = field(default_factory=lambda: iter(()))

@@ -68,7 +68,7 @@ class SavedRollouts:
 
     def _report_off_policy(self, step: int) -> None:
         """Warn once; stop where the objective takes no ratio."""
-        if "on_policy" in self.objective.needs:
+        if "on_policy" in self.objective.requires:
             raise RunError(f"step {step}: {OFF_POLICY}; this objective takes no ratio: {REMEDY}")
         if not self._has_warned:
             taken_to = "the policy before the step" if self.is_recomputed else "the sampler's stored log-probabilities"
@@ -262,7 +262,7 @@ def open_rollouts(config: TrainConfig, objective: Objective) -> RolloutFile:
             f"the objective {config.objective.id!r} compares with a greedy completion of each prompt, and {file.path} "
             "has none; write it with a recipe of this objective"
         )
-    if "on_policy" in objective.needs and file.facts["told"]["policy"] == "fixed" and config.loop.steps > 1:
+    if "on_policy" in objective.requires and file.facts["told"]["policy"] == "fixed" and config.loop.steps > 1:
         raise ConfigError(
             f"from step 2 on the policy has moved and the rollouts of {file.path} come from the first weights; the "
             f"objective {config.objective.id!r} takes no ratio: {REMEDY}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.config import PluginChoice
 from harness.core.errors import ConfigError, UsageError
-from harness.core.protocols import Adviser, ModelSource, Objective, PolicyEngine, Task
+from harness.core.protocols import Engine, ModelSource, Objective, Task
 from harness.core.seeds import derive
 from harness.evaluation.select import problems_of
 from harness.evaluation.setup import with_grader
@@ -34,7 +34,7 @@ class TrainSetup:
     task: Task[Any]
     """With the grader whose rewards are trained on."""
     objective: Objective
-    engine: PolicyEngine
+    engine: Engine
     base: ModelSource
     temperature: float
     max_tokens: int
@@ -44,7 +44,7 @@ class TrainSetup:
     """Where rollouts come from, if not from the engine."""
     newest: Path | None
     """The checkpoint to resume from."""
-    advice: tuple[str, ...]
+    warnings: tuple[str, ...]
     """Warnings about options of the objective."""
 
     @property
@@ -76,7 +76,6 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     check_objective(config, objective)
     check_rollout_settings(config, task, objective)
     check_demonstrations(task, objective)
-    advice = objective.advice() if isinstance(objective, Adviser) else ()
     held_out = {chosen.id: task if chosen == config.task else chosen.build() for chosen in held_out_tasks(config)}
     _refuse_tasks_without_problems(config, held_out)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
@@ -92,7 +91,7 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
         held_out=held_out,
         saved=saved,
         newest=Checkpoints(folder, config.checkpoint.keep).newest(),
-        advice=tuple(f"objective: {line}" for line in advice),
+        warnings=tuple(f"objective: {line}" for line in objective.warnings()),
     )
 
 
@@ -100,12 +99,11 @@ def held_out_tasks(config: TrainConfig) -> tuple[PluginChoice, ...]:
     return config.held_out.tasks if config.held_out.tasks else (config.task,)
 
 
-def _policy_engine(config: TrainConfig) -> PolicyEngine:
-    engine = config.engine.build()
-    if not hasattr(engine, "load_weights"):
+def _policy_engine(config: TrainConfig) -> Engine:
+    engine: Engine = config.engine.build()
+    if not engine.follows_policy:
         raise ConfigError(f"the engine {config.engine.id!r} can't load new weights during training; use hf or vllm")
-    policy_engine: PolicyEngine = engine
-    return policy_engine
+    return engine
 
 
 def _refuse_tasks_without_problems(config: TrainConfig, tasks: dict[str, Task[Any]]) -> None:

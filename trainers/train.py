@@ -38,7 +38,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
     setup = build_setup(config, folder)
     if config.rollouts.only:
         return collect(setup, folder, progress)
-    for line in setup.advice:
+    for line in setup.warnings:
         progress.warn(line)
     data = _data_facts(setup, progress)
     facts = {config.task.id: data, "model": fingerprint(setup.base.path)}

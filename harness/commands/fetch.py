@@ -11,7 +11,7 @@ from harness.commands.base.arguments import OutputArguments, add_output_options,
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
-from harness.core.protocols import DatasetTask, Split
+from harness.core.protocols import Split, Task
 from harness.core.types import Table
 from harness.data import files as data
 from harness.data.dataset_facts import mismatch_or_yes
@@ -41,15 +41,15 @@ def run(args: Arguments) -> int:
     return DONE
 
 
-def fetch(task_id: str, task: Any, *, again: bool, progress: Progress) -> Table:
+def fetch(task_id: str, task: Task[Any], *, again: bool, progress: Progress) -> Table:
     """Fetch and check every file of every split; `again` downloads also what the cache has."""
-    if not isinstance(task, DatasetTask):
+    if not task.files():
         raise ConfigError(f"{task_id} makes its problems itself; there is nothing to fetch")
     rows = tuple(_fetch_splits(task_id, task, again, progress))
     return Table(f"Data of {task_id}", COLUMNS, rows)
 
 
-def _fetch_splits(task_id: str, task: DatasetTask, again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
+def _fetch_splits(task_id: str, task: Task[Any], again: bool, progress: Progress) -> Iterator[tuple[Any, ...]]:
     for split, files in task.files().items():
         progress.begin(f"fetch {task_id} {split}", len(files))
         for file in files:
@@ -60,6 +60,7 @@ def _fetch_splits(task_id: str, task: DatasetTask, again: bool, progress: Progre
         yield _row(task_id, task, split)
 
 
-def _row(task_id: str, task: DatasetTask, split: Split) -> tuple[Any, ...]:
+def _row(task_id: str, task: Task[Any], split: Split) -> tuple[Any, ...]:
     loaded = task.loaded(split)
+    assert loaded is not None, "a task with files describes what it loads"
     return task_id, split, loaded.n_rows, loaded.fingerprint, mismatch_or_yes(loaded), len(loaded.files)

@@ -18,7 +18,7 @@ from harness.commands import DONE
 from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
-from harness.core.protocols import DatasetTask, Split
+from harness.core.protocols import Split, Task
 from harness.core.types import Table
 
 EXAMPLE = "harness overlap math olympiadbench"
@@ -121,9 +121,9 @@ def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     return (words[start : start + RUN] for start in range(len(words) - RUN + 1))
 
 
-def statements(task_id: str, task: Any, split: Split) -> list[tuple[str, str]]:
+def statements(task_id: str, task: Task[Any], split: Split) -> list[tuple[str, str]]:
     """Return the ids and texts of a split, without the prompts around them."""
-    if not isinstance(task, DatasetTask):
+    if not task.files():
         raise ConfigError(f"{task_id} makes its problems itself, split by split; it shares none")
     return list(task.statements(split))
 

@@ -18,7 +18,7 @@ from harness.commands.base.arguments import add_set, add_split, build_task, pars
 from harness.core import config as configs
 from harness.core import registry
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
-from harness.core.protocols import DatasetTask, ModelSource, Split
+from harness.core.protocols import ModelSource, Split
 from harness.core.recipes import ConfigFile, find_config, lineage, methods_of_settings, recipes
 from harness.core.types import Erratum, Problem
 from harness.evaluation import presets
@@ -213,9 +213,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _task_parts(task: Any) -> list[str]:
     card = task.card
     parts = [_section("card", {name: getattr(card, name) for name in CARD}), _section("sizes", card.sizes)]
-    if isinstance(task, DatasetTask):
-        files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
-        parts.append(_section("files", files))
+    files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
+    parts.append(_section("files", files))
     parts.append(_section("fields", card.fields))
     parts.append(_section("errata", {erratum.problem_id: erratum.reason for erratum in card.errata}))
     parts.append(_section("can't be decided by tests alone", _by_reason(card.exclusions)))

@@ -25,7 +25,7 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
-from harness.core.protocols import SelfCheckingTask, Split, Task
+from harness.core.protocols import Split, Task
 from harness.core.types import Completion, GoldenCompletion, Problem, Table, Tokens, Verdict
 from harness.evaluation.pipeline import Pending, grade_in_order
 from harness.evaluation.select import problems_of
@@ -83,9 +83,9 @@ class TestOutcome:
 
 def validate(task_id: str, task: Task[Any], problems: Sequence[Problem[Any]], progress: Progress) -> list[TestOutcome]:
     """Grade every specimen of every problem."""
-    if not isinstance(task, SelfCheckingTask):
-        raise ConfigError(f"{task_id} has no golden completions to validate with")
     golden_completions = [(problem, specimen) for problem in problems for specimen in task.golden_completions(problem)]
+    if not golden_completions:
+        raise ConfigError(f"{task_id} has no golden completions to validate with")
     asked = [Pending(problem, _completion(problem, specimen)) for problem, specimen in golden_completions]
     progress.begin(f"validate {task_id}", len(golden_completions))
     outcomes: list[TestOutcome] = []

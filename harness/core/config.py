@@ -23,7 +23,6 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 from harness.core import registry
 from harness.core.errors import ConfigError, UsageError, nearest
 from harness.core.recipes import lineage
-from harness.core.removed_options import REMOVED_OPTIONS
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -243,9 +242,9 @@ def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = ""
     if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
         raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
     options = {key: item for key, item in table.items() if key != "id"}
-    schema = registry.load(kind_name, table["id"]).Config
-    removed = REMOVED_OPTIONS.get((kind_name, table["id"]))
-    return PluginChoice(kind_name, table["id"], _parse_table(schema, options, where, removed))
+    plugin_class = registry.load(kind_name, table["id"])
+    parsed = _parse_table(plugin_class.Config, options, where, plugin_class.removed_options)
+    return PluginChoice(kind_name, table["id"], parsed)
 
 
 def _example_id(kind_name: str) -> str:

@@ -1,15 +1,21 @@
-"""The seams, one method each. Everyone may be handed a plug-in; nobody imports one.
+"""Base classes of the six kinds of plug-in: what each must have, and what each may have.
 
-Every plug-in is a class with a nested frozen dataclass `Config`, made as `Plugin(config)`. `discovery` checks the
-class against the protocol here when it loads the file.
+A plug-in is a subclass in a file of its own, assigned to the constant of its kind (`TASK`, `ENGINE`, `GRADER`,
+`METRIC`, `OBJECTIVE`, `TABLE`). Abstract methods and annotated attributes must be there; the registry checks them when
+it loads the file. Every other method is an optional ability with a default, and callers call it without asking. Where
+an ability has to be known before it is used, a class attribute states it.
+
+Plug-ins are passed as arguments and never imported: code depends on this module alone.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+from harness.core.errors import ConfigError, PluginError
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.core.types import (
     Call,
@@ -34,10 +40,11 @@ from harness.core.types import (
 if TYPE_CHECKING:
     import torch
 
-    from harness.runs.folder import RunReader
-
 Split = Literal["train", "validation", "test"]
 R = TypeVar("R")
+"""The reference of a task, which only its grader reads."""
+Run = TypeVar("Run")
+"""A run folder as tables read it; this module does not import the reader."""
 
 Need = Literal[
     "reference_logp",
@@ -47,95 +54,115 @@ Need = Literal[
     "entropy",
     "greedy_reward",
     "logp_old",
-    "group",
-    "several_updates",
-    "on_policy",
 ]
+Requirement = Literal["group", "several_updates", "on_policy"]
 
 
-class Task(Protocol[R]):
-    """A benchmark or training set: problems, and who grades them."""
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The `Config` of a plug-in without options."""
 
-    @property
-    def grader(self) -> Grader[R]: ...
 
-    @property
-    def sampling(self) -> Sampling:
-        """How completions are drawn unless a config says otherwise."""
-        ...
+class Plugin(ABC):
+    """Base of every plug-in."""
 
-    @property
-    def card(self) -> DatasetCard: ...
+    Config: ClassVar[Any] = NoOptions
+    """A frozen dataclass of the options, nested in a plug-in that has some."""
+    plugin_id: ClassVar[str] = ""
+    """The name that configs and records know it by: its file's, or the entry point's, which the registry sets."""
+    removed_options: ClassVar[Mapping[str, str]] = {}
+    """Options of earlier versions, each with what to write in its place."""
 
+    config: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.plugin_id = cls.__module__.rpartition(".")[2]
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config if config is not None else self.Config()
+
+    @classmethod
+    def member(cls, name: str) -> type[Plugin]:
+        """Return the class of one member of a family, such as `gsm8k` of `lm_eval:gsm8k`."""
+        raise PluginError(f"{cls.plugin_id!r} is not a family of plug-ins, so there is no {cls.plugin_id}:{name}")
+
+    @classmethod
+    def explain_unknown(cls, plugin_id: str) -> str | None:  # noqa: ARG003
+        """Return what to use instead of an id that no plug-in of this kind has, or None."""
+        return None
+
+
+class Task(Plugin, Generic[R]):
+    """A benchmark or training set: problems, and the grader of their completions."""
+
+    grader: Grader[R]
+    sampling: Sampling
+    """How completions are drawn unless a config says otherwise."""
+    card: DatasetCard
+    has_demonstrations: ClassVar[bool] = False
+    """Whether `demonstrate` shows how its problems are solved, for supervised training."""
+    is_external: ClassVar[bool] = False
+    """Whether it belongs to another evaluator, whose own tools run it too."""
+
+    @abstractmethod
     def problems(self, split: Split, seed: int) -> Iterator[Problem[R]]:
-        """Problems in the order of `seed`. `train` may be endless; ids are unique within one pass."""
-        ...
+        """Yield problems in the order of `seed`. `train` may be endless; ids are unique within one pass."""
 
+    def demonstrate(self, problem: Problem[R], seed: int) -> str:  # noqa: ARG002
+        """Return the text of one demonstration; the seed decides which."""
+        raise ConfigError(f"the task {self.plugin_id!r} has no demonstrations")
 
-class SupervisedTask(Protocol[R]):
-    """A task that can also show how its problems are solved, for supervised training."""
+    def golden_completions(self, problem: Problem[R]) -> Sequence[GoldenCompletion]:  # noqa: ARG002
+        """Return completions whose verdict is known, to check grader and data."""
+        return ()
 
-    def demonstrate(self, problem: Problem[R], seed: int) -> str:
-        """The text of one demonstration; the seed decides which."""
-        ...
-
-
-@runtime_checkable
-class DatasetTask(Protocol):
-    """A task whose problems are read from published files."""
+    # --- tasks that read published files
 
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
-        """Every split there is, with its files; nothing is read or downloaded."""
-        ...
+        """Return the files of each split, without reading them. Empty for a task that makes its problems itself."""
+        return {}
 
-    def statements(self, split: Split) -> Iterator[tuple[str, str]]:
-        """Every problem's id and text, without the prompt around it."""
-        ...
+    def statements(self, split: Split) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        """Yield each problem's id and text, without the prompt around it. Only tasks with files have them."""
+        return iter(())
 
-    def loaded(self, split: Split) -> LoadedData:
-        """Read a split, and say what was read. Raises DataError when it can't be had."""
-        ...
+    def loaded(self, split: Split) -> LoadedData | None:  # noqa: ARG002
+        """Read a split and describe it; None for a task without files. Raise DataError if it can't be read."""
+        return None
 
+    def test_facts(self, split: Split) -> Mapping[str, str]:  # noqa: ARG002
+        """Return `tests`, what the tests of programs cover, and `undecided`, the problems that they can't decide."""
+        return {}
 
-@runtime_checkable
-class CodeTask(Protocol):
-    """A task whose problems are judged by tests that may not be all there are."""
-
-    def tests_told(self, split: Split) -> Mapping[str, str]:
-        """`tests`: what they cover; `undecided`: the problems they can't decide. For the reader of a report."""
-        ...
-
-
-@runtime_checkable
-class SelfCheckingTask(Protocol[R]):
-    """A task that can write completions whose verdict is known."""
-
-    def golden_completions(self, problem: Problem[R]) -> Sequence[GoldenCompletion]: ...
-
-
-@runtime_checkable
-class ExternalTask(Protocol):
-    """A task of another evaluator, which has numbers of its own."""
+    # --- tasks of another evaluator
 
     def has_right_and_wrong(self) -> bool:
-        """Whether its verdicts are of right or wrong; if not, only its own numbers say anything."""
-        ...
+        """Return whether verdicts mean right or wrong; if not, only `own_estimates` mean something."""
+        return True
 
-    def n_samples(self, n: int, sampling: Sampling) -> int:
-        """How many completions of each problem there are to be, when n are asked for."""
-        ...
+    def n_samples(self, n: int, sampling: Sampling) -> int:  # noqa: ARG002
+        """Return how many completions of each problem to generate when n are asked for."""
+        return n
 
-    def own_estimates(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Sequence[Estimate]]:
-        """That evaluator's numbers, by task id: this one's, and those of its parts."""
-        ...
+    def own_estimates(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Sequence[Estimate]]:  # noqa: ARG002
+        """Return the other evaluator's numbers by task id: this task's, and those of its parts."""
+        return {}
 
 
-class Grader(Protocol[R]):
-    """Judges completions. One that can judge several side by side, from threads, says so by `n_at_once: int`."""
+class Grader(Plugin, Generic[R]):
+    """Judges completions."""
 
+    n_at_once: int = 1
+    """How many threads may call `grade` at the same time."""
+
+    @abstractmethod
     def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
-        """Total: a verdict for any text, in bounded time and memory; it never raises."""
-        ...
+        """Return a verdict for any text, in bounded time and memory; never raise."""
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what the judging depends on, for the run record. Raise UsageError if nothing can be judged here."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,154 +182,162 @@ class ModelSource:
     tokenizer: Any = None
 
 
-class Engine(Protocol):
+class Engine(Plugin):
     """Text generation."""
 
+    follows_policy: ClassVar[bool] = False
+    """Whether `load_weights` works: only then can it sample in training."""
+    can_score: ClassVar[bool] = False
+    """Whether `score` works."""
+    is_remote: ClassVar[bool] = False
+    """Whether a server holds the model, so that its name is the server's and its files are not on this machine."""
+
+    logp_is_exact: bool = False
+    """Whether its log-probabilities equal the trainer's own to float precision."""
+    n_at_once: int | None = None
+    """How many completions it decodes at once in the trainer's memory; None if its memory is its own."""
+    version: int = 0
+    """The steps that its weights were trained."""
+
+    @abstractmethod
     def open(self, source: ModelSource) -> None:
-        """Load the model. Raises ModelError before anything is generated."""
-        ...
+        """Load the model. Raise ModelError before anything is generated."""
 
+    @abstractmethod
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
-        """Completions as they finish, in any order, each for exactly one request.
+        """Yield completions as they finish, in any order, one for each request.
 
-        An engine that can lose one (a server's) gives a Failure in its place, never an invented text.
+        An engine that may lose one, such as a server's, yields a Failure in its place and never an invented text.
         """
-        ...
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Release the model."""
 
+    def score(self, requests: Iterable[Request]) -> Iterator[Completion]:  # noqa: ARG002
+        """Yield for each request a completion without text, with the likelihood of each of its passages."""
+        raise ConfigError(
+            f"the engine {self.plugin_id!r} gives no log-likelihoods, which this task asks for; use --engine hf or vllm"
+        )
 
-@runtime_checkable
-class Scorer(Protocol):
-    """What an engine is too that can say how probable given texts are."""
+    def check_prompts(self, source: ModelSource, requests: Iterable[Request]) -> None:
+        """Raise ModelError for a prompt that does not fit the model or can't be written for it, before it is loaded."""
 
-    def score(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """For each request a completion without text: the likelihood of each of its passages."""
-        ...
+    def describe_model(self, model: str) -> Mapping[str, str]:  # noqa: ARG002
+        """Return facts about a remote model for the run record, once it is open.
 
+        A run is not resumed with another `name` or `fingerprint`.
+        """
+        return {}
 
-@runtime_checkable
-class Served(Protocol):
-    """What an engine is too whose model is not files on this machine: the name is for whoever serves it."""
-
-    def facts(self, model: str) -> Mapping[str, str]:
-        """What the run record keeps of the model, once it is open. A run is not resumed with another `name` or
-        `fingerprint`."""
-        ...
-
-
-@runtime_checkable
-class PromptChecker(Protocol):
-    """What an engine is too that can tell which requests it would refuse before it holds the model."""
-
-    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
-        """Raises ModelError where no prompt can be written for this model, or one does not fit into it."""
-        ...
-
-
-class PolicyEngine(Engine, Protocol):
-    """An engine that can follow a policy in training.
-
-    `logp_is_exact` promises that its log-probabilities equal the trainer's own to float precision. `n_at_once` is the
-    number of completions it decodes at once in the trainer's memory, None where its memory is its own.
-    """
-
-    logp_is_exact: bool
-    n_at_once: int | None
-    version: int  # of the weights it samples from: the steps they were trained
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]: ...
-
-    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+    def load_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:  # noqa: ARG002
         """Sample from these weights from now on."""
-        ...
+        raise ConfigError(f"the engine {self.plugin_id!r} can't load new weights during training; use hf or vllm")
 
-
-@runtime_checkable
-class SleepingEngine(Protocol):
-    """A policy engine that can give its memory back until `load_weights`; nothing is generated before that."""
-
-    def rest(self) -> None: ...
+    def sleep(self) -> None:
+        """Release memory until the next `load_weights`, before which nothing is generated."""
 
 
 class Sandbox(Protocol):
+    """Runs untrusted programs. Judges nothing."""
+
     def run(self, program: Program, stdin: bytes, limits: Limits) -> Execution:
-        """Run one untrusted program. Judges nothing. Raises SandboxError only for what is not the program's doing."""
+        """Run a program. Raise SandboxError only for a failure that the program did not cause."""
         ...
 
     def call(self, program: Program, function: str, calls: Sequence[Call], limits: Limits) -> Execution:
-        """Load it in one process and call a function of it, as often as answers come. The limits hold for all."""
+        """Load a program in one process and call a function of it until an answer is missing. The limits hold for all
+        calls together."""
         ...
 
 
-class Metric(Protocol):
+class Metric(Plugin):
+    """Numbers of one task, computed from its verdicts."""
+
+    loads_model: ClassVar[bool] = False
+    """Whether computing it loads a model, so that it is computed only when named."""
+
+    @abstractmethod
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
-        """The estimates of one task: one, or a family such as pass@1, pass@2, pass@4."""
-        ...
+        """Return the estimates of one task: one, or a family such as pass@1, pass@2, pass@4."""
+
+    def per_problem(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Mapping[str, float]]:  # noqa: ARG002
+        """Return by estimate and problem id the values, at least 0, that an estimate is the mean of.
+
+        Empty unless the estimates are means over problems; with values they can be compared problem by problem.
+        """
+        return {}
+
+    @classmethod
+    def samples_needed(cls, options: Any) -> int:  # noqa: ARG003
+        """Return how many samples of a problem these options need."""
+        return 1
 
 
-@runtime_checkable
-class PerProblem(Protocol):
-    """What a metric is too whose estimates are means over problems: they can be compared problem by problem."""
+class TableBuilder(Plugin, Generic[Run]):
+    """A table of a report."""
 
-    def per_problem(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Mapping[str, float]]:
-        """The values, at least 0, that each estimate is the mean of: its name, then problem id to value."""
-        ...
-
-
-class TableBuilder(Protocol):
-    def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
-        """The same runs give the same rows, to the byte."""
-        ...
+    @abstractmethod
+    def build(self, runs: Sequence[Run]) -> Sequence[Table]:
+        """Return the same rows for the same runs, to the byte."""
 
 
-# --- training: tensors of one batch -----------------------------------------------------------------------------
+class Objective(Plugin):
+    """A loss, with what it reads and the parameters that it owns. Anything else is a setting of the loop."""
 
-
-class Objective(Protocol):
-    """A loss, with what it needs and what it owns. Anything else is a setting of the loop."""
-
-    needs: frozenset[Need]
-    """What it reads beside the log-probabilities: outputs of a pass, a greedy completion's reward, in its credit the
-    log-probabilities before the step (`logp_old`). And what it makes no sense without: several completions of a prompt
-    (`group`), several updates a step, completions of the policy as it is: a second update would be biased."""
-    source: Literal["policy", "demonstrations"]
+    needs: frozenset[Need] = frozenset()
+    """What it reads besides log-probs: outputs of a pass, the reward of a greedy completion (`greedy_reward`), and old
+    log-probs before the update (`logp_old`)."""
+    requires: frozenset[Requirement] = frozenset()
+    """What it makes no sense without: several completions of a prompt (`group`), several updates a step, or completions
+    of the current policy (`on_policy`: a second update would be biased)."""
+    source: Literal["policy", "demonstrations"] = "policy"
     """Whose completions it learns from."""
 
-    def prepare(self, shape: ModelShape, seed: int) -> None:
-        """Make the parameters of its own (a log Z head, a value head), if it has any."""
-        ...
+    @classmethod
+    def explain_unknown(cls, plugin_id: str) -> str | None:
+        from harness.core.recipes import methods_of_settings
 
+        method = methods_of_settings().get(plugin_id)
+        if method is None:
+            return None
+        return (
+            f"{plugin_id!r} is {method.description}, and not an objective of its own: start from that recipe, or set "
+            f"objective.id = {method.objective!r} and the rest of what `harness show {plugin_id}` prints"
+        )
+
+    @abstractmethod
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
-        """What each completion (or token) earned: detached, once per batch, with whole groups in view."""
-        ...
+        """Return the advantage of each completion or token: detached, once a batch, with whole groups in view."""
 
+    @abstractmethod
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
-        """The loss of one micro-batch, divided by the totals of its minibatch (`batch.totals`), so that the sum
-        over micro-batches is the loss of the minibatch however it was cut."""
-        ...
+        """Return the loss of one micro-batch, divided by the totals of its minibatch (`batch.totals`).
 
-    def parameters(self) -> Sequence[ParameterGroup]: ...
+        The sum over micro-batches is then the loss of the minibatch, however it is cut.
+        """
 
-    def state_dict(self) -> Mapping[str, Any]: ...
+    def warnings(self) -> Sequence[str]:
+        """Return warnings about the options, such as one without effect. Impossible options are refused instead."""
+        return ()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    # --- parameters of its own
 
+    def prepare(self, shape: ModelShape, seed: int) -> None:
+        """Create the parameters of its own, such as a log Z head or a value head."""
 
-@runtime_checkable
-class Adviser(Protocol):
-    """What an objective is too that has something to say of its options."""
+    def parameters(self) -> Sequence[ParameterGroup]:
+        return ()
 
-    def advice(self) -> Sequence[str]:
-        """Told before a run: options that do nothing, and the like. What can't be meant is refused instead."""
-        ...
+    def state_dict(self) -> Mapping[str, Any]:
+        return {}
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
 
-@runtime_checkable
-class Critic(Protocol):
-    """What an objective is too that reads one number from each state of a completion: it is asked for them with every
-    piece of the pass before the updates, so that the states themselves are kept for no longer than that."""
+    def values(self, outputs: PolicyOutputs) -> torch.Tensor | None:  # noqa: ARG002
+        """Return a critic's value of each state from `completion_hidden`, (B, T); None without a critic.
 
-    def values(self, outputs: PolicyOutputs) -> torch.Tensor:
-        """(B, T), from `completion_hidden`."""
-        ...
+        The loop calls it for each piece of the pass before the updates, so that the states need not be kept.
+        """
+        return None

@@ -1,7 +1,8 @@
 """The file system is the registry: a plug-in is a file or a package with one constant, and its name is the id.
 
-Listing reads file names and docstrings and imports nothing. Loading imports exactly one module and checks its
-constant against the protocol. Third parties plug in through entry-point groups named like the folders' packages.
+Listing reads file names and docstrings and imports nothing. Loading imports one module, checks that its constant is a
+subclass of the kind's base class with everything that class demands, and sets its `plugin_id`. Other distributions
+plug in through entry-point groups that are named like the folders' packages.
 """
 
 from __future__ import annotations
@@ -12,24 +13,23 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core import protocols
 from harness.core.errors import PluginError, UnknownNameError, UsageError
-from harness.core.recipes import methods_of_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One room of plug-ins. `group` is both the package and the entry-point group."""
+    """One kind of plug-in. `group` is both the package and the entry-point group."""
 
     noun: str
     group: str
     constant: str
-    protocol: type
+    base: type[protocols.Plugin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +68,14 @@ def entries(kind_name: str) -> dict[str, Entry]:
 
 
 def load(kind_name: str, plugin_id: str) -> Any:
-    """The class of one plug-in, checked against its protocol. `family:member` asks the plug-in `family` for it."""
-    kind = KINDS[kind_name]
+    """Return the class of a plug-in, checked. For `family:member` the plug-in `family` returns it."""
+    kind, known = KINDS[kind_name], entries(kind_name)
     family, is_member, member = plugin_id.partition(":")
-    if is_member and family in entries(kind_name):
-        plugin = load(kind_name, family)
-        if not hasattr(plugin, "member"):
-            raise PluginError(f"the {kind.noun} {family!r} is one and no family, so there is no {plugin_id!r}")
-        return plugin.member(member)
-    known = entries(kind_name)
+    if is_member and family in known:
+        return _stamped(load(kind_name, family).member(member), plugin_id)
     if plugin_id not in known:
-        if kind_name == "objectives" and (method := methods_of_settings().get(plugin_id)) is not None:
-            raise UsageError(
-                f"{plugin_id!r} is {method.description}, and no objective of its own: start from that recipe, or set "
-                f"objective.id = {method.objective!r} and the rest of what `harness show {plugin_id}` prints"
-            )
+        if (explanation := kind.base.explain_unknown(plugin_id)) is not None:
+            raise UsageError(explanation)
         raise UnknownNameError(kind.noun, plugin_id, known)
     module_name, _, attribute = known[plugin_id].module.partition(":")
     try:
@@ -96,28 +89,47 @@ def load(kind_name: str, plugin_id: str) -> Any:
     if plugin is None:
         raise PluginError(f"{module_name} does not end in the constant {constant}; a {kind.noun} file must")
     _check(kind, plugin_id, plugin)
+    return _stamped(plugin, plugin_id)
+
+
+def id_of(kind_name: str, plugin: type[protocols.Plugin]) -> str:
+    """Return the id of a plug-in's class that was imported directly, as a task imports its grader."""
+    for point in importlib.metadata.entry_points(group=KINDS[kind_name].group):
+        if point.module == plugin.__module__ and load(kind_name, point.name) is plugin:
+            return point.name
+    return plugin.plugin_id
+
+
+def _stamped(plugin: type[protocols.Plugin], plugin_id: str) -> type[protocols.Plugin]:
+    plugin.plugin_id = plugin_id
     return plugin
 
 
 def _check(kind: Kind, plugin_id: str, plugin: Any) -> None:
-    if not isinstance(plugin, type) or not dataclasses.is_dataclass(getattr(plugin, "Config", None)):
-        raise PluginError(f"the {kind.noun} {plugin_id!r} must be a class with a nested dataclass Config")
-    # What it inherits from a protocol is a promise, not a member.
-    own = [base for base in plugin.__mro__ if not getattr(base, "_is_protocol", False)]
-    missing = sorted(required_members(kind.protocol) - _members(own))
+    base = f"{kind.base.__module__}.{kind.base.__name__}"
+    if not isinstance(plugin, type) or not issubclass(plugin, kind.base):
+        raise PluginError(
+            f"the {kind.noun} {plugin_id!r} must be a subclass of {base}: write `class ...({kind.base.__name__}):`"
+        )
+    if not dataclasses.is_dataclass(plugin.Config):
+        raise PluginError(
+            f"the options of the {kind.noun} {plugin_id!r} must be a dataclass: decorate its class Config"
+        )
+    missing = sorted(plugin.__abstractmethods__ | (required_attributes(kind.base) - _declared(plugin, kind.base)))
     if missing:
-        raise PluginError(f"the {kind.noun} {plugin_id!r} lacks {', '.join(missing)} of the protocol {kind.noun}")
+        raise PluginError(f"the {kind.noun} {plugin_id!r} lacks {', '.join(missing)}, which {base} demands")
 
 
-def required_members(protocol: type) -> set[str]:
-    """Names a protocol demands: its methods and its annotated attributes."""
-    return {name for name in _members(protocol.__mro__) if not name.startswith("_")}
+def required_attributes(base: type) -> set[str]:
+    """Return the attributes that a base class annotates without a value."""
+    annotated = {name for cls in base.__mro__ for name in inspect.get_annotations(cls)}
+    return {name for name in annotated if not hasattr(base, name)} - {"config"}
 
 
-def _members(bases: Iterable[type]) -> set[str]:
-    # Attributes set in __init__ count when the class declares them, by annotation, slot or property.
-    own = [base for base in bases if base.__module__ not in ("builtins", "typing")]
-    return {name for base in own for name in (*vars(base), *inspect.get_annotations(base))}
+def _declared(plugin: type, base: type) -> set[str]:
+    # An attribute set in __init__ counts when the class declares it: by annotation, slot or property.
+    own = [cls for cls in plugin.__mro__ if cls not in base.__mro__]
+    return {name for cls in own for name in (*vars(cls), *inspect.get_annotations(cls))}
 
 
 def refuse_lost_links() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.core.errors import DataError
-from harness.core.protocols import CodeTask, DatasetTask, Grader, Split, Task
+from harness.core.protocols import Split, Task
 from harness.core.types import LoadedData
 
 MOST_NAMED = 20
@@ -24,18 +24,11 @@ def task_facts(
     card, sampling = asdict(task.card), asdict(task.sampling)
     facts_of_card = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
     facts = {**facts_of_card, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
-    if grader_facts := facts_of(task.grader):
-        facts["judging"] = grader_facts
-    if isinstance(task, DatasetTask):
-        facts |= _loaded_facts(task.loaded(split), is_strict, warn)
-    if isinstance(task, CodeTask):
-        facts |= task.tests_told(split)
-    return facts
-
-
-def facts_of(grader: Grader[Any]) -> dict[str, str]:
-    """Return how a grader isolates the programs it runs; empty for one that runs none. Raise if it can't run them."""
-    return dict(grader.facts()) if hasattr(grader, "facts") else {}
+    if grader_facts := task.grader.facts():
+        facts["judging"] = dict(grader_facts)
+    if (loaded := task.loaded(split)) is not None:
+        facts |= _loaded_facts(loaded, is_strict, warn)
+    return {**facts, **task.test_facts(split)}
 
 
 def describe_mismatch(data: LoadedData) -> str | None:

@@ -28,7 +28,7 @@ from typing import Any
 from harness.core import extras
 from harness.core.config import PluginChoice, differences, incidental, plugin
 from harness.core.errors import EngineError, HarnessError, ModelError
-from harness.core.protocols import Engine, ModelSource, PromptChecker, Served
+from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Failure, Message, Request
 from harness.models.loading import fingerprint
 from harness.runs.provenance import code_version
@@ -36,7 +36,7 @@ from harness.runs.provenance import code_version
 _Answer = Completion | Failure
 
 
-class RayEngine:
+class RayEngine(Engine):
     """`replicas` replicas of the engine `inner`. It is open when the first of them is; the others join later."""
 
     @dataclass(frozen=True, slots=True)
@@ -64,8 +64,10 @@ class RayEngine:
                 raise ValueError(
                     "address is that of the cluster's head, such as 10.0.0.1:6379, not that of a Ray client"
                 )
-            if self.inner.id == "ray" or isinstance(self.inner.build(), Served):
+            if self.inner.id == "ray" or self.inner.build().is_remote:
                 raise ValueError(f"inner is an engine that holds a model, such as hf or vllm, not {self.inner.id}")
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -77,10 +79,8 @@ class RayEngine:
         self._n_deaths = 0
         self._is_our_ray = False
 
-    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
-        inner = self.config.inner.build()
-        if isinstance(inner, PromptChecker):
-            inner.vet(source, requests)
+    def check_prompts(self, source: ModelSource, requests: Iterable[Request]) -> None:
+        self.config.inner.build().check_prompts(source, requests)
 
     def open(self, source: ModelSource) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -303,4 +303,4 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-ENGINE: type[Engine] = RayEngine
+ENGINE = RayEngine

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Request, Tokens
 
 if TYPE_CHECKING:
     import torch
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Gives the n-th reply to the n-th sample of every problem, over and over, or one picked by the seed.
 
     A reply counts a token a word. It follows a policy only so far as to remember the newest version it was given.
@@ -28,12 +28,9 @@ class ScriptedEngine:
             if not self.replies:
                 raise ValueError("replies needs at least one reply")
 
-    logp_is_exact: bool = False
-    n_at_once: int | None = None
+    follows_policy: ClassVar[bool] = True
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.version = 0
+    config: Config
 
     def open(self, source: ModelSource) -> None:
         pass
@@ -60,4 +57,4 @@ class ScriptedEngine:
             )
 
 
-ENGINE: type[PolicyEngine] = ScriptedEngine
+ENGINE = ScriptedEngine

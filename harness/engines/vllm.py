@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.core import extras
 from harness.core.config import incidental
 from harness.core.errors import EngineError, HarnessError, ModelError
-from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.models.chat import decode_text, encode_prompts, stop_ids
 from harness.models.loading import context_of, load_module, load_tokenizer
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
 }
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Keeps up to `window` requests in vLLM, which batches them as memory allows.
 
     Only one can be open in a process: closing it takes down state that vLLM shares. `data_parallel` replicas of the
@@ -82,14 +82,15 @@ class VllmEngine:
             if self.sleep_level not in (0, 1, 2):
                 raise ValueError("sleep_level must be 0, 1 or 2")
 
-    logp_is_exact: bool = False
-    n_at_once: int | None = None  # its workers reserve their own memory
+    follows_policy: ClassVar[bool] = True
+    can_score: ClassVar[bool] = True
+
+    config: Config
     tokenizer: Any
     _is_open: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.version = 0
+        super().__init__(config)
         self._has_weights = self._is_asleep = False
         self._engine: Any = None
         self._replicas: _Replicas | None = None
@@ -118,7 +119,7 @@ class VllmEngine:
         if source.module is None and source.random_seed is not None:
             self.load_weights(load_module(source).state_dict().items(), version=0)
 
-    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
+    def check_prompts(self, source: ModelSource, requests: Iterable[Request]) -> None:
         context = self.config.max_model_len if self.config.max_model_len is not None else context_of(source)
         encode_prompts(load_tokenizer(source), list(requests), context)
 
@@ -146,7 +147,7 @@ class VllmEngine:
         self._engine.reset_prefix_cache()  # its entries were computed with the former weights
         self.version, self._has_weights, self._is_asleep = version, True, False
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Release the memory that `sleep_level` names, until the next weights come."""
         if self.config.sleep_level > 0 and not self._is_asleep:
             self._engine.sleep(self.config.sleep_level)
@@ -403,4 +404,4 @@ def _lora_rank(folder: str) -> int:
     return next(allowed for allowed in _LORA_RANKS if allowed >= rank)
 
 
-ENGINE: type[PolicyEngine] = VllmEngine
+ENGINE = VllmEngine

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from harness.core import registry
 from harness.core.config import PluginChoice, incidental, plugin, sections
 from harness.core.errors import ConfigError
-from harness.core.protocols import ExternalTask, ModelSource, Task
+from harness.core.protocols import ModelSource, Task
 from harness.core.seeds import derive_each
 from harness.core.types import MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
 from harness.models.loading import resolve
@@ -134,7 +135,7 @@ class EvalConfig:
         if not self.tasks:
             raise ValueError("tasks must name at least one task")
         for chosen in self.metrics:
-            largest = max(getattr(chosen.options, "ks", ()), default=0)
+            largest = registry.load("metrics", chosen.id).samples_needed(chosen.options)
             if largest > self.n:
                 raise ValueError(
                     f"the metric {chosen.id} needs k = {largest} samples per problem, and n is {self.n}; raise n, or "
@@ -156,5 +157,5 @@ class EvalConfig:
         """Return the sampling plan: settings of the task, over those of all tasks, over the task's own default."""
         changes = (self.sampling, *([self.per_task[name]] if name in self.per_task else []))
         sampling = functools.reduce(lambda sampling, change: change.over(sampling), changes, task.sampling)
-        n = task.n_samples(self.n, sampling) if isinstance(task, ExternalTask) else self.n
+        n = task.n_samples(self.n, sampling)
         return Plan(n, sampling, self.seed, ("eval",), changes)

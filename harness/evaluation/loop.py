@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.core.errors import EngineError, RunFolderError
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, ExternalTask, Grader, Metric, Served
+from harness.core.protocols import Engine, Grader, Metric
 from harness.core.types import (
     CLUSTER_TAG,
     Completion,
@@ -30,7 +30,7 @@ from harness.core.types import (
 )
 from harness.evaluation.config import EvalConfig, Plan
 from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
-from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve, scorer
+from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve
 from harness.runs.folder import RunReader, RunWriter, finishing
 from harness.runs.index import NO_COMPLETION, CompletionIndex, TaskResults
 from harness.runs.provenance import code_version
@@ -119,7 +119,7 @@ def _split_by_progress(
 def _ask(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion | Failure]:
     to_score = [request for request in requests if request.passages]
     if to_score:
-        yield from scorer(engine).score(to_score)
+        yield from engine.score(to_score)
     if len(to_score) < len(requests):
         yield from engine.generate([request for request in requests if not request.passages])
 
@@ -179,8 +179,8 @@ def evaluate_opened(setup: EvalSetup, progress: Progress) -> Evaluation:
     """Evaluate with an engine that has loaded the model already."""
     check_scorer(setup)
     identity, engine = setup.identity, setup.engine
-    if isinstance(engine, Served):
-        identity = identity.with_facts("model", engine.facts(setup.source.path))
+    if engine.is_remote:
+        identity = identity.with_facts("model", engine.describe_model(setup.source.path))
     writer = RunWriter.open(setup.folder, identity)
     with finishing(writer):
         graded = _evaluate_tasks(setup, writer, progress)
@@ -247,10 +247,8 @@ def estimates_of(
 
     Parts that are `configured` as tasks themselves are left out.
     """
-    external = task.task if isinstance(task.task, ExternalTask) else None
-    own = dict(external.own_estimates(graded)) if external is not None else {}
-    has_verdicts = external is None or external.has_right_and_wrong()
-    ours = [estimate for metric in metrics if has_verdicts for estimate in metric.estimate(graded)]
+    own = dict(task.task.own_estimates(graded))
+    ours = [e for metric in metrics if task.task.has_right_and_wrong() for e in metric.estimate(graded)]
     parts = {part: list(group) for part, group in own.items() if part not in configured}
     return {task.id: [*own.get(task.id, ()), *ours], **parts}
 

@@ -46,7 +46,7 @@ def grade_in_order(
     items: Iterable[Graded[Any] | Pending], grader: Grader[Any], sink: VerdictSink | None
 ) -> Iterator[Graded[Any]]:
     """Grade what is pending and yield all items in their order. Each new verdict goes to the sink first."""
-    threads = ThreadPoolExecutor(getattr(grader, "n_at_once", 1))
+    threads = ThreadPoolExecutor(grader.n_at_once)
     begun: deque[Graded[Any] | _Grading] = deque()
     try:
         for item in items:

@@ -18,7 +18,6 @@ from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
 from harness.core.protocols import Grader
 from harness.core.types import Estimate, Graded
-from harness.data.dataset_facts import facts_of
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import estimates_of
 from harness.evaluation.setup import TaskSetup, build_metrics, resolve_tasks
@@ -50,7 +49,7 @@ def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, pr
         for name, task in tasks.items():
             label, grader = graders[name]
             graded[name] = list(_grade_again(writer, task, label, grader, n_threads, progress))
-            writer.record_regrading(name, label, facts_of(grader))
+            writer.record_regrading(name, label, dict(grader.facts()))
         estimates = _estimates(config, tasks, graded)
         if all(label == tasks[name].grader_name for name, (label, _) in graders.items()):
             writer.write_metrics(estimates)
@@ -81,7 +80,7 @@ def _grade_again(
     writer: RunWriter, task: TaskSetup, label: str, grader: Grader[Any], n_threads: int | None, progress: Progress
 ) -> Iterator[Graded[Any]]:
     """Yield the stored completions of a task with new verdicts, which are stored."""
-    n_threads = n_threads if n_threads is not None else getattr(grader, "n_at_once", 1)
+    n_threads = n_threads if n_threads is not None else grader.n_at_once
     samples = CompletionIndex(writer.reader(), {task.id: label}).completions[task.id]
     keys = ((problem, (problem.id, index)) for problem in task.problems for index in range(task.plan.n))
     pairs = [(problem, samples[key]) for problem, key in keys if key in samples]

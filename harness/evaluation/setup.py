@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from harness.core import registry
 from harness.core.config import PluginChoice, label_of
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
-from harness.core.protocols import Engine, Grader, Metric, ModelSource, PromptChecker, Scorer, Served, Task
+from harness.core.protocols import Engine, Grader, Metric, ModelSource, Task
 from harness.core.seeds import derive
 from harness.core.types import Problem
 from harness.data.dataset_facts import task_facts
@@ -72,11 +73,10 @@ def resolve(
     """Build everything that the config names. An engine or tasks that exist already are taken as they are."""
     metrics = build_metrics(config)
     engine = engine if engine is not None else config.engine.build()
-    is_remote = isinstance(engine, Served)
-    source = config.model.source(derive(config.seed, "weights"), is_remote=is_remote)
+    source = config.model.source(derive(config.seed, "weights"), is_remote=engine.is_remote)
     resolved = resolve_tasks(config, progress, tasks)
     data = {name: task.facts for name, task in resolved.items()}
-    if not is_remote:  # the server of a remote model describes it once it is open
+    if not engine.is_remote:  # the server of a remote model describes it once it is open
         data["model"] = fingerprint(source.path)
     identity = RunIdentity.of("eval", config, seeds={"run": config.seed}, data=data)
     return EvalSetup(config, folder, engine, source, resolved, metrics, identity)
@@ -89,25 +89,18 @@ def check(setup: EvalSetup) -> None:
     """
     RunWriter.check(setup.folder, setup.identity)
     check_scorer(setup)
-    if isinstance(setup.engine, PromptChecker):
-        requests = [task.plan.request(p, 0, 0) for task in setup.tasks.values() for p in _generated(task.problems)]
-        setup.engine.vet(setup.source, requests)
+    requests = (task.plan.request(p, 0, 0) for task in setup.tasks.values() for p in _generated(task.problems))
+    setup.engine.check_prompts(setup.source, requests)
 
 
 def check_scorer(setup: EvalSetup) -> None:
     """Raise if a problem has passages to score and the engine can't."""
-    if any(problem.passages for task in setup.tasks.values() for problem in task.problems):
-        scorer(setup.engine)
-
-
-def scorer(engine: Engine) -> Scorer:
-    """Return the engine if it can score passages, else raise."""
-    if not isinstance(engine, Scorer):
+    has_passages = any(problem.passages for task in setup.tasks.values() for problem in task.problems)
+    if has_passages and not setup.engine.can_score:
         raise ConfigError(
-            f"the engine {type(engine).__module__.rpartition('.')[2]!r} gives no log-likelihoods, which this task asks "
-            "for; use --engine hf or vllm"
+            f"the engine {setup.engine.plugin_id!r} gives no log-likelihoods, which this task asks for; use --engine "
+            "hf or vllm"
         )
-    return engine
 
 
 def _generated(problems: Sequence[Problem[Any]]) -> Iterator[Problem[Any]]:
@@ -154,7 +147,7 @@ def problems_for(config: EvalConfig, tasks: Mapping[str, Task[Any]]) -> dict[str
 
 def grader_name(task: Task[Any], chosen: PluginChoice | None) -> str:
     """Return the name that verdicts are stored under: the chosen grader with its options, or the task's own."""
-    return label_of(chosen) if chosen is not None else type(task.grader).__module__.rpartition(".")[2]
+    return label_of(chosen) if chosen is not None else registry.id_of("graders", type(task.grader))
 
 
 def with_grader(task: T, chosen: PluginChoice | None) -> T:

@@ -20,7 +20,7 @@ _FIRST_LETTER = re.compile(r"^(?:option|choice|answer)? *\(?([A-Za-z])(?![A-Za-z
 _ANOTHER = re.compile(r"^ *(?:,|and|or|/|&)+ *\(?[A-Za-z]\b(?!\w)", re.IGNORECASE)
 
 
-class ChoiceGrader:
+class ChoiceGrader(Grader[ChoiceReference]):
     @dataclass(frozen=True, slots=True)
     class Config:
         opening_tag: str = "<think>"
@@ -28,8 +28,7 @@ class ChoiceGrader:
         starts_in_reasoning: bool = False
         """The prompt opens the reasoning, so that a completion without the closing tag is truncated."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def grade(self, problem: Problem[ChoiceReference], completion: Completion) -> Verdict:
         reference: object = problem.reference
@@ -81,4 +80,4 @@ def _squeeze(text: str) -> str:
     return "".join(text.split()).rstrip(".").casefold()
 
 
-GRADER: type[Grader[ChoiceReference]] = ChoiceGrader
+GRADER = ChoiceGrader

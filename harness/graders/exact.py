@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
 from harness.graders.math.reference import MathReference, gold_text
 
 
-class ExactGrader:
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
+class ExactGrader(Grader[MathReference | str]):
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
         if gold is None:
@@ -29,4 +20,4 @@ class ExactGrader:
         return Verdict("incorrect", 0.0, reply, "differs from the reference")
 
 
-GRADER: type[Grader[MathReference | str]] = ExactGrader
+GRADER = ExactGrader

@@ -28,7 +28,7 @@ from typing import cast
 
 from harness.core.config import PluginChoice, incidental, parse_plugin, plugin, to_tree
 from harness.core.errors import DiskError, EngineError, HarnessError, RunFolderError
-from harness.core.protocols import Engine, Grader, ModelSource, Served
+from harness.core.protocols import Engine, Grader, ModelSource
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
 from harness.graders.math.extraction import answer_region
 from harness.graders.references.text import TextReference
@@ -63,7 +63,7 @@ VERDICT: INCORRECT
 VERDICT: NOT_ATTEMPTED"""
 
 
-class JudgeGrader:
+class JudgeGrader(Grader[TextReference]):
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         base_url: str | None = None
@@ -91,6 +91,8 @@ class JudgeGrader:
                 raise ValueError("base_url is missing, the judge's server, such as http://localhost:8000/v1")
             if self.base_url is not None and self.engine is not None:
                 raise ValueError("give either base_url or engine; an engine has a base_url of its own")
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -160,7 +162,7 @@ class _Judge:
         self._config = config
         self._engine_id = config.engine.id if config.engine is not None else "openai"
         self._engine = _make_engine(config)
-        self._is_remote = isinstance(self._engine, Served)
+        self._is_remote = self._engine.is_remote
         self._opening, self._asking = threading.Lock(), threading.Lock()
         self._is_open = False
         self._refusal: HarnessError | None = None
@@ -249,4 +251,4 @@ class ReplyCache:
         return self._folder / digest[:2] / f"{digest}.json"
 
 
-GRADER: type[Grader[TextReference]] = JudgeGrader
+GRADER = JudgeGrader

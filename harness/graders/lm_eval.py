@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Grader
@@ -13,18 +12,11 @@ from harness.core.types import Completion, Problem, Verdict
 from harness.graders.references.lm_eval import LmEvalReference
 
 
-class LmEvalGrader:
+class LmEvalGrader(Grader[LmEvalReference]):
     """A completion is correct if the task's first metric under its first filter is 1. Details hold every value.
 
     A metric that is a measurement, such as a perplexity, has no right and wrong: its value is the reward.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def grade(self, problem: Problem[LmEvalReference], completion: Completion) -> Verdict:
         reference: object = problem.reference
@@ -66,4 +58,4 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-GRADER: type[Grader[LmEvalReference]] = LmEvalGrader
+GRADER = LmEvalGrader

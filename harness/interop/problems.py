@@ -11,7 +11,7 @@ from typing import Any, Literal
 from harness.core import config as configs
 from harness.core.config import PluginChoice, plugin
 from harness.core.errors import ConfigError, RunFolderError
-from harness.core.protocols import ExternalTask, ModelSource, Task
+from harness.core.protocols import ModelSource, Task
 from harness.core.types import DatasetCard, Problem, Sampling
 from harness.evaluation.config import SamplingConfig
 from harness.evaluation.select import problems_of
@@ -79,7 +79,7 @@ def _export_task(chosen: PluginChoice, config: ExportConfig, tokenizer: Any) -> 
 def problems_in(chosen: PluginChoice, config: ProblemsConfig) -> tuple[Task[Any], list[Problem[Any]]]:
     """Return the task with its grader, and its problems."""
     task: Task[Any] = chosen.build()
-    if isinstance(task, ExternalTask):
+    if task.is_external:
         raise ConfigError(f"{chosen.id} is a task of another evaluator; use it there")
     return with_grader(task, config.grader), problems_of(task, config.split, config.problem_seed, config.limit)
 

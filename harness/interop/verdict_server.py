@@ -22,7 +22,7 @@ class Judge:
 
     def __init__(self, grader: Grader[Any], problems: Iterable[Problem[Any]]) -> None:
         self.problems = {problem.id: problem for problem in problems}
-        self.n_at_once: int = getattr(grader, "n_at_once", 1)
+        self.n_at_once = grader.n_at_once
         self._grader, self._slots = grader, threading.Semaphore(self.n_at_once)
 
     def verdict(self, problem: Problem[Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:

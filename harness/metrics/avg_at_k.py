@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
 from harness.metrics.base.grouping import (
     MeanOverProblems,
@@ -28,7 +27,7 @@ class AvgAtK(MeanOverProblems):
     config: Config
 
     @dataclass(frozen=True, slots=True)
-    class Config(MeanOverProblems.Config):
+    class Config:
         draw_samples: bool = False
         """Let the bootstrap also draw the samples of a problem: a wider interval, safer with few problems."""
 
@@ -56,4 +55,4 @@ def _with_samples_drawn(means: Means, problems: Sequence[ProblemSamples]) -> Est
     return replace(mean_estimate(means, problems), low=interval.low, high=interval.high, method=method)
 
 
-METRIC: type[Metric] = AvgAtK
+METRIC = AvgAtK

@@ -21,7 +21,7 @@ _ATTEMPTS = {"codeelo": 8, "flowrl": 16}
 _TITLES = {"codeelo": "CodeElo", "flowrl": "FlowRL"}
 
 
-class CodeforcesRating:
+class CodeforcesRating(Metric):
     """The rating of a player who submits the samples. A problem's tags hold its difficulty `rating` and its `contest`.
 
     From difficulties: maximum likelihood, each problem counted once with the share of samples that solved it. From
@@ -38,8 +38,7 @@ class CodeforcesRating:
         population: str | None = None
         """A JSON file of ratings, a list or a histogram, to compute percentiles, which are named by the file."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
         problems = [problem for problem in by_problem(graded) if problem.n_graded > 0]
@@ -136,4 +135,4 @@ def _read(path: str) -> Any:
         raise DataError(f"{path} can't be read as JSON: {error}") from None
 
 
-METRIC: type[Metric] = CodeforcesRating
+METRIC = CodeforcesRating

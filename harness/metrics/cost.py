@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
 from harness.metrics.base.grouping import (
     MeanOverProblems,
@@ -53,4 +52,4 @@ def _costs(problems: Sequence[ProblemSamples]) -> list[list[float]] | None:
     return known if list(map(len, known)) == list(map(len, recorded)) else None
 
 
-METRIC: type[Metric] = Cost
+METRIC = Cost

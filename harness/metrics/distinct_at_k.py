@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 from harness.core.errors import PluginError
-from harness.core.protocols import Metric
 from harness.core.types import Graded
 from harness.metrics.base.grouping import Family, Means, ProblemSamples
 
@@ -64,4 +63,4 @@ def _has_solutions(problems: Sequence[ProblemSamples]) -> bool:
     return not missing
 
 
-METRIC: type[Metric] = DistinctAtK
+METRIC = DistinctAtK

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from harness.core.config import incidental
 from harness.core.errors import ConfigError, PluginError
 from harness.core.extras import require
-from harness.core.protocols import Metric
 from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples
 
 if TYPE_CHECKING:
@@ -43,13 +42,13 @@ class EmbeddingDistance(MeanOverProblems):
     distance 0. Distant texts may still be one solution in other words.
     """
 
-    reads_with_model = True
+    loads_model: ClassVar[bool] = True
     """A comparison that looks for a metric by name does not try this one unless its id is given."""
 
     config: Config
 
     @dataclass(frozen=True, slots=True)
-    class Config(MeanOverProblems.Config):
+    class Config:
         model: str = "sentence-transformers/all-MiniLM-L6-v2"
         """A directory or hub id that sentence-transformers opens."""
         device: str = incidental(default="auto")
@@ -133,4 +132,4 @@ def _mean_distance(directions: Sequence[NDArray[np.float64]]) -> float:
     return min(LARGEST, max(0.0, 1 - mean_cosine))
 
 
-METRIC: type[Metric] = EmbeddingDistance
+METRIC = EmbeddingDistance

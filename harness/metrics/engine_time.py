@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import Metric
@@ -11,20 +10,13 @@ from harness.core.types import Estimate, Graded
 from harness.metrics.base.grouping import by_problem, per_right_answer, with_samples
 
 
-class EngineTime:
+class EngineTime(Metric):
     """The time spent waiting for the engine, over the number of right answers among the graded samples.
 
     The wait for a batch is recorded with its first completion, so only the sum is meaningful, and the interval is wider
     than necessary. There is no estimate where a completion has no recorded time, where nothing is right, or where so
     few problems are used that the interval has no upper end.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
         problems = by_problem(graded)
@@ -36,4 +28,4 @@ class EngineTime:
         return per_right_answer("engine seconds per right answer", list(map(sum, known)), used, problems)
 
 
-METRIC: type[Metric] = EngineTime
+METRIC = EngineTime

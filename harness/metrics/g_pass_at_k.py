@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from harness.core.protocols import Metric
-from harness.metrics.base.grouping import Family, MeanOverProblems, Means, ProblemSamples
+from harness.metrics.base.grouping import AtSeveralK, Family, MeanOverProblems, Means, ProblemSamples
 
 
-class GPassAtK(MeanOverProblems):
+class GPassAtK(AtSeveralK, MeanOverProblems):
     """The mean over problems of the probability that max(1, ceil(tau k)) or more of k drawn samples are right.
 
     c of the n graded samples are right, and k are drawn without replacement (hypergeometric). The smallest tau gives
@@ -23,11 +22,11 @@ class GPassAtK(MeanOverProblems):
     config: Config
 
     @dataclass(frozen=True, slots=True)
-    class Config(Family.Config):
+    class Config(AtSeveralK.Config):
         taus: tuple[float, ...] = (0.5, 0.75, 1.0)
 
         def __post_init__(self) -> None:
-            Family.Config.__post_init__(self)
+            AtSeveralK.Config.__post_init__(self)
             if not self.taus or not all(0 < tau <= 1 for tau in self.taus):
                 raise ValueError("every tau must be above 0 and at most 1")
 
@@ -51,4 +50,4 @@ class _ShareRight(Family):
         return [g_pass_at_k(n, c, k, n_needed) for n, c in counts]
 
 
-METRIC: type[Metric] = GPassAtK
+METRIC = GPassAtK

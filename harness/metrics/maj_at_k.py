@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.core.protocols import Metric
 from harness.metrics.base.grouping import Family, Means, ProblemSamples, tells_answers
 from harness.metrics.base.votes import Ballot, ballot, is_prose, majority
 
@@ -32,4 +31,4 @@ class MajAtK(Family):
         return [majority(cast, k) for cast in counts]
 
 
-METRIC: type[Metric] = MajAtK
+METRIC = MajAtK

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.core.protocols import Metric
 from harness.core.types import Graded
 from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples, rate, tells_answers
 
@@ -27,4 +26,4 @@ def _is_empty(item: Graded[Any]) -> bool:
     ) and verdict.reason != "truncated"
 
 
-METRIC: type[Metric] = NoAnswer
+METRIC = NoAnswer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.core.protocols import Metric
 from harness.metrics.base.grouping import Family
 
 
@@ -24,4 +23,4 @@ class PassHatK(Family):
         return found
 
 
-METRIC: type[Metric] = PassHatK
+METRIC = PassHatK

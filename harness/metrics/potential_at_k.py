@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
-from harness.metrics.base.grouping import Family, ProblemSamples, by_problem, sizes, with_samples
+from harness.metrics.base.grouping import AtSeveralK, ProblemSamples, by_problem, sizes, with_samples
 
 
-class PotentialAtK:
+class PotentialAtK(AtSeveralK):
     """The sum over problems of pass@k (1 - pass@1), over the sum of 1 - pass@1, each unbiased.
 
     There is no estimate where no sample is wrong.
 
     For k = 1, 2, 4, 8 ... and n itself, n being the smallest number of graded samples of a problem.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config(Family.Config):
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
         problems = by_problem(graded)
@@ -52,4 +43,4 @@ def _potential_at(k: int, problems: Sequence[ProblemSamples]) -> Estimate | None
     return Estimate(f"potential@{k}", math.fsum(found) / math.fsum(missed), low, high, *counts, method)
 
 
-METRIC: type[Metric] = PotentialAtK
+METRIC = PotentialAtK

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.core.protocols import Metric
 from harness.core.types import Estimate, Graded
 from harness.metrics.base.grouping import (
     MeanOverProblems,
@@ -46,4 +45,4 @@ def _n_tokens(problem: ProblemSamples) -> int:
     return sum(item.completion.tokens.n_completion for item in problem.graded)
 
 
-METRIC: type[Metric] = TokenCounts
+METRIC = TokenCounts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.core.protocols import Metric
 from harness.metrics.base.grouping import MeanOverProblems, Means, ProblemSamples, rate
 
 
@@ -15,4 +14,4 @@ class Truncated(MeanOverProblems):
         return rate("truncated", problems, lambda item: item.completion.finish_reason == "length")
 
 
-METRIC: type[Metric] = Truncated
+METRIC = Truncated

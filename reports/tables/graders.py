@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Estimate, Table, Verdict
@@ -19,19 +18,12 @@ Sample = tuple[str, int]
 Verdicts = Mapping[Sample, Verdict]
 
 
-class Graders:
+class Graders(TableBuilder[RunReader]):
     """One row for each grader of a run that has several, the run's own first.
 
     `right` is the mean over problems of the share of graded samples that are right. `judged otherwise` counts the
     samples on which this grader and the run's own disagree; `problems` names their problems.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         rows = [row for run, label in labelled(runs, "eval") for row in _rows(run, label)]
@@ -82,4 +74,4 @@ def _right(is_right: Mapping[Sample, bool], n_ungraded: int) -> Estimate | None:
     return Estimate("right", mean, interval.low, interval.high, len(values), len(is_right), n_ungraded, interval.method)
 
 
-TABLE: type[TableBuilder] = Graders
+TABLE = Graders

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Table
@@ -14,15 +13,8 @@ from harness.runs.folder import RunReader
 DIFFERS = "differs"
 
 
-class Protocol:
+class Protocol(TableBuilder[RunReader]):
     """One table per task. A setting that is equal in all runs is shown once, others are shown by run."""
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         named = labelled(runs, "eval")
@@ -45,4 +37,4 @@ def _is_one(values: Sequence[Cell]) -> bool:
     return all(value == values[0] for value in values)
 
 
-TABLE: type[TableBuilder] = Protocol
+TABLE = Protocol

@@ -32,15 +32,8 @@ class Row:
     estimates: Mapping[str, Estimate]
 
 
-class Results:
+class Results(TableBuilder[RunReader]):
     """Evaluations in the order given. A column is one estimate by name; a run without it has an empty cell."""
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         evaluations = labelled(runs, "eval")
@@ -126,4 +119,4 @@ def _detectable(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-TABLE: type[TableBuilder] = Results
+TABLE = Results

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.core.protocols import TableBuilder
@@ -35,15 +34,8 @@ COLUMNS = (
 )
 
 
-class Training:
+class Training(TableBuilder[RunReader]):
     """One row per training run. Rewards and solve rates are those of the training samples, not of an evaluation."""
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def build(self, runs: Sequence[RunReader]) -> Sequence[Table]:
         named = labelled(runs, "train")
@@ -96,4 +88,4 @@ def _total(steps: Sequence[Mapping[str, Any]], key: str) -> int | float | None:
     return sum(values) if all(isinstance(value, int) for value in values) else math.fsum(values)
 
 
-TABLE: type[TableBuilder] = Training
+TABLE = Training

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from harness.core.errors import ConfigError, DataError
-from harness.core.protocols import Grader, Split
+from harness.core.protocols import Grader, Split, Task
 from harness.core.seeds import derive
-from harness.core.types import DataFile, DatasetCard, GoldenCompletion, LoadedData, Message, Problem, Sampling
+from harness.core.types import DataFile, DatasetCard, LoadedData, Message, Problem, Sampling
 from harness.data import files as data
 from harness.data import fingerprints
 from harness.tasks._base.prompts import Prompt
@@ -86,7 +86,7 @@ class DatasetConfig:
     """`without_errata` drops the rows whose reference is known to be wrong; `errata` keeps only those."""
 
 
-class Dataset(Generic[R]):
+class Dataset(Task[R]):
     """Base class of dataset tasks. Files are read once, when problems are first requested."""
 
     CARD: ClassVar[DatasetCard]
@@ -100,21 +100,13 @@ class Dataset(Generic[R]):
 
     def __init__(self, config: DatasetConfig, grader: Grader[Any], sampling: Sampling) -> None:
         if config.prompt not in self.PROMPTS:
-            raise ConfigError(f"{self.id} has no prompt {config.prompt!r}; there is {', '.join(self.PROMPTS)}")
+            raise ConfigError(f"{self.plugin_id} has no prompt {config.prompt!r}; there is {', '.join(self.PROMPTS)}")
         self.config, self.grader, self.sampling = config, grader, sampling
         self.card = replace(self.CARD, fingerprint=self.expected_fingerprint())
         self._read = functools.cache(self._read_split)
 
-    @property
-    def id(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
-
     def reference(self, row: Row) -> R:
         """Return the reference that the grader compares a completion with."""
-        raise NotImplementedError
-
-    def golden_completions(self, problem: Problem[R]) -> Sequence[GoldenCompletion]:
-        """Return completions whose verdict is known."""
         raise NotImplementedError
 
     def sources(self) -> Mapping[Split, tuple[Source, ...]]:
@@ -123,7 +115,7 @@ class Dataset(Generic[R]):
 
     def edition(self, split: Split) -> str:
         """Return the name of the file of row digests of a split."""
-        return f"{self.id}.{split}"
+        return f"{self.plugin_id}.{split}"
 
     # --- public ------------------------------------------------------------------------------------------------
 
@@ -131,9 +123,9 @@ class Dataset(Generic[R]):
         """Yield `train` in endless, reshuffled passes, and the other splits once in the order of `seed`."""
         rows = self._selected(self._read(split)[0])
         if not rows:
-            raise ConfigError(f"the {split} split of {self.id} has no rows with rows = {self.config.rows!r}")
+            raise ConfigError(f"the {split} split of {self.plugin_id} has no rows with rows = {self.config.rows!r}")
         passes = itertools.count() if split == "train" else range(1)
-        orders = (Random(derive(seed, self.id, split, number)).sample(rows, len(rows)) for number in passes)
+        orders = (Random(derive(seed, self.plugin_id, split, number)).sample(rows, len(rows)) for number in passes)
         return map(self._problem, itertools.chain.from_iterable(orders))
 
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
@@ -168,9 +160,9 @@ class Dataset(Generic[R]):
     def _problem(self, row: Row) -> Problem[R]:
         prompt = self.PROMPTS[self.config.prompt]
         try:
-            return Problem(row.id, self.id, self.messages(prompt, row), self.reference(row), row.tags)
+            return Problem(row.id, self.plugin_id, self.messages(prompt, row), self.reference(row), row.tags)
         except DataError as error:
-            raise DataError(f"{self.id} {row.id}: {error}") from error
+            raise DataError(f"{self.plugin_id} {row.id}: {error}") from error
 
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         return prompt.messages(problem=row.problem)
@@ -199,7 +191,7 @@ class Dataset(Generic[R]):
 
     def read_rows(self, source: Source, paths: Sequence[Path]) -> list[Row]:
         """Read and check all rows of a source. Raises DataError."""
-        advice = f"fetch it again (`harness fetch {self.id} --again`), or repair the mirror"
+        advice = f"fetch it again (`harness fetch {self.plugin_id} --again`), or repair the mirror"
         try:
             rows = list(source.rows(*paths))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -217,7 +209,7 @@ class Dataset(Generic[R]):
         """Return the first source whose files are all on this machine, else the first source."""
         sources = self.sources()
         if split not in sources:
-            raise ConfigError(f"{self.id} has no {split} split, only {' and '.join(sources)}")
+            raise ConfigError(f"{self.plugin_id} has no {split} split, only {' and '.join(sources)}")
         candidates = sources[split]
         for has in (data.mirrored, data.is_local):
             for source in candidates:

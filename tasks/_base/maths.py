@@ -51,7 +51,9 @@ class Maths(Dataset[MathReference]):
             return super().read_rows(source, paths)
         code = [Path(inspect.getfile(module)) for module in (type(self), Maths, Dataset)]
         read = super().read_rows
-        return cached_rows("-".join((self.id, *self.COLUMNS)), paths, code, lambda: read(source, paths), Row, _fields)
+        return cached_rows(
+            "-".join((self.plugin_id, *self.COLUMNS)), paths, code, lambda: read(source, paths), Row, _fields
+        )
 
     def reference(self, row: Row) -> MathReference:
         settings: dict[str, Any] = row.more if row.more is not None else {}

@@ -43,7 +43,7 @@ class Programs(Dataset[ProgramReference]):
     def messages(self, prompt: Prompt, row: Row) -> tuple[Message, ...]:
         return prompt.messages(problem=row.problem, format=program_format(self.reference(row).starter_code))
 
-    def tests_told(self, split: Split) -> Mapping[str, str]:
+    def test_facts(self, split: Split) -> Mapping[str, str]:
         """Describe the coverage of the tests, with the number of problems, and the problems that they can't decide."""
         rows = self._read(split)[0]
         asked = Counter(self.reference(row).coverage for row in self._selected(rows))

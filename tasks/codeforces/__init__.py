@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.types import CLUSTER_TAG, DataFile, DatasetCard, Erratum
 from harness.data.files import read_records
 from harness.data.fingerprints import read_digests
@@ -177,4 +177,4 @@ class CodeForces(Programs):
         return splits(test=[Source((first, *PROBLEMS, *files), read) for first in (SAMPLES, MIRRORED)])
 
 
-TASK: type[Task[ProgramReference]] = CodeForces
+TASK = CodeForces

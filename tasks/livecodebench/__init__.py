@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.errors import ConfigError, DataError
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.types import CLUSTER_TAG, DataFile, DatasetCard, Erratum
 from harness.data.files import read_records
 from harness.graders.code.reference import ProgramReference
@@ -177,4 +177,4 @@ def _is_date(text: str) -> bool:
         return False
 
 
-TASK: type[Task[ProgramReference]] = LiveCodeBench
+TASK = LiveCodeBench

@@ -19,7 +19,7 @@ from harness.tasks.lm_eval.loading import Loaded, check_name, load
 from harness.tasks.lm_eval.problems import SCORED, estimates, own_metrics, problems, repeats_of, sampling_of
 
 
-class LmEvalTask:
+class LmEvalTask(Task[LmEvalReference]):
     """A task, group or tag of lm-eval. Ids are its name and the number of the document, such as `gsm8k-12`.
 
     Replies are drawn as the task says. Where that is greedily, or likelihoods are asked for, a second sample would be
@@ -47,6 +47,7 @@ class LmEvalTask:
         """Number of bootstrap draws of lm-eval's standard errors."""
 
     NAME: ClassVar[str] = ""
+    is_external: ClassVar[bool] = True
 
     config: Config
     grader: LmEvalGrader
@@ -71,13 +72,13 @@ class LmEvalTask:
         return f"lm_eval:{self.NAME}"
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> Sampling:  # type: ignore[override]  # read from lm-eval on first use
         """Sampling of the first member that generates text; the others have their own."""
         found = (sampling for task in self._loaded.tasks.values() if (sampling := sampling_of(task)) is not None)
         return next(found, SCORED)
 
     @property
-    def card(self) -> DatasetCard:
+    def card(self) -> DatasetCard:  # type: ignore[override]  # read from lm-eval on first use
         tasks = self._loaded.tasks
         everything = list(self.problems("test", 0))
         sources = [f"{task.config.dataset_path} {task.config.dataset_name or ''}".strip() for task in tasks.values()]
@@ -105,7 +106,7 @@ class LmEvalTask:
             raise ConfigError(f"{self._id} has no split {split!r}: lm-eval chooses the split itself; use test")
         return problems(self._id, self._loaded, self.config.metric)
 
-    # --- ExternalTask ---------------------------------------------------------------------------------------------
+    # --- external task ---------------------------------------------------------------------------------------------
 
     def has_right_and_wrong(self) -> bool:
         """Return whether every member's first metric is a mean over documents."""
@@ -133,4 +134,4 @@ class LmEvalTask:
         return [item for item in graded if item.problem.tags["member"] in members]
 
 
-TASK: type[Task[LmEvalReference]] = LmEvalTask
+TASK = LmEvalTask

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.core.protocols import Split, Task
+from harness.core.protocols import Split
 from harness.core.types import DataFile, DatasetCard, Erratum
 from harness.data.files import read_records
-from harness.graders.math.reference import SCIENTIFIC_TOLERANCE, MathReference
+from harness.graders.math.reference import SCIENTIFIC_TOLERANCE
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, MathsConfig, last_boxed
 from harness.tasks.minerva.answers import RLLM_ANSWERS
@@ -72,4 +72,4 @@ class Minerva(Maths):
         return f"minerva.{split}" if self.config.answers == "boxed" else f"minerva-rllm.{split}"
 
 
-TASK: type[Task[MathReference]] = Minerva
+TASK = Minerva

@@ -14,18 +14,19 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
+        from harness.core.protocols import Task
         from harness.core.types import DatasetCard, Message, Problem, Sampling
         from harness.graders.exact import ExactGrader
 
 
-        class Doubling:
+        class Doubling(Task):
             @dataclass(frozen=True, slots=True)
             class Config:
                 size: int = 4
 
             def __init__(self, config):
-                self.config = config
-                self.grader = ExactGrader(ExactGrader.Config())
+                super().__init__(config)
+                self.grader = ExactGrader()
                 self.sampling = Sampling(max_tokens=4)
                 self.card = DatasetCard("Doubling", "generated", "CC0-1.0", "", {"test": str(config.size)}, "0")
 
@@ -45,16 +46,14 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
+        from harness.core.protocols import Engine
         from harness.core.types import Completion, Tokens
 
 
-        class Parrot:
+        class Parrot(Engine):
             @dataclass(frozen=True, slots=True)
             class Config:
                 add: int = 0
-
-            def __init__(self, config):
-                self.config = config
 
             def open(self, source):
                 pass
@@ -75,19 +74,11 @@ NEW_FILES = {
     "harness/metrics/count_correct.py": '''
         """How many completions are correct: a metric that came as one file."""
 
-        from dataclasses import dataclass
-
+        from harness.core.protocols import Metric
         from harness.core.types import Estimate
 
 
-        class CountCorrect:
-            @dataclass(frozen=True, slots=True)
-            class Config:
-                pass
-
-            def __init__(self, config):
-                self.config = config
-
+        class CountCorrect(Metric):
             def estimate(self, graded):
                 n = sum(item.verdict.outcome == "correct" for item in graded)
                 return [Estimate("count_correct", n, n, n, len(graded), len(graded), 0, "counted")]
@@ -100,22 +91,16 @@ NEW_FILES = {
 
         from dataclasses import dataclass
 
+        from harness.core.protocols import Objective
         from harness.core.tensors import Advantages, LossResult
 
 
-        class RewardWeighted:
+        class RewardWeighted(Objective):
             @dataclass(frozen=True, slots=True)
             class Config:
                 scale: float = 1.0
 
             needs = frozenset({"entropy"})
-            source = "policy"
-
-            def __init__(self, config):
-                self.config = config
-
-            def prepare(self, shape, seed):
-                pass
 
             def advantages(self, batch, old):
                 return Advantages(batch.rewards + self.config.scale, {})
@@ -126,34 +111,17 @@ NEW_FILES = {
                 loss = -weighted.sum() / batch.totals.n_tokens
                 return LossResult(loss, {"planted_entropy": (entropy, batch.totals.n_tokens)})
 
-            def parameters(self):
-                return ()
-
-            def state_dict(self):
-                return {}
-
-            def load_state_dict(self, state):
-                pass
-
 
         OBJECTIVE = RewardWeighted
         ''',
     "reports/tables/run_kinds.py": '''
         """Which kind each run is of: a table that came as one file."""
 
-        from dataclasses import dataclass
-
+        from harness.core.protocols import TableBuilder
         from harness.core.types import Table
 
 
-        class RunKinds:
-            @dataclass(frozen=True, slots=True)
-            class Config:
-                pass
-
-            def __init__(self, config):
-                self.config = config
-
+        class RunKinds(TableBuilder):
             def build(self, runs):
                 return [Table("Kinds of runs", ("run", "kind"), tuple((r.folder.name, r.record.kind) for r in runs))]
 

@@ -1,17 +1,18 @@
 """The file system is the registry: what is listed, what is loaded, what is refused."""
 
 import dataclasses
+import importlib
 import shutil
 import subprocess
 import sys
 import textwrap
-from typing import Protocol
+from types import SimpleNamespace
 
 import pytest
 
 from harness.core import registry as discovery
-from harness.core.errors import PluginError, UnknownNameError
-from harness.core.protocols import Grader
+from harness.core.errors import ConfigError, PluginError, UnknownNameError, UsageError
+from harness.core.protocols import Engine, Grader
 from harness.core.registry import KINDS, Kind, descriptions, entries, load
 
 GOOD = '''
@@ -20,15 +21,13 @@ GOOD = '''
 And more.
 """
 from dataclasses import dataclass
+from harness.core.protocols import Grader
 from harness.core.types import Verdict
 
-class Generous:
+class Generous(Grader):
     @dataclass(frozen=True)
     class Config:
         reward: float = 1.0
-
-    def __init__(self, config):
-        self.config = config
 
     def grade(self, problem, completion):
         return Verdict("correct", self.config.reward)
@@ -161,26 +160,31 @@ def test_plugin_file_without_its_constant_is_refused_by_name(room):
 @pytest.mark.parametrize("value", ["Generous(Generous.Config())", "3", "lambda problem, completion: None"])
 def test_plugin_that_is_not_a_class_is_refused(room, value):
     write(room, "instance", GOOD.replace("GRADER = Generous", f"GRADER = {value}"))
-    assert "must be a class with a nested dataclass Config" in refusal("instance")
+    assert "must be a subclass of harness.core.protocols.Grader" in refusal("instance")
 
 
-@pytest.mark.parametrize(("old", "new"), [("class Config:", "class Options:"), ("    @dataclass(frozen=True)\n", "")])
-def test_a_class_without_a_dataclass_config_is_refused(room, old, new):
-    write(room, "bare", GOOD.replace(old, new))
-    assert "must be a class with a nested dataclass Config" in refusal("bare")
-
-
-def test_a_class_without_a_member_of_the_protocol_is_refused_by_that_member(room):
-    write(room, "lacking", GOOD.replace("def grade", "def judge"))
-    assert "lacks grade of the protocol grader" in refusal("lacking")
-
-
-def test_inheriting_the_protocol_does_not_implement_it(room):
-    source = GOOD.replace("def grade", "def judge").replace("class Generous:", "class Generous(Grader[str]):")
-    write(
-        room, "promising", source.replace("from harness", "from harness.core.protocols import Grader\nfrom harness", 1)
+def test_a_class_that_only_has_the_methods_is_refused_with_the_base_class_to_write(room):
+    write(room, "duck", GOOD.replace("class Generous(Grader):", "class Generous:"))
+    assert refusal("duck") == (
+        "the grader 'duck' must be a subclass of harness.core.protocols.Grader: write `class ...(Grader):`"
     )
-    assert "lacks grade" in refusal("promising")
+
+
+def test_options_that_are_not_a_dataclass_are_refused(room):
+    write(room, "bare", GOOD.replace("    @dataclass(frozen=True)\n", ""))
+    assert refusal("bare") == "the options of the grader 'bare' must be a dataclass: decorate its class Config"
+
+
+def test_a_plugin_without_options_needs_no_config(room):
+    write(room, "plain", GOOD.replace("class Config:", "class Other:").replace("self.config.reward", "1.0"))
+    plugin = load("graders", "plain")
+    assert plugin().grade(None, None).reward == 1.0
+    assert dataclasses.fields(plugin.Config) == ()
+
+
+def test_a_class_without_a_method_that_the_base_class_demands_is_refused_by_that_method(room):
+    write(room, "lacking", GOOD.replace("def grade", "def judge"))
+    assert refusal("lacking") == "the grader 'lacking' lacks grade, which harness.core.protocols.Grader demands"
 
 
 def test_inherited_member_implements_the_protocol(room):
@@ -200,14 +204,17 @@ def test_inherited_member_implements_the_protocol(room):
     assert load("graders", "heir").__name__ == "Heir"
 
 
-class Strict(Grader[str], Protocol):
+class Strict(Grader[str]):
     strictness: float
 
 
-def test_an_annotated_attribute_of_a_protocol_is_demanded_and_an_annotation_is_enough(room, monkeypatch):
-    monkeypatch.setitem(KINDS, "graders", dataclasses.replace(KINDS["graders"], protocol=Strict))
-    write(room, "good", GOOD)
-    write(room, "strict", GOOD.replace("    @dataclass", "    strictness: float\n\n    @dataclass"))
+def test_an_annotated_attribute_of_a_base_class_is_demanded_and_an_annotation_is_enough(room, monkeypatch):
+    monkeypatch.setitem(KINDS, "graders", dataclasses.replace(KINDS["graders"], base=Strict))
+    source = GOOD.replace("class Generous(Grader):", "class Generous(Strict):")
+    source = source.replace("from harness", f"from {__name__} import Strict\nfrom harness", 1)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__, SimpleNamespace(Strict=Strict)))
+    write(room, "good", source)
+    write(room, "strict", source.replace("    @dataclass", "    strictness: float\n\n    @dataclass"))
     assert "lacks strictness" in refusal("good")
     assert load("graders", "strict").__name__ == "Generous"
 
@@ -254,7 +261,7 @@ def test_an_installed_distribution_adds_a_plugin(room, tmp_path, value, constant
 
 
 @pytest.mark.usefixtures("room")
-def test_an_installed_plugin_is_held_to_the_protocol_too(tmp_path):
+def test_an_installed_plugin_is_held_to_the_base_class_too(tmp_path):
     write(tmp_path, "thirdparty", GOOD.replace("def grade", "def judge"))
     point_at(tmp_path, "foreign-graders", "theirs", "thirdparty")
     assert "lacks grade" in refusal("theirs")
@@ -290,3 +297,84 @@ def test_two_distributions_with_one_id_are_refused_too(tmp_path):
 def test_entry_points_of_other_groups_are_ignored(tmp_path):
     point_at(tmp_path, "foreign-things", "theirs", "thirdparty", group="rooms.elsewhere")
     assert entries("graders") == {}
+
+
+# --- ids --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("room")
+def test_an_installed_plugin_has_the_id_of_its_entry_point(tmp_path):
+    write(tmp_path, "thirdparty", GOOD)
+    point_at(tmp_path, "foreign-graders", "theirs", "thirdparty")
+    assert load("graders", "theirs").plugin_id == "theirs"
+    assert load("graders", "theirs")().plugin_id == "theirs"
+    del sys.modules["thirdparty"]
+
+
+@pytest.mark.usefixtures("room")
+def test_a_class_imported_directly_has_the_id_of_its_entry_point_too(tmp_path):
+    write(tmp_path, "thirdparty", GOOD)
+    point_at(tmp_path, "foreign-graders", "theirs", "thirdparty")
+    plugin = importlib.import_module("thirdparty").GRADER
+    assert discovery.id_of("graders", plugin) == "theirs"
+    assert plugin.plugin_id == "theirs"
+    del sys.modules["thirdparty"]
+
+
+def test_the_id_of_a_file_is_its_name_and_a_subclass_has_its_own(room):
+    write(room, "good", GOOD)
+    write(room, "heir", "from rooms.graders.good import Generous\nclass Heir(Generous): ...\nGRADER = Heir")
+    assert [load("graders", name).plugin_id for name in ("heir", "good", "heir")] == ["heir", "good", "heir"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plugin_that_ships_has_the_id_it_is_listed_by(kind):
+    for plugin_id in entries(kind):
+        assert load(kind, plugin_id).plugin_id == plugin_id
+
+
+# --- optional abilities -----------------------------------------------------------------------------------------
+
+
+class Minimal(Engine):
+    def open(self, source): ...
+
+    def close(self): ...
+
+    def generate(self, requests):
+        return iter(())
+
+
+def test_an_engine_without_optional_abilities_says_so_or_does_nothing():
+    engine = Minimal()
+    assert (engine.follows_policy, engine.can_score, engine.is_remote) == (False, False, False)
+    assert (engine.n_at_once, engine.logp_is_exact, engine.describe_model("x")) == (None, False, {})
+    assert engine.check_prompts(None, []) is engine.sleep() is None
+    with pytest.raises(ConfigError, match="can't load new weights during training; use hf or vllm"):
+        engine.load_weights([], 1)
+    with pytest.raises(ConfigError, match="gives no log-likelihoods"):
+        engine.score([])
+
+
+@pytest.mark.parametrize(("engine", "abilities"), [("hf", (1, 1, 0)), ("scripted", (1, 0, 0)), ("openai", (0, 0, 1))])
+def test_engines_state_what_they_can_do(engine, abilities):
+    plugin = load("engines", engine)
+    assert (plugin.follows_policy, plugin.can_score, plugin.is_remote) == abilities
+
+
+def test_a_task_without_demonstrations_refuses_to_demonstrate():
+    assert load("tasks", "countdown").has_demonstrations
+    aime = load("tasks", "aime24")
+    assert not aime.has_demonstrations
+    with pytest.raises(ConfigError, match="the task 'aime24' has no demonstrations"):
+        aime(aime.Config()).demonstrate(None, 0)
+
+
+def test_a_plugin_that_is_not_a_family_has_no_members():
+    with pytest.raises(PluginError, match="'exact' is not a family of plug-ins, so there is no exact:more"):
+        load("graders", "exact:more")
+
+
+def test_an_id_that_is_settings_of_another_objective_is_explained():
+    with pytest.raises(UsageError, match=r"'dapo' is the objective grpo with the settings of .*countdown-dapo"):
+        load("objectives", "dapo")

@@ -363,7 +363,7 @@ def test_model_listing_is_requested_only_where_needed() -> None:
         pass
     engine = opened(server, is_listed=False)
     with pytest.raises(ModelError, match="no server answers"):
-        engine.facts(MODEL)
+        engine.describe_model(MODEL)
 
 
 def test_changed_model_under_the_same_name_is_refused_on_resume(

@@ -231,8 +231,8 @@ def test_replica_with_another_model_is_refused(running: None, monkeypatch: pytes
 
 def test_settings_refused_by_the_inner_engine_are_refused_before_ray_starts() -> None:
     with pytest.raises(ModelError, match="context of 64"):
-        built().vet(tiny_source(), requests(1, max_tokens=60))
-    built(inner={"id": "scripted"}).vet(tiny_source(), requests(1, max_tokens=60))
+        built().check_prompts(tiny_source(), requests(1, max_tokens=60))
+    built(inner={"id": "scripted"}).check_prompts(tiny_source(), requests(1, max_tokens=60))
 
 
 @pytest.mark.parametrize(

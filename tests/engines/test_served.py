@@ -74,7 +74,7 @@ def test_vllms_server_gives_the_texts_of_vllm_in_this_process(model: Path, tmp_p
             engine = parse_plugin("engines", {"id": "openai", "base_url": base_url, **options}).build()
             engine.open(ModelSource("tiny"))
             assert told(engine) == expected
-    facts = engine.facts("tiny")
+    facts = engine.describe_model("tiny")
     assert (facts["name"], facts["server"], facts["served owned_by"]) == ("tiny", base_url, "vllm")
     assert facts["served max_model_len"] == "64"
 

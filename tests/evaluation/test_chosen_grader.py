@@ -11,6 +11,7 @@ from harness.cli import main
 from harness.core import config as configs
 from harness.core.errors import ConfigError
 from harness.evaluation.setup import grader_name, with_grader
+from harness.graders.exact import ExactGrader
 from harness.runs.folder import RunReader
 
 GRADER = 'legacy_hendrycks(variant="lm-eval-math")'
@@ -77,7 +78,7 @@ def test_training_takes_the_rewards_of_the_chosen_grader_and_a_held_out_evaluati
 
 @dataclass(frozen=True)
 class Sealed:
-    grader: object = None
+    grader: object = ExactGrader()
 
 
 def test_choosing_a_grader_changes_a_copy_of_the_task_or_is_refused():

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from stub_engine import StubEngine
+
 from harness.core.config import parse
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
 from harness.evaluation.config import EvalConfig, Plan
@@ -18,7 +20,7 @@ PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in ran
 NAP_S = 0.02
 
 
-class Sleepy:
+class Sleepy(StubEngine):
     """An engine that sleeps before each completion and fails for the first of each problem."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from stub_engine import StubEngine
 
 from harness.cli import main
 from harness.core import config as configs
@@ -29,7 +30,7 @@ from harness.runs.folder import RunReader
 REPLIES = ["4*9=36;36+2=38", "1+1=2;2+2=4", "nonsense", "5*7=35;35+2=37", "9*8=72;72-4=68"]
 
 
-class RecordingEngine:
+class RecordingEngine(StubEngine):
     """An engine around another that keeps the requests, and may return wrong completions in one way."""
 
     def __init__(self, config, *, breaks=None, after=10**9):
@@ -275,26 +276,19 @@ def test_impossible_evaluation_is_refused_before_anything_is_written(tmp_path, c
 
 VAGUE = '''
 """A task whose grader leaves some completions ungraded."""
-from dataclasses import dataclass
+from harness.core.protocols import Grader, Task
 from harness.core.types import DatasetCard, Message, Problem, Sampling, Verdict
 
-class Undecided:
+class Undecided(Grader):
     def grade(self, problem, completion):
         if completion.index % 4 == 0:
             return Verdict("ungraded", None, reason="could not decide")
         return Verdict("incorrect", 0.0)
 
-class Vague:
-    grader: Undecided
+class Vague(Task):
+    grader = Undecided()
     sampling = Sampling(max_tokens=5)
     card = DatasetCard("Vague", "nowhere", "none", "", {"test": "2 problems"}, "v1")
-
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    def __init__(self, config):
-        self.grader = Undecided()
 
     def problems(self, split, seed):
         return iter([Problem(str(i), "vague", (Message("user", "?"),), None) for i in range(2)])

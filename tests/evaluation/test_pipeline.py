@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from harness.core.protocols import Grader
 from harness.core.types import Completion, Graded, Message, Problem, Tokens, Verdict
 from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
 
@@ -18,7 +20,7 @@ def completion(index: int) -> Completion:
     return Completion("p", index, index, str(index), "stop", Tokens(1, 1))
 
 
-class Meeting:
+class Meeting(Grader[Any]):
     """A grader whose first verdicts wait for one another, so they end only if graded at the same time."""
 
     def __init__(self, n_at_once: int) -> None:
@@ -50,7 +52,7 @@ def test_verdicts_come_in_the_order_of_the_answers_and_are_stored_once(n_at_once
     assert sink.verdicts == [(i, str(i)) for i in range(200)]
 
 
-class Stuck:
+class Stuck(Grader[Any]):
     """A grader that finishes nothing until it is released."""
 
     def __init__(self) -> None:

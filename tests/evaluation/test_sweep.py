@@ -13,6 +13,7 @@ from official_shapes import write
 from harness.cli import main
 from harness.core import config as configs
 from harness.core.progress import Progress
+from harness.core.protocols import Engine
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import checked_setup, evaluate, evaluate_all
 from harness.evaluation.sweep import eval_runs, sweep
@@ -133,7 +134,7 @@ def test_sweep_selects_problems_by_id_and_by_number(models, capsys):
     assert len(more) == 3
 
 
-class Counting:
+class Counting(Engine):
     """An engine that counts how often it is opened and closed."""
 
     def __init__(self, engine):

@@ -15,6 +15,7 @@ import pytest
 from harness.cli import main
 from harness.core import config
 from harness.core.errors import DataError
+from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Tokens, Verdict
 from harness.graders.math.reference import typed_reference
 from harness.interop.problems import read_rows
@@ -219,7 +220,7 @@ def test_verl_code_accepts_the_exported_rows_and_reward_function(tmp_path, probl
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
 def test_grader_is_never_asked_more_at_once_than_its_limit(n_at_once):
-    class Counting:
+    class Counting(Grader):
         now = most = 0
         lock = threading.Lock()
 

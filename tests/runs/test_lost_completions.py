@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from stub_engine import StubEngine
 
 from harness.core.config import parse
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Tokens
@@ -18,16 +19,12 @@ PROBLEMS = [Problem(str(i), "t", (Message("user", str(i)),), "yes") for i in ran
 PLAN = Plan(2, Sampling(max_tokens=5), 0, ("eval",))
 
 
-class Losing:
+class Losing(StubEngine):
     """An engine that answers yes, and fails for the samples of one index."""
 
     def __init__(self, lost_index: int | None) -> None:
         self.lost_index = lost_index
         self.asked: list[tuple[str, int]] = []
-
-    def open(self, source: Any) -> None: ...
-
-    def close(self) -> None: ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion | Failure]:
         for r in requests:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stub_engine import StubEngine
+
 from harness.core.types import Completion, Request, Tokens
 
 
 @dataclass(frozen=True)
-class Mortal:
+class Mortal(StubEngine):
     """Says each request's seed. At the request `end_at` (an index) it is killed, as often as there are `lives`."""
 
     folder: str
@@ -30,9 +32,6 @@ class Mortal:
     def open(self, source: Any) -> None:
         if self.dies_opening:
             self._end()
-
-    def close(self) -> None:
-        pass
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:

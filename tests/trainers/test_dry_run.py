@@ -165,11 +165,11 @@ def test_sequences_longer_than_a_micro_batch_or_the_model_are_remarked() -> None
     assert any("69 tokens, and the model was made for 64" in remark for remark in long)
 
 
-def test_the_objectives_advice_comes_before_the_remarks() -> None:
+def test_the_objectives_warnings_come_before_the_remarks() -> None:
     config = recipe("countdown-grpo", loop={"compile": True})
-    setup = dataclasses.replace(build_setup(config, Path("no-such-run")), advice=("objective: advice",))
+    setup = dataclasses.replace(build_setup(config, Path("no-such-run")), warnings=("objective: a warning",))
     remarks = dry_run(config, setup).remarks
-    assert remarks[0] == "objective: advice"
+    assert remarks[0] == "objective: a warning"
     assert remarks[1].startswith("The estimate is that without loop.compile")
 
 

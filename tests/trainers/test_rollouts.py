@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from stub_engine import StubEngine
 
 from harness.core.errors import RunError
+from harness.core.protocols import Grader, Task
 from harness.core.types import Completion, Graded, Problem, Request, Sampling, Tokens, Verdict
 from harness.trainers.config import (
     DynamicSamplingConfig,
@@ -20,7 +22,7 @@ from harness.trainers.objectives.remax import ReMax
 from harness.trainers.rollouts import Rollouts, Sampler, training_problems
 
 
-class FakeTask:
+class FakeTask(Task[Any], Grader[Any]):
     """Problems named by their number; `mixed` of them have one right answer in two, the others none."""
 
     def __init__(self, mixed: set[int], n_problems: int = 100) -> None:
@@ -36,10 +38,8 @@ class FakeTask:
         return Verdict("correct" if right else "incorrect", float(right))
 
 
-class FakeEngine:
+class FakeEngine(StubEngine):
     """Remembers what it was asked for."""
-
-    version = 0
 
     def __init__(self) -> None:
         self.asked: list[Request] = []

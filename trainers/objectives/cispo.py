@@ -14,16 +14,14 @@ REINFORCE with GRPO's advantages. There is no KL term (the loop has one).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 
-class Cispo(NoParameters):
+class Cispo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(GroupAdvantageConfig):
         clip_low: float = 1.0
@@ -35,11 +33,9 @@ class Cispo(NoParameters):
             if min(self.clip_low, self.clip_high) < 0:
                 raise ValueError("clip_low and clip_high are distances from a ratio of 1: not negative")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group"})
+    requires: frozenset[Requirement] = frozenset({"group"})
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return group_advantages(batch, self.config)
@@ -52,4 +48,4 @@ class Cispo(NoParameters):
         return LossResult(loss, {"clip_fraction": total(weight != ratio, batch.completion_mask)})
 
 
-OBJECTIVE: type[Objective] = Cispo
+OBJECTIVE = Cispo

@@ -31,7 +31,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     group_log_mean_exp,
@@ -41,6 +41,7 @@ from harness.trainers.functional import (
     sequence_sum,
     summed,
 )
+from harness.trainers.objectives.base import removed_options
 from harness.trainers.objectives.base.parameters import MlpHead, mlp_head
 
 
@@ -64,11 +65,11 @@ class FlowRL(MlpHead):
             if not 0 <= self.log_z_dropout < 1 or self.log_z_layers < 1 or self.log_z_width < 0:
                 raise ValueError("log_z_dropout must lie in [0, 1), log_z_layers be at least 1, log_z_width at least 0")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group", "logp_old", "reference_logp", "prompt_hidden"})
+    needs: frozenset[Need] = frozenset({"logp_old", "reference_logp", "prompt_hidden"})
+    requires: frozenset[Requirement] = frozenset({"group"})
+    removed_options = removed_options.FLOWRL
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     # --- the formula
 
@@ -146,4 +147,4 @@ class FlowRL(MlpHead):
         }
 
 
-OBJECTIVE: type[Objective] = FlowRL
+OBJECTIVE = FlowRL

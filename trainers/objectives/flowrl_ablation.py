@@ -39,7 +39,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need
 from harness.core.tensors import Advantages, Batch, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     group_draws,
@@ -92,7 +92,6 @@ class FlowRLAblation(FlowRL):
                 raise ValueError(f"log_z = {log_z!r} does not use {', '.join(sorted(of_head))}")
 
     config: Config
-    needs: frozenset[Need]
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -101,9 +100,9 @@ class FlowRLAblation(FlowRL):
             needs.add("reference_logp")
         if config.log_z == "learned":
             needs |= POOLED_FROM[config.log_z_pooling]
-        if config.log_z == "group_mean" or config.group_statistics != "none":
-            needs.add("group")
         self.needs = frozenset(needs)
+        compares = config.log_z == "group_mean" or config.group_statistics != "none"
+        self.requires = frozenset({"group"} if compares else set())
 
     def weight(self, ratio: Tensor) -> Tensor:
         match self.config.importance_weight:
@@ -207,4 +206,4 @@ class FlowRLAblation(FlowRL):
         return metrics
 
 
-OBJECTIVE: type[Objective] = FlowRLAblation
+OBJECTIVE = FlowRLAblation

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from harness.core.protocols import Objective
 from harness.core.tensors import Batch
 from harness.trainers.objectives.flowrl_release import FlowRLRelease
 
@@ -41,4 +40,4 @@ class FlowRLRecipe(FlowRLRelease):
         return per_completion.sum() / batch.totals.n_completions
 
 
-OBJECTIVE: type[Objective] = FlowRLRecipe
+OBJECTIVE = FlowRLRecipe

@@ -20,7 +20,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need
 from harness.core.tensors import Batch, ModelShape, PolicyOutputs
 from harness.trainers.functional import mean_but_last, released_mean
 from harness.trainers.objectives.flowrl import FlowRL
@@ -55,4 +55,4 @@ class FlowRLRelease(FlowRL):
         super().prepare(shape, seed, zero_init=zero_init)
 
 
-OBJECTIVE: type[Objective] = FlowRLRelease
+OBJECTIVE = FlowRLRelease

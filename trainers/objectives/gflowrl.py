@@ -19,9 +19,8 @@ paper's bounds of the gap: 1 on both sides bounds the pull of right and wrong an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need, Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import (
     group_log_mean_exp,
@@ -32,10 +31,9 @@ from harness.trainers.functional import (
     sequence_sum,
     summed,
 )
-from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class GFlowRL(NoParameters):
+class GFlowRL(Objective):
     @dataclass(frozen=True, slots=True)
     class Config:
         beta: float = 8.0
@@ -48,11 +46,10 @@ class GFlowRL(NoParameters):
             if min(self.beta, self.gap_low, self.gap_high, self.weight_cap) <= 0:
                 raise ValueError("beta, gap_low, gap_high and weight_cap must be above 0")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group", "logp_old", "reference_logp"})
+    needs: frozenset[Need] = frozenset({"logp_old", "reference_logp"})
+    requires: frozenset[Requirement] = frozenset({"group"})
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         """Return the clipped flow gap of each completion."""
@@ -78,4 +75,4 @@ class GFlowRL(NoParameters):
         return LossResult((weight * residual.square()).sum() / batch.totals.n_completions, metrics, ratio)
 
 
-OBJECTIVE: type[Objective] = GFlowRL
+OBJECTIVE = GFlowRL

@@ -14,18 +14,16 @@ tokens; the authors' first code divides by the longest completion in its variant
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import sequence_mean, total
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 
-class Gmpo(NoParameters):
+class Gmpo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(GroupAdvantageConfig):
         clip_low: float = 0.4
@@ -36,11 +34,9 @@ class Gmpo(NoParameters):
             if min(self.clip_low, self.clip_high) < 0:
                 raise ValueError("clip_low and clip_high are distances from a log-ratio of 0: not negative")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group"})
+    requires: frozenset[Requirement] = frozenset({"group"})
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return group_advantages(batch, self.config)
@@ -54,4 +50,4 @@ class Gmpo(NoParameters):
         return LossResult(loss, {"clip_fraction": total(kept != log_ratio, mask)})
 
 
-OBJECTIVE: type[Objective] = Gmpo
+OBJECTIVE = Gmpo

@@ -29,16 +29,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
-class Grpo(NoParameters):
+class Grpo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(ClipConfig):
         reduction: Reduction = "sequence_mean"
@@ -54,12 +52,13 @@ class Grpo(NoParameters):
             if self.length_constant < 1 or (self.length_constant > 1 and self.reduction != "sequence_sum"):
                 raise ValueError("length_constant is at least 1, and divides only the reduction sequence_sum")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    requires: frozenset[Requirement] = frozenset({"group"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset({"group", "reference_logp"} if config.kl_beta != 0 else {"group"})
+        self.needs = frozenset({"reference_logp"} if config.kl_beta != 0 else set())
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         config = self.config
@@ -79,4 +78,4 @@ class Grpo(NoParameters):
         return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)
 
 
-OBJECTIVE: type[Objective] = Grpo
+OBJECTIVE = Grpo

@@ -14,16 +14,14 @@ bounds the log of the ratio at 10, which only acts where the clip has acted alre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import clipped_surrogate, sequence_mean
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, GroupAdvantageConfig, clipped, group_advantages
 
 
-class Gspo(NoParameters):
+class Gspo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(GroupAdvantageConfig):
         clip_low: float = 3e-4
@@ -33,8 +31,9 @@ class Gspo(NoParameters):
             GroupAdvantageConfig.__post_init__(self)
             ClipConfig(self.clip_low, self.clip_high)  # has the same bounds
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group"})
+    requires: frozenset[Requirement] = frozenset({"group"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -52,4 +51,4 @@ class Gspo(NoParameters):
         return LossResult(-surrogate.sum() / batch.totals.n_completions, metrics, ratios)
 
 
-OBJECTIVE: type[Objective] = Gspo
+OBJECTIVE = Gspo

@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import group_normalise, sequence_sum
-from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class Kimi(NoParameters):
+class Kimi(Objective):
     @dataclass(frozen=True, slots=True)
     class Config:
         tau: float = 0.1
@@ -34,12 +33,13 @@ class Kimi(NoParameters):
             if self.tau <= 0:
                 raise ValueError("tau must be above 0")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    requires: frozenset[Requirement] = frozenset({"group"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset({"group", "reference_logp"} if config.anchor == "reference" else {"group"})
+        self.needs = frozenset({"reference_logp"} if config.anchor == "reference" else set())
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return Advantages(group_normalise(batch.rewards, batch.group_ids, by_std=False), {})
@@ -53,4 +53,4 @@ class Kimi(NoParameters):
         return LossResult(loss, {"log_ratio_per_sequence": (float(log_ratio.detach().sum()), float(len(log_ratio)))})
 
 
-OBJECTIVE: type[Objective] = Kimi
+OBJECTIVE = Kimi

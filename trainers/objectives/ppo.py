@@ -21,12 +21,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
     clipped_value_loss,
@@ -62,11 +61,9 @@ class Ppo(MlpHead):
             if self.value_lr <= 0 or self.value_layers < 1 or self.value_coefficient <= 0:
                 raise ValueError("value_lr and value_coefficient must be above 0, and value_layers at least 1")
 
-    source: Literal["policy", "demonstrations"] = "policy"
     needs: frozenset[Need] = frozenset({"completion_hidden"})
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def prepare(self, shape: ModelShape, seed: int) -> None:
         self.head = mlp_head(shape, self.config.value_layers, seed)
@@ -100,4 +97,4 @@ class Ppo(MlpHead):
         return (ParameterGroup(own, self.config.value_lr, self.config.value_weight_decay),)
 
 
-OBJECTIVE: type[Objective] = Ppo
+OBJECTIVE = Ppo

@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
 
 
-class Reinforce(NoParameters):
+class Reinforce(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(PolicyGradientConfig):
         baseline: Literal["running_mean", "batch_mean", "none"] = "running_mean"
@@ -34,12 +33,11 @@ class Reinforce(NoParameters):
             if not 0 <= self.baseline_decay < 1:
                 raise ValueError("baseline_decay must lie in [0, 1)")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = needs_of(config)
+        self.requires = requirements_of(config)
         self._running_mean: float | None = None
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
@@ -63,4 +61,4 @@ class Reinforce(NoParameters):
         self._running_mean = state["running_mean"]
 
 
-OBJECTIVE: type[Objective] = Reinforce
+OBJECTIVE = Reinforce

@@ -21,14 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import discounted_returns, group_normalise, rewards_by_token, whitened
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
-class ReinforcePlusPlus(NoParameters):
+class ReinforcePlusPlus(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(ClipConfig):
         baseline: Literal["none", "group_mean"] = "none"
@@ -43,12 +42,11 @@ class ReinforcePlusPlus(NoParameters):
                     "baseline = 'group_mean' has one advantage for all tokens of a completion; leave gamma at 1"
                 )
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset({"group"} if config.baseline == "group_mean" else set())
+        self.requires = frozenset({"group"} if config.baseline == "group_mean" else set())
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         mask = batch.completion_mask
@@ -63,4 +61,4 @@ class ReinforcePlusPlus(NoParameters):
         return clipped_policy_gradient(batch, current, old, advantages.values, self.config)
 
 
-OBJECTIVE: type[Objective] = ReinforcePlusPlus
+OBJECTIVE = ReinforcePlusPlus

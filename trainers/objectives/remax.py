@@ -16,25 +16,24 @@ change the greedy reward either; in verl it applies to both. `surrogate = "clipp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
 
 
-class ReMax(NoParameters):
+class ReMax(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(PolicyGradientConfig):
         pass
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    needs: frozenset[Need] = frozenset({"greedy_reward"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset[Need]({"greedy_reward"}) | needs_of(config)
+        self.requires = requirements_of(config)
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         assert batch.greedy_rewards is not None
@@ -44,4 +43,4 @@ class ReMax(NoParameters):
         return policy_gradient(batch, current, old, advantages.values, self.config)
 
 
-OBJECTIVE: type[Objective] = ReMax
+OBJECTIVE = ReMax

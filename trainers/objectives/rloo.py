@@ -14,26 +14,23 @@ makes several updates, `surrogate = "clipped"` is verl's form (a clipped ratio o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import leave_one_out
-from harness.trainers.objectives.base.parameters import NoParameters
-from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, needs_of, policy_gradient
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
 
 
-class Rloo(NoParameters):
+class Rloo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(PolicyGradientConfig):
         pass
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.needs = frozenset[Need]({"group"}) | needs_of(config)
+        self.requires = frozenset[Requirement]({"group"}) | requirements_of(config)
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return Advantages(leave_one_out(batch.rewards, batch.group_ids), {})
@@ -42,4 +39,4 @@ class Rloo(NoParameters):
         return policy_gradient(batch, current, old, advantages.values, self.config)
 
 
-OBJECTIVE: type[Objective] = Rloo
+OBJECTIVE = Rloo

@@ -7,26 +7,16 @@ It is not reinforcement learning: the reward is recorded and not used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class SupervisedFineTuning(NoParameters):
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
+class SupervisedFineTuning(Objective):
     source: Literal["policy", "demonstrations"] = "demonstrations"
-    needs: frozenset[Need] = frozenset()
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
         return Advantages(torch.ones_like(batch.rewards), {})
@@ -36,4 +26,4 @@ class SupervisedFineTuning(NoParameters):
         return LossResult(loss, {})
 
 
-OBJECTIVE: type[Objective] = SupervisedFineTuning
+OBJECTIVE = SupervisedFineTuning

@@ -38,7 +38,7 @@ from harness.trainers.functional import (
 from harness.trainers.objectives.base.parameters import mlp_head
 
 
-class TrajectoryBalance:
+class TrajectoryBalance(Objective):
     @dataclass(frozen=True, slots=True)
     class Config:
         beta: float = 15.0
@@ -52,8 +52,7 @@ class TrajectoryBalance:
             if min(self.beta, self.log_z_lr) <= 0 or self.log_z_layers < 1:
                 raise ValueError("beta and log_z_lr must be above 0, and log_z_layers at least 1")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -105,4 +104,4 @@ class TrajectoryBalance:
         self._own.load_state_dict(state)
 
 
-OBJECTIVE: type[Objective] = TrajectoryBalance
+OBJECTIVE = TrajectoryBalance

@@ -19,20 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
-from harness.trainers.objectives.base.parameters import NoParameters
 from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
 
 WIDEST = 1024.0
 
 
-class Trpo(NoParameters):
+class Trpo(Objective):
     @dataclass(frozen=True, slots=True)
     class Config(GroupAdvantageConfig):
         kl_target: float = 0.01
@@ -44,8 +43,9 @@ class Trpo(NoParameters):
             if min(self.kl_target, self.coefficient) <= 0:
                 raise ValueError("kl_target and coefficient must be above 0")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need] = frozenset({"group", "several_updates"})
+    requires: frozenset[Requirement] = frozenset({"group", "several_updates"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -88,4 +88,4 @@ class Trpo(NoParameters):
         self.coefficient, self._kl = state["coefficient"], tuple(state["kl"])
 
 
-OBJECTIVE: type[Objective] = Trpo
+OBJECTIVE = Trpo

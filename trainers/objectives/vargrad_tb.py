@@ -32,13 +32,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Need, Objective
+from harness.core.protocols import Need, Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import group_log_mean_exp, group_mean, log_z_errors, sequence_sum, summed
-from harness.trainers.objectives.base.parameters import NoParameters
 
 
-class VarGradTrajectoryBalance(NoParameters):
+class VarGradTrajectoryBalance(Objective):
     @dataclass(frozen=True, slots=True)
     class Config:
         beta: float = 15.0
@@ -48,13 +47,14 @@ class VarGradTrajectoryBalance(NoParameters):
             if self.beta <= 0:
                 raise ValueError("beta must be above 0")
 
-    source: Literal["policy", "demonstrations"] = "policy"
-    needs: frozenset[Need]
+    requires: frozenset[Requirement] = frozenset({"group"})
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
         prior: set[Need] = {"reference_logp"} if config.prior == "reference" else set()
-        self.needs = frozenset[Need]({"group", "logp_old"}) | prior
+        self.needs = frozenset[Need]({"logp_old"}) | prior
 
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         log_reward = self._log_reward(batch, old)
@@ -77,4 +77,4 @@ class VarGradTrajectoryBalance(NoParameters):
         return LossResult(loss, metrics)
 
 
-OBJECTIVE: type[Objective] = VarGradTrajectoryBalance
+OBJECTIVE = VarGradTrajectoryBalance

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.config import incidental
-from harness.core.protocols import ModelSource, PolicyEngine
+from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.models.chat import context_length, decode_text, encode_prompts, stop_ids
 from harness.models.loading import context_of, load_module, load_tokenizer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.engines.hf.batch import DecodingSlot
 
 
-class HuggingFaceEngine:
+class HuggingFaceEngine(Engine):
     """Decodes up to `batch_rows` completions at once; others join as some finish, and a shared prompt is read once."""
 
     @dataclass(frozen=True, slots=True)
@@ -39,14 +39,16 @@ class HuggingFaceEngine:
             if self.batch_rows < 1:
                 raise ValueError("batch_rows must be at least 1")
 
-    logp_is_exact: bool
+    follows_policy: ClassVar[bool] = True
+    can_score: ClassVar[bool] = True
+
+    config: Config
     module: Any
     tokenizer: Any
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.version = 0
-        self.n_at_once: int | None = config.batch_rows
+        super().__init__(config)
+        self.n_at_once = config.batch_rows
 
     def open(self, source: ModelSource) -> None:
         self.tokenizer = source.tokenizer if source.tokenizer is not None else load_tokenizer(source)
@@ -59,7 +61,7 @@ class HuggingFaceEngine:
         generation = self.module.generation_config
         self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
 
-    def vet(self, source: ModelSource, requests: Iterable[Request]) -> None:
+    def check_prompts(self, source: ModelSource, requests: Iterable[Request]) -> None:
         encode_prompts(load_tokenizer(source), list(requests), context_of(source))
 
     def close(self) -> None:
@@ -143,4 +145,4 @@ class HuggingFaceEngine:
         return Completion(request.problem_id, request.index, request.seed, text, row.finish_reason, tokens)
 
 
-ENGINE: type[PolicyEngine] = HuggingFaceEngine
+ENGINE = HuggingFaceEngine

@@ -18,7 +18,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.core import extras
 from harness.core.config import incidental
@@ -59,7 +59,7 @@ class _FailedTry:
     """The wait that the server asks for."""
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """Requests one completion at a time from a server: chat completions or, with a `tokenizer`, token ids."""
 
     @dataclass(frozen=True, slots=True)
@@ -106,6 +106,10 @@ class OpenAIEngine:
             if self.timeout_s <= 0 or min(self.first_wait_s, self.longest_wait_s) < 0:
                 raise ValueError("timeout_s must be above 0, and waits must not be negative")
 
+    is_remote: ClassVar[bool] = True
+
+    config: Config
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self._key = ApiKey(config.key_variable)
@@ -131,7 +135,7 @@ class OpenAIEngine:
     def close(self) -> None:
         pass
 
-    def facts(self, model: str) -> Mapping[str, str]:
+    def describe_model(self, model: str) -> Mapping[str, str]:
         listing = self._list_models().get(self._model, {})
         fingerprint = hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()[:16]
         served = {f"served {key}": value for key, value in listing.items()}
@@ -342,4 +346,4 @@ async def _wait_for_tasks() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-ENGINE: type[Engine] = OpenAIEngine
+ENGINE = OpenAIEngine

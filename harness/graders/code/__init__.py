@@ -38,7 +38,7 @@ _CHECKED_BYTES = 4 << 20
 _CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_bytes=1 << 10)
 
 
-class CodeGrader:
+class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
     """Sets `details["verdict"]` to AC, WA, TLE, MLE, OLE, RE or CE, with the first failing test.
 
     A program never has access to an expected output. A sandbox failure, or a problem that the tests can't decide, is
@@ -90,15 +90,14 @@ class CodeGrader:
             if self.comparison == "floats" and self.tolerance <= 0:
                 raise ValueError("comparison = 'floats' needs a tolerance above 0, such as 1e-6")
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     @functools.cached_property
     def _pool(self) -> Pool:
         return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
 
     @property
-    def n_at_once(self) -> int:
+    def n_at_once(self) -> int:  # type: ignore[override]  # the pool is opened on first use
         """Number of programs judged at the same time."""
         return self._pool.n_workers
 
@@ -255,4 +254,4 @@ def _failing(test: ProgramTest) -> dict[str, str]:
     }
 
 
-GRADER: type[Grader[ProgramReference | EvalPlusReference]] = CodeGrader
+GRADER = CodeGrader

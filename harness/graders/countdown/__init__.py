@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
 from harness.graders.countdown.rules import BrokenRuleError, CountdownReference, format_chain, parse, solve
 
 
-class CountdownGrader:
+class CountdownGrader(Grader[CountdownReference]):
     """Rewards a solution with 1, anything else with 0 and the first broken rule as the reason.
 
     `details["solution"]` is the canonical text of a correct answer: equal texts are the same solution.
     """
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def grade(self, problem: Problem[CountdownReference], completion: Completion) -> Verdict:
         """Grade in time linear in the text. An answer that the token budget cut off is never complete."""
@@ -36,4 +27,4 @@ class CountdownGrader:
         return Verdict("correct", 1.0, extracted=chain, details={"solution": solution.text})
 
 
-GRADER: type[Grader[CountdownReference]] = CountdownGrader
+GRADER = CountdownGrader

@@ -39,7 +39,7 @@ _COMMAND, _LETTER = re.compile(r"\\[A-Za-z]+"), re.compile(r"[A-Za-z]")
 MOST_SYMBOLIC_CHARACTERS = 1_000
 
 
-class MathGrader:
+class MathGrader(Grader[MathReference]):
     @dataclass(frozen=True, slots=True)
     class Config:
         symbolic_timeout_s: float = 3.0
@@ -52,8 +52,7 @@ class MathGrader:
     n_at_once = 2
     """Number of algebra workers."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def grade(self, problem: Problem[MathReference], completion: Completion) -> Verdict:
         try:
@@ -118,4 +117,4 @@ def _ungraded(reason: str, extracted: str, comparison: Comparison, error: Except
     return Verdict("ungraded", None, extracted[:200], reason, details)
 
 
-GRADER: type[Grader[MathReference]] = MathGrader
+GRADER = MathGrader

@@ -24,7 +24,7 @@ from harness.sandbox import Level, Pool, open_pool
 _FAILURES: Mapping[str, Literal["TLE", "RE"]] = {"timeout": "TLE", "error": "RE"}
 
 
-class LcbOfficialGrader:
+class LcbOfficialGrader(Grader[ProgramReference]):
     """Grades as lcb_runner's checker: its extraction, its mock of stdin, its comparison, its alarm.
 
     Programs run in our sandbox, and the comparison outside of it, so programs that forge a verdict there cannot do so
@@ -42,15 +42,14 @@ class LcbOfficialGrader:
             if self.timeout_s < 1:
                 raise ValueError("timeout_s must be at least 1")
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     @functools.cached_property
     def _pool(self) -> Pool:
         return open_pool(Level[self.config.least_level.upper()], self.config.n_workers)
 
     @property
-    def n_at_once(self) -> int:
+    def n_at_once(self) -> int:  # type: ignore[override]  # the pool is opened on first use
         """The number of programs judged at the same time."""
         return self._pool.n_workers
 
@@ -118,4 +117,4 @@ def _make_test(arguments: Sequence[object], kind: str, expected: object, limit_s
     return FunctionTest(arguments, limit_s, max(room_for(answer.text), answer.room_bytes), accepts)
 
 
-GRADER: type[Grader[ProgramReference]] = LcbOfficialGrader
+GRADER = LcbOfficialGrader

@@ -12,7 +12,6 @@ tags are ignored, so an answer line in unfinished reasoning counts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Problem, Verdict
@@ -35,14 +34,7 @@ _MORE_MARKS = ("^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots")
 _DELETED = (*_WORDS.split(" "), *_MARKS, *_MORE_MARKS)
 
 
-class LegacyDapoGrader:
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
+class LegacyDapoGrader(Grader[MathReference | str]):
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
         if gold is None:
@@ -70,4 +62,4 @@ def normalise(answer: str) -> str:
     return (answer.replace(",", "") if answer.replace(",", "").isdigit() else answer).strip()
 
 
-GRADER: type[Grader[MathReference | str]] = LegacyDapoGrader
+GRADER = LegacyDapoGrader

@@ -16,7 +16,7 @@ from harness.graders.code.reference import EvalPlusReference
 from harness.sandbox import Level
 
 
-class LegacyEvalPlusGrader:
+class LegacyEvalPlusGrader(Grader[EvalPlusReference]):
     """`evalplus.eval.untrusted_check` on the base and the plus inputs, in a fork of this process.
 
     Not a sandbox: programs run with this user's rights, in a process that holds the expected outputs. Release 0.3.1
@@ -30,8 +30,7 @@ class LegacyEvalPlusGrader:
         least_s: float = 1.0
         reference_factor: float = 4.0
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def facts(self) -> Mapping[str, str]:
         """Return the isolation of programs: none, and reports warn about it."""
@@ -108,4 +107,4 @@ def _sets(reference: EvalPlusReference) -> list[tuple[str, Sequence[Sequence[obj
     return [(name, inputs) for name, inputs in sets if inputs]
 
 
-GRADER: type[Grader[EvalPlusReference]] = LegacyEvalPlusGrader
+GRADER = LegacyEvalPlusGrader

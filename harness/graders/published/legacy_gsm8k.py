@@ -28,13 +28,12 @@ _NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 
 
-class LegacyGsm8kGrader:
+class LegacyGsm8kGrader(Grader[MathReference | str]):
     @dataclass(frozen=True, slots=True)
     class Config:
         variant: Variant = "strict-match"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
@@ -61,4 +60,4 @@ def _strip_ignored(answer: str) -> str:
     return answer.lower()
 
 
-GRADER: type[Grader[MathReference | str]] = LegacyGsm8kGrader
+GRADER = LegacyGsm8kGrader

@@ -31,13 +31,12 @@ _DELETED = ("\n", "\\!")
 _LATER_DELETED = ("\\left", "\\right", "^{\\circ}", "^\\circ", "\\$")
 
 
-class LegacyHendrycksGrader:
+class LegacyHendrycksGrader(Grader[MathReference | str]):
     @dataclass(frozen=True, slots=True)
     class Config:
         variant: Variant = "hendrycks"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
@@ -140,4 +139,4 @@ def _expand_quotient(text: str, *, is_lm_eval: bool) -> str:
     return f"\\frac{{{upper}}}{{{lower}}}" if text == f"{upper}/{lower}" else text
 
 
-GRADER: type[Grader[MathReference | str]] = LegacyHendrycksGrader
+GRADER = LegacyHendrycksGrader

@@ -26,15 +26,14 @@ from harness.graders.math.reference import MathReference, gold_text
 MOST_CHARACTERS = 1_000_000
 
 
-class LegacyMathVerifyGrader:
+class LegacyMathVerifyGrader(Grader[MathReference | str]):
     @dataclass(frozen=True, slots=True)
     class Config:
         variant: Literal["flowrl", "lm-eval"] = "flowrl"
         timeout_s: float = 15.0
         """The sources allow 5 s for each side and for the comparison."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
@@ -51,4 +50,4 @@ class LegacyMathVerifyGrader:
         return Verdict("correct", 1.0) if is_same else Verdict("incorrect", 0.0, reason="wrong")
 
 
-GRADER: type[Grader[MathReference | str]] = LegacyMathVerifyGrader
+GRADER = LegacyMathVerifyGrader

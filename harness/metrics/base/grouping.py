@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.errors import UsageError
+from harness.core.protocols import Metric
 from harness.core.types import CLUSTER_TAG, Estimate, Graded
 
 
@@ -39,15 +40,8 @@ class Means:
     notes: tuple[str, ...] = ()
 
 
-class MeanOverProblems:
+class MeanOverProblems(Metric):
     """Base of metrics whose estimates are means over problems: a subclass defines `means`, and `Config` for options."""
-
-    @dataclass(frozen=True, slots=True)
-    class Config:
-        pass
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
         """Return the values of each estimate; nothing where there is no estimate."""
@@ -64,16 +58,11 @@ class MeanOverProblems:
         }
 
 
-class Family(MeanOverProblems):
-    """Base of metrics with an estimate `name@k` for each of several k: a subclass defines `values`."""
-
-    name: str
-    base: int = 2
-
-    config: Config
+class AtSeveralK(Metric):
+    """Base of metrics with an estimate for each of several k."""
 
     @dataclass(frozen=True, slots=True)
-    class Config(MeanOverProblems.Config):
+    class Config:
         ks: tuple[int, ...] = ()
         """Only these k. A problem with fewer graded samples than k is left out of that k, and counted."""
         every_k: bool = False
@@ -84,6 +73,19 @@ class Family(MeanOverProblems):
                 raise ValueError(f"every k is at least 1, not {min(self.ks)}")
             if self.ks and self.every_k:
                 raise ValueError("ks names some k and every_k asks for all: set only one of them")
+
+    config: Config
+
+    @classmethod
+    def samples_needed(cls, options: Config) -> int:
+        return max(options.ks, default=1)
+
+
+class Family(AtSeveralK, MeanOverProblems):
+    """Base of metrics with an estimate `name@k` for each of several k: a subclass defines `values`."""
+
+    name: str
+    base: int = 2
 
     def count(self, problem: ProblemSamples) -> Any:
         """Return the counts that `values` needs of a problem: by default of its graded and of its correct samples."""
@@ -130,7 +132,7 @@ def with_samples(problems: Sequence[ProblemSamples], k: int) -> tuple[list[Probl
     return used, (f"{n_left_out} problems {too_few} left out",)
 
 
-def sizes(config: Family.Config, base: int, problems: Sequence[ProblemSamples]) -> Sequence[int]:
+def sizes(config: AtSeveralK.Config, base: int, problems: Sequence[ProblemSamples]) -> Sequence[int]:
     """Return the configured k, or powers of `base` below the smallest count of graded samples, and that count.
 
     Problems without a verdict are ignored. A k that no problem has enough samples for is refused.

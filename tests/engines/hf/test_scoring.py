@@ -12,7 +12,7 @@ from character_model import CHARACTERS, write_character_model
 
 from harness.core.config import parse_plugin
 from harness.core.errors import EngineError
-from harness.core.protocols import ModelSource, Scorer
+from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Passage, Request, Sampling
 from harness.engines.hf.scoring import last_logits
 from harness.models.chat import PLAIN
@@ -51,7 +51,7 @@ def logps(completions: Any) -> list[float]:
 
 
 def test_passage_after_a_prompt_is_scored(engine: Any) -> None:
-    assert isinstance(engine, Scorer)
+    assert engine.can_score
     draw = random.Random(0)
     pairs = [(text(draw, draw.randint(2, 90)).strip() + "a", text(draw, draw.randint(1, 9))) for _ in range(12)]
     found = list(engine.score(asked(*(Passage(plain(prompt), passage) for prompt, passage in pairs))))

@@ -173,7 +173,7 @@ def rows_of(objective: Any, current: PolicyOutputs, old: PolicyOutputs) -> list[
         )
         for i, n in enumerate(LENGTHS)
     ]
-    if hasattr(objective, "values"):
+    if "completion_hidden" in objective.needs:
         for i, row in enumerate(rows):
             row.values = objective.values(current)[i, : len(row.new)].tolist()
             row.old_values = objective.values(old)[i, : len(row.new)].tolist()

@@ -14,7 +14,6 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError
 from harness.core.registry import load
-from harness.core.removed_options import REMOVED_OPTIONS
 from harness.core.tensors import Advantages, Batch, ModelShape, PolicyOutputs
 from harness.trainers.batch import microbatch, select
 from harness.trainers.functional import group_mean, group_normalise, sequence_sum
@@ -210,7 +209,7 @@ def test_option_moved_to_a_flowrl_sibling_is_refused_naming_it(
 
 
 def test_every_former_option_of_flowrl_names_its_new_place() -> None:
-    options = {key: known for (_, key), known in REMOVED_OPTIONS.items()}["flowrl"]
+    options = load("objectives", "flowrl").removed_options
     own, ablation = (
         {field.name for field in dataclasses.fields(load("objectives", key).Config)}
         for key in ("flowrl", "flowrl_ablation")

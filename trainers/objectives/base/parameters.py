@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.core.tensors import ModelShape, ParameterGroup
+from harness.core.protocols import Objective
+from harness.core.tensors import ModelShape
 
 
-class NoParameters:
-    """Mixin for objectives without parameters: nothing to prepare, to optimise or to store."""
-
-    def prepare(self, shape: ModelShape, seed: int) -> None:
-        pass
-
-    def parameters(self) -> Sequence[ParameterGroup]:
-        return ()
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
-
-class MlpHead:
-    """Mixin for objectives whose only parameters are those of `head`, which `prepare` makes."""
+class MlpHead(Objective):
+    """Base of objectives whose only parameters are those of `head`, which `prepare` makes."""
 
     head: nn.Module
 

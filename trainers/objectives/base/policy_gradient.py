@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Need
+from harness.core.protocols import Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, clipped_surrogate, group_normalise, reduced, total
 
@@ -60,7 +60,7 @@ class PolicyGradientConfig(ClipConfig):
             raise ValueError("clip_low, clip_high and dual_clip are of surrogate = 'clipped', and this one is 'score'")
 
 
-def needs_of(config: PolicyGradientConfig) -> frozenset[Need]:
+def requirements_of(config: PolicyGradientConfig) -> frozenset[Requirement]:
     """Return `on_policy` for the score surrogate: without a ratio, a second update on the completions is biased."""
     return frozenset({"on_policy"} if config.surrogate == "score" else set())
 

@@ -1,14 +1,11 @@
-"""Options that plug-ins had in earlier versions, by kind and id, each with what to write in its place.
-
-A config that still has one is refused with that line, in the place of a guess at the nearest key.
-"""
+"""Options that FlowRL had in earlier versions, each with what to write in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 _ABLATION = "it is one of objective.id = 'flowrl_ablation'"
-_FLOWRL = {
+FLOWRL: Mapping[str, str] = {
     "variant": (
         "'paper' is objective.id = 'flowrl' itself, 'release' is 'flowrl_release' and 'recipe' is 'flowrl_recipe'; "
         "'no_log_z', 'vargrad', 'random_z' and 'const_z' are 'flowrl_ablation' with log_z = 'none', 'group_mean', "
@@ -26,10 +23,4 @@ _FLOWRL = {
     "log_z_pooling": _ABLATION,
     "log_z_detach": _ABLATION,
     "log_z_from_zero": _ABLATION,
-}
-
-REMOVED_OPTIONS: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("objectives", "flowrl"): _FLOWRL,
-    ("objectives", "flowrl_release"): _FLOWRL,
-    ("objectives", "flowrl_recipe"): _FLOWRL,
 }

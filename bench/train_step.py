@@ -1,4 +1,4 @@
-"""One training step beside TRL's GRPOTrainer: the same model, batch, lengths and loss, in turn, in CPU seconds.
+"""One training step against TRL's GRPOTrainer: the same model, batch, lengths and loss, alternating, in CPU seconds.
 
     pip install -c constraints.txt '.[trl]'
     python bench/train_step.py --rounds 3
@@ -235,8 +235,8 @@ def compare(precisions: Sequence[str], n_rounds: int) -> None:
     for number in range(n_rounds):
         for side, precision in sides:
             found[side, precision].append(run_side("ours" if side == "harness" else "trl", precision))
-        told = ", ".join(f"{side} in {precision} {found[side, precision][-1]:.2f}" for side, precision in sides)
-        print(f"round {number + 1}, CPU-s a step: {told}")
+        printed = ", ".join(f"{side} in {precision} {found[side, precision][-1]:.2f}" for side, precision in sides)
+        print(f"round {number + 1}, CPU-s a step: {printed}")
     for theirs, ours in itertools.product(precisions, precisions):
         ratios = [t / o for t, o in zip(found["TRL", theirs], found["harness", ours], strict=True)]
         name = f"TRL in {theirs} / harness in {ours}"

@@ -1,7 +1,7 @@
-"""How `countdown-tiny` was made: its shape and tokenizer here, its weights by the recipe `countdown-base`.
+"""Make the shape and tokenizer of `countdown-tiny`; the recipe `countdown-base` makes its weights.
 
-python tools/make_countdown_tiny.py --out DIR          # the shape: config and tokenizer
-harness train countdown-base --out RUN                          # the weights, from that shape and a seed
+python tools/make_countdown_tiny.py --out DIR    # the shape: config and tokenizer
+harness train countdown-base --out RUN           # the weights, from that shape and a seed
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LARGEST_NUMBER = 99
 
 
 def make_tokenizer() -> Any:
-    """One token a number or sign, 110 in all; spaces are swallowed, decoding joins without them.
+    """Return a tokenizer with one token per number or sign, 110 in all. Decoding joins without spaces.
 
-    transformers and vLLM give every model of this type Qwen2's own splitting, which cuts numbers into digits, whatever
-    a tokenizer file says. So each word is an added token: those are found before any splitting.
+    transformers and vLLM split text for every model of this type like Qwen2, which cuts numbers into digits, whatever a
+    tokenizer file says. Added tokens are matched before that, so each word is an added token.
     """
     from transformers import AddedToken, Qwen2Tokenizer
 

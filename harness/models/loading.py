@@ -1,7 +1,7 @@
-"""Which model a name means, and its loading. torch and transformers are imported inside the functions.
+"""Resolve model names and load models. torch and transformers are imported inside functions.
 
-A name is, in this order: a run folder of `harness train` (its newest checkpoint), a Hugging Face model directory,
-a bundled model, or a hub id.
+A name is, in this order: a run folder of `harness train` (its newest checkpoint), a Hugging Face model directory, a
+bundled model, or a hub id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def bundled_models() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """The directory or hub id behind a name; a clear error where it can be known now that there is none."""
+    """Return the directory or hub id of a name. Raise ModelError if it is known already that there is none."""
     folder = Path(name)
     if os.path.exists(folder / "run.json"):
         return str(newest_checkpoint(folder))
@@ -52,7 +52,7 @@ def newest_checkpoint(run_folder: Path) -> Path:
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first. (One being written has another name until it is whole.)"""
+    """Return complete checkpoints, oldest first. One being written has another name until it is complete."""
     found = (run_folder / "checkpoints").glob(CHECKPOINT_PREFIX + "*")
     return sorted((path for path in found if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()), key=step_of)
 
@@ -66,7 +66,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
-    except Exception as error:  # its readers raise whatever a damaged file leads them to
+    except Exception as error:  # damaged files raise many types of errors
         raise ModelError(f"the tokenizer of {source.path} can't be loaded: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {source.path} has no end-of-sequence token; set eos_token in it")
@@ -74,24 +74,24 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def context_of(source: ModelSource) -> int | None:
-    """The most tokens a model was made for, prompt and completion together; None where its config does not tell."""
+    """Return the most tokens a model supports, prompt and completion together; None if its config does not say."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision)
     except Exception as error:  # as above
         raise ModelError(f"the config of {source.path} can't be loaded: {_first_line(error)}") from None
-    told: int | None = getattr(config, "max_position_embeddings", None)
+    limits: int | None = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_parameters", None)
     original, factor = (
         scaling.get(key) if scaling is not None else None for key in ("original_max_position_embeddings", "factor")
     )
     stretched = int(original * factor) if original is not None and factor is not None else 0
-    return max(told, stretched) if told is not None else None
+    return max(limits, stretched) if limits is not None else None
 
 
 def load_module(source: ModelSource) -> Any:
-    """The model in evaluation mode, on its device."""
+    """Load a model in evaluation mode on its device."""
     import torch
 
     dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype, None)
@@ -99,7 +99,7 @@ def load_module(source: ModelSource) -> Any:
         raise ModelError(f"there is no dtype {source.dtype!r}; use auto, float32, bfloat16 or float16")
     device = pick_device(source.device)
     if dtype == "auto" and device == "cpu":
-        dtype = torch.float32  # half precision is slower on most processors, and less exact
+        dtype = torch.float32  # half precision is slower on most CPUs, and less exact
     try:
         return _read_or_draw(source, dtype).to(device).eval()
     except ModelError:
@@ -113,7 +113,7 @@ def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bars for loading and saving would tear the live line
+    logging.disable_progress_bar()  # the progress bars of loading and saving would break our progress line
     logging.get_logger("transformers.modeling_utils").addFilter(_is_not_of_gaps)
     if source.random_seed is None:
         module, found = AutoModelForCausalLM.from_pretrained(
@@ -128,12 +128,12 @@ def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
 
 
 def _is_not_of_gaps(record: Any) -> bool:
-    """Its table of what is missing is not shown: it is refused in one line, by `_refuse_gaps`."""
+    """Hide transformers' table of missing weights: `_refuse_gaps` raises a one-line error."""
     return not any(word in record.getMessage() for word in ("| MISSING", "| MISMATCH"))
 
 
 def _refuse_gaps(path: str, found: Mapping[str, Any]) -> None:
-    """transformers draws weights at random where a file lacks them, or has them in another shape, and goes on."""
+    """Raise ModelError for missing or misshapen weights: transformers would initialise them at random and continue."""
     others = [(name, f"in the shape {tuple(has)}, not {tuple(needs)}") for name, has, needs in found["mismatched_keys"]]
     gaps = sorted([*((name, "not there") for name in found["missing_keys"]), *others])
     if gaps:
@@ -158,9 +158,9 @@ def pick_device(wanted: str) -> str:
 
 
 def fingerprint(path: str) -> dict[str, str]:
-    """What tells one model from another, cheaply: a hash over names, sizes and both ends of its files.
+    """Return a cheap identity of a model: a hash of the names, sizes and both ends of its files.
 
-    For a hub id the id itself; its revision is part of the config.
+    For a hub id, the id itself; its revision is part of the config.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -184,5 +184,5 @@ def _first_line(error: Exception) -> str:
     kind, lines = type(error).__name__, str(error).strip().splitlines()
     if not lines:
         return kind
-    # The words of the others are for whoever wrote the code, such as a bare key.
+    # The messages of other errors address developers, such as a bare key.
     return lines[0] if isinstance(error, (OSError, ValueError, RuntimeError, AssertionError)) else f"{kind}: {lines[0]}"

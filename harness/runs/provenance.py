@@ -1,4 +1,4 @@
-"""What ran: the version of this code and the environment around it, for the run record."""
+"""Provenance for the run record: the version of this code and the environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORDED_PACKAGES = (
 
 
 def code_version() -> str:
-    """The package version, with the commit and `+dirty` when this is a checkout."""
+    """Return the package version, with the commit and `+dirty` in a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return harness.__version__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import itertools
 import json
@@ -182,8 +183,9 @@ def _find(name: str) -> tuple[str, str]:
 
 
 def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
-    plugin = registry.load(kind, plugin_id)
-    documentation = inspect.getdoc(inspect.getmodule(plugin))
+    registry.load(kind, plugin_id)
+    module = registry.entries(kind)[plugin_id.partition(":")[0]].module.partition(":")[0]
+    documentation = inspect.getdoc(importlib.import_module(module))
     parts = [f"{registry.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
     options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")

@@ -90,7 +90,8 @@ def math_task(
     fields = {question: "the statement", answer: "the final answer"}
     card = DatasetCard(title, repo, licence, paper, {"test": size}, fingerprint="", fields=fields)
     source = Source((DataFile(file, repo, mirrored_as=mirrored_as),), rows)
-    return type("MathTask", (Maths,), {"__module__": __name__, "CARD": card, "COLUMNS": columns, "SOURCES": splits(test=[source])})
+    members = {"__module__": __name__, "CARD": card, "COLUMNS": columns, "SOURCES": splits(test=[source])}
+    return type("MathTask", (Maths,), members)
 
 
 def _fields(row: Row) -> list[object]:

@@ -191,32 +191,6 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return error / 2
 
 
-def kl_estimate(logp: Tensor, logp_reference: Tensor, estimator: KlEstimator) -> Tensor:
-    """Estimate KL(policy || reference) by token from the policy's own samples (Schulman 2020).
-
-    With d = log policy - log reference: `k1` is d, unbiased and noisy; `k2` is d^2 / 2, biased and never negative;
-    `k3` is exp(-d) - 1 + d, unbiased and never negative. As losses they differ: the gradient of k1 is zero on average,
-    that of k3 is the gradient of another divergence, and that of k2 is the KL's. `k1_plus` and `k3_plus` have the value
-    of k1 and k3, and the gradient of k2.
-    """
-    difference = logp - logp_reference
-    match estimator:
-        case "k1":
-            return difference
-        case "k2":
-            return difference.square() / 2
-        case "k3":
-            return (-difference).exp() - 1 + difference
-        case "k1_plus":
-            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k1"), difference.square() / 2)
-        case "k3_plus":
-            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k3"), difference.square() / 2)
-
-
-def _value_and_gradient_of(value: Tensor, gradient: Tensor) -> Tensor:
-    return value.detach() + gradient - gradient.detach()
-
-
 def trajectory_balance_residual(log_z: Tensor, logp: Tensor, scaled_reward: Tensor, logp_reference: Tensor) -> Tensor:
     """Return log Z + log policy - beta * reward - log reference, zero where the flow balances. All (B,)"""
     return log_z + logp - scaled_reward - logp_reference

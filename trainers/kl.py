@@ -1,4 +1,4 @@
-"""Regularisers that every objective can have: a KL to the reference, in the reward or in the loss, and entropy.
+"""KL estimators, and the regularisers of every objective: a KL to the reference in the reward or loss, and entropy.
 
 The KL's coefficient is fixed, or follows a target as in Ziegler et al. 2019, arXiv 1909.08593. After each step
 
@@ -9,13 +9,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from harness.core.tensors import Batch, LossResult, PolicyOutputs
-from harness.trainers.config import KlConfig
-from harness.trainers.functional import kl_estimate, reduced, sequence_sum, total
+from harness.trainers.functional import KlEstimator, reduced, sequence_sum, total
+
+if TYPE_CHECKING:
+    from harness.trainers.config import KlConfig
 
 LARGEST_ERROR = 0.2
+
+
+def kl_estimate(logp: Tensor, logp_reference: Tensor, estimator: KlEstimator) -> Tensor:
+    """Estimate KL(policy || reference) by token from the policy's own samples (Schulman 2020).
+
+    With d = log policy - log reference: `k1` is d, unbiased and noisy; `k2` is d^2 / 2, biased and never negative;
+    `k3` is exp(-d) - 1 + d, unbiased and never negative. As losses they differ: the gradient of k1 is zero on average,
+    that of k3 is the gradient of another divergence, and that of k2 is the KL's. `k1_plus` and `k3_plus` have the value
+    of k1 and k3, and the gradient of k2.
+    """
+    difference = logp - logp_reference
+    match estimator:
+        case "k1":
+            return difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return (-difference).exp() - 1 + difference
+        case "k1_plus":
+            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k1"), difference.square() / 2)
+        case "k3_plus":
+            return _value_and_gradient_of(kl_estimate(logp, logp_reference, "k3"), difference.square() / 2)
+
+
+def _value_and_gradient_of(value: Tensor, gradient: Tensor) -> Tensor:
+    return value.detach() + gradient - gradient.detach()
 
 
 class AdaptiveKl:

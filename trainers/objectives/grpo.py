@@ -32,7 +32,8 @@ from dataclasses import dataclass
 
 from harness.core.protocols import Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, group_normalise, kl_estimate, reduced, total
+from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.kl import kl_estimate
 from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 

@@ -10,7 +10,8 @@ from golden_losses import CASES, golden_batch, golden_outputs, tensor
 
 from harness.core.registry import load
 from harness.core.tensors import ModelShape
-from harness.trainers.functional import clipped_value_loss, generalised_advantage, kl_estimate, rewards_by_token
+from harness.trainers.functional import clipped_value_loss, generalised_advantage, rewards_by_token
+from harness.trainers.kl import kl_estimate
 
 TRL_EPS = {"std_eps": 1e-4}
 

@@ -1,10 +1,12 @@
-"""Config: TOML plus `--set section.key=value`, parsed once into frozen dataclasses, stored resolved.
+"""Configs: TOML plus `--set section.key=value`, parsed once into frozen dataclasses, stored resolved.
 
-Plug-in tables (`[objective]`, `[engine]`, `[task]`) hold an `id` and the options of that plug-in's own `Config`;
-a field of the schema says so with `plugin("objectives")`. Unknown keys are errors that name the nearest key.
+Plug-in tables (`[objective]`, `[engine]`, `[task]`) hold an `id` and the options of that plug-in's own `Config`. The
+field of the schema is declared with `plugin("objectives")`. Unknown keys are errors that name the nearest key.
 
-A field marked `incidental()` may change between two runs of one folder: it alters how fast or how far a run goes,
-not what its numbers mean. Everything else is the run's identity, and its digest guards the folder.
+The range of a number is declared on its field: `steps: Annotated[int, Bounds(ge=1)]`.
+
+A field declared with `incidental()` may change when a run is resumed: it alters how fast or how far a run goes, and not
+what its numbers mean. All other fields are the run's identity, whose digest guards the folder.
 """
 
 from __future__ import annotations
@@ -43,22 +45,22 @@ class PluginChoice:
 def plugin(
     kind_name: str, *, default: Any = None, is_incidental: bool = False, otherwise: Any = dataclasses.MISSING
 ) -> Any:
-    """A schema field whose TOML table names a plug-in of that kind (a list of them: several).
+    """Declare a schema field whose TOML table names a plug-in of that kind, or several in a list.
 
-    `default` is an id, or a list of ids; without one the key must be given, unless there is an
-    `otherwise` that the field is without it.
+    `default` is an id or a list of ids. Without one the key is required, unless `otherwise` is the value of the field
+    without it.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
     return dataclasses.field(metadata=metadata, default=otherwise)
 
 
 def sections() -> Any:
-    """A schema field that is a table of tables of one schema, under names of their own: `Mapping[str, Schema]`."""
+    """Declare a schema field that is a table of named tables of one schema: `Mapping[str, Schema]`."""
     return dataclasses.field(default_factory=dict, metadata={"sections": True})
 
 
 def incidental(**field_options: Any) -> Any:
-    """A schema field outside the run's identity: resuming with another value is allowed."""
+    """Declare a schema field outside the run's identity: a run may be resumed with another value."""
     return dataclasses.field(metadata={"incidental": True}, **field_options)
 
 
@@ -68,7 +70,7 @@ def read_toml(path: Path) -> Tree:
 
 
 def parse_override(text: str) -> Tree:
-    """`section.key=value` as a tree. The value is TOML; a bare word is taken as a string."""
+    """Parse `section.key=value` into a tree. The value is TOML; a bare word is a string."""
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
@@ -90,9 +92,10 @@ def _parse_override_value(key: str, value: str) -> Any:
 
 
 def merge(*trees: Mapping[str, Any]) -> Tree:
-    """Later trees win, table by table. A table that names another plug-in drops the options of the former one.
+    """Merge trees, later ones over earlier ones, table by table.
 
-    A plug-in named by its bare id is a table with nothing but the id, so options may be added to it.
+    A table that names another plug-in drops the options of the former one. A plug-in named by its id alone is a table
+    with that id, so options can be added to it.
     """
     merged: Tree = {}
     for tree in trees:
@@ -109,14 +112,14 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
 
 
 def parse(schema: type[T], tree: Mapping[str, Any]) -> T:
-    """The tree as a `schema`; every mistake is one line that says where, and the nearest key."""
+    """Parse a tree into a `schema`. Each error is one line with the place and the nearest key."""
     if not isinstance(tree, Mapping):
         raise ConfigError(f"a table is expected, not {tree!r}")
     return cast(T, _parse_table(schema, tree, ""))
 
 
 def _parse_table(schema: Any, tree: Mapping[str, Any], where: str, removed: Mapping[str, str] | None = None) -> Any:
-    """`removed` are keys that the schema had once, each with what to write in its place."""
+    """Parse one table. `removed` are keys of earlier versions, each with its replacement."""
     fields = {field.name: field for field in dataclasses.fields(schema)}
     types = _types_of(schema)
     for key in tree:
@@ -230,14 +233,14 @@ def _problem(error: Mapping[str, Any], kind: Any) -> str:
 
 
 def _notes(kind: Any) -> Iterator[str]:
-    """Yield the texts that a field's type carries for its reader: `Annotated[int, Ge(0), "0 is off"]`."""
+    """Yield the notes in a field's type for its reader, such as `Annotated[int, Bounds(ge=0), "0 is off"]`."""
     yield from (note for note in getattr(kind, "__metadata__", ()) if isinstance(note, str))
     for part in get_args(kind):
         yield from _notes(part)
 
 
 def parse_plugin(kind_name: str, value: str | Mapping[str, Any], where: str = "") -> PluginChoice:
-    """One plug-in from its id, or from a table of its id and options."""
+    """Parse a plug-in's id, or a table of its id and options."""
     table = {"id": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
         raise ConfigError(f"{where!r} needs an id, such as id = {_example_id(kind_name)!r}")
@@ -271,7 +274,7 @@ def _at(where: str, key: str) -> str:
 
 
 def to_tree(config: Any, *, identity_only: bool = False) -> Any:
-    """The resolved config as plain values, without the keys that are None; optionally only its identity."""
+    """Return the resolved config as plain values, without keys that are None; optionally only its identity."""
     if isinstance(config, PluginChoice):
         return {"id": config.id, **to_tree(config.options, identity_only=identity_only)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -284,7 +287,7 @@ def to_tree(config: Any, *, identity_only: bool = False) -> Any:
 
 
 def label_of(chosen: PluginChoice) -> str:
-    """The id, with the options that are not as by default: `legacy_math_verify(variant="lm-eval")`."""
+    """Return the id with the options that are not at their defaults: `legacy_math_verify(variant="lm-eval")`."""
     options: Mapping[str, Any] = to_tree(chosen.options, identity_only=True)
     defaults = {field.name: field.default for field in dataclasses.fields(chosen.options)}
     changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
@@ -296,12 +299,12 @@ def _is_incidental(field: dataclasses.Field[Any]) -> bool:
 
 
 def _field_tree(field: dataclasses.Field[Any], value: Any, identity_only: bool) -> Any:
-    """None for what is left out: what is None, and sections that say nothing."""
+    """Return a field as plain values; None for one to leave out, such as a section without settings."""
     if "sections" not in field.metadata:
         return to_tree(value, identity_only=identity_only)
     trees = {name: to_tree(item, identity_only=identity_only) for name, item in value.items()}
-    told = {name: tree for name, tree in trees.items() if tree}
-    return told if told else None
+    not_empty = {name: tree for name, tree in trees.items() if tree}
+    return not_empty if not_empty else None
 
 
 def to_toml(config: Any) -> str:
@@ -312,12 +315,12 @@ def to_toml(config: Any) -> str:
 
 
 def digest(tree: Mapping[str, Any]) -> str:
-    """A short digest of an identity tree, the same for the same values in any order."""
+    """Return a short digest of an identity tree, the same for the same values in any order."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
-    """The keys in which two trees differ, with both values, for a message."""
+    """Return the keys in which two trees differ, with both values, for a message."""
     return list(_differences(old, new, where))
 
 

@@ -1,17 +1,17 @@
-"""The errors a person may see. Each message says what happened, where, and what to do next.
+"""Errors for the user. Each message says what happened, where, and what to do next.
 
 HarnessError
 ├── UsageError            exit 2: the request is wrong, nothing was written
 │   ├── UnknownNameError      a task, objective, model ... that does not exist; names the nearest
 │   ├── ConfigError           an unknown key, a wrong type, a value out of range
-│   ├── PluginError           a plug-in that does not keep its protocol, or two with one id
+│   ├── PluginError           a plug-in that lacks a part of its base class, or two with one id
 │   ├── MissingExtraError     an optional package is absent; names the extra to install
-│   ├── DataError             a data file that is absent, altered, gated or not of the form it should have
+│   ├── DataError             a data file that is absent, altered, gated or malformed
 │   ├── ModelError            a model folder or hub id that can't be loaded or can't do what is asked
 │   └── RunFolderError        a folder that is not a run, is in use, or belongs to another config
 └── RunError              exit 1: the run stopped; its folder can be resumed
     ├── DiskError             a write failed (a full disk, a quota)
-    ├── EngineError           an engine broke its promise
+    ├── EngineError           an engine failed, or returned something that was not requested
     └── SandboxError          the sandbox itself failed, whatever the program did
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class HarnessError(Exception):
-    """Base of everything the command line turns into one clear line."""
+    """Base of the errors that the command line prints as one line."""
 
     exit_code = 1
 
@@ -32,7 +32,7 @@ class UsageError(HarnessError):
 
 
 class UnknownNameError(UsageError):
-    """A name that nobody has. The message ends with the nearest ones."""
+    """A name that does not exist. The message ends with the nearest ones."""
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no {what} is called {name!r}; {nearest(name, known)}")
@@ -82,7 +82,7 @@ LISTED = 24
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'did you mean ...' for a part of a name or a misspelt one, or what there is when nothing is near."""
+    """Return "did you mean ..." for a misspelt name or a part of one, or list the names if none is near."""
     names = sorted(known)
     close = [known_name for known_name in names if name in known_name.split("-")]
     close = close if close else difflib.get_close_matches(name, names, n=3, cutoff=0.6)

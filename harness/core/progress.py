@@ -1,4 +1,4 @@
-"""Progress for a person, on stderr: one live line on a terminal, an occasional line elsewhere, nothing when quiet."""
+"""Progress on stderr: one live line on a terminal, an occasional line elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN_COLUMNS = 80
 
 
 class Progress:
-    """Counts, rate and remaining time of one piece of work, with a few figures beside them."""
+    """Counts, rate and remaining time of one piece of work, followed by a few figures."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -23,11 +23,11 @@ class Progress:
         self._width = 0
         self._warned: set[str] = set()
         self.label = ""
-        """Said before every title: which of several evaluations this is."""
+        """Printed before every title, to tell several evaluations apart."""
         self.begin("", 0)
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
-        """Start another piece of work, of which `done` was there already."""
+        """Start another piece of work, of which `done` items exist already."""
         self._title, self._total, self._done, self._first = title, total, done, done
         self._began_s = self._shown_s = time.monotonic()
         self._figures: Mapping[str, float] = {}
@@ -42,12 +42,12 @@ class Progress:
         self._show("\n")
 
     def say(self, text: str) -> None:
-        """One line of its own, whatever is being counted."""
+        """Print a line of its own."""
         if not self._quiet:
             self._write(text, "\n")
 
     def warn(self, text: str) -> None:
-        """The same for what nobody may miss: it is said when quiet, too, and once."""
+        """Print a warning once, also when quiet."""
         if text in self._warned:
             return
         self._warned.add(text)
@@ -76,7 +76,7 @@ class Progress:
     def _columns(self) -> int:
         try:
             columns = os.get_terminal_size(self._stream.fileno()).columns
-        except OSError:  # a stream that says it is a terminal, and is none
+        except OSError:  # a stream that claims to be a terminal and is not
             return UNKNOWN_COLUMNS
         return columns if columns > 0 else UNKNOWN_COLUMNS
 

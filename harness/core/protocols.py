@@ -286,11 +286,11 @@ class Objective(Plugin):
     """A loss, with what it reads and the parameters that it owns. Anything else is a setting of the loop."""
 
     needs: frozenset[Need] = frozenset()
-    """What it reads besides log-probs: outputs of a pass, the reward of a greedy completion (`greedy_reward`), and old
+    """Its inputs besides log-probs: outputs of a pass, the reward of a greedy completion (`greedy_reward`), and old
     log-probs before the update (`logp_old`)."""
     requires: frozenset[Requirement] = frozenset()
-    """What it makes no sense without: several completions of a prompt (`group`), several updates a step, or completions
-    of the current policy (`on_policy`: a second update would be biased)."""
+    """Conditions on the loop: several completions of a prompt (`group`), several updates a step (`several_updates`), or
+    completions of the current policy (`on_policy`: a second update would be biased)."""
     source: Literal["policy", "demonstrations"] = "policy"
     """Whose completions it learns from."""
 

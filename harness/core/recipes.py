@@ -1,10 +1,10 @@
-"""Config files: those that come with the package, what a file extends, and the methods that are settings of another.
+"""Config files: the package's recipes, the files that a file extends, and methods that are settings of another.
 
 A config file may begin with `extends = "countdown-grpo"`, the name of a recipe, or `extends = "mine.toml"`, a path from
 its own folder; then it holds only what differs.
 
-Where two methods differ by settings alone, one of them is a file among the objectives and the other is a recipe: DAPO
-is `grpo` as `countdown-dapo` has it.
+Where two methods differ only in settings, one is an objective and the other a recipe: DAPO is `grpo` with the settings
+of `countdown-dapo`.
 """
 
 from __future__ import annotations

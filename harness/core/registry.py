@@ -34,7 +34,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One plug-in that exists, not yet imported."""
+    """A plug-in that exists and is not imported yet."""
 
     id: str
     description: str
@@ -54,13 +54,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def entries(kind_name: str) -> dict[str, Entry]:
-    """Every plug-in of a kind by id, built-in files first, then entry points; two with one id are an error."""
+    """Return the plug-ins of a kind by id: built-in ones and entry points. Raise if two have one id."""
     kind = KINDS[kind_name]
     found = {entry.id: entry for entry in _built_in(kind, _folder(kind), kind.group)}
     for point in sorted(importlib.metadata.entry_points(group=kind.group), key=lambda p: p.name):
         if point.name in found:
             raise PluginError(
-                f"two plug-ins call themselves the {kind.noun} {point.name!r}: {found[point.name].module} and "
+                f"two plug-ins have the id {point.name!r} of a {kind.noun}: {found[point.name].module} and "
                 f"{point.value}; rename or uninstall one"
             )
         found[point.name] = Entry(point.name, _point_description(point), point.value)
@@ -133,7 +133,7 @@ def _declared(plugin: type, base: type) -> set[str]:
 
 
 def refuse_lost_links() -> None:
-    """The mounted folders are symbolic links, which some tools drop: say so before anything fails in a strange way."""
+    """Raise if the symbolic links to the mounted folders are missing, which some tools drop."""
     for kind in KINDS.values():
         folder = _folder(kind)
         if not folder.is_dir():
@@ -172,7 +172,7 @@ def _point_description(point: importlib.metadata.EntryPoint) -> str:
 
 
 def _first_sentence(source: bytes) -> str:
-    """The first line of a module's docstring, without importing the module."""
+    """Return the first line of a module's docstring, without importing the module."""
     try:
         docstring = ast.get_docstring(ast.parse(source))
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte, before Python 3.12
@@ -181,7 +181,7 @@ def _first_sentence(source: bytes) -> str:
 
 
 def build(kind_name: str, plugin_id: str, config: Any) -> Any:
-    """An instance of a plug-in from its parsed `Config`."""
+    """Return an instance of a plug-in, given its parsed `Config`."""
     return load(kind_name, plugin_id)(config)
 
 

@@ -1,7 +1,7 @@
-"""One root seed, any number of independent named streams.
+"""Independent random streams, derived by name from one root seed.
 
-A seed is a hash of the root and of a path of names, so a resumed, extended or re-batched run asks for exactly the
-same randomness, and no state of a generator has ever to be stored.
+A seed is a hash of the root seed and a path of names. A resumed, extended or re-batched run therefore uses the same
+randomness, and no generator state is stored.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 
 def derive(root: int, *path: str | int) -> int:
-    """A 63-bit seed for the stream `path` of the run with seed `root`."""
+    """Return a 63-bit seed for the stream `path` of the run with seed `root`."""
     return _seed(_hash(root, path))
 
 
 def derive_each(root: int, *path: str | int, n: int) -> Iterator[int]:
-    """`derive(root, *path, i)` for each i below n, quicker."""
+    """Yield `derive(root, *path, i)` for each i below n, in less time."""
     begun = _hash(root, path)
     for index in range(n):
         whole = begun.copy()

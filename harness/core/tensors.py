@@ -1,4 +1,4 @@
-"""The values of training: tensors of one batch, what a pass over it gave, and what a loss made of them."""
+"""Values of training: the tensors of a batch, the outputs of a forward pass, and the result of a loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What an objective must know of the policy to build its own parameters."""
+    """The facts about the policy that an objective needs to create its own parameters."""
 
     hidden_size: int
     device: str
@@ -20,7 +20,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters of an objective with an optimiser setting of their own; None is the policy's."""
+    """Parameters of an objective with their own optimiser settings; None takes the policy's."""
 
     parameters: Sequence[torch.nn.Parameter]
     lr: float | None
@@ -29,7 +29,7 @@ class ParameterGroup:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts of the whole minibatch: the denominators of every reduction."""
+    """Counts of the whole minibatch, the denominators of all reductions."""
 
     n_completions: int
     n_tokens: int
@@ -51,14 +51,14 @@ class Batch:
     group_ids: torch.Tensor  # (B,), one id per prompt
     totals: Totals
     token_rewards: torch.Tensor | None = None  # (B, T): the part of `rewards` that was given at single tokens
-    greedy_rewards: torch.Tensor | None = None  # (B,): what a greedy completion of the prompt earns, where needed
+    greedy_rewards: torch.Tensor | None = None  # (B,): the reward of a greedy completion of the prompt, if needed
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutputs:
-    """The answer of one forward pass: log-probabilities, and what the objective's `needs` asked for.
+    """The outputs of one forward pass: log-probs, and the tensors in the objective's `needs`.
 
-    In the `old` outputs `logp` is that of the policy before this step's updates; in the `current` ones it carries
+    `logp` of the `old` outputs is that of the policy before this step's updates; `logp` of the `current` ones carries
     the gradient.
     """
 
@@ -71,7 +71,7 @@ class PolicyOutputs:
     prompt_hidden: torch.Tensor | None = None  # (B, H): mean of the last hidden states over the prompt
     prompt_last_hidden: torch.Tensor | None = None  # (B, H): the last hidden state at the prompt's last token
     completion_hidden: torch.Tensor | None = None  # (B, T, H): the state that predicts each completion token
-    values: torch.Tensor | None = None  # (B, T), old only: what a critic makes of `completion_hidden`, in its place
+    values: torch.Tensor | None = None  # (B, T), old only: a critic's values, in the place of `completion_hidden`
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class Advantages:
 
 @dataclass(frozen=True, slots=True)
 class LossResult:
-    """The loss of a micro-batch, and sums for the step record: name -> (sum, weight); the loop divides."""
+    """The loss of a micro-batch, and sums for the step metrics: name -> (sum, weight). The loop divides."""
 
     loss: torch.Tensor
     metrics: Mapping[str, tuple[float, float]]
     ratios: torch.Tensor | None = None
-    """Policy over the policy before the step as the loss took it, before any bound; None: token by token, or not."""
+    """Importance ratios as the loss took them, before clipping; None if it took those of single tokens, or none."""

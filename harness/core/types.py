@@ -1,7 +1,7 @@
-"""The values that flow through the house: frozen, slotted, and free of behaviour.
+"""Values that modules pass to one another: frozen, slotted dataclasses.
 
-`Problem` -> `Request` -> `Completion` -> `Verdict` -> `Graded` -> `Estimate`. A failure is never a value: a
-completion that could not be graded has the outcome `ungraded` and no reward, and is counted as such everywhere.
+`Problem` -> `Request` -> `Completion` -> `Verdict` -> `Graded` -> `Estimate`. A failure is never scored: a completion
+that could not be graded has the outcome `ungraded` and no reward, and is counted as such everywhere.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 R = TypeVar("R")
 
 CLUSTER_TAG = "cluster"
-"""The tag of a problem that comes in a family, such as a contest or a passage: problems of one family are alike, and
-no interval treats them as drawn one by one."""
+"""Tag of a problem from a family such as a contest or a passage. Problems of one family are alike, so intervals do not
+treat them as independent."""
 
 Outcome = Literal["correct", "incorrect", "ungraded"]
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -36,7 +36,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text whose log-probability is asked for, after a prompt; without one, as a document on its own."""
+    """A text to score after a prompt, or as a document on its own if there are no messages."""
 
     messages: tuple[Message, ...]
     text: str
@@ -44,7 +44,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Of one passage: the sum over its tokens, and whether greedy decoding would have written it."""
+    """The log-likelihood of a passage, summed over its tokens, and whether greedy decoding would write it."""
 
     logp: float
     is_greedy: bool
@@ -82,8 +82,8 @@ MinP = Annotated[float, Bounds(ge=0, le=1), "0 is off"]
 class Sampling:
     """How an engine draws tokens.
 
-    This class is the list of sampling options. What configs may set, what vLLM and servers receive, and what records,
-    reports, presets and exports contain all follow from it; the hf engine implements each option itself.
+    This class is the list of sampling options. Configs, requests to vLLM and to servers, records, reports, presets and
+    exports all take their fields from it; the hf engine implements each option itself.
     """
 
     max_tokens: MaxTokens
@@ -100,7 +100,7 @@ class Sampling:
         return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in others}
 
     def truncating(self) -> list[str]:
-        """Return the names of those that are on: some tokens are never drawn, and the sampler renormalises."""
+        """Return the names of the truncation options that are on, over whose kept tokens the sampler renormalises."""
         return [name for name in self.truncation() if name in self.changed()]
 
     def changed(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Problem(Generic[R]):
-    """One exercise. The reference belongs to the grader; nobody else looks into it."""
+    """One exercise. Only the grader reads its reference."""
 
     id: str
     task: str
@@ -119,14 +119,14 @@ class Problem(Generic[R]):
     reference: R
     tags: Mapping[str, str] = field(default_factory=dict)
     passages: tuple[Passage, ...] = ()
-    """With any, these are scored, and no text is generated."""
+    """If there are any, they are scored and no text is generated."""
     sampling: Sampling | None = None
-    """Where it is drawn otherwise than the task's other problems."""
+    """Set if it is drawn differently from the task's other problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion asked of an engine. The seed alone decides its randomness, whatever the batch."""
+    """A request for one completion. Its randomness depends on the seed alone, not on the batch."""
 
     problem_id: str
     index: int
@@ -138,9 +138,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token counts of a completion, and, where the engine gives them, ids and its own log-probabilities.
+    """Token counts of a completion, with ids and the engine's log-probabilities if it returns them.
 
-    `completion_ids` includes the end-of-sequence token when there was one. `logp_behaviour` is the log-probability
+    `completion_ids` includes the end-of-sequence token if there is one. `logp_behaviour` is the log-probability
     under the distribution that was sampled from, one per completion id.
     """
 
@@ -154,10 +154,10 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One model output. `finish_reason` is `length` when the token budget cut it off.
+    """One model output. `finish_reason` is `length` if the token budget cut it off.
 
-    `failed` marks the empty place of a completion that could not be had. No engine gives such a one, none is ever on
-    record, and its verdict is always `ungraded`.
+    `failed` is a placeholder for a completion that the engine could not generate. It is never returned by an engine,
+    never stored, and always `ungraded`.
     """
 
     problem_id: str
@@ -167,10 +167,10 @@ class Completion:
     finish_reason: FinishReason
     tokens: Tokens
     likelihoods: Sequence[Likelihood] = ()
-    """One for each passage, where passages were scored; the text is empty then."""
+    """One for each scored passage; the text is then empty."""
     engine_s: float | None = field(default=None, compare=False)
-    """Wall time that was waited for the engine since the completion before. Their sum over completions is the time
-    that generating them took, over all sessions of a run. None where nobody measured it."""
+    """Wall time spent waiting for the engine since the previous completion. The sum over completions is the time that
+    generating them took, over all sessions of a run. None if it was not measured."""
 
     def load(self) -> Completion:
         """Return itself: there is nothing to read, unlike for a `StoredCompletion`."""
@@ -205,7 +205,7 @@ class StoredCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What an engine gives in place of a completion that it could not have, after all the tries it may make."""
+    """A completion that the engine could not generate, after all its attempts."""
 
     problem_id: str
     index: int
@@ -215,7 +215,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one completion: `ungraded` has no reward, the others always have one."""
+    """The judgement of one completion. `ungraded` has no reward; the other outcomes always have one."""
 
     outcome: Outcome
     reward: float | None
@@ -239,7 +239,7 @@ class Graded(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An aggregate with its interval, and how many things it was computed from."""
+    """An aggregate with its interval, and the counts it was computed from."""
 
     name: str
     value: float
@@ -257,18 +257,18 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file of a data set: where its owner publishes it, and the names a local mirror may have it under."""
+    """One file of a dataset: where it is published, and its path in a local mirror."""
 
     path: str
-    """Inside `repo`, or the name to keep it under where there is only a `url`."""
+    """The path inside `repo`, or the name to cache it under if there is only a `url`."""
     repo: str | None = None
     """A dataset id on the Hugging Face hub."""
     revision: str = "main"
     url: str | None = None
-    """Where it is published when that is not the hub."""
+    """Its address if it is not on the hub."""
     sha256: str | None = None
     mirrored_as: str | None = None
-    """Its path under HARNESS_DATA_DIR, when that differs from `repo/path`."""
+    """Its path under HARNESS_DATA_DIR if that differs from `repo/path`."""
     is_gated: bool = False
 
     def __str__(self) -> str:
@@ -281,7 +281,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Erratum:
-    """A row of a data set that is known to be wrong, and why."""
+    """A row of a dataset that is known to be wrong, and the reason."""
 
     problem_id: str
     reason: str
@@ -289,7 +289,7 @@ class Erratum:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCard:
-    """What a task is made of, for the reader of a report."""
+    """The dataset of a task, described for the reader of a report."""
 
     title: str
     source: str
@@ -297,26 +297,26 @@ class DatasetCard:
     paper: str
     sizes: Mapping[str, str]
     fingerprint: str
-    """Of the rows as they should be, all splits together."""
+    """The recorded fingerprint of the rows, all splits together."""
     notes: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What each field of a row means."""
+    """The meaning of each field of a row."""
     errata: tuple[Erratum, ...] = ()
     exclusions: tuple[Erratum, ...] = ()
-    """Problems that tests alone can't decide, and why."""
+    """Problems that tests alone can't decide, and the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """What was read for one split of a task, and how it differs from what its card promises."""
+    """The rows read for one split of a task, and how they differ from the recorded ones."""
 
     split: str
     n_rows: int
     fingerprint: str
     expected: str
-    """The fingerprint on record; empty where the project has never seen the rows."""
+    """The recorded fingerprint; empty if this project has never seen the rows."""
     differing: tuple[str, ...] = ()
-    """One line for each row that is altered, new or missing."""
+    """One line for each altered, new or missing row."""
     files: tuple[str, ...] = ()
 
     @property
@@ -326,7 +326,7 @@ class LoadedData:
 
 @dataclass(frozen=True, slots=True)
 class GoldenCompletion:
-    """A completion whose verdict is known beforehand, to validate data and grader without a model."""
+    """A completion whose verdict is known, to validate data and grader without a model."""
 
     what: str
     text: str
@@ -349,12 +349,12 @@ class RunRecord:
     format: int = 1
     error: str | None = None
     regraded: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
-    """Task -> grader that gave all its verdicts again -> the version of the code that did, and the grader's facts."""
+    """By task and by grader that graded it again: the version of the code, and the grader's facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Plain rows for a renderer. Cells are text, numbers, estimates or nothing."""
+    """Rows for a renderer. A cell is text, a number, an estimate or None."""
 
     title: str
     columns: tuple[str, ...]
@@ -364,9 +364,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The text of an untrusted program, and the imports it may rely on.
+    """The source of an untrusted program, and the imports it may rely on.
 
-    The prelude, of Python programs alone, is the same for many of them, and holds nothing that they must not see.
+    Only Python programs have a prelude. Many share one, so it holds nothing that a program must not see.
     """
 
     source: str
@@ -376,7 +376,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one untrusted program may use. Of its output no more than `keep_bytes` and one are kept."""
+    """Resource limits of one untrusted program. At most `keep_bytes` + 1 bytes of its output are kept."""
 
     cpu_s: float
     wall_s: float
@@ -387,7 +387,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a function: its arguments as plain data, and what it may use."""
+    """One call of a function: its arguments as plain data, and its limits."""
 
     arguments: Sequence[object]
     cpu_s: float
@@ -396,7 +396,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one call gave: plain data, still encoded and not to be trusted, or why there is none."""
+    """The result of one call: plain data, still encoded and untrusted, or the reason why there is none."""
 
     kind: Literal["value", "packed", "raised", "opaque", "too_large"]
     body: bytes
@@ -405,11 +405,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What one untrusted program did. It says nothing about right or wrong."""
+    """How one untrusted program ran. Whether it is correct is for a grader to decide."""
 
     status: ExecutionStatus
     exit_code: int
-    """Or the number of the signal."""
+    """The exit code, or the number of the signal."""
     stdout: bytes
     stderr: bytes
     cpu_s: float

@@ -8,6 +8,7 @@ from official_shapes import wiki, write
 
 from harness.cli import main
 from harness.commands.overlap import RUN, Pair, find_pairs, pairs_table, statements, summary_table, tokens
+from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError
 
 BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find $x^2 + y^2$ and \frac{1}{x} in full."
@@ -112,7 +113,7 @@ def test_overlap_counts_a_test_problem_once_and_as_equal_if_it_is():
 
 def test_overlap_of_a_task_without_files_is_refused():
     with pytest.raises(ConfigError, match="countdown makes its problems itself"):
-        statements("countdown", object(), "train")
+        statements("countdown", parse_plugin("tasks", "countdown").build(), "train")
 
 
 # --- the command ------------------------------------------------------------------------------------------------

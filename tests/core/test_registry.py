@@ -279,7 +279,7 @@ def test_an_installed_plugin_whose_module_is_gone_is_refused_only_when_asked_for
 def test_two_plugins_with_one_id_are_refused_by_both_origins(room, tmp_path):
     write(room, "good", GOOD)
     point_at(tmp_path, "foreign-graders", "good", "thirdparty")
-    with pytest.raises(PluginError, match="two plug-ins call themselves the grader 'good'") as caught:
+    with pytest.raises(PluginError, match="two plug-ins have the id 'good' of a grader") as caught:
         entries("graders")
     assert "rooms.graders.good and thirdparty" in str(caught.value)
     assert "rename or uninstall one" in str(caught.value)

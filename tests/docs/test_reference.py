@@ -64,6 +64,13 @@ def test_every_plugin_has_a_section(kind: str) -> None:
     assert re.findall(r"^## `\w+` \{ #(\w+) \}$", page, re.MULTILINE) == list(registry.entries(kind))
 
 
+def test_every_task_has_its_card_and_grader() -> None:
+    page = docs_hook.PAGES["reference/tasks.md"]()
+    families = {"lm_eval"}
+    assert page.count("\n| grader | [`") == len(registry.entries("tasks").keys() - families)
+    assert "| grader | [`math`](graders.md#math) |" in page
+
+
 def test_the_formula_of_an_objective_is_a_block() -> None:
     page = docs_hook.PAGES["reference/objectives.md"]()
     assert "```text\nw * ( log Z(x) + 1/|y| log policy(y|x) - beta * r_hat" in page

@@ -114,7 +114,7 @@ def _options(plugin: Any) -> str:
 def _task_parts(task_id: str) -> list[str]:
     """Return the card of a task, or what a family of tasks says instead."""
     plugin = registry.load("tasks", task_id)
-    if hasattr(plugin, "member") or any(map(configs.is_required, dataclasses.fields(plugin.Config))):
+    if "member" in vars(plugin) or any(map(configs.is_required, dataclasses.fields(plugin.Config))):
         return []
     task = configs.parse_plugin("tasks", {"id": task_id}).build()
     card = task.card
@@ -135,7 +135,7 @@ def _task_parts(task_id: str) -> list[str]:
 
 
 def _grader_of(task: Any) -> str:
-    grader_id = type(task.grader).__module__.rpartition(".")[2]
+    grader_id = registry.id_of("graders", type(task.grader))
     return f"[`{grader_id}`](graders.md#{grader_id})"
 
 

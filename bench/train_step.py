@@ -1,14 +1,18 @@
-"""One training step against TRL's GRPOTrainer: the same model, batch, lengths and loss, alternating, in CPU seconds.
+"""One training step against TRL's GRPOTrainer: the same model, batch, lengths and loss, alternating.
 
     pip install -c constraints.txt '.[trl]'
     python bench/train_step.py --rounds 3
-    python bench/train_step.py --rounds 3 --precision float32 bfloat16    # both sides in both, in turn
+    python bench/train_step.py --rounds 3 --precision float32 bfloat16    # both sides in both
+    python bench/train_step.py --rounds 1 --workload real --threads 2
 
-Workload: a Llama of 4 layers, hidden size 256, vocabulary 512, untied (4.46 M parameters), float32 weights; 16 prompts
-of 8 tokens, 8 completions each of exactly 64 tokens; token-mean clipped loss, no KL; one optimiser step a batch; one
-thread. The end-of-sequence id lies outside the model's vocabulary, so that no completion ends early on either side.
-In bfloat16 both sides train under autocast. TRL samples under it as well; ours samples in float32.
-CPU seconds, because they hold still on a shared machine where wall seconds do not.
+Workload `small`: a Llama of 4 layers, hidden size 256, vocabulary 512, untied (4.46 M parameters); 16 prompts of 8
+tokens, 8 completions each of exactly 64 tokens. Workload `real`: the shape of Qwen2.5-0.5B with 4 layers: hidden size
+896, vocabulary 151,936, tied (196 M parameters, random); 4 prompts of 8 tokens, 8 completions each of exactly 32.
+
+Weights are float32; token-mean clipped loss, no KL; one optimiser step a batch. The end-of-sequence id lies outside the
+model's vocabulary, so that no completion ends early on either side. In bfloat16 both sides train and sample under
+autocast. CPU seconds vary less than wall seconds on a shared machine; with several threads both are printed, because
+waiting threads spin.
 """
 
 from __future__ import annotations
@@ -27,38 +31,73 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 16, 8, 8, 64, 512
-WARM_UP, COUNTED = 2, 5
 LEARNING_RATE = 1e-4
 
 
-def make_model() -> Any:
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A model and a batch. The defaults are `small`."""
+
+    vocabulary: int = 512
+    prompts: int = 16
+    samples: int = 8
+    prompt_tokens: int = 8
+    new_tokens: int = 64
+    warm_up: int = 2
+    counted: int = 5
+    hidden: int = 256
+    heads: int = 4
+    key_value_heads: int = 4
+    intermediate: int = 1024
+    is_tied: bool = False
+
+
+WORKLOADS = {
+    "small": Workload(),
+    "real": Workload(
+        vocabulary=151_936,
+        prompts=4,
+        new_tokens=32,
+        warm_up=1,
+        counted=2,
+        hidden=896,
+        heads=14,
+        key_value_heads=2,
+        intermediate=4864,
+        is_tied=True,
+    ),
+}
+SMALL = WORKLOADS["small"]
+SAMPLES, NEW_TOKENS, VOCABULARY, WARM_UP = SMALL.samples, SMALL.new_tokens, SMALL.vocabulary, SMALL.warm_up
+
+
+def make_model(load: Workload = SMALL) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=256,
+            vocab_size=load.vocabulary,
+            hidden_size=load.hidden,
             num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            intermediate_size=1024,
+            num_attention_heads=load.heads,
+            num_key_value_heads=load.key_value_heads,
+            intermediate_size=load.intermediate,
             max_position_embeddings=256,
-            tie_word_embeddings=False,
+            tie_word_embeddings=load.is_tied,
             bos_token_id=None,
-            eos_token_id=VOCABULARY,
+            eos_token_id=load.vocabulary,
             pad_token_id=0,
         )
     )
 
 
-def make_tokenizer() -> Any:
+def make_tokenizer(load: Workload = SMALL) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"w{i}": i for i in range(VOCABULARY)} | {"<eos>": VOCABULARY}
+    words = {f"w{i}": i for i in range(load.vocabulary)} | {"<eos>": load.vocabulary}
     core = Tokenizer(models.WordLevel(words, unk_token="w1"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="w0", padding_side="left")
@@ -66,27 +105,28 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def prompts() -> list[str]:
-    return [" ".join(f"w{2 + (17 * i + 31 * j) % 500}" for j in range(PROMPT_TOKENS)) for i in range(PROMPTS)]
+def prompts(load: Workload = SMALL) -> list[str]:
+    return [" ".join(f"w{2 + (17 * i + 31 * j) % 500}" for j in range(load.prompt_tokens)) for i in range(load.prompts)]
 
 
 def reward_of(text: str) -> float:
     """Any cheap function that differs within a group."""
-    return sum(word.endswith("7") for word in text.split()) / NEW_TOKENS
+    words = text.split()
+    return sum(word.endswith("7") for word in words) / len(words)
 
 
-def words_task() -> Any:
-    from harness.core.protocols import Grader, Task
+def words_task(load: Workload) -> Any:
     from harness.core.types import Completion, Message, Problem, Sampling, Verdict
 
-    class WordTask(Task[None], Grader[None]):
-        sampling = Sampling(max_tokens=NEW_TOKENS)
+    class WordTask:
+        sampling = Sampling(max_tokens=load.new_tokens)
+        card = None
 
         def __init__(self) -> None:
             self.grader = self
 
         def problems(self, split: str, seed: int) -> Iterator[Problem[None]]:  # noqa: ARG002
-            for i, prompt in enumerate(prompts()):
+            for i, prompt in enumerate(prompts(load)):
                 yield Problem(str(i), "words", (Message("user", prompt),), None)
 
         def grade(self, problem: Problem[None], completion: Completion) -> Verdict:  # noqa: ARG002
@@ -98,8 +138,17 @@ def words_task() -> Any:
 GRPO = {"id": "grpo", "clip_high": 0.28, "kl_beta": 0.0, "reduction": "token_mean"}
 
 
-def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[str, float]]:
-    """Step records, each with its `cpu_s`."""
+def clocks() -> tuple[float, float]:
+    """Return the CPU time of this process and the wall time."""
+    return time.process_time(), time.perf_counter()
+
+
+def elapsed(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:
+    return after[0] - before[0], after[1] - before[1]
+
+
+def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workload = SMALL) -> list[dict[str, float]]:
+    """Return the step records, each with its `cpu_s` and `wall_s`."""
     from harness.core import config as configs
     from harness.core.progress import Progress
     from harness.core.protocols import ModelSource
@@ -117,22 +166,22 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
             "task": "countdown",
             "objective": objective,
             "loop": {
-                "steps": WARM_UP + COUNTED,
-                "prompts_per_step": PROMPTS,
-                "samples_per_prompt": SAMPLES,
+                "steps": load.warm_up + load.counted,
+                "prompts_per_step": load.prompts,
+                "samples_per_prompt": load.samples,
                 "precision": precision,
             },
             "optimizer": {"lr": LEARNING_RATE},
             "checkpoint": {"every_steps": 1000},
         },
     )
-    model, tokenizer = make_model(), make_tokenizer()
+    model, tokenizer = make_model(load), make_tokenizer(load)
     engine, built = config.engine.build(), config.objective.build()
     policy = Policy(model, 1.0, precision=config.loop.precision)
     with_reference = "reference_logp" in built.needs
-    reference = Policy(make_model(), 1.0, precision=config.loop.precision) if with_reference else None
+    reference = Policy(make_model(load), 1.0, precision=config.loop.precision) if with_reference else None
     built.prepare(policy.shape, 0)
-    task = words_task()
+    task = words_task(load)
     setup = TrainSetup(
         config=config,
         task=task,
@@ -147,16 +196,17 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
         advice=(),
     )
     engine.open(dataclasses.replace(setup.sampling_source, module=model, tokenizer=tokenizer))
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
     rows: list[dict[str, float]] = []
 
     class Clock:
         def resume(self, record: Any, step: int) -> None:  # noqa: ARG002
-            marks.append(time.process_time())
+            marks.append(clocks())
 
         def log(self, row: dict[str, float]) -> None:
-            marks.append(time.process_time())
-            rows.append({**row, "cpu_s": marks[-1] - marks[-2]})
+            marks.append(clocks())
+            cpu_s, wall_s = elapsed(*marks[-2:])
+            rows.append({**row, "cpu_s": cpu_s, "wall_s": wall_s})
 
     with tempfile.TemporaryDirectory() as folder:
         store = RunWriter.open(Path(folder) / "run", RunIdentity.of("train", config, seeds={}, data={}))
@@ -176,25 +226,26 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO) -> list[dict[
     return rows
 
 
-def measure_trl(precision: str) -> list[float]:
+def measure_trl(precision: str, load: Workload) -> list[tuple[float, float]]:
+    """Return the CPU and wall seconds of every step after the first."""
     import datasets
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append(time.process_time())
+            marks.append(clocks())
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=PROMPTS * SAMPLES,
-            num_generations=SAMPLES,
+            per_device_train_batch_size=load.prompts * load.samples,
+            num_generations=load.samples,
             steps_per_generation=1,
-            max_completion_length=NEW_TOKENS,
-            max_steps=WARM_UP + COUNTED + 1,
+            max_completion_length=load.new_tokens,
+            max_steps=load.warm_up + load.counted + 1,
             learning_rate=LEARNING_RATE,
             loss_type="dapo",
             epsilon_high=0.28,
@@ -209,54 +260,64 @@ def measure_trl(precision: str) -> list[float]:
             disable_tqdm=True,
         )
         GRPOTrainer(
-            model=make_model(),
+            model=make_model(load),
             reward_funcs=lambda completions, **_: [reward_of(text) for text in completions],
             args=arguments,
-            train_dataset=datasets.Dataset.from_dict({"prompt": prompts()}),
-            processing_class=make_tokenizer(),
+            train_dataset=datasets.Dataset.from_dict({"prompt": prompts(load)}),
+            processing_class=make_tokenizer(load),
             callbacks=[Clock()],
         ).train()
-    return [after - before for before, after in itertools.pairwise(marks)]
+    return [elapsed(*pair) for pair in itertools.pairwise(marks)]
 
 
-def run_side(side: str, precision: str) -> float:
-    """The median step of a process of its own, in CPU seconds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, "--side", side, "--precision", precision]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def measure_side(side: str, precision: str, load: Workload) -> list[tuple[float, float]]:
+    """Return the CPU and wall seconds of the counted steps."""
+    if side == "harness":
+        return [(row["cpu_s"], row["wall_s"]) for row in measure_ours(precision, load=load)[load.warm_up :]]
+    return measure_trl(precision, load)[load.warm_up - 1 :]
+
+
+def run_side(side: str, precision: str, workload: str, threads: int) -> tuple[float, float]:
+    """Return the medians of a separate process, in CPU and wall seconds a step."""
+    limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, "--side", side, "--precision", precision, "--workload", workload]
+    done = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    return statistics.median(json.loads(done.stdout.splitlines()[-1]))
+        raise SystemExit(f"{side} ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    cpu_s, wall_s = zip(*json.loads(done.stdout.splitlines()[-1]), strict=True)
+    return statistics.median(cpu_s), statistics.median(wall_s)
 
 
-def compare(precisions: Sequence[str], n_rounds: int) -> None:
+def compare(precisions: Sequence[str], n_rounds: int, workload: str, threads: int) -> None:
     sides = [(side, precision) for precision in precisions for side in ("harness", "TRL")]
-    found: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {side: [] for side in sides}
     for number in range(n_rounds):
         for side, precision in sides:
-            found[side, precision].append(run_side("ours" if side == "harness" else "trl", precision))
-        printed = ", ".join(f"{side} in {precision} {found[side, precision][-1]:.2f}" for side, precision in sides)
-        print(f"round {number + 1}, CPU-s a step: {printed}")
+            found[side, precision].append(run_side(side, precision, workload, threads))
+        printed = ", ".join(
+            "{} in {} {:.2f} ({:.2f})".format(side, precision, *found[side, precision][-1]) for side, precision in sides
+        )
+        print(f"round {number + 1}, CPU-s (wall-s) a step: {printed}", flush=True)
     for theirs, ours in itertools.product(precisions, precisions):
-        ratios = [t / o for t, o in zip(found["TRL", theirs], found["harness", ours], strict=True)]
-        name = f"TRL in {theirs} / harness in {ours}"
-        print(f"{name}: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}, max {max(ratios):.2f}")
+        pairs = list(zip(found["TRL", theirs], found["harness", ours], strict=True))
+        for unit, number in (("CPU", 0), ("wall", 1)) if threads > 1 else (("CPU", 0),):
+            ratios = [trl[number] / harness[number] for trl, harness in pairs]
+            name = f"TRL in {theirs} / harness in {ours}, {unit} time"
+            print(f"{name}: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}, max {max(ratios):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
-    parser.add_argument("--side", choices=("ours", "trl"))
+    parser.add_argument("--workload", choices=WORKLOADS, default="small")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--side", choices=("harness", "TRL"), help="measure one side in this process")
     options = parser.parse_args()
-    match options.side:
-        case "ours":
-            rows = measure_ours(options.precision[0])
-            print(json.dumps([row["cpu_s"] for row in rows[WARM_UP:]]))
-        case "trl":
-            print(json.dumps(measure_trl(options.precision[0])[WARM_UP - 1 :]))
-        case _:
-            compare(options.precision, options.rounds)
+    if options.side is not None:
+        print(json.dumps(measure_side(options.side, options.precision[0], WORKLOADS[options.workload])))
+        return
+    compare(options.precision, options.rounds, options.workload, options.threads)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from harness.models.loading import load_tokenizer, pick_device
 from harness.trainers.checks import reads_reference
 from harness.trainers.config import LoraConfig, TrainConfig
 from harness.trainers.learner import NO_GRADIENT_FACTOR
-from harness.trainers.policy.logprobs import CHUNK_ELEMENTS
+from harness.trainers.policy.logprobs import chunk_rows
 from harness.trainers.policy.lora import n_parameters
 
 if TYPE_CHECKING:
@@ -188,12 +188,13 @@ def _passing(config: TrainConfig, model: ModelDimensions, prompt_tokens: int, ma
     # Completions share the hidden states of their prompt, except where layers are computed again or compiled.
     n_read = n_update if loop.gradient_checkpointing or loop.compile else min(n_update, n_prompts)
     tokens = n_update * max_tokens + n_read * prompt_tokens
-    logits = min(max(CHUNK_ELEMENTS, model.vocabulary), n_update * max_tokens * model.vocabulary)
+    device_type = pick_device(config.model.device).partition(":")[0]
+    n_scored = min(chunk_rows(model.vocabulary, model.hidden, device_type), n_update * max_tokens)
     return {
         "activations of a micro-batch": cast
         + tokens * (checkpointed if loop.gradient_checkpointing else model.n_layers * kept),
         # The logits, normalised, their gradient, and the gradient of the output layer as it is summed.
-        "logits of a chunk": 3 * 4 * logits + model.vocabulary * model.hidden * each,
+        "logits of a chunk": 3 * 4 * n_scored * model.vocabulary + model.vocabulary * model.hidden * each,
         "pass before the updates": cast + n_pass * longest * alive,
     }
 

@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**22
-"""The most logits in memory: 4 M numbers, 16 MiB in float32."""
+_LEAST_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
+
+
+def chunk_rows(vocabulary: int, hidden: int, device_type: str) -> int:
+    """Return the number of rows whose logits are in memory at once.
+
+    A CPU computes from its cache and a GPU wants long kernels, so the smallest chunk depends on the device. It grows
+    to an eighth of the output layer, because every chunk reads the layer and updates its gradient from memory.
+    """
+    least = _LEAST_CHUNK_BYTES.get(device_type, _LEAST_CHUNK_BYTES["cuda"])
+    return max(1, least // (4 * vocabulary), hidden // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Head:
         return logits / self.temperature if self.temperature != 1 else logits
 
     def chunk_rows(self) -> int:
-        return max(1, CHUNK_ELEMENTS // self.weight.shape[0])
+        return chunk_rows(*self.weight.shape, self.weight.device.type)
 
 
 def token_logp(head: Head, hidden: Tensor, ids: Tensor, *, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:

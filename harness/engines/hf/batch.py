@@ -2,7 +2,7 @@
 
 Where the model allows it, a completion may join at any step and next to completions of other lengths (`SlottedCache`).
 Other models, such as those with a recurrent state, decode completions with equally long prompts that start together
-(`GroupCache`). `docs/decisions/008-one-batcher.md` has the measurements.
+(`GroupCache`). `docs/decisions/009-one-batcher.md` has the measurements.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from harness.trainers.config import (
     Precision,
 )
 from harness.trainers.policy import logprobs
-from harness.trainers.policy.logprobs import Head, head_of, token_logp
+from harness.trainers.policy.logprobs import Head, chunk_rows, head_of, token_logp
 from harness.trainers.policy.model import Policy
 
 
@@ -36,12 +36,12 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 5 * 110, 2**22])
+@pytest.mark.parametrize("n_rows", [1, 5, 2**15])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_chunked_logp_and_gradients_equal_the_plain_ones(
-    monkeypatch: pytest.MonkeyPatch, chunk_elements: int, softcap: float | None
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, softcap: float | None
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: n_rows)
     torch.manual_seed(0)
     hidden = torch.randn(17, 8, requires_grad=True)
     weight, bias = torch.randn(110, 8, requires_grad=True), torch.randn(110, requires_grad=True)
@@ -65,7 +65,7 @@ def test_chunked_logp_and_gradients_equal_the_plain_ones(
 def test_no_tensor_of_all_logits_is_created(
     precision: Precision, reads_entropy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 4 * 110)
+    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: 4)
     policy = Policy(tiny_module(), 1.0, precision=precision)
     batch = make_batch([4] * 4, [9, 8, 7, 6], [0, 0, 1, 1])
     with LargestTensor(110) as largest:
@@ -77,18 +77,33 @@ def test_no_tensor_of_all_logits_is_created(
     assert 0 < largest_backward.rows <= 4
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "hidden", "device", "n_rows"),
+    [
+        (512, 256, "cpu", 8192),  # 16 MiB
+        (151_936, 896, "cpu", 112),  # an eighth of the layer, 65 MiB, where 16 MiB are 27 rows
+        (151_936, 64, "cpu", 27),
+        (151_936, 896, "cuda", 441),  # 256 MiB
+        (151_936, 5120, "cuda", 640),
+        (2**30, 4, "cpu", 1),
+    ],
+)
+def test_a_chunk_is_sized_by_bytes_and_device(vocabulary: int, hidden: int, device: str, n_rows: int) -> None:
+    assert chunk_rows(vocabulary, hidden, device) == n_rows
+
+
 def test_head_reads_the_scale_its_config_declares() -> None:
     assert head_of(Models.from_config(CONFIGS["granite"]), 1.0).scale == pytest.approx(1 / 5.0)
     assert head_of(Models.from_config(CONFIGS["cohere2"]), 1.0).scale == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("chunk", [2, 1000])
-def test_entropy_and_its_gradient(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_rows", [2, 1000])
+def test_entropy_and_its_gradient(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
     weight = torch.randn(7, 4, generator=generator, requires_grad=True)
     ids, upstream = torch.tensor([0, 6, 2, 2, 5]), torch.linspace(-1, 1, 5)
-    monkeypatch.setattr("harness.trainers.policy.logprobs.CHUNK_ELEMENTS", chunk * 7)
+    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: n_rows)
     logp, entropy = token_logp(Head(weight, None, 0.7, softcap=2.0), hidden, ids, with_entropy=True)
     assert entropy is not None
     plain = torch.log_softmax(torch.tanh(hidden @ weight.T / 2) * 2 / 0.7, -1)

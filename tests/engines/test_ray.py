@@ -15,6 +15,7 @@ from typing import Any
 
 import mortal_engine
 import pytest
+import stub_engine
 from training_parts import tiny_source
 
 import harness.engines.ray as ours
@@ -26,7 +27,8 @@ from harness.core.types import Completion, Message, Request, Sampling
 from harness.runs.folder import RunReader
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `tox -e ray` runs this")
-ray.cloudpickle.register_pickle_by_value(mortal_engine)  # an actor can't import what only the tests can
+for module in (mortal_engine, stub_engine):  # an actor can't import the modules of the tests
+    ray.cloudpickle.register_pickle_by_value(module)
 
 PROMPTS = ["1 2 4 5 7 9 = 38 :", "1 1 2 3 5 8 = 24 :", "2 3 4 6 7 8 = 50 :"]
 Told = dict[tuple[str, int], Completion]

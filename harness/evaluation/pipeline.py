@@ -6,17 +6,22 @@ time if the grader can. Both queues are unbounded: the caller keeps all completi
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from harness.core.errors import DataError, UsageError
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Graded, Problem, StoredCompletion, Verdict
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+GRADER_FAILED = "the grader failed"
+MAX_ERROR_CHARACTERS = 500
 
 
 class VerdictSink(Protocol):
@@ -61,8 +66,32 @@ def grade_in_order(
 
 def _begin(item: Pending, grader: Grader[Any], threads: ThreadPoolExecutor) -> _Grading:
     problem, completion, stored = item
-    verdict = threads.submit(lambda: grader.grade(problem, completion.load()))
+    verdict = threads.submit(lambda: verdict_of(grader, problem, completion.load()))
     return _Grading(problem, stored if stored is not None else completion, verdict)
+
+
+def verdict_of(grader: Grader[Any], problem: Problem[Any], completion: Completion) -> Verdict:
+    """Return the grader's verdict, or `ungraded` if it raises: one completion must not end a run.
+
+    Raises UsageError other than DataError, since the request is wrong then, whatever the completion.
+    """
+    try:
+        verdict: object = grader.grade(problem, completion)
+    except Exception as error:
+        if isinstance(error, UsageError) and not isinstance(error, DataError):
+            raise
+        return Verdict("ungraded", None, reason=GRADER_FAILED, details={"error": _described(error)})
+    if not isinstance(verdict, Verdict):
+        error_text = f"grade() returned {type(verdict).__name__} in place of a Verdict"
+        return Verdict("ungraded", None, reason=GRADER_FAILED, details={"error": error_text})
+    return verdict
+
+
+def _described(error: Exception) -> str:
+    """Return the error and the line that raised it, in a bounded form."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f", raised in {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS] + where
 
 
 def _is_done(item: Graded[Any] | _Grading) -> bool:

@@ -20,6 +20,7 @@ from harness.core.protocols import Grader
 from harness.core.types import Estimate, Graded
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import estimates_of
+from harness.evaluation.pipeline import verdict_of
 from harness.evaluation.setup import TaskSetup, build_metrics, resolve_tasks
 from harness.runs.folder import RunReader, RunWriter
 from harness.runs.index import CompletionIndex
@@ -87,7 +88,7 @@ def _grade_again(
     progress.begin(f"grade {task.id} with {label}", len(pairs), 0)
     try:
         with ThreadPoolExecutor(n_threads) as threads:
-            verdicts = threads.map(lambda pair: grader.grade(pair[0], pair[1].load()), pairs)
+            verdicts = threads.map(lambda pair: verdict_of(grader, pair[0], pair[1].load()), pairs)
             for (problem, completion), verdict in zip(pairs, verdicts, strict=True):
                 writer.append_verdict(task.id, problem.id, completion.index, label, verdict)
                 progress.advance(True, {})

@@ -12,6 +12,7 @@ from harness.core.config import parse_plugin
 from harness.core.errors import DataError
 from harness.core.protocols import Grader, Task
 from harness.core.types import Completion, FinishReason, Problem, Tokens, Verdict
+from harness.evaluation.pipeline import verdict_of
 from harness.evaluation.select import problems_of
 from harness.evaluation.setup import with_grader
 from harness.interop.problems import turns
@@ -27,7 +28,7 @@ class Judge:
 
     def verdict(self, problem: Problem[Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:
         with self._slots:
-            return self._grader.grade(problem, Completion(problem.id, 0, 0, text, finish_reason, Tokens(0, 0)))
+            return verdict_of(self._grader, problem, Completion(problem.id, 0, 0, text, finish_reason, Tokens(0, 0)))
 
 
 def verdict(row: Mapping[str, Any], text: str, finish_reason: FinishReason = "stop") -> Verdict:

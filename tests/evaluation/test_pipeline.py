@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.core.errors import DataError, MissingExtraError, SandboxError
 from harness.core.protocols import Grader
 from harness.core.types import Completion, Graded, Message, Problem, Tokens, Verdict
 from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
@@ -156,3 +157,43 @@ def test_pipeline_processes_the_items_given_before_the_source_fails(how):
             list(made)
     assert was_ended.is_set()
     assert taken[:50] == list(range(50))[: len(taken)] and (how == "stops iterating" or len(taken) == 50)
+
+
+class Failing(Grader[Any]):
+    """Raises for the second completion, as a grader with a fault does."""
+
+    def __init__(self, fault: object) -> None:
+        self.fault = fault
+
+    def grade(self, problem: Problem, completion: Completion) -> Verdict:
+        if completion.index != 1:
+            return Verdict("correct", 1.0)
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        return self.fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (ValueError("too many values to unpack"), "ValueError: too many values to unpack, raised in test_pipeline.py"),
+        (MemoryError(), "MemoryError: "),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (DataError("a reference that is not JSON"), "DataError: a reference"),
+        (SandboxError("no worker starts"), "SandboxError: no worker"),
+        (KeyError("x" * 10_000), "KeyError: 'xxx"),
+        (None, "grade() returned NoneType"),
+    ],
+)
+def test_an_exception_of_a_grader_costs_its_own_completion_only(fault, text):
+    graded = list(grade_in_order([Pending(PROBLEM, completion(i)) for i in range(3)], Failing(fault), None))
+    assert [item.verdict.outcome for item in graded] == ["correct", "ungraded", "correct"]
+    verdict = graded[1].verdict
+    assert (verdict.reward, verdict.reason) == (None, "the grader failed")
+    assert verdict.details["error"].startswith(text)
+    assert len(verdict.details["error"]) < 1000
+
+
+def test_a_wrong_request_ends_the_grading_with_its_own_error():
+    with pytest.raises(MissingExtraError, match="install"):
+        list(grade_in_order([Pending(PROBLEM, completion(1))], Failing(MissingExtraError("install it")), None))

@@ -98,6 +98,9 @@ class Comparison:
         if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is not a quotient
             return False
         try:
+            whole = _sides(plain(gold.text)), _sides(plain(answer.text))  # a label is a part of a chain
+            if len(whole[0]) == len(whole[1]) > 2 and "\\approx" not in answer.body and self._same_parts(*whole):
+                return True
             sides = _sides(gold.body), _sides(answer.body)
             if "\\approx" in answer.body and not all(map(_is_balanced, sides[1])):
                 return False
@@ -111,6 +114,8 @@ class Comparison:
                 return False
             if len(sides[0]) == 1:
                 return _same_value(gold, answer)
+            if len(sides[0]) > 2:
+                return self._same_parts(*sides)
             return _same_equation(*(f"{left}-({right})" for left, right in sides))
         except (UnreadableError, UndecidedError, ArithmeticError):
             return self._ask(gold.body, answer.body)
@@ -129,6 +134,12 @@ class Comparison:
         if any(names for _, names in nodes):
             return all(agree)
         return _is_rounding(answers, [inexact(node({})) for node, _ in nodes])
+
+    def _same_parts(self, golds: Sequence[str], answers: Sequence[str]) -> bool:
+        """Compare two chains such as `a = b = 1`: the same parts are equal, in any order."""
+        if not (all(golds) and all(answers)):
+            return False
+        return self._same_unordered(list(map(read, golds)), list(map(read, answers)))
 
     def _ask(self, gold: str, answer: str) -> bool:
         if _PROSE.search(gold) is not None and gold.replace(" ", "") == answer.replace(" ", ""):

@@ -13,14 +13,17 @@ from harness.graders.math.algebra import POOL
 from harness.graders.math.reference import typed_reference
 from harness.graders.published.legacy_hendrycks import LegacyHendrycksGrader
 
-PAIRS = [json.loads(line) for line in (Path(__file__).parent / "golden" / "math_pairs.jsonl").read_text().splitlines()]
+GOLDEN = Path(__file__).parent / "golden"
+PAIRS = [json.loads(line) for line in (GOLDEN / "math_pairs.jsonl").read_text().splitlines()]
+# Pairs for the faults that an outside verification found; with `text`, a whole reply in place of a boxed answer.
+VERIFICATION = [json.loads(line) for line in (GOLDEN / "verification_pairs.jsonl").read_text().splitlines()]
 GRADER = MathGrader(MathGrader.Config())
 
 
 def grade(pair):
     options = {key: pair[key] for key in ("unit", "absolute_tolerance", "relative_tolerance") if key in pair}
     reference = typed_reference(pair["gold"], is_multiple=pair.get("multiple", False), **options)
-    text = f"We compute.\n\nThe final answer is $\\boxed{{{pair['answer']}}}$."
+    text = pair["text"] if "text" in pair else f"We compute.\n\nThe final answer is $\\boxed{{{pair['answer']}}}$."
     return GRADER.grade(Problem("p", "golden", (), reference), Completion("p", 0, 0, text, "stop", Tokens(1, 1)))
 
 
@@ -43,6 +46,23 @@ def test_math_pairs_are_many_and_cover_every_type():
 def test_math_pair_has_the_recorded_outcome(pair):
     verdict = grade(pair)
     assert verdict.outcome == pair["outcome"], (pair["why"], verdict)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    VERIFICATION,
+    ids=[f"{pair['gold'][:40]} ~ {pair.get('answer', pair.get('text'))[:40]}" for pair in VERIFICATION],
+)
+def test_pair_of_the_verification(pair):
+    verdict = grade(pair)
+    assert verdict.outcome == pair["outcome"], (pair["why"], verdict)
+
+
+def test_every_class_of_the_verification_has_ten_pairs_right_and_wrong():
+    for kind in {pair["kind"] for pair in VERIFICATION}:
+        outcomes = [pair["outcome"] for pair in VERIFICATION if pair["kind"] == kind]
+        assert len(outcomes) >= 10
+        assert set(outcomes) == {"correct", "incorrect"}
 
 
 def known_disagreements(name):

@@ -73,7 +73,7 @@ def _pyramid_surface(base: float, height: float) -> int:
 
 
 def _is(value: Any, got: Any, tolerance: float = 0.0) -> bool:
-    return is_number(got) and (bool(got == value) or is_within(got, value, tolerance))
+    return is_number(got) and is_within(got, value, tolerance)
 
 
 _MORE_ANSWERS: dict[str, Any] = {

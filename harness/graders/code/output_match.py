@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -109,7 +110,7 @@ def words_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
 
 def floats_close(output: str, expected: str, tolerance: float) -> bool:
     """As many tokens; where a number with a point or an exponent is expected, one within the absolute or relative
-    tolerance; elsewhere the same text.
+    tolerance; elsewhere the same text, also for an infinity or NaN.
     """
 
     def is_close(token: str, wanted: str) -> bool:
@@ -125,6 +126,8 @@ def _token_close(token: str, wanted: str, tolerance: float) -> bool:
         return False
     number, other = float(token), float(wanted)
     room = tolerance + 1e-15
+    if not (math.isfinite(number) and math.isfinite(other)):
+        return False
     return abs(number - other) <= max(room, room * abs(other))
 
 

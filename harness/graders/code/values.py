@@ -6,6 +6,7 @@ Sets and dicts stay lists of the program's items: foreign objects are never hash
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -135,7 +136,7 @@ def close(expected: Any, got: Any, absolute: float, relative: float) -> bool:
     Fractions and decimals are equal or not: peers don't mix them with floats either.
     """
     if is_number(expected) and is_number(got):
-        return bool(expected == got) or is_within(got, expected, absolute, relative)
+        return is_within(got, expected, absolute, relative)
     items, others = _sequence(expected), _sequence(got)
     if items is None or others is None or len(items) != len(others):
         return False
@@ -143,11 +144,17 @@ def close(expected: Any, got: Any, absolute: float, relative: float) -> bool:
 
 
 def is_within(got: Any, expected: Any, absolute: float, relative: float = 0.0) -> bool:
-    """Compare two numbers; some are too large for floats."""
+    """Compare two numbers; some are too large for floats.
+
+    A tolerance applies to finite numbers only. An infinity equals the same infinity, and NaN equals NaN.
+    """
+    if expected == got or (got != got and expected != expected):
+        return True
     if type(got) not in _FLOATING or type(expected) not in _FLOATING:
         return False
     try:
-        return bool(abs(got - expected) <= absolute + relative * abs(expected))
+        distance = abs(got - expected)
+        return math.isfinite(distance) and bool(distance <= absolute + relative * abs(expected))
     except OverflowError:
         return False
 

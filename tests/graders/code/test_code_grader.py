@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -468,6 +469,25 @@ def rule(dataset, entry_point, arguments, expected, got, tolerance=0.0):
 )
 def test_answers_are_compared_by_the_evalplus_rules(dataset, entry_point, arguments, expected, got, right):
     assert rule(dataset, entry_point, arguments, expected, got, tolerance=1e-4 * (entry_point == "find_zero")) is right
+
+
+SPECIAL = [math.inf, -math.inf, math.nan, 1.7e308, -1.7e308, 0.0, 5, 10**400]
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 0.5])
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x, 1.0], lambda x: [[x]]], ids=["alone", "in a list", "deep"])
+def test_infinities_and_nan_equal_only_themselves_whatever_the_tolerance(wrap, tolerance):
+    for expected, got in itertools.product(SPECIAL, SPECIAL):
+        right = str(expected) == str(got)
+        assert values.close_or_equal(wrap(expected), wrap(got), tolerance) is right, (expected, got)
+        if type(expected) is float and type(got) is float:
+            assert rule("humaneval", "f", [], wrap(expected), wrap(got), tolerance) is right, (expected, got)
+
+
+def test_infinities_and_nan_in_outputs_equal_only_themselves():
+    texts = ["1e999", "-1e999", "inf", "-inf", "nan", "1.7e308", "-1.7e308", "0.0"]
+    for expected, got in itertools.product(texts, texts):
+        assert floats_close(got, expected, 0.5) is (got == expected), (expected, got)
 
 
 def test_evalplus_tolerance_is_not_kept_for_later_answers():

@@ -18,6 +18,7 @@ SHOWN_CHARACTERS = 300
 _OUTPUT_BYTES = 16 << 20
 _LATE = ("cpu_limit", "wall_limit")
 _TOO_LARGE = "too_large"
+_OUT_OF_MEMORY = (b"MemoryError", b"_ArrayMemoryError")
 _GRACE = 2.0  # on a loaded machine, a program may take this much longer before TLE is final
 _STATUS_CODES: dict[str, tuple[Code, str]] = {
     "cpu_limit": ("TLE", "cpu"),
@@ -225,7 +226,8 @@ def _of_answer(answer: Answer, test: FunctionTest) -> TestOutcome:
     if answer.kind in ("value", "packed"):
         return _RIGHT if test.accepts(answer) else TestOutcome("WA", got=shown(start_of(answer)))
     if answer.kind == "raised":
-        return TestOutcome("RE", shown(answer.body))
+        is_of_memory = answer.body in _OUT_OF_MEMORY
+        return TestOutcome("MLE") if is_of_memory else TestOutcome("RE", shown(answer.body))
     if answer.kind == "opaque" and test.accepts_opaque:
         return _RIGHT
     return TestOutcome("WA", answer.kind, shown(answer.body))
@@ -236,6 +238,8 @@ def _of_calls(execution: Execution, heard: _Heard, total: _Total, allowed: Allow
     found, n_unheard = heard.outcomes, heard.n_unheard
     if not n_unheard and not heard.is_enough and execution.status == "memory_limit":
         return [TestOutcome("MLE")] * len(found)
+    if heard.is_enough and found[-1].code in ("RE", "WA") and execution.status == "memory_limit":
+        found[-1] = TestOutcome("MLE")
     if n_unheard and not heard.is_enough:
         ended = failure(execution)
         found.append(ended if ended is not None else TestOutcome("RE", "it ended before it answered"))

@@ -67,7 +67,10 @@ def packed(value: object) -> bytes | None:
         return None
     if kind is not str and not _JSON_KINDS.issuperset(map(type, value)):  # type: ignore[call-overload]
         return None
-    written = marshal.dumps(value, 2)  # type: ignore[arg-type]
+    try:
+        written = marshal.dumps(value, 2)  # type: ignore[arg-type]
+    except ValueError:  # marshal's error for such a value where memory runs out
+        raise MemoryError from None
     return written if len(written) <= _GIANT_BYTES else None
 
 

@@ -160,7 +160,8 @@ def _read(n_bytes: int) -> bytes:
 
 def _found(module: types.ModuleType, name: str) -> Callable[..., Any]:
     solution = module.__dict__.get("Solution")
-    if name not in module.__dict__ and isinstance(solution, type):
+    # A method comes before a name of the prelude, such as `count`.
+    if isinstance(solution, type) and (hasattr(solution, name) or name not in module.__dict__):
         method: Callable[..., Any] = getattr(solution(), name)
         return method
     function: Callable[..., Any] = module.__dict__[name]
@@ -177,6 +178,8 @@ def _answer(function: Callable[..., Any], arguments: Any, *, packs: bool) -> Non
     try:
         packed = codec.packed(value) if packs else None
         body = packed if packed is not None else codec.encode(value).encode()
+    except MemoryError:  # there is a value, but no room to write it
+        _say(RAISED, b"MemoryError")
     except BaseException as error:
         _say(OPAQUE, f"{type(value).__name__}: {error}".encode("utf-8", "replace"))
     else:

@@ -26,6 +26,7 @@ from harness.graders.code.extraction import official_program_in, program_in
 from harness.graders.code.isolated_compare import is_right_answer
 from harness.graders.code.judge import Allowance, FunctionTest, judge_function
 from harness.graders.code.output_match import first_difference, is_expected, lines_equal, tokens_equal, words_equal
+from harness.graders.code.prelude import PRELUDE
 from harness.graders.code.reference import EvalPlusReference, HeldTests, ProgramReference, ProgramTest
 from harness.graders.published.lcb_official import GRADER as LCB_OFFICIAL
 from harness.sandbox import Level, Pool, open_pool, strongest
@@ -78,6 +79,55 @@ def test_memory_limit_fails_every_call_and_is_reached_once():
     report = judge_function(pool, Program(source), "f", calls(3, is_the_place), allowed)
     assert [outcome.code for outcome in report.outcomes] == ["MLE"] * 3
     assert pool.n_runs == 1
+
+
+OUT_OF_MEMORY = {
+    "one allocation": "def f(n): return len(bytearray(4 << 30))",
+    "many allocations": "def f(n):\n    a = []\n    while True: a.append(bytes(1 << 20))",
+    "a value that can't be written": "def f(n): return 'x' * (300 << 20)",
+    "numpy": "import numpy\ndef f(n): return len(numpy.zeros(4 << 30))",
+    "another error after it": "def f(n):\n    x = bytearray(300 << 20)\n    raise KeyError(n)",
+    "a wrong answer after it": "def f(n):\n    x = bytearray(300 << 20)\n    return -1",
+    "while loading": "x = bytearray(4 << 30)\ndef f(n): return n",
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_MEMORY)
+def test_memory_exhaustion_of_a_function_is_mle(name):
+    allowed = Allowance(20.0, 256 << 20, retries_timeouts=False)
+    report = judge_function(open_pool(n_workers=1), Program(OUT_OF_MEMORY[name]), "f", calls(2, is_the_place), allowed)
+    assert report.outcomes[-1].code == "MLE", report.outcomes
+
+
+DEEP = {
+    "endless": "def f(n): return f(n)",
+    "through C": "def f(n): return sorted([n], key=f)",
+    "a method": "class Solution:\n    def f(self, n): return self.f(n)",
+    "a higher limit": "import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return sorted([n], key=f)",
+    "a representation": "class A:\n    def __repr__(self): return repr(self)\ndef f(n): return repr(A())",
+    "while loading": "def g(n): return g(n)\ng(0)\ndef f(n): return n",
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_recursion_of_a_function_is_re(name):
+    allowed = Allowance(20.0, 1 << 30, retries_timeouts=False)
+    report = judge_function(open_pool(n_workers=1), Program(DEEP[name], PRELUDE), "f", calls(1, is_the_place), allowed)
+    expected = ("MLE", "RE") if name == "a higher limit" else ("RE",)  # it may fill the memory first
+    assert report.outcomes[-1].code in expected, report.outcomes
+
+
+SHADOWED = ("count", "product", "sum", "pow", "search", "choice", "mode", "heappush", "reduce", "mean", "dist", "copy")
+
+
+@pytest.mark.parametrize("name", SHADOWED)
+def test_a_method_comes_before_a_name_of_the_prelude(name):
+    method = f"class Solution:\n    def {name}(self, n): return n"
+    function = f"def {name}(n): return n"
+    for source in (method, function, f"{function}\nclass Solution:\n    pass"):
+        program = Program(source, PRELUDE)
+        report = judge_function(open_pool(n_workers=1), program, name, calls(2, is_the_place), ALLOWED)
+        assert [outcome.code for outcome in report.outcomes] == ["AC", "AC"], report.outcomes
 
 
 class Counting:

@@ -1,8 +1,9 @@
 """Multiple choice: the letter in the last box or on the last answer line.
 
 The answer is extracted as by the `math` grader: after the reasoning, from the last box or the last line such as
-`Answer: C`. It must be one letter of the problem, `C`, `(C)`, `C. the option`, or the full text of an option. Two
-different letters are `several answers`. Details hold the extracted letter.
+`Answer: C`, or from a reply that is nothing but an answer. It must be one letter of the problem, `C`, `(C)`, `"C"`,
+`C. the option`, or the full text of an option. Two different letters are `several answers`. Details hold the
+extracted letter.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from harness.core.types import Completion, Problem, Verdict
 from harness.graders.math.extraction import answer_region, find
 from harness.graders.references.choice import ChoiceReference
 
-_MARKS = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed|rm|bf)\b|[{}$*\\]")
-_FIRST_LETTER = re.compile(r"^(?:option|choice|answer)? *\(?([A-Za-z])(?![A-Za-z'])[).:]*(?P<rest>.*)$", re.IGNORECASE)
+_MARKS = re.compile(r"\\(?:text|textbf|mathbf|mathrm|boxed|rm|bf)\b|[{}$*\\\"`“”「」]")
+_FIRST_LETTER = re.compile(
+    r"^(?:option|choice|answer)? *\(?([A-Za-z])(?![A-Za-z'])(?P<marks>[).:]*)(?P<rest>.*)$", re.IGNORECASE
+)
 _ANOTHER = re.compile(r"^ *(?:,|and|or|/|&)+ *\(?[A-Za-z]\b(?!\w)", re.IGNORECASE)
 
 
@@ -38,8 +41,9 @@ class ChoiceGrader(Grader[ChoiceReference]):
         region = answer_region(
             completion.text, config.opening_tag, config.closing_tag, starts_inside=config.starts_in_reasoning
         )
-        found = find(region) if region is not None else None
-        if found is None or (not found.answers and completion.finish_reason == "length"):
+        is_cut = completion.finish_reason == "length"
+        found = find(region, is_cut=is_cut) if region is not None else None
+        if found is None or (not found.answers and is_cut):
             return Verdict("incorrect", 0.0, reason="truncated")
         if not found.answers:
             return Verdict("incorrect", 0.0, reason="no answer")
@@ -62,7 +66,7 @@ def _compare(reference: ChoiceReference, answers: tuple[str, ...]) -> Verdict:
 
 def _letter(reference: ChoiceReference, answer: str) -> str | None:
     """Return the letter an answer names; `several` if there are more, None if it is not a letter of the problem."""
-    text = " ".join(_MARKS.sub(" ", answer[:4096]).split()).rstrip(".")
+    text = " ".join(_MARKS.sub(" ", answer[:4096]).split()).rstrip(".").strip("'‘’ ").rstrip(".")
     if text in reference.letters:  # first, because the texts of the options may be letters too
         return text
     by_text = {_squeeze(option): letter for letter, option in zip(reference.letters, reference.options, strict=True)}
@@ -73,6 +77,8 @@ def _letter(reference: ChoiceReference, answer: str) -> str | None:
         return None
     if _ANOTHER.match(found.group("rest")) is not None:
         return "several"
+    if found.group(1).islower() and found.group("rest") and not found.group("marks"):
+        return None  # an article: `a dog`
     return found.group(1).upper()
 
 

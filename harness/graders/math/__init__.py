@@ -1,9 +1,10 @@
 """Maths answers: the last box or answer line, compared exactly, then numerically, then by algebra in worker processes.
 
-The answer is searched after the reasoning: after the last `</think>`, in the last `\boxed{}` or the last line such as
-`Answer: 42`, whichever comes later. Only one guess counts. Boxes separated by nothing but a comma, `and` or `or` are
-one answer with several parts: correct for a reference with several parts, `several answers` for any other. A box
-followed by words and another box is a draft, and the later box counts.
+The answer is searched after the reasoning: after the last `</think>`, in the last `\boxed{}`, `<answer>` tag or line
+such as `Answer: 42`, `#### 42` or `答案：42`, whichever comes later. A label may have the answer on the next line, and
+a reply that is nothing but an answer is one. Only one guess counts. Boxes separated by nothing but a comma, `and` or
+`or` are one answer with several parts: correct for a reference with several parts, `several answers` for any other. A
+box followed by words and another box is a draft, and the later box counts.
 
 `details["rung"]` is the stage that decided: `exact` (numbers and words), `numeric` (computed), `symbolic`
 (math-verify). Reasons of `incorrect`: `wrong`, `no answer`, `truncated` (cut off, or the reasoning never ends),
@@ -65,9 +66,9 @@ class MathGrader(Grader[MathReference]):
         )
         if region is None:
             return Verdict("incorrect", 0.0, reason="truncated")
-        found = find(region)
+        is_cut = completion.finish_reason == "length"
+        found = find(region, is_cut=is_cut)
         if not found.answers:
-            is_cut = completion.finish_reason == "length"
             return Verdict("incorrect", 0.0, reason="truncated" if is_cut else found.reason)
         return self._compared(gold, found.answers)
 

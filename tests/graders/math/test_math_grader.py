@@ -65,7 +65,7 @@ SEVERAL = ("incorrect", "several answers")
         (r"\boxed{33}. The answer is thus what we expected.", RIGHT),
         (r"\boxed{34}" + "\n**Final Answer:** $33$", RIGHT),
         ("The number 33 is nice.", NO_ANSWER),
-        ("33", NO_ANSWER),
+        ("33", RIGHT),
         ("", NO_ANSWER),
         (r"\boxed{}", NO_ANSWER),
         (r"\boxed{...}", NO_ANSWER),

@@ -14,8 +14,8 @@ from fractions import Fraction
 from typing import Literal
 
 from harness.graders.math.arithmetic import LimitError, Node, Symbols, UndecidedError, Value, inexact
-from harness.graders.math.expression import UnreadableError, compiled
-from harness.graders.math.notation import known_unit, plain
+from harness.graders.math.expression import WORDS, UnreadableError, compiled
+from harness.graders.math.notation import known_unit, listed, plain
 from harness.graders.math.reference import MathReference, as_interval, read
 
 Rung = Literal["exact", "numeric", "symbolic"]
@@ -49,6 +49,11 @@ class Comparison:
         """Return whether the two are equal. Raises LimitError, and whatever `symbolic` raises."""
         if not _units_agree(gold.unit, answer.unit):
             return False
+        if "=" in gold.text and "=" in answer.text and ")" in answer.text:
+            renamed = _with_variable_of(gold, answer)
+            if renamed is None:
+                return False
+            answer = renamed
         if (gold.kind, gold.brackets, gold.body) == (answer.kind, answer.brackets, answer.body):
             return True
         if gold.kind == "text":
@@ -66,6 +71,8 @@ class Comparison:
     # --- structures
 
     def _same_structure(self, gold: MathReference, answer: MathReference) -> bool:
+        if gold.kind == "tuple" and gold.brackets == "()" and (point := _as_point(gold, answer)) is not None:
+            answer = point
         if gold.kind == "set":
             if gold.brackets.startswith("named") and gold.brackets == answer.brackets:
                 return all(map(self.same, gold.items, answer.items))
@@ -171,6 +178,39 @@ def _letters(text: str) -> str:
 
 def _shapes_agree(gold: str, answer: str) -> bool:
     return gold == answer or {gold, answer} == {"()", "column"}
+
+
+_FUNCTION = re.compile(r"^[A-Za-z] ?\( ?([A-Za-z]) ?\) ?=")
+_LETTERS = re.compile(rf"\\[A-Za-z]+|(?:{WORDS})(?![a-z])|[A-Za-z]")
+_COORDINATE = re.compile(r"^([A-Za-z]) ?= ?([^=]+)$")
+_POINT_NAMES = re.compile(r"^\( ?([A-Za-z](?: ?, ?[A-Za-z])+) ?\) ?=")
+
+
+def _with_variable_of(gold: MathReference, answer: MathReference) -> MathReference | None:
+    """Return the answer `f(t) = t + 1` in the variable of a gold `f(x) = x + 1`.
+
+    None if the gold's variable occurs in the answer already: there it is another symbol.
+    """
+    ours, theirs = _FUNCTION.match(plain(gold.text)), _FUNCTION.match(plain(answer.text))
+    if ours is None or theirs is None or ours.group(1) == theirs.group(1):
+        return answer
+    if ours.group(1) in _LETTERS.findall(answer.body):
+        return None
+    renamed = _LETTERS.sub(lambda name: ours.group(1) if name.group() == theirs.group(1) else name.group(), answer.body)
+    return replace(read(renamed), unit=answer.unit)
+
+
+def _as_point(gold: MathReference, answer: MathReference) -> MathReference | None:
+    """Read `x = 3, y = 4` as the pair (3, 4): in the gold's order of names, or in that of the alphabet."""
+    if answer.kind != "set" or answer.brackets or len(answer.items) != len(gold.items):
+        return None
+    parts = [_COORDINATE.match(part) for part in listed(plain(answer.text))]
+    values = {part.group(1): part.group(2) for part in parts if part is not None}
+    stated = _POINT_NAMES.match(plain(gold.text))
+    names = re.findall("[A-Za-z]", stated.group(1)) if stated is not None else sorted(values)
+    if sorted(names) != sorted(values) or len(values) != len(parts):
+        return None
+    return replace(read(f"({','.join(values[name] for name in names)})"), text=answer.text)
 
 
 def _point(part: MathReference) -> MathReference:

@@ -45,10 +45,10 @@ _DECORATIONS = frozenset(("dot", "ddot", "hat", "bar", "vec", "overline", "tilde
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|": "|"}
 _TIMES = frozenset(("*", "\\cdot", "\\times", "\\ast"))
 _OVER = frozenset(("/", "\\div"))
-_WORDS = "|".join(sorted([*FUNCTIONS, "sqrt", "pi"], key=len, reverse=True))
+WORDS = "|".join(sorted([*FUNCTIONS, "sqrt", "pi"], key=len, reverse=True))
 _TOKEN = re.compile(
     r" *(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,5}(?![0-9A-Za-z{.]))?)"
-    rf"|(?:(?:np|math)\.)?(?P<word>{_WORDS})(?![a-z])|(?P<command>\\(?:[A-Za-z]+|[{{}}]))|(?P<sign>\*\*|[^ ]))"
+    rf"|(?:(?:np|math)\.)?(?P<word>{WORDS})(?![a-z])|(?P<command>\\(?:[A-Za-z]+|[{{}}]))|(?P<sign>\*\*|[^ ]))"
 )
 
 

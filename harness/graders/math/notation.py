@@ -34,7 +34,8 @@ _CHARACTERS = {
     "\u2208": "\\in ",
     "\u2205": "\\varnothing ",
     "\u211d": "\\R ",
-    "\u00b0": "^\\circ ",
+    **dict.fromkeys("\u00b0\u00ba", "^\\circ "),
+    "\u3001": ",",
     "\u2032": "'",
     "\u20ac": "\\$",
     "\u00a3": "\\$",
@@ -64,6 +65,8 @@ _MULTIPLIES = re.compile(rf"\b(?:{'|'.join(_ZEROS)}|hundred|dozen|squared|cubed|
 _COMMANDS = {
     **dict.fromkeys(("left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr"), ""),
     **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "mathstrut", "boldmath"), ""),
+    **dict.fromkeys(("tiny", "scriptsize", "footnotesize", "small", "normalsize"), ""),
+    **dict.fromkeys(("large", "Large", "LARGE", "huge", "Huge"), ""),
     **dict.fromkeys(("quad", "qquad", "enspace", "thinspace", "space", "hfill", "allowbreak"), " "),
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "\\frac"),
     **dict.fromkeys(("dbinom", "tbinom"), "\\binom"),
@@ -97,8 +100,11 @@ _SPACES = re.compile(r" +")
 _DEGREE = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
 _TRIGONOMETRY = re.compile(r"(?<!arc)(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES_INSIDE = re.compile(rf"([0-9]+(?:\.[0-9]+)?) ?(?:{_DEGREE.pattern})")
+_DEGREES_IN_TEXT = re.compile(r"(?<=[0-9)}]) ?\\text ?\{ ?(?:\^\\circ|deg(?:ree)?s?) ?\}")
+_DEGREE_COMMAND = re.compile(r"(?<=[0-9)}]) ?\\deg(?![a-z])")
 _COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]+\}")
 _REAL_LINE = re.compile(r"\\(?:R\b|mathbb ?\{ ?R ?\}|mathbb ?R)")
+_INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![a-z])")  # their braces are their operands' ends
 _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 
 
@@ -109,12 +115,15 @@ def plain(text: str) -> str:
             text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text)
             text = _SUNK.sub(lambda run: f"_{{{run.group().translate(_LIFTED)}}}", text).translate(_TABLE)
         text = _COMMAND.sub(_one_spelling, text)
-        text = text.replace("$", "").replace("{,}", ",")
+        text = text.replace("$", "").replace("{,}", ",").replace("~", " ")
         if "color" in text:
             text = _COLOUR.sub("", text)
         text = _REAL_LINE.sub(r"\\R", text)
         if "\\text" in text:
             text = _UPRIGHT.sub(r"\1", _JOINING_TEXT.sub(r" \1 ", text))
+            text = _DEGREES_IN_TEXT.sub(r"^\\circ ", text)
+        if "\\deg" in text:
+            text = _DEGREE_COMMAND.sub(r"^\\circ ", text)
         if "illion" in text or "thousand" in text:
             text = _LARGE_WORD.sub(lambda word: f" \\times 10^{{{_ZEROS[word.group(1)]}}}", text)
         if "<=" in text or ">=" in text:
@@ -128,11 +137,13 @@ def plain(text: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Remove markdown around the whole answer and the full stop of its sentence."""
+    """Remove markdown and braces around the whole answer, and the full stop of its sentence."""
     text = text.strip()
     marked = _MARKDOWN.match(text)
     if marked is not None:
         text = marked.group(2).strip()
+    while text[:1] == "{" and enclosed(text) and _INFIX.search(text) is None:
+        text = text[1:-1].strip()
     return text.rstrip(" ;:,").removesuffix(".").rstrip() if not text.endswith(("\\,", "..")) else text
 
 
@@ -247,6 +258,11 @@ _WORDS = r"\\text ?\{[^{}0-9,;]*\}"  # without a number: `\text{or 6}` is not a 
 _TEXT_UNIT = re.compile(
     rf"^(.*[0-9)}}\]a-z!]) ?\\text ?\{{([^{{}}0-9,;]*)\}}({_POWER}(?: ?(?:/|\\cdot)? ?{_WORDS}{_POWER})*)$"
 )
+# A unit whose exponents are inside: `\text{m s^{-2}}`.
+_POWERS_INSIDE = re.compile(
+    r"\\text ?\{((?:[A-Za-z /.]|\\cdot|\^ ?(?:[0-9]|\{ ?-?[0-9] ?\}))*\^[^{}]*(?:\{[^{}]*\})?)\}$"
+)
+_UNIT_WORD = re.compile(r"(?<!\\)\b([A-Za-z]+)( ?\^ ?(?:[0-9]|\{ ?-?[0-9] ?\}))?")
 _WORD_UNIT = re.compile(
     r"^(.*[0-9)}\].]) ?(square |cubic |sq\.? )?([A-Za-z]{1,12})((?: ?/ ?[A-Za-z]+)?(?: ?\^ ?\{?-?[0-9]\}?)?)$"
 )
@@ -296,6 +312,8 @@ def without_unit(text: str, *, letters_are_units: bool = False) -> tuple[str, st
 
 
 def _worded(text: str, unit: str, fewest_letters: int) -> tuple[str, str]:
+    if "^" in text and (inside := _POWERS_INSIDE.search(text)) is not None:
+        text = text[: inside.start()] + _UNIT_WORD.sub(r"\\text{\1}\2", inside.group(1))
     found = _TEXT_UNIT.match(text) if "\\text" in text else None
     if found is not None and (_WORD_COMMA.match(found.group(2).strip()) or _MULTIPLIES.search(found.group(2))) is None:
         return found.group(1), canonical_unit(found.group(2) + found.group(3))

@@ -89,6 +89,8 @@ def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = Fals
     if len(text) > MAX_CHARACTERS:
         raise UnreadableAnswerError(f"longer than {MAX_CHARACTERS} characters")
     body = plain(text)
+    if letters_are_units and body[:1] in _BEGINS_CHOICE:
+        body = _CHOICE_LETTER.sub("", body, count=1)
     if not body:
         raise UnreadableAnswerError("empty")
     if depth(body) > MAX_DEPTH:
@@ -124,8 +126,11 @@ _E_NOTATION = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?[0-9]{1,
 _TIMES_TEN = re.compile(
     r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)) ?(?:\\times|\\cdot|\*|x|X) ?10 ?(?:\^|\*\*) ?[{(]? ?([-+]?[0-9]{1,5}) ?[)}]?$"
 )
+_BEGINS_CHOICE = frozenset("\\(ABCDEFGH")
+_CHOICE_LETTER = re.compile(r"^(?:\\text ?\{ ?)?(?:\([A-H]\)|[A-H][).:])(?: ?\} ?| ?)(?=[^ ,;}])")
 _LABEL = re.compile(
-    r"^[A-Za-z](?: ?_ ?(?:[A-Za-z0-9]|\{[^{}]*\})|')?(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
+    r"^(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega)(?![a-z]))"
+    r"(?: ?_ ?(?:[A-Za-z0-9]|\{[^{}]*\})|')?(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
     r" ?(?:=|:=|\\in(?![a-z])|\\equiv|\\approx) ?(?!=)"
 )
 _POINT_LABEL = re.compile(r"^\( ?\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+ ?\) ?= ?(?=\()")
@@ -135,7 +140,16 @@ _REPEATING = re.compile(
 )
 _WORDED = re.compile(r"^\(?\\text ?\{([^{}]*)\}\)?$")
 _PLAIN_WORDS = re.compile(r"^\(?[A-Za-z]{2,}(?:[ -][A-Za-z]+)*\)?$|^\([A-Z]\)$")
-_MATRIX = re.compile(r"^\\begin ?\{([pbvBV]?matrix|array)\} ?(?:\{[lcr| ]*\})?(.*)\\end ?\{\1\}$")
+_MATRIX = re.compile(
+    r"^(?P<open>[(\[|]?) ?\\begin ?\{(?P<name>[pbvBV]?matrix|array)\} ?(?:\{[lcr| ]*\})?"
+    r"(?P<rows>.*)\\end ?\{(?P=name)\} ?(?P<close>[)\]|]?)$"
+)
+_MATRIX_LABEL = re.compile(
+    r"^(?:\\(?:vec|overrightarrow|hat|bar|overline|underline|text) ?)?\{? ?[A-Za-z]{1,2} ?\}?(?: ?_ ?(?:\w|\{\w+\}))?"
+    r"(?: ?\^ ?(?:T|\{ ?(?:-1|T) ?\}))? ?= ?(?=[(\[|]? ?\\begin)"
+)
+_ROW_END = re.compile(r"\\\\(?: ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\])?")
+_MATRIX_BRACKETS = (("", ""), ("(", ")"), ("[", "]"), ("|", "|"))
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _MINUS_PLUS = re.compile(r"\\mp(?![a-z])")
 
@@ -148,6 +162,7 @@ def _typed(body: str, is_multiple: bool, letters_are_units: bool = False) -> Mat
     bare, unit = without_unit(body, letters_are_units=letters_are_units)
     if unit and not is_multiple and bare:
         return replace(_typed(bare, is_multiple), unit=unit)
+    body = body if unit else bare  # an angle in degrees is written out
     if (named := _functions(body)) is not None:
         return named
     return _structured(_POINT_LABEL.sub("", _LABEL.sub("", body, count=1)), is_multiple)
@@ -233,14 +248,18 @@ def _union(body: str) -> MathReference | None:
 
 
 def _matrix(body: str) -> MathReference | None:
-    found = _MATRIX.match(body)
-    if found is None:
+    if "\\begin" not in body:
         return None
-    rows = [[cell.strip() for cell in row.split("&")] for row in found.group(2).split("\\\\") if row.strip()]
-    if all(len(row) == 1 for row in rows):
+    found = _MATRIX.match(_MATRIX_LABEL.sub("", body, count=1))
+    if found is None or found.group("open", "close") not in _MATRIX_BRACKETS:
+        return None
+    text = found.group("rows").replace("\\hline", "")
+    rows = [[cell.strip() for cell in row.split("&")] for row in _ROW_END.split(text) if row.strip()]
+    is_determinant = found.group("open") == "|" or found.group("name") in ("vmatrix", "Vmatrix")
+    if all(len(row) == 1 for row in rows) and not is_determinant:
         return _collection("tuple", "column", [row[0] for row in rows])
     items = tuple(_collection("tuple", "row", row) for row in rows)
-    return MathReference(body, "tuple", items=items, brackets="matrix", body=body)
+    return MathReference(body, "tuple", items=items, brackets="determinant" if is_determinant else "matrix", body=body)
 
 
 def _bracketed(body: str) -> MathReference | None:
@@ -251,14 +270,19 @@ def _bracketed(body: str) -> MathReference | None:
         return _collection("set", "{}", listed(body[2:-2].strip()))
     if body[:1].isalpha() and body.endswith("]"):  # the name of a variable before its interval
         body = body[1:].strip()
+    if (turned := _REVERSED.match(body)) is not None:
+        left, low, high, right = turned.groups()
+        return _interval(("(" if left == "]" else left) + (")" if right == "[" else right), (low, high))
     if not enclosed(body) or body[0] == "{":
         return None
-    parts = split(body[1:-1])
+    parts = split(body[1:-1], ",;")
     if len(parts) == 2 and (body[0] == "[" or body[-1] == "]" or "\\infty" in body):
         return _interval(body[0] + body[-1], (parts[0], parts[1]))
     return _collection("tuple", "()", parts) if len(parts) > 1 and all(parts) else None
 
 
+# `]a, b[` is the open interval; a bracket between the ends would be part of something else.
+_REVERSED = re.compile(r"^(?:(?=\])|(?=.*\[$))([\[\](]) ?([^\[\],;]+) ?[,;] ?([^\[\],;]+) ?([\[\])])$")
 _ABSOLUTE = re.compile(r"\| ?[A-Za-z] ?\| ?(<|\\le)(?![a-z]) ?([^<>|,=]+)$")
 _RELATION = re.compile(r" ?(<|>|\\le(?![a-z])|\\ge(?![a-z])) ?")
 

@@ -6,7 +6,6 @@ expressions are ever computed.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,15 @@ from fractions import Fraction
 from typing import Literal
 
 from harness.graders.math.arithmetic import LimitError, Node, Symbols, UndecidedError, Value, inexact
+from harness.graders.math.equations import (
+    SAME_FUNCTION,
+    contains_its_label,
+    equation_in,
+    is_multiple,
+    same_solutions,
+    sides_of,
+    symbols_for,
+)
 from harness.graders.math.expression import WORDS, UnreadableError, compiled
 from harness.graders.math.notation import known_unit, listed, plain
 from harness.graders.math.reference import MathReference, as_interval, read
@@ -22,12 +30,10 @@ Rung = Literal["exact", "numeric", "symbolic"]
 RUNGS: tuple[Rung, ...] = ("exact", "numeric", "symbolic")
 
 SAME_CONSTANT = 1e-12
-SAME_FUNCTION = 1e-9
 WRITTEN_OUT = Fraction(1, 10**6)
 """Tolerance of a decimal against a value without a finite decimal expansion: six digits."""
 MAX_SYMBOLIC = 64
 
-_POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
 _WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
 _COUNTING = re.compile(r"\\(?:lfloor|lceil|binom)|!")
 
@@ -49,11 +55,14 @@ class Comparison:
         """Return whether the two are equal. Raises LimitError, and whatever `symbolic` raises."""
         if not _units_agree(gold.unit, answer.unit):
             return False
-        if "=" in gold.text and "=" in answer.text and ")" in answer.text:
+        if "=" in gold.text and "=" in answer.text:
             renamed = _with_variable_of(gold, answer)
             if renamed is None:
                 return False
             answer = renamed
+            if (verdict := _as_equations(gold.text, answer.text)) is not None:
+                self._climb("numeric")
+                return verdict
         if (gold.kind, gold.brackets, gold.body) == (answer.kind, answer.brackets, answer.body):
             return True
         if gold.kind == "text":
@@ -105,17 +114,17 @@ class Comparison:
         if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is not a quotient
             return False
         try:
-            whole = _sides(plain(gold.text)), _sides(plain(answer.text))  # a label is a part of a chain
+            whole = sides_of(plain(gold.text)), sides_of(plain(answer.text))  # a label is a part of a chain
             if len(whole[0]) == len(whole[1]) > 2 and "\\approx" not in answer.body and self._same_parts(*whole):
                 return True
-            sides = _sides(gold.body), _sides(answer.body)
+            sides = sides_of(gold.body), sides_of(answer.body)
             if "\\approx" in answer.body and not all(map(_is_balanced, sides[1])):
                 return False
             if "\\approx" in gold.body and all(sides[0]) and all(map(_is_balanced, sides[0])):
                 return any(self.same(replace(read(side), unit=gold.unit), answer) for side in sides[0])
             if len(sides[0]) == 1 and len(sides[1]) > 1:
                 if len(sides[1]) == 2 and (equation := _as_equation(gold)) and _begins_otherwise(equation, answer.body):
-                    return _same_equation(equation, f"{sides[1][0]}-({sides[1][1]})")
+                    return is_multiple(equation, f"{sides[1][0]}-({sides[1][1]})")
                 return self._same_chain(gold, answer, sides[1])
             if len(sides[0]) != len(sides[1]):
                 return False
@@ -123,7 +132,7 @@ class Comparison:
                 return _same_value(gold, answer)
             if len(sides[0]) > 2:
                 return self._same_parts(*sides)
-            return _same_equation(*(f"{left}-({right})" for left, right in sides))
+            return is_multiple(*(f"{left}-({right})" for left, right in sides))
         except (UnreadableError, UndecidedError, ArithmeticError):
             return self._ask(gold.body, answer.body)
 
@@ -241,6 +250,19 @@ def _places(part: MathReference) -> int:
     return len(part.body.partition(".")[2]) if part.kind in ("integer", "decimal") else 300
 
 
+def _as_equations(gold: str, answer: str) -> bool | None:
+    """Compare two answers that are equations. None where the left sides may be no more than labels."""
+    ours, theirs = equation_in(gold), equation_in(answer)
+    if ours is None or theirs is None:
+        return None
+    is_label = True
+    try:
+        is_label = not contains_its_label(answer)
+        return True if same_solutions(ours, theirs) else (None if is_label else False)
+    except (UnreadableError, UndecidedError, LimitError, ArithmeticError):
+        return None if is_label else False
+
+
 def _as_equation(gold: MathReference) -> str:
     """Return `y-(2x+3)` for a gold `y = 2x + 3` with symbols on its right side, else None."""
     label = re.match(r"([A-Za-z]) ?=", plain(gold.text))
@@ -249,16 +271,12 @@ def _as_equation(gold: MathReference) -> str:
 
 def _begins_otherwise(equation: str, answer: str) -> bool:
     """Return whether an answer is not of the form `y = ...` but contains that y."""
-    return equation[0] in compiled("+".join(f"({side})" for side in _sides(answer)))[1]
+    return equation[0] in compiled("+".join(f"({side})" for side in sides_of(answer)))[1]
 
 
 def _is_name(side: str) -> bool:
     """Return whether a side is a name without a number, such as `m+n` or `\angle ABC`."""
     return re.search(r"[A-Za-z]", _CONSTANTS.sub("", side)) is not None and re.search(r"[0-9]", side) is None
-
-
-def _sides(body: str) -> list[str]:
-    return [side.strip() for side in re.split(r"(?<![<>!])=|\\(?:approx|equiv|simeq)(?![a-z])", body)]
 
 
 # --- values --------------------------------------------------------------------------------------------------------
@@ -273,7 +291,7 @@ def _same_value(gold: MathReference, answer: MathReference) -> bool:
         raise UndecidedError("an absolute value on one side: only positive symbols are tried here")
     names = sorted(gold_names | answer_names)
     counts = _COUNTING.search(gold.body) is not None or _COUNTING.search(answer.body) is not None
-    points = _whole_symbols(names) if counts else _symbols(names)
+    points = _whole_symbols(names) if counts else symbols_for(names)
     values = [(inexact(gold_node(point)), inexact(answer_node(point))) for point in points]
     if all(abs(left - right) <= SAME_FUNCTION * max(abs(left), abs(right)) for left, right in values):
         return True
@@ -287,30 +305,9 @@ def _differ_by_case(left: frozenset[str], right: frozenset[str]) -> bool:
     return {name.casefold() for name in left} == {name.casefold() for name in right}
 
 
-def _same_equation(gold: str, answer: str) -> bool:
-    """Return whether two equations, each as left minus right, are multiples of one another."""
-    (left, left_names), (right, right_names) = compiled(gold), compiled(answer)
-    if left_names != right_names:
-        raise UndecidedError("other symbols: perhaps another notation")
-    ratios = [
-        inexact(left(point)) / inexact(right(point)) for point in _symbols(sorted(left_names)) if right(point) != 0
-    ]
-    if len(ratios) < len(_POINTS) or not all(map(abs, ratios)):
-        raise UndecidedError("an equation that always holds here")
-    return all(abs(ratio - ratios[0]) <= SAME_FUNCTION * abs(ratios[0]) for ratio in ratios)
-
-
 def _node(side: MathReference) -> tuple[Node, frozenset[str]]:
     value = side.value
     return compiled(side.body) if value is None else ((lambda symbols: value), frozenset())  # noqa: ARG005
-
-
-def _symbols(names: Sequence[str]) -> list[Symbols]:
-    """Draw positive values without structure, so that no false identity holds by accident."""
-    return [
-        {name: complex(start + math.modf((index + 1) * step)[0]) for index, name in enumerate(names)}
-        for start, step in _POINTS
-    ]
 
 
 def _whole_symbols(names: Sequence[str]) -> list[Symbols]:

@@ -165,7 +165,9 @@ def _typed(body: str, is_multiple: bool, letters_are_units: bool = False) -> Mat
     body = body if unit else bare  # an angle in degrees is written out
     if (named := _functions(body)) is not None:
         return named
-    return _structured(_POINT_LABEL.sub("", _LABEL.sub("", body, count=1)), is_multiple)
+    bare = body if _is_list_of_equations(body) else _POINT_LABEL.sub("", _LABEL.sub("", body, count=1))
+    found = _structured(bare, is_multiple)
+    return replace(found, text=body) if found.kind == "expression" else found
 
 
 def _functions(body: str) -> MathReference | None:
@@ -331,6 +333,13 @@ def as_interval(answer: MathReference) -> MathReference:
 def _is_relation_with_commas(body: str) -> bool:
     """Return whether this is one statement with commas, such as `f(x)=a x+b, where b is ...`, and not a list."""
     return re.search(r"\b(?:where|for all|such that|if)\b", body) is not None
+
+
+def _is_list_of_equations(body: str) -> bool:
+    """Return whether each part of a list has a left side of its own, so that the first is not a label of all."""
+    if body.count("=") < 2 or _is_relation_with_commas(body):
+        return False
+    return sum("=" in part for part in listed(body)) > 1
 
 
 def _collection(kind: Literal["set", "tuple", "interval"], brackets: str, parts: list[str]) -> MathReference:

@@ -13,8 +13,9 @@ algebra that took too long), `worker died`. A failure to grade is never `incorre
 
 Notation without meaning is ignored: spacing, LaTeX sizes, degree, percent and currency signs, missing units,
 thousands separators, mixed numbers, e-notation, a label such as `x =`, inequalities in place of intervals, the order
-of several answers. A percent sign is a unit: 62.5% equals 62.5 and not 0.625. Tuples are ordered, the ends of
-intervals count, all of several answers must be present, and two different units or number bases differ.
+of several answers. A percent sign is a unit: 62.5% equals 62.5 and not 0.625 (see `percent`). Tuples are ordered, the
+ends of intervals count, all of several answers must be present, and two different units, currencies or number bases
+differ. A number without a base is in base ten.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
 from harness.core.errors import DataError
 from harness.core.protocols import Grader
@@ -32,10 +34,17 @@ from harness.graders.math.algebra import POOL, WorkerDiedError, WorkerTooSlowErr
 from harness.graders.math.arithmetic import LimitError
 from harness.graders.math.comparison import Comparison
 from harness.graders.math.extraction import answer_region, find
-from harness.graders.math.reference import MathReference, UnreadableAnswerError, read, typed_reference
+from harness.graders.math.reference import (
+    MathReference,
+    UnreadableAnswerError,
+    read,
+    typed_reference,
+    without_percent,
+)
 
 _TOWER = re.compile(r"\^ ?\{[^{}]*\^ ?\{[^{}]*\^")
 _LARGE = re.compile(r"(?:\^ ?\{? ?-?|\\binom ?\{)[0-9]{4,}|[0-9]{4,}\)?!|[0-9]{60,}")
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9])")
 _COMMAND, _LETTER = re.compile(r"\\[A-Za-z]+"), re.compile(r"[A-Za-z]")
 MOST_SYMBOLIC_CHARACTERS = 1_000
 
@@ -49,6 +58,18 @@ class MathGrader(Grader[MathReference]):
         closing_tag: str = "</think>"
         starts_in_reasoning: bool = False
         """The prompt opens the reasoning, so a completion without the closing tag is truncated."""
+        percent: Literal["unit", "hundredth", "either"] = "unit"
+        """How a percent sign is read: 62.5% as 62.5, as 0.625, or as both."""
+        decimal_digits: int = 6
+        """Number of digits that a decimal must agree in with a value that has no finite decimal, such as 1/3."""
+        decimal_commas: bool = False
+        """Read `3,14` in an answer as 3.14: then thousands have no comma, and a list has spaces or semicolons."""
+        base_may_be_missing: bool = False
+        """Accept 2516 for 2516_8, where the question names the base."""
+
+        def __post_init__(self) -> None:
+            if not 1 <= self.decimal_digits <= 12:
+                raise ValueError("decimal_digits must be from 1 to 12")
 
     n_at_once = 2
     """Number of algebra workers."""
@@ -88,14 +109,15 @@ class MathGrader(Grader[MathReference]):
         extracted = answers[0] if len(answers) == 1 else ", ".join(answers)
         if len(answers) > 1 and gold.kind not in ("set", "tuple", "interval"):
             return Verdict("incorrect", 0.0, extracted[:MOST_SYMBOLIC_CHARACTERS], "several answers", {"rung": "exact"})
-        comparison = Comparison(self._algebra)
+        digits, bases = self.config.decimal_digits, self.config.base_may_be_missing
+        comparison = Comparison(self._algebra, written_out=Fraction(1, 10**digits), base_may_be_missing=bases)
         try:
             answer = read(
-                extracted,
+                _DECIMAL_COMMA.sub(".", extracted) if self.config.decimal_commas else extracted,
                 is_multiple=len(answers) > 1 or (gold.kind == "set" and len(gold.items) > 1),
                 letters_are_units=_LETTER.search(_COMMAND.sub("", gold.body)) is None,
             )
-            is_same = comparison.same(gold, answer)
+            is_same = self._is_same(comparison, gold, answer)
         except (LimitError, UnreadableAnswerError, WorkerTooSlowError, RecursionError) as error:
             return _ungraded("limit", extracted, comparison, error)
         except WorkerDiedError as error:
@@ -105,6 +127,13 @@ class MathGrader(Grader[MathReference]):
             return Verdict("correct", 1.0, extracted, details=details)
         is_spray = len(answer.items) > 1 and answer.kind == "set" and gold.kind not in ("set", "tuple", "interval")
         return Verdict("incorrect", 0.0, extracted, "several answers" if is_spray else "wrong", details)
+
+    def _is_same(self, comparison: Comparison, gold: MathReference, answer: MathReference) -> bool:
+        if "%" not in (gold.unit, answer.unit):
+            return comparison.same(gold, answer)
+        if self.config.percent != "hundredth" and comparison.same(gold, answer):
+            return True
+        return self.config.percent != "unit" and comparison.same(without_percent(gold), without_percent(answer))
 
     def _algebra(self, gold: str, answer: str) -> bool:
         for text in (gold, answer):

@@ -31,7 +31,6 @@ RUNGS: tuple[Rung, ...] = ("exact", "numeric", "symbolic")
 
 SAME_CONSTANT = 1e-12
 WRITTEN_OUT = Fraction(1, 10**6)
-"""Tolerance of a decimal against a value without a finite decimal expansion: six digits."""
 MAX_SYMBOLIC = 64
 
 _WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
@@ -50,10 +49,13 @@ class Comparison:
     symbolic: Equal
     rung: Rung = "exact"
     n_symbolic: int = 0
+    written_out: Fraction = WRITTEN_OUT
+    """Relative tolerance of a decimal against a value without a finite decimal expansion."""
+    base_may_be_missing: bool = False
 
     def same(self, gold: MathReference, answer: MathReference) -> bool:
         """Return whether the two are equal. Raises LimitError, and whatever `symbolic` raises."""
-        if not _units_agree(gold.unit, answer.unit):
+        if not self._units_agree(gold.unit, answer.unit):
             return False
         if "=" in gold.text and "=" in answer.text:
             renamed = _with_variable_of(gold, answer)
@@ -74,8 +76,20 @@ class Comparison:
         if answer.kind in ("set", "tuple", "interval", "text"):
             return False
         if gold.value is not None and answer.value is not None:
-            return _near(gold, gold.value, answer.value)
+            return _near(gold, gold.value, answer.value, self.written_out)
         return self._same_expression(gold, answer)
+
+    def _units_agree(self, gold: str, answer: str) -> bool:
+        """Return whether units are compatible: a missing or unknown unit fits any, two known ones must be equal.
+
+        A number without a base is in base ten.
+        """
+        if gold.startswith("base ") or answer.startswith("base "):
+            bases = {unit if unit else "base 10" for unit in (gold, answer)}
+            return len(bases) == 1 or (self.base_may_be_missing and "" in (gold, answer))
+        if (gold == "$" and answer.startswith("$")) or {gold, answer} == {"\u00a3", "lb"}:  # both are pounds
+            return True
+        return gold == answer or not (known_unit(gold) and known_unit(answer))
 
     # --- structures
 
@@ -129,7 +143,7 @@ class Comparison:
             if len(sides[0]) != len(sides[1]):
                 return False
             if len(sides[0]) == 1:
-                return _same_value(gold, answer)
+                return _same_value(gold, answer, self.written_out)
             if len(sides[0]) > 2:
                 return self._same_parts(*sides)
             return is_multiple(*(f"{left}-({right})" for left, right in sides))
@@ -171,13 +185,6 @@ class Comparison:
 
 
 # --- notation ------------------------------------------------------------------------------------------------------
-
-
-def _units_agree(gold: str, answer: str) -> bool:
-    """Return whether units are compatible: a missing or unknown unit fits any, two known ones must be equal."""
-    if gold == "$" and answer.startswith("$"):
-        return True
-    return gold == answer or not (known_unit(gold) and known_unit(answer))
 
 
 def _letters(text: str) -> str:
@@ -282,11 +289,12 @@ def _is_name(side: str) -> bool:
 # --- values --------------------------------------------------------------------------------------------------------
 
 
-def _same_value(gold: MathReference, answer: MathReference) -> bool:
+def _same_value(gold: MathReference, answer: MathReference, written_out: Fraction) -> bool:
     gold_node, gold_names = _node(gold)
     answer_node, answer_names = _node(answer)
     if not gold_names and not answer_names:
-        return _near(gold, gold_node({}), answer_node({}), is_decimal=answer.kind in ("decimal", "scientific"))
+        is_decimal = answer.kind in ("decimal", "scientific")
+        return _near(gold, gold_node({}), answer_node({}), written_out, is_decimal=is_decimal)
     if ("|" in gold.body) != ("|" in answer.body):
         raise UndecidedError("an absolute value on one side: only positive symbols are tried here")
     names = sorted(gold_names | answer_names)
@@ -315,14 +323,16 @@ def _whole_symbols(names: Sequence[str]) -> list[Symbols]:
     return [{name: Fraction(start + 3 * index) for index, name in enumerate(names)} for start in _WHOLE]
 
 
-def _near(gold: MathReference, expected: Value, found: Value, *, is_decimal: bool = False) -> bool:
+def _near(
+    gold: MathReference, expected: Value, found: Value, written_out: Fraction, *, is_decimal: bool = False
+) -> bool:
     """Return whether two values agree within the gold's tolerances; exactly if both are rational and it has none."""
     if isinstance(expected, Fraction) and isinstance(found, Fraction):
         is_written_out = is_decimal and not _is_terminating(expected)
-        return abs(expected - found) <= max(_allowed(gold, expected), is_written_out * WRITTEN_OUT * abs(expected))
+        return abs(expected - found) <= max(_allowed(gold, expected), is_written_out * written_out * abs(expected))
     left, right = inexact(expected), inexact(found)
     scale, difference = max(abs(left), abs(right)), abs(left - right)
-    tolerance = float(WRITTEN_OUT) if is_decimal else SAME_CONSTANT
+    tolerance = max(float(written_out), SAME_CONSTANT) if is_decimal else SAME_CONSTANT
     if difference <= max(tolerance * scale, float(_allowed(gold, Fraction(abs(left)))) * (1 + SAME_CONSTANT)):
         return True
     if difference <= SAME_FUNCTION * (scale if left and right else 1.0):

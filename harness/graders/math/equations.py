@@ -81,7 +81,9 @@ def same_solutions(gold: str, answer: str) -> bool:
 
 def _same_line(gold: Node, answer: Node, name: str, names: Sequence[str]) -> bool:
     points = symbols_for(names)
-    if not 2 <= len(names) <= MAX_SYMBOLS or not all(_is_linear(side, name, point) for side in (gold, answer) for point in points):
+    if not 2 <= len(names) <= MAX_SYMBOLS or not all(
+        _is_linear(side, name, point) for side in (gold, answer) for point in points
+    ):
         return False
     lines = _line(gold, name), _line(answer, name)
     for point in points:

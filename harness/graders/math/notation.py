@@ -37,8 +37,7 @@ _CHARACTERS = {
     **dict.fromkeys("\u00b0\u00ba", "^\\circ "),
     "\u3001": ",",
     "\u2032": "'",
-    "\u20ac": "\\$",
-    "\u00a3": "\\$",
+    **dict.fromkeys("\u20ac\u00a3\u00a5\u20b9", "\\$"),  # `currency` reads which of them it is
     "\u00bd": "\\frac{1}{2}",
     "\u00bc": "\\frac{1}{4}",
     "\u00be": "\\frac{3}{4}",
@@ -90,6 +89,7 @@ _COMMANDS = {
     **dict.fromkeys(("mathbf", "bm", "boldsymbol", "mathit", "mathsf", "mathtt", "mathcal", "mathnormal"), ""),
     **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "textsf", "mbox", "hbox", "mathrm"), "\\text"),
     **dict.fromkeys(("operatorname",), "\\text"),
+    **dict.fromkeys(("euro", "pounds", "yen"), ""),
 }
 _COMMAND = re.compile(r"\\(?:([A-Za-z]+)\*?|([^A-Za-z]))")
 # A backslash before one of these is spacing or a delimiter of mathematics without meaning.
@@ -105,6 +105,14 @@ _DEGREE_COMMAND = re.compile(r"(?<=[0-9)}]) ?\\deg(?![a-z])")
 _COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]+\}")
 _REAL_LINE = re.compile(r"\\(?:R\b|mathbb ?\{ ?R ?\}|mathbb ?R)")
 _INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![a-z])")  # their braces are their operands' ends
+_CURRENCIES = {
+    "\\$": "$",
+    **dict.fromkeys(("\u20ac", "\\euro"), "\u20ac"),
+    **dict.fromkeys(("\u00a3", "\\pounds"), "\u00a3"),
+    **dict.fromkeys(("\u00a5", "\uffe5", "\\yen"), "\u00a5"),
+    "\u20b9": "\u20b9",
+}
+_CURRENCY = re.compile(r"\\\$|[\u20ac\u00a3\u00a5\uffe5\u20b9]|\\(?:euro|pounds|yen)(?![A-Za-z])")
 _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 
 
@@ -114,8 +122,8 @@ def plain(text: str) -> str:
         if not text.isascii():
             text = _RAISED.sub(lambda run: f"^{{{run.group().translate(_LOWERED)}}}", text)
             text = _SUNK.sub(lambda run: f"_{{{run.group().translate(_LIFTED)}}}", text).translate(_TABLE)
-        text = _COMMAND.sub(_one_spelling, text)
-        text = text.replace("$", "").replace("{,}", ",").replace("~", " ")
+        text = _COMMAND.sub(_one_spelling, text.replace("\\! ", "\\!"))
+        text = text.replace("$", "").replace("\\text{}", "").replace("{,}", ",").replace("~", " ")
         if "color" in text:
             text = _COLOUR.sub("", text)
         text = _REAL_LINE.sub(r"\\R", text)
@@ -134,6 +142,14 @@ def plain(text: str) -> str:
             text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
         text = unwrapped(_SPACES.sub(" ", text)).removeprefix("\\approx").lstrip()
     return text
+
+
+def currency(text: str) -> str:
+    """Return the sign of the currency that an answer states by a sign, or an empty text."""
+    if "\\" not in text and text.isascii():
+        return ""
+    signs = {_CURRENCIES[sign] for sign in _CURRENCY.findall(text)}
+    return signs.pop() if len(signs) == 1 else ""
 
 
 def unwrapped(text: str) -> str:
@@ -219,8 +235,12 @@ def enclosed(text: str) -> bool:
 _ALIASES = {
     "°": "degree degrees deg",
     "%": "% percent pct",
-    "$": "dollar dollars usd",
+    "$": "dollar dollars usd USD",
     "cent": "cent cents",
+    "\u20ac": "euro euros eur EUR",
+    "\u00a3": "gbp GBP sterling",
+    "\u00a5": "yen jpy JPY yuan rmb",
+    "\u20b9": "rupee rupees inr",
     "m": "m meter meters metre metres",
     "cm": "cm centimeter centimeters centimetre centimetres",
     "mm": "mm millimeter millimeters",
@@ -338,4 +358,6 @@ def known_unit(unit: str) -> bool:
     """Return whether a normalised unit is one that another could contradict."""
     if unit in _NEUTRAL:
         return False
-    return unit.startswith("base ") or all(word in _ALIASES for word in re.findall(r"[A-Za-z]+|[°%$]", unit))
+    return unit.startswith("base ") or all(
+        word in _ALIASES for word in re.findall(r"[A-Za-z]+|[°%$\u20ac\u00a3\u00a5\u20b9]", unit)
+    )

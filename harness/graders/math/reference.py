@@ -19,6 +19,7 @@ from harness.graders.math.notation import (
     MAX_DEPTH,
     MAX_DIGITS,
     canonical_unit,
+    currency,
     depth,
     enclosed,
     listed,
@@ -76,8 +77,8 @@ def typed_reference(
         found = read(gold, is_multiple=is_multiple)
     except UnreadableAnswerError as error:
         raise DataError(f"the reference answer {gold[:60]!r} can't be used: {error}") from None
-    stated = canonical_unit(plain(unit)) if unit else "$" * ("\\$" in gold)
-    found = replace(found, unit=found.unit if found.unit else stated)
+    if unit and not found.unit:
+        found = replace(found, unit=canonical_unit(plain(unit)))
     return _tolerant(found, absolute_tolerance, relative_tolerance)
 
 
@@ -97,7 +98,18 @@ def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = Fals
         raise UnreadableAnswerError(f"brackets nested deeper than {MAX_DEPTH}")
     if longest_digits(body) > MAX_DIGITS:
         raise UnreadableAnswerError(f"a number of more than {MAX_DIGITS} digits")
-    return replace(_typed(body, is_multiple, letters_are_units), text=text)
+    found = _typed(body, is_multiple, letters_are_units)
+    return replace(found, text=text, unit=found.unit if found.unit else currency(text))
+
+
+def without_percent(answer: MathReference) -> MathReference:
+    """Return an answer in percent as the number of hundredths: 62.5% as 0.625."""
+    if answer.unit != "%":
+        return answer
+    value = answer.value / 100 if answer.value is not None else None
+    body = f"({answer.body})/100"
+    kind: Kind = "decimal" if value is not None else answer.kind
+    return replace(answer, kind=kind, value=value, body=body, text=body, unit="")
 
 
 def gold_text(reference: object) -> str | None:
@@ -121,7 +133,7 @@ def _tolerant(reference: MathReference, absolute: float, relative: float) -> Mat
 # --- the types -----------------------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$")
-_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:(?:, ?| )[0-9]{3})+(?:\.[0-9]*)?$")
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:(?:,| )[0-9]{3})+(?:\.[0-9]*)?$")
 _E_NOTATION = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[eE]([-+]?[0-9]{1,5})$")
 _TIMES_TEN = re.compile(
     r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)) ?(?:\\times|\\cdot|\*|x|X) ?10 ?(?:\^|\*\*) ?[{(]? ?([-+]?[0-9]{1,5}) ?[)}]?$"

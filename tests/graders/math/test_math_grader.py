@@ -362,3 +362,37 @@ def test_every_reference_in_e_notation_equals_its_power_of_ten():
         assert told(gold, rf"\boxed{{{mantissa} \times 10^{{{exponent}}}}}") == RIGHT
         assert told(gold, rf"\boxed{{{mantissa} \times 10^{{{int(exponent) + 2}}}}}") == WRONG
         assert told(gold, rf"\boxed{{{mantissa}}}") == WRONG
+
+
+@pytest.mark.parametrize(
+    ("options", "gold", "answer", "usually", "then"),
+    [
+        ({"percent": "hundredth"}, "0.625", "62.5\\%", WRONG, RIGHT),
+        ({"percent": "hundredth"}, "62.5", "62.5\\%", RIGHT, WRONG),
+        ({"percent": "hundredth"}, "62.5\\%", "62.5", RIGHT, WRONG),
+        ({"percent": "hundredth"}, "62.5\\%", "\\frac58", WRONG, RIGHT),
+        ({"percent": "either"}, "0.625", "62.5\\%", WRONG, RIGHT),
+        ({"percent": "either"}, "62.5", "62.5\\%", RIGHT, RIGHT),
+        ({"percent": "either"}, "62.5", "0.625\\%", WRONG, WRONG),
+        ({"percent": "either"}, "62.5", "0.625", WRONG, WRONG),
+        ({"decimal_digits": 3}, "\\frac13", "0.333", WRONG, RIGHT),
+        ({"decimal_digits": 3}, "\\frac13", "0.33", WRONG, WRONG),
+        ({"decimal_digits": 3}, "0.3331", "0.333", WRONG, WRONG),
+        ({"decimal_digits": 10}, "\\frac13", "0.3333333", RIGHT, WRONG),
+        ({"decimal_commas": True}, "3.14", "3,14", SEVERAL, RIGHT),
+        ({"decimal_commas": True}, "3.14", "3{,}14", SEVERAL, RIGHT),
+        ({"decimal_commas": True}, "1234", "1,234", RIGHT, WRONG),
+        ({"decimal_commas": True}, "(1.5, 2)", "(1,5; 2)", WRONG, RIGHT),
+        ({"base_may_be_missing": True}, "2516_8", "2516", WRONG, RIGHT),
+        ({"base_may_be_missing": True}, "2516_8", "2516_7", WRONG, WRONG),
+    ],
+)
+def test_a_policy_can_be_overridden(options, gold, answer, usually, then):
+    text = rf"\boxed{{{answer}}}"
+    assert told(gold, text) == usually
+    assert told(gold, text, grader=MathGrader(MathGrader.Config(**options))) == then
+
+
+def test_policies_are_checked():
+    with pytest.raises(ValueError, match="from 1 to 12"):
+        MathGrader.Config(decimal_digits=0)

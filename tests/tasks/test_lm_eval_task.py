@@ -34,7 +34,7 @@ def test_members_of_an_lm_eval_family_are_separate_tasks():
 
 
 def test_only_a_family_has_members():
-    with pytest.raises(PluginError, match="'countdown' is one and no family"):
+    with pytest.raises(PluginError, match="'countdown' is not a family"):
         registry.load("tasks", "countdown:easy")
     with pytest.raises(UnknownNameError, match="no task is called 'lm_evil:gsm8k'"):
         parse_plugin("tasks", "lm_evil:gsm8k")

@@ -163,7 +163,7 @@ def test_an_engine_that_samples_nothing_is_not_opened(tmp_path: Path, monkeypatc
 
 
 def test_a_task_without_demonstrations_is_refused() -> None:
-    task: Any = SimpleNamespace(problems=None)
+    task: Any = SimpleNamespace(problems=None, has_demonstrations=False)
     check_demonstrations(task, recipe("countdown-grpo").objective.build())
     with pytest.raises(ConfigError, match="this task has none"):
         check_demonstrations(task, recipe("countdown-base").objective.build())

@@ -46,7 +46,8 @@ class Head:
         return logits / self.temperature if self.temperature != 1 else logits
 
     def chunk_rows(self) -> int:
-        return chunk_rows(*self.weight.shape, self.weight.device.type)
+        vocabulary, hidden = self.weight.shape
+        return chunk_rows(vocabulary, hidden, self.weight.device.type)
 
 
 def token_logp(head: Head, hidden: Tensor, ids: Tensor, *, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:

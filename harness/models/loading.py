@@ -101,25 +101,25 @@ def load_module(source: ModelSource) -> Any:
     if dtype == "auto" and device == "cpu":
         dtype = torch.float32  # half precision is slower on most CPUs, and less exact
     try:
-        return _read_or_draw(source, dtype).to(device).eval()
+        return _load_or_initialise(source, dtype).to(device).eval()
     except ModelError:
         raise
     except Exception as error:  # as above
         raise ModelError(f"the model {source.path} can't be loaded: {_first_line(error)}") from None
 
 
-def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
+def _load_or_initialise(source: ModelSource, dtype: Any) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the progress bars of loading and saving would break our progress line
-    logging.get_logger("transformers.modeling_utils").addFilter(_is_not_of_gaps)
+    logging.get_logger("transformers.modeling_utils").addFilter(_is_not_load_report)
     if source.random_seed is None:
         module, found = AutoModelForCausalLM.from_pretrained(
             source.path, revision=source.revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        _refuse_gaps(source.path, found)
+        _check_complete(source.path, found)
         return module
     shape = AutoConfig.from_pretrained(source.path, revision=source.revision)
     with torch.random.fork_rng():
@@ -127,12 +127,12 @@ def _read_or_draw(source: ModelSource, dtype: Any) -> Any:
         return AutoModelForCausalLM.from_config(shape, dtype=dtype)
 
 
-def _is_not_of_gaps(record: Any) -> bool:
-    """Hide transformers' table of missing weights: `_refuse_gaps` raises a one-line error."""
+def _is_not_load_report(record: Any) -> bool:
+    """Hide transformers' table of missing weights: `_check_complete` raises a one-line error."""
     return not any(word in record.getMessage() for word in ("| MISSING", "| MISMATCH"))
 
 
-def _refuse_gaps(path: str, found: Mapping[str, Any]) -> None:
+def _check_complete(path: str, found: Mapping[str, Any]) -> None:
     """Raise ModelError for missing or misshapen weights: transformers would initialise them at random and continue."""
     others = [(name, f"in the shape {tuple(has)}, not {tuple(needs)}") for name, has, needs in found["mismatched_keys"]]
     gaps = sorted([*((name, "not there") for name in found["missing_keys"]), *others])

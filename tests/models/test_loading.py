@@ -1,4 +1,4 @@
-"""Which model a name means."""
+"""Resolving model names, loading, checkpoints and fingerprints."""
 
 import json
 import os

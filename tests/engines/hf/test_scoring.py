@@ -61,7 +61,7 @@ def test_passage_after_a_prompt_is_scored(engine: Any) -> None:
     assert all(isinstance(c, Completion) and c.text == "" for c in found)
 
 
-def test_spaces_that_end_a_prompt_belong_to_the_passage(engine: Any) -> None:
+def test_spaces_at_the_end_of_a_prompt_belong_to_the_passage(engine: Any) -> None:
     (scored,) = engine.score(asked(Passage(plain("abc  "), "de")))
     found = scored.likelihoods[0]
     assert found.n_tokens == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -48,6 +49,14 @@ ERRATA = {
 }
 
 
+# "the relative or absolute error from the true value is at most 10^{-6}", "Answers within 10^-5 ... will be accepted"
+_TOLERANCE = re.compile(
+    r"(?P<kind>(?:relative|absolute)(?: or (?:relative|absolute))?) error[^.\n]{0,80}?10 ?\^ ?\{? ?(-[0-9]+)"
+    r"|answers within \$?10 ?\^ ?\{? ?(-[0-9]+)",
+    re.IGNORECASE,
+)
+
+
 def rows(*paths: Path) -> Iterator[Row]:
     for path in paths:
         for record, tests, has_private in problems_of(path):
@@ -82,11 +91,26 @@ def _row(record: Mapping[str, Any], tests: LineTests, has_private: bool) -> Row:
         coverage="public and private tests" if has_private else "public tests only",
         function_name=function_name,
         starter_code=record["starter_code"],
+        **_tolerance(record["question_content"]),
         excluded_because=INTERACTIVE if ERRATA.get(record["question_id"]) == INTERACTIVE else None,
     )
     public = record["public_test_cases"]
     answer = f"{function_name} {public if public is not None else ''}"
     return Row(record["question_id"], record["question_content"], answer, tags, reference)
+
+
+def _tolerance(statement: str) -> dict[str, Any]:
+    """Return the comparison that the statement asks for, if it states a tolerance."""
+    found = _TOLERANCE.search(statement)
+    if found is None:
+        return {}
+    exponent = found.group(2) if found.group(2) is not None else found.group(3)
+    kind = found.group("kind")
+    return {
+        "comparison": "close_lines",
+        "tolerance": float(f"1e{exponent}"),
+        "is_tolerance_absolute": kind is None or kind.lower() == "absolute",
+    }
 
 
 class LiveCodeBench(Programs):

@@ -17,6 +17,7 @@ from official_shapes import livecodebench_row, squeezed, squeezed_pickle, write
 
 from harness.core.errors import DataError
 from harness.graders.code.reference import ProgramTest
+from harness.tasks.livecodebench import _tolerance
 from harness.tasks.livecodebench import tests as _livecodebench_tests
 from harness.tasks.livecodebench.tests import decoded, problems_of, unpickled
 
@@ -334,3 +335,27 @@ def test_reading_a_file_of_large_lines_needs_little_memory(tmp_path):
         path.unlink()
     assert int(n_fields) == 3 * 11
     assert megabytes < 300
+
+
+# --- the tolerance of a statement -------------------------------------------------------------------------------
+
+STATED = {
+    "when the relative or absolute error from the true value is at most 10 ^ {-5}.": (1e-5, False),
+    "correct if the absolute or relative error from the true value does not exceed 10^{-6}.": (1e-6, False),
+    "if its absolute or relative error from the true answer is at most 10^{-9}": (1e-9, False),
+    "Answers with an absolute or relative error of at most 10^{-9} from the true answer are correct.": (1e-9, False),
+    "considered correct if the absolute error from the true value is at most 10 ^ {-8}.": (1e-8, True),
+    "Answers within 10^-5 of the actual answer will be accepted": (1e-5, True),
+    "Print the absolute value. There is an error. The answer is at most 10^{9}.": None,
+    "Print the largest x within 10^5 steps.": None,
+}
+
+
+@pytest.mark.parametrize("statement", STATED)
+def test_the_tolerance_is_read_from_the_statement(statement):
+    found = _tolerance(f"Let $N$ be given.\n{statement}\n")
+    if STATED[statement] is None:
+        assert found == {}
+    else:
+        tolerance, is_absolute = STATED[statement]
+        assert found == {"comparison": "close_lines", "tolerance": tolerance, "is_tolerance_absolute": is_absolute}

@@ -7,9 +7,9 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from harness.core.errors import DataError, SandboxError
 from harness.core.protocols import Grader
@@ -32,6 +32,8 @@ from harness.graders.code.prelude import PRELUDE, with_files
 from harness.graders.code.reference import EvalPlusReference, ProgramReference, ProgramTest
 from harness.graders.code.values import encode
 from harness.sandbox import Level, Pool, open_pool
+
+T = TypeVar("T")
 
 _MOST_SOURCE_BYTES = 256 << 10
 _CHECKED_BYTES = 4 << 20
@@ -61,7 +63,7 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         """Time limit for all tests of one program together. Default: 60 for HumanEval+ and MBPP+."""
         comparison: Comparison | None = None
         """Overrides each problem's comparison. `lines`: LiveCodeBench's; `tokens`: the usual one of CodeForces;
-        `words`: the same in any case; `floats`: with `tolerance`.
+        `words`: the same in any case; `floats`: with `tolerance`; `close_lines`: `lines` with `tolerance`.
         """
         tolerance: float = 0.0
         """Tolerance of `floats`, for return values as well."""
@@ -87,8 +89,8 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
                 raise ValueError("time limits and factors must be above 0")
             if self.n_tests < 1 or (self.n_workers is not None and self.n_workers < 1):
                 raise ValueError("n_tests and n_workers must be at least 1")
-            if self.comparison == "floats" and self.tolerance <= 0:
-                raise ValueError("comparison = 'floats' needs a tolerance above 0, such as 1e-6")
+            if self.comparison in ("floats", "close_lines") and self.tolerance <= 0:
+                raise ValueError(f"comparison = {self.comparison!r} needs a tolerance above 0, such as 1e-6")
 
     config: Config
 
@@ -143,17 +145,22 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
             return Verdict("ungraded", None, source, "functions are judged in Python only")
         program = Program(source, PRELUDE if self.config.prelude and language == "python" else "", language)
         allowed = self._allowance(reference.time_limit_s, reference.memory_limit_bytes, 1 << 30, None)
+        by_tolerance: set[str] = set()
         if reference.function_name is None:
-            scripts = [self._script_test(reference, test) for test in tests]
+            scripts = [self._script_test(reference, test, by_tolerance) for test in tests]
             result = judge_script(self._pool, program, scripts, allowed)
         else:
-            functions = [self._function_test(test, allowed.cpu_s) for test in tests]
+            functions = [self._function_test(reference, test, allowed.cpu_s, by_tolerance) for test in tests]
             result = judge_function(self._pool, program, reference.function_name, functions, allowed)
         place = result.first_failure
-        details = {} if place is None else _failing(tests[place])
+        details: dict[str, Any] = {} if place is None else _failing(tests[place])
+        if by_tolerance:
+            details["n_within_tolerance"] = len(by_tolerance)
+            if place is None:
+                details["verdict_without_tolerance"] = "WA"
         return self._verdict(source, result, {**details, "coverage": reference.coverage})
 
-    def _script_test(self, reference: ProgramReference, test: ProgramTest) -> ScriptTest:
+    def _script_test(self, reference: ProgramReference, test: ProgramTest, by_tolerance: set[str]) -> ScriptTest:
         stdin, expected = (text.encode("utf-8", "surrogateescape") for text in (test.input, test.output))
 
         if reference.checker is not None and self.config.comparison is None:
@@ -162,7 +169,11 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         rule, tolerance = reference.comparison, reference.tolerance
         if self.config.comparison is not None:
             rule, tolerance = self.config.comparison, self.config.tolerance
-        return ScriptTest(stdin, expected, functools.partial(is_right_output, rule, tolerance, expected))
+        accepts = functools.partial(is_right_output, rule, tolerance, expected)
+        if rule == "close_lines":
+            exactly = functools.partial(is_right_output, "lines", 0.0, expected)
+            accepts = functools.partial(_accept, exactly, accepts, test.input, by_tolerance)
+        return ScriptTest(stdin, expected, accepts)
 
     def _checked(self, checker: str, test: ProgramTest, output: bytes) -> bool:
         """Return the checker's outcome. If it fails on the expected output as well, the checker is broken."""
@@ -181,13 +192,20 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         """Run the checker in a sandbox in its own process: it is trusted, but reads untrusted output."""
         return self._pool.run(Program(with_files(checker, test.input, test.output, output)), b"", _CHECKER_LIMITS)
 
-    def _function_test(self, test: ProgramTest, cpu_s: float) -> FunctionTest:
+    def _function_test(
+        self, reference: ProgramReference, test: ProgramTest, cpu_s: float, by_tolerance: set[str]
+    ) -> FunctionTest:
         try:
             arguments = [json.loads(line) for line in test.input.split("\n") if line.strip()]
             answer = ExpectedAnswer(encode(json.loads(test.output)))
         except (ValueError, RecursionError) as error:
             raise DataError(f"a test has a value that is not JSON: {error}") from None
+        is_overridden = self.config.tolerance > 0 or self.config.comparison is not None
         accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
+        if reference.tolerance and not is_overridden:
+            relative = 0.0 if reference.is_tolerance_absolute else None
+            close = functools.partial(is_right_answer, ("plain", reference.tolerance, relative), answer)
+            accepts = functools.partial(_accept, accepts, close, test.input, by_tolerance)
         return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
 
     def _chosen(self, tests: Sequence[ProgramTest]) -> Sequence[ProgramTest]:
@@ -240,6 +258,16 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         return Verdict(
             "incorrect", reward, source, f"{outcome.code} on test {place + 1}{cause}", {**details_of_test, **details}
         )
+
+
+def _accept(exactly: Callable[[T], bool], closely: Callable[[T], bool], test: str, noted: set[str], output: T) -> bool:
+    """Return whether an output is correct, and note the test if only the tolerance of the statement makes it so."""
+    if exactly(output):
+        return True
+    if not closely(output):
+        return False
+    noted.add(test)
+    return True
 
 
 def _has_ended(execution: Execution) -> bool:

@@ -91,8 +91,8 @@ def _follows(rule: AnswerRule, expected: bytes, got: Any) -> bool:
     return _RULES[name](decode(expected), got, *options)
 
 
-def _plain(expected: Any, got: Any, tolerance: float) -> bool:
-    return close_or_equal(expected, with_lists(got), tolerance)
+def _plain(expected: Any, got: Any, tolerance: float, relative: float | None = None) -> bool:
+    return close_or_equal(expected, with_lists(got), tolerance, relative)
 
 
 def _evalplus(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-Comparison = Literal["lines", "tokens", "words", "floats"]
+Comparison = Literal["lines", "tokens", "words", "floats", "close_lines"]
 
 _MOST_TOKENS, _LONGEST_TOKEN, _LARGEST_EXPONENT = 100_000, 4300, 10_000
 _SHOWN_CHARACTERS = 100
@@ -119,6 +119,15 @@ def floats_close(output: str, expected: str, tolerance: float) -> bool:
     return _all_pairs(is_close, _tokens(output), _tokens(expected))
 
 
+def close_lines_equal(output: str, expected: str, tolerance: float) -> bool:
+    """LiveCodeBench's rule, or as many tokens, with numbers within the tolerance if one has a point or an exponent."""
+
+    def is_close(token: str, wanted: str) -> bool:
+        return token == wanted or _token_close(token, wanted, tolerance) or _token_close(wanted, token, tolerance)
+
+    return lines_equal(output, expected) or _all_pairs(is_close, _tokens(output), _tokens(expected))
+
+
 def _token_close(token: str, wanted: str, tolerance: float) -> bool:
     if token == wanted:
         return True
@@ -169,4 +178,5 @@ _RULES: Mapping[Comparison, Callable[[str, str, float], bool]] = {
     "tokens": tokens_equal,
     "words": words_equal,
     "floats": floats_close,
+    "close_lines": close_lines_equal,
 }

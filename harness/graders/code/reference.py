@@ -53,7 +53,9 @@ class ProgramReference:
     memory_limit_bytes: int | None = None
     comparison: Comparison = "lines"
     tolerance: float = 0.0
-    """Tolerance of the comparison `floats`."""
+    """Tolerance of the comparisons `floats` and `close_lines`, and of the floats that a function returns."""
+    is_tolerance_absolute: bool = False
+    """Whether a function's tolerance is absolute only."""
     checker: str | None = None
     """The source of a Python checker, if the data has one."""
     excluded_because: str | None = None

@@ -159,12 +159,16 @@ def is_within(got: Any, expected: Any, absolute: float, relative: float = 0.0) -
         return False
 
 
-def close_or_equal(expected: Any, got: Any, tolerance: float) -> bool:
-    """Return whether values are equal, with floats within the tolerance, absolutely or relatively."""
+def close_or_equal(expected: Any, got: Any, tolerance: float, relative: float | None = None) -> bool:
+    """Return whether values are equal, with floats within the tolerance, absolutely or relatively.
+
+    `relative` is the relative tolerance if it differs.
+    """
     if type(expected) is float or type(got) is float:
-        return is_number(expected) and is_number(got) and close(expected, got, tolerance, tolerance)
+        relative = tolerance if relative is None else relative
+        return is_number(expected) and is_number(got) and close(expected, got, tolerance, relative)
     if type(expected) is list and type(got) is list and len(expected) == len(got):
-        return all(close_or_equal(item, other, tolerance) for item, other in zip(expected, got, strict=True))
+        return all(close_or_equal(item, other, tolerance, relative) for item, other in zip(expected, got, strict=True))
     return equal(expected, got)
 
 

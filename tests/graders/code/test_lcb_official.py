@@ -111,3 +111,50 @@ def test_lcb_official_takes_the_program_between_the_last_fences():
     graded = GRADERS[0].grade(problem, Completion("p", 0, 0, reply, "stop", Tokens(1, 1)))
     assert (graded.outcome, graded.extracted) == ("correct", "print(10)")
     assert GRADERS[0].grade(problem, Completion("p", 0, 0, "print(10)", "stop", Tokens(1, 1))).outcome == "incorrect"
+
+
+# Expected, printed, what official says, what strict says where the statement tolerates 1e-6.
+TOLERATED = {
+    "the same": ("0.333333333333", "0.333333333333", "AC", "AC"),
+    "late digits": ("0.333333333333", "0.333333333", "WA", "AC"),
+    "relative": ("3000000.0", "3000000.5", "WA", "AC"),
+    "several": ("0.5 1.25\n2.0", "0.5000001 1.25\n2", "WA", "AC"),
+    "an integer as a float": ("1", "0.99999999", "WA", "AC"),
+    "a float as an integer": ("2.0", "2", "AC", "AC"),
+    "too far": ("0.333333333333", "0.33333", "WA", "WA"),
+    "another integer": ("30000000", "30000001", "WA", "WA"),
+    "one is missing": ("0.5 1.25", "0.5", "WA", "WA"),
+    "nan": ("0.5", "nan", "WA", "WA"),
+    "infinite": ("0.5", "1e999", "WA", "WA"),
+    "words": ("0.5 yes", "0.5 no", "WA", "WA"),
+}
+
+
+@pytest.mark.parametrize("name", TOLERATED)
+def test_the_strict_judge_alone_uses_the_tolerance_of_the_statement(name):
+    expected, printed, official, strict = TOLERATED[name]
+    tests = HeldTests((ProgramTest("", expected, "sample"),))
+    reference = ProgramReference(tests, "samples", comparison="close_lines", tolerance=1e-6)
+    reply = Completion("p", 0, 0, f"```python\nprint({printed!r})\n```", "stop", Tokens(1, 1))
+    found = [grader.grade(Problem("p", "t", (), reference), reply).details for grader in GRADERS]
+    assert [details["verdict"] for details in found] == [official, strict]
+    assert found[1].get("verdict_without_tolerance") == ("WA" if official != strict else None)
+
+
+@pytest.mark.parametrize(
+    ("expected", "returned", "official", "strict"),
+    [
+        ("14.0", "14.000004", "WA", "AC"),
+        ("14.0", "14.0", "AC", "AC"),
+        ("1000000.0", "1000001.0", "WA", "WA"),  # the tolerance is absolute
+        ("[1.5, 2.5]", "[1.500001, 2.5]", "WA", "AC"),
+        ("14", "15", "WA", "WA"),
+    ],
+)
+def test_a_function_has_the_tolerance_of_its_statement(expected, returned, official, strict):
+    tests = HeldTests((ProgramTest("1", expected, "sample"),))
+    reference = ProgramReference(tests, "samples", "f", "", tolerance=1e-5, is_tolerance_absolute=True)
+    source = f"class Solution:\n    def f(self, n): return {returned}"
+    reply = Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
+    found = [grader.grade(Problem("p", "t", (), reference), reply).details["verdict"] for grader in GRADERS]
+    assert found == [official, strict]

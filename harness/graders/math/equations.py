@@ -2,7 +2,7 @@ r"""Compare two equations by their solutions, each as left minus right.
 
 `3x - 2y = 1` and `y = (3x - 1)/2` are multiples of one another by a number. `y = 1/x` and `xy = 1` differ by a factor
 that depends on the symbols: they are the same if both are linear in one symbol, have the same value of it everywhere,
-and neither has a factor of its own, as `x(y - 1) = 0` has next to `y = 1`. Only generic points are tried.
+and neither has a factor of its own, as `x(y - 1) = 0` has compared with `y = 1`. Only generic points are tried.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def equation_in(text: str) -> str | None:
     text = plain(text)
     sides = sides_of(text)
     if len(sides) != 2 or text.count("=") != 1 or not all(sides) or "," in text:
+        return None
+    if any(side.count(left) != side.count(right) for side in sides for left, right in ("()", "[]", "{}")):
         return None
     return f"{sides[0]}-({sides[1]})"
 

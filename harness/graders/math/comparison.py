@@ -262,6 +262,8 @@ def _as_equations(gold: str, answer: str) -> bool | None:
     ours, theirs = equation_in(gold), equation_in(answer)
     if ours is None or theirs is None:
         return None
+    if ours == theirs:
+        return True
     is_label = True
     try:
         is_label = not contains_its_label(answer)

@@ -78,7 +78,7 @@ def find(region: str, *, is_cut: bool = False) -> Found:
     else:
         pattern, start = (_WHOLE_LINE, box_at) if box_at >= 0 else (_LINE, max(0, len(region) - TAIL))
         line = _last_line(pattern, region, start, has_box=box_at >= 0)
-        answers = boxes if line is None else [line]
+        answers = [line] if line else boxes
         if not answers and box_at < 0 and not is_cut and (bare := _bare(region)) is not None:
             answers = [bare]
     answers = [answer for answer in answers if answer.strip(" .…") not in ("", "\\ldots", "\\dots")]

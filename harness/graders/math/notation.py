@@ -158,8 +158,8 @@ def unwrapped(text: str) -> str:
     marked = _MARKDOWN.match(text)
     if marked is not None:
         text = marked.group(2).strip()
-    while text[:1] == "{" and enclosed(text) and _INFIX.search(text) is None:
-        text = text[1:-1].strip()
+    while text[:1] == "{" and enclosed(text) and _INFIX.search(text) is None and (inside := text[1:-1].strip()):
+        text = inside
     return text.rstrip(" ;:,").removesuffix(".").rstrip() if not text.endswith(("\\,", "..")) else text
 
 

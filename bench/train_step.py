@@ -193,7 +193,7 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
         held_out={},
         saved=None,
         newest=None,
-        advice=(),
+        warnings=(),
     )
     engine.open(dataclasses.replace(setup.sampling_source, module=model, tokenizer=tokenizer))
     marks: list[tuple[float, float]] = []

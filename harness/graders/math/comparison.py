@@ -128,9 +128,10 @@ class Comparison:
         if (":" in gold.body) != (":" in answer.body):  # a time or a ratio is not a quotient
             return False
         try:
-            whole = sides_of(plain(gold.text)), sides_of(plain(answer.text))  # a label is a part of a chain
-            if len(whole[0]) == len(whole[1]) > 2 and "\\approx" not in answer.body and self._same_parts(*whole):
-                return True
+            if _is_chain(gold.text) and _is_chain(answer.text) and "\\approx" not in answer.body:
+                whole = sides_of(plain(gold.text)), sides_of(plain(answer.text))  # a label is a part of a chain
+                if len(whole[0]) == len(whole[1]) and self._same_parts(*whole):
+                    return True
             sides = sides_of(gold.body), sides_of(answer.body)
             if "\\approx" in answer.body and not all(map(_is_balanced, sides[1])):
                 return False
@@ -234,6 +235,10 @@ def _point(part: MathReference) -> MathReference:
     if part.kind == "set" and len(part.items) == 1:
         return replace(part, kind="interval", brackets="[]", items=part.items * 2)
     return part
+
+
+def _is_chain(text: str) -> bool:
+    return len(sides_of(text.replace("\uff1d", "="))) > 2  # the fullwidth sign too
 
 
 def _is_balanced(side: str) -> bool:

@@ -23,6 +23,7 @@ MAX_SYMBOLS = 10
 
 _POINTS = ((0.73, 0.391), (1.87, 0.617), (1.31, 0.173), (2.29, 0.271))
 _STARTS = ((0.4 + 0.3j, 0.9 + 0.1j), (-1.3 + 0.2j, -0.8 - 0.1j))
+_EQUALITY = re.compile(r"(?<![<>!])=|\\(?:approx|equiv|simeq)(?![a-z])")
 _SELF_NAMED = re.compile(r"^([A-Za-z]) ?=")
 
 Line = Callable[[Symbols], tuple[complex, complex]]
@@ -31,7 +32,7 @@ Line = Callable[[Symbols], tuple[complex, complex]]
 
 def sides_of(body: str) -> list[str]:
     """Split at the signs of equality."""
-    return [side.strip() for side in re.split(r"(?<![<>!])=|\\(?:approx|equiv|simeq)(?![a-z])", body)]
+    return [side.strip() for side in _EQUALITY.split(body)]
 
 
 def equation_in(text: str) -> str | None:
@@ -77,23 +78,30 @@ def same_solutions(gold: str, answer: str) -> bool:
     """Return whether two equations have the same solutions, as far as multiples and linear symbols show it."""
     if is_multiple(gold, answer):
         return True
-    names = sorted(compiled(gold)[1])
-    return any(_same_line(compiled(gold)[0], compiled(answer)[0], name, names) for name in names)
+    (left, names), (right, _) = compiled(gold), compiled(answer)
+    return any(_same_line(left, right, name, sorted(names)) for name in sorted(names))
 
 
 def _same_line(gold: Node, answer: Node, name: str, names: Sequence[str]) -> bool:
-    points = symbols_for(names)
-    if not 2 <= len(names) <= MAX_SYMBOLS or not all(
-        _is_linear(side, name, point) for side in (gold, answer) for point in points
-    ):
+    if not 2 <= len(names) <= MAX_SYMBOLS:
         return False
-    lines = _line(gold, name), _line(answer, name)
-    for point in points:
-        (first, slope), (second, other_slope) = (line(point) for line in lines)
-        if abs(first * other_slope - second * slope) > SAME_FUNCTION * max(abs(first * other_slope), abs(slope)):
-            return False
+    points, lines = symbols_for(names), (_line(gold, name), _line(answer, name))
+    # Most wrong answers differ at the first point, which is cheaper to see than whether both sides are linear.
+    if not all(_same_root(lines, point) for point in points):
+        return False
+    if not all(_is_linear(side, name, point) for side in (gold, answer) for point in points):
+        return False
     others = [other for other in names if other != name]
     return not any(_has_own_factor(line, other, points[0]) for line in lines for other in others)
+
+
+def _same_root(lines: tuple[Line, Line], point: Symbols) -> bool:
+    """Return whether two lines have the same root, for these values of the other symbols."""
+    try:
+        (first, slope), (second, other_slope) = (line(point) for line in lines)
+    except (UndecidedError, LimitError, ArithmeticError):
+        return False
+    return abs(first * other_slope - second * slope) <= SAME_FUNCTION * max(abs(first * other_slope), abs(slope))
 
 
 def _line(side: Node, name: str) -> Line:

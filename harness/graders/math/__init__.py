@@ -20,6 +20,7 @@ differ. A number without a base is in base ten.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -109,8 +110,8 @@ class MathGrader(Grader[MathReference]):
         extracted = answers[0] if len(answers) == 1 else ", ".join(answers)
         if len(answers) > 1 and gold.kind not in ("set", "tuple", "interval"):
             return Verdict("incorrect", 0.0, extracted[:MOST_SYMBOLIC_CHARACTERS], "several answers", {"rung": "exact"})
-        digits, bases = self.config.decimal_digits, self.config.base_may_be_missing
-        comparison = Comparison(self._algebra, written_out=Fraction(1, 10**digits), base_may_be_missing=bases)
+        written_out, bases = _tolerance(self.config.decimal_digits), self.config.base_may_be_missing
+        comparison = Comparison(self._algebra, written_out=written_out, base_may_be_missing=bases)
         try:
             answer = read(
                 _DECIMAL_COMMA.sub(".", extracted) if self.config.decimal_commas else extracted,
@@ -140,6 +141,11 @@ class MathGrader(Grader[MathReference]):
             if len(text) > MOST_SYMBOLIC_CHARACTERS or _LARGE.search(text) or _TOWER.search(text):
                 raise LimitError("too large for algebra")
         return POOL.equal(gold, answer, self.config.symbolic_timeout_s)
+
+
+@functools.cache
+def _tolerance(decimal_digits: int) -> Fraction:
+    return Fraction(1, 10**decimal_digits)
 
 
 def _ungraded(reason: str, extracted: str, comparison: Comparison, error: Exception) -> Verdict:

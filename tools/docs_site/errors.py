@@ -32,7 +32,7 @@ def errors_page() -> str:
         section("Exit codes", exit_codes),
         section(
             "Error classes",
-            f"The Python API raises these classes of `{errors.__name__}`.",
+            f"Functions raise these classes of `{errors.__name__}`.",
             table(["class", "base", "exit code", "meaning"], rows),
         ),
     )

@@ -116,7 +116,7 @@ class MathGrader(Grader[MathReference]):
             answer = read(
                 _DECIMAL_COMMA.sub(".", extracted) if self.config.decimal_commas else extracted,
                 is_multiple=len(answers) > 1 or (gold.kind == "set" and len(gold.items) > 1),
-                letters_are_units=_LETTER.search(_COMMAND.sub("", gold.body)) is None,
+                letters_are_units=not _has_letters(gold.body),
             )
             is_same = self._is_same(comparison, gold, answer)
         except (LimitError, UnreadableAnswerError, WorkerTooSlowError, RecursionError) as error:
@@ -146,6 +146,12 @@ class MathGrader(Grader[MathReference]):
 @functools.cache
 def _tolerance(decimal_digits: int) -> Fraction:
     return Fraction(1, 10**decimal_digits)
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_letters(body: str) -> bool:
+    """Return whether a gold answer has a letter outside of commands."""
+    return _LETTER.search(_COMMAND.sub("", body)) is not None
 
 
 def _ungraded(reason: str, extracted: str, comparison: Comparison, error: Exception) -> Verdict:

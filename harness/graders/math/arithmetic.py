@@ -18,6 +18,8 @@ MAX_BITS = 40_000
 MAX_FACTORIAL = 2_000
 CANCELLED = 1e-10
 
+_ZERO, _ONE, _MINUS_ONE = Fraction(0), Fraction(1), Fraction(-1)
+
 
 class LimitError(Exception):
     """A value too large to compute."""
@@ -49,16 +51,18 @@ FUNCTIONS: dict[str, Callable[[complex], complex]] = {
 
 def measured(value: Value) -> Value:
     """Return the value, or raise LimitError if it is too large."""
-    if isinstance(value, Fraction):
-        if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-            raise LimitError("a number with too many digits")
+    if isinstance(value, complex):  # a check against Fraction would go through the slower check of abstract classes
+        if not cmath.isfinite(value):
+            raise UndecidedError("not finite")
         return value
-    if not cmath.isfinite(value):
-        raise UndecidedError("not finite")
+    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+        raise LimitError("a number with too many digits")
     return value
 
 
 def inexact(value: Value) -> complex:
+    if isinstance(value, complex):
+        return value
     try:
         return complex(value)
     except OverflowError:
@@ -66,22 +70,23 @@ def inexact(value: Value) -> complex:
 
 
 def total(terms: list[tuple[int, Node]], symbols: Symbols) -> Value:
-    result: Value = Fraction(0)
+    result: Value = _ZERO
     largest = 0.0
     for sign, node in terms:
         value = node(symbols)
-        if isinstance(result, Fraction) and isinstance(value, Fraction):
-            result = measured(result + sign * value)
+        if isinstance(result, complex) or isinstance(value, complex):
+            left, right = inexact(result), inexact(value)
+            largest = max(largest, abs(left), abs(right))
+            result = measured(left + sign * right)
         else:
-            largest = max(largest, abs(inexact(result)), abs(inexact(value)))
-            result = measured(inexact(result) + sign * inexact(value))
-    if not isinstance(result, Fraction) and abs(result) < CANCELLED * largest:
+            result = measured(result + value if sign == 1 else result - value)
+    if isinstance(result, complex) and abs(result) < CANCELLED * largest:
         raise UndecidedError("digits lost in a difference")
     return result
 
 
 def product(factors: list[tuple[bool, Node]], is_negative: bool, symbols: Symbols) -> Value:
-    result: Value = Fraction(-1 if is_negative else 1)
+    result: Value = _MINUS_ONE if is_negative else _ONE
     for is_divisor, node in factors:
         value = node(symbols)
         result = over(result, value) if is_divisor else times(result, value)
@@ -89,17 +94,17 @@ def product(factors: list[tuple[bool, Node]], is_negative: bool, symbols: Symbol
 
 
 def times(left: Value, right: Value) -> Value:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return measured(left * right)
-    return measured(inexact(left) * inexact(right))
+    if isinstance(left, complex) or isinstance(right, complex):
+        return measured(inexact(left) * inexact(right))
+    return measured(left * right)
 
 
 def over(upper: Value, lower: Value) -> Value:
-    if lower == 0:
+    if not lower:
         raise UndecidedError("division by zero")
-    if isinstance(upper, Fraction) and isinstance(lower, Fraction):
-        return measured(upper / lower)
-    return measured(inexact(upper) / inexact(lower))
+    if isinstance(upper, complex) or isinstance(lower, complex):
+        return measured(inexact(upper) / inexact(lower))
+    return measured(upper / lower)
 
 
 def power(base: Value, exponent: Value) -> Value:

@@ -31,6 +31,7 @@ RUNGS: tuple[Rung, ...] = ("exact", "numeric", "symbolic")
 
 SAME_CONSTANT = 1e-12
 WRITTEN_OUT = Fraction(1, 10**6)
+_EXACT = Fraction(0)
 MAX_SYMBOLIC = 64
 
 _WHOLE = (5, 6, 7, 8, 9, 10, 11, 12, 25, 38, 51, 64)
@@ -335,6 +336,8 @@ def _near(
 ) -> bool:
     """Return whether two values agree within the gold's tolerances; exactly if both are rational and it has none."""
     if isinstance(expected, Fraction) and isinstance(found, Fraction):
+        if expected == found:
+            return True
         is_written_out = is_decimal and not _is_terminating(expected)
         return abs(expected - found) <= max(_allowed(gold, expected), is_written_out * written_out * abs(expected))
     left, right = inexact(expected), inexact(found)
@@ -348,6 +351,8 @@ def _near(
 
 
 def _allowed(gold: MathReference, expected: Fraction) -> Fraction:
+    if not (gold.absolute_tolerance or gold.relative_tolerance):
+        return _EXACT
     return max(Fraction(str(gold.absolute_tolerance)), Fraction(str(gold.relative_tolerance)) * abs(expected))
 
 

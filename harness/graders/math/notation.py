@@ -5,6 +5,7 @@ Everything is linear in the length of the text.
 
 from __future__ import annotations
 
+import functools
 import re
 
 MAX_CHARACTERS = 4_096
@@ -116,6 +117,7 @@ _CURRENCY = re.compile(r"\\\$|[\u20ac\u00a3\u00a5\uffe5\u20b9]|\\(?:euro|pounds|
 _MARKDOWN = re.compile(r"^(\*{1,3}|_{2}|`{1,3})(.+)\1$")
 
 
+@functools.lru_cache(maxsize=256)  # one comparison needs it several times
 def plain(text: str) -> str:
     """Return the answer with one spelling per meaning, on one line, with single spaces."""
     if not (text.isascii() and text.isalnum()):

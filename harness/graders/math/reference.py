@@ -99,7 +99,8 @@ def read(text: str, *, is_multiple: bool = False, letters_are_units: bool = Fals
     if longest_digits(body) > MAX_DIGITS:
         raise UnreadableAnswerError(f"a number of more than {MAX_DIGITS} digits")
     found = _typed(body, is_multiple, letters_are_units)
-    return replace(found, text=text, unit=found.unit if found.unit else currency(text))
+    unit = found.unit if found.unit else currency(text)
+    return found if (found.text, found.unit) == (text, unit) else replace(found, text=text, unit=unit)
 
 
 def without_percent(answer: MathReference) -> MathReference:
@@ -233,7 +234,7 @@ def _repeated(found: re.Match[str]) -> Fraction:
 
 
 def _exact(body: str, digits: str) -> MathReference:
-    value = Fraction(digits)
+    value = Fraction(digits) if "." in digits else Fraction(int(digits))
     is_integer = "." not in digits or not digits.partition(".")[2].strip("0")
     return MathReference(body, "integer" if is_integer else "decimal", value, body=body)
 

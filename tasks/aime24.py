@@ -9,6 +9,7 @@ from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, contest_id
+from harness.tasks._base.prompts import maths_prompts
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -28,6 +29,11 @@ class Aime24(Maths):
         fingerprint="",
         notes="Some copies pad answers to three digits (025) or write floats; both are read as integers.",
         fields={"problem": "the statement in LaTeX", "answer": "an integer", "url": "its page in the AoPS wiki"},
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(
         test=[

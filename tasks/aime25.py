@@ -9,6 +9,7 @@ from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
+from harness.tasks._base.prompts import maths_prompts
 
 PER_CONTEST = 15
 
@@ -31,6 +32,11 @@ class Aime25(Maths):
         fingerprint="",
         notes="Some copies have II before I, and 336^\\circ for II-5; some papers report I alone (15 problems).",
         fields={"problem": "the statement in LaTeX", "answer": "an integer"},
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(
         test=[Source((DataFile("test.jsonl", "math-ai/aime25", mirrored_as="aime25/areal_aime25_test.jsonl"),), rows)]

@@ -12,6 +12,7 @@ from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, MathsConfig, contest_id
+from harness.tasks._base.prompts import maths_prompts
 
 _FORTY = "HuggingFaceTB/math_tasks"
 _ALL = "AI-MO/aimo-validation-amc"
@@ -35,6 +36,12 @@ class Amc23(Maths):
         fingerprint="",
         notes="Two sets go by this name: Qwen2.5-Math and FlowRL's README mean the 40, rllm, TTRL and Dr. GRPO the 83.",
         fields={"problem": "the statement in LaTeX", "answer": "a number, as a float", "url": "its AoPS wiki page"},
+    )
+
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
 
     @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from harness.data.files import read_records
 from harness.graders.math.reference import MathReference, typed_reference
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, MathsConfig
-from harness.tasks._base.prompts import Prompt
+from harness.tasks._base.prompts import Prompt, maths_prompts
 
 HUB = "openai/gsm8k"
 EXAMPLES_SEED = 1234  # lm-eval's fewshot_seed
@@ -60,6 +60,11 @@ class Gsm8k(Maths):
         sizes={"train": "7473 problems", "test": "1319 problems"},
         fingerprint="",
         fields={"question": "the problem", "answer": "a worked solution that ends in #### and the number"},
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(train=_sources("train"), test=_sources("test"))
     SAMPLING = Sampling(max_tokens=1024, temperature=1.0)

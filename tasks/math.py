@@ -9,6 +9,7 @@ from harness.core.types import DataFile, DatasetCard, Erratum
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, content_id, splits, without_repeats
 from harness.tasks._base.maths import TRAINING, Maths, last_boxed
+from harness.tasks._base.prompts import maths_prompts
 
 HUB = "EleutherAI/hendrycks_math"
 SUBJECTS = (
@@ -65,6 +66,11 @@ class Math(Maths):
         errata=tuple(
             Erratum(key, f"the box is empty; {answer} is what the solution says") for key, answer in UNBOXED.items()
         ),
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(
         train=[

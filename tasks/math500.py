@@ -9,6 +9,7 @@ from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
+from harness.tasks._base.prompts import maths_prompts
 
 FILE = DataFile(
     "test.jsonl",
@@ -41,6 +42,11 @@ class Math500(Maths):
             "subject": "one of seven",
             "level": "1 (easy) to 5",
         },
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(test=[Source((FILE,), rows)])
 

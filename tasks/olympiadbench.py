@@ -11,6 +11,7 @@ from harness.core.types import DataFile, DatasetCard
 from harness.data.files import read_records
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths
+from harness.tasks._base.prompts import maths_prompts
 
 HUB = "HuggingFaceTB/math_tasks"
 FILE = DataFile("data/olympiadbench/test.jsonl", HUB, mirrored_as="olympiadbench/qwen25math_olympiadbench_test.jsonl")
@@ -56,6 +57,11 @@ class OlympiadBench(Maths):
             "answer_type": "Numerical, Expression, Tuple or Interval",
             "error": "an absolute tolerance, where there is one",
         },
+    )
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
     SOURCES = splits(test=[Source((FILE,), rows)])
 

@@ -27,14 +27,12 @@ class Prompt:
 
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 
-MATHS = {
-    "flowrl": Prompt(
-        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
-        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
-        'answer on its own line after "Answer:".',
-        "DAPO's template (arXiv 2503.14476, BytedTsinghua-SIA/DAPO eval/aime-2024.parquet), which FlowRL trains and "
-        "evaluates with",
-    ),
+_DAPO = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+    'answer on its own line after "Answer:".'
+)
+_OTHERS = {
     "qwen-math": Prompt(PLACEHOLDER, "Qwen2.5-Math's qwen25-math-cot (QwenLM/Qwen2.5-Math evaluation)", system=_BOXED),
     "deepseek-r1": Prompt(
         f"{PLACEHOLDER}\n{_BOXED}",
@@ -47,6 +45,18 @@ MATHS = {
     ),
     "lm-eval-math": Prompt(f"Problem: {PLACEHOLDER}\nAnswer:", "lm-eval's hendrycks_math tasks"),
 }
+
+
+def maths_prompts(flowrl: str = _DAPO) -> dict[str, Prompt]:
+    """Return the prompts of a maths task. A task of its own file spells out the default one, `flowrl`."""
+    source = (
+        "DAPO's template (arXiv 2503.14476, BytedTsinghua-SIA/DAPO eval/aime-2024.parquet), which FlowRL trains and "
+        "evaluates with"
+    )
+    return {"flowrl": Prompt(flowrl, source), **_OTHERS}
+
+
+MATHS = maths_prompts()
 
 FORMAT = "{format}"
 _EXPERT = (

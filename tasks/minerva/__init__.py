@@ -13,6 +13,7 @@ from harness.data.files import read_records
 from harness.graders.math.reference import SCIENTIFIC_TOLERANCE
 from harness.tasks._base.dataset import Row, Source, splits
 from harness.tasks._base.maths import Maths, MathsConfig, last_boxed
+from harness.tasks._base.prompts import maths_prompts
 from harness.tasks.minerva.answers import RLLM_ANSWERS
 
 HUB = "svc-huggingface/minerva-math"
@@ -55,6 +56,12 @@ class Minerva(Maths):
             Erratum("162", "the box has 1.22, without its power of ten"),
             Erratum("165", "the box has 0.822, without its power of ten"),
         ),
+    )
+
+    PROMPTS = maths_prompts(
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
     )
 
     @dataclass(frozen=True, slots=True, kw_only=True)

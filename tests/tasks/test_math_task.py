@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness.core.errors import DataError
 from harness.tasks._base.dataset import content_id
 from harness.tasks._base.maths import math_task
+from harness.tasks._base.prompts import MATHS
 
 ROWS = [{"problem": "What is 1+1?", "answer": 2, "n": 7}, {"problem": "What is 2+2?", "answer": "\\frac{8}{2}", "n": 8}]
 
@@ -41,3 +43,8 @@ def test_ids_are_hashes_of_the_text_without_an_id_column(mirror):
 def test_a_file_without_the_column_is_refused(mirror):
     with pytest.raises(DataError, match="question"):
         problems_of(question="question")
+
+
+@pytest.mark.parametrize("name", ["aime24", "aime25", "amc23", "gsm8k", "math", "math500", "minerva", "olympiadbench"])
+def test_maths_benchmarks_spell_out_the_same_default_prompt(name):
+    assert importlib.import_module(f"harness.tasks.{name}").TASK.PROMPTS == MATHS

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import harness
 from harness.core import config as configs
 from harness.core import registry
-from harness.core.errors import RunFolderError, UsageError
+from harness.core.errors import UsageError
 from harness.core.types import Table
 from harness.reports.render import escape_markdown, to_csv, to_markdown
-from harness.reports.run_facts import HELD_OUT_FOLDER, labels, sandbox_of, unfinished
+from harness.reports.run_facts import labels, sandbox_of, unfinished
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error, write_whole
+from harness.runs.search import find_runs
 
 MARK = "report.json"
 MARK_FORMAT = 1
@@ -62,19 +63,8 @@ def tables_of(run_folders: Sequence[Path], table_ids: Sequence[str] | None = Non
 
 
 def read_runs(run_folders: Sequence[Path]) -> list[RunReader]:
-    """Read each folder once, in the order given, and after each train run its held-out evaluations by step."""
-    if not run_folders:
-        raise UsageError("no run is given; name run folders, such as runs/*")
-    return [RunReader.read(folder) for folder in dict.fromkeys(_with_held_out(run_folders))]
-
-
-def _with_held_out(run_folders: Iterable[Path]) -> Iterable[Path]:
-    for folder in run_folders:
-        if not (folder / "run.json").is_file():
-            raise RunFolderError(f"{folder} is not a run folder: it has no run.json; name folders that a run wrote")
-        whole = folder.resolve()
-        yield whole
-        yield from sorted(path.parent for path in (whole / HELD_OUT_FOLDER).glob("*/run.json"))
+    """Read each run among and below the folders once, and after each train run its held-out evaluations by step."""
+    return [RunReader.read(folder) for folder in find_runs(run_folders).folders]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

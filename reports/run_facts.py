@@ -11,10 +11,10 @@ from harness.core.types import Estimate
 from harness.models.loading import CHECKPOINT_PREFIX
 from harness.reports.run_config import run_config, subtable
 from harness.runs.folder import RunReader
+from harness.runs.search import HELD_OUT_FOLDER
 
 Cell = str | int | float | Estimate | None
 Labelled = tuple[RunReader, str]
-HELD_OUT_FOLDER = "evals"
 CHECKPOINTS_FOLDER = "checkpoints"
 TASK_DEFAULT = "task's own"
 

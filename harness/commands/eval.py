@@ -11,7 +11,6 @@ from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import (
     RunArguments,
     add_run_options,
-    default_folder,
     given,
     parse_sets,
     plugin_settings,
@@ -25,6 +24,7 @@ from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import Evaluation
 from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
 from harness.reports.report import tables_of, write_report
+from harness.runs.folder import default_folder
 
 EXAMPLE = "harness eval countdown-tiny runs/a --tasks countdown --n 16 --temperature 0.6,1.0"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_result
 from harness.reports.report import write_report
+from harness.runs.search import find_runs
 
 EXAMPLE = "harness report runs/* --out report"
 
@@ -20,13 +22,21 @@ class Arguments(JsonArguments):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders; a train run brings its held-out evaluations")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="run folders, or folders with runs in them; a train run brings its held-out evaluations",
+    )
     parser.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
     parser.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
     add_json(parser)
 
 
 def run(args: Arguments) -> int:
-    files = write_report(args.runs, args.out, args.table if args.table else None)
+    found = find_runs(args.runs)
+    if (skipped := found.skipped_text()) is not None:
+        print(f"harness: {skipped}", file=sys.stderr)
+    files = write_report(found.folders, args.out, args.table if args.table else None)
     print_result(args, {"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, files.markdown)
     return DONE

@@ -10,7 +10,6 @@ from harness.commands import DONE
 from harness.commands.base.arguments import (
     RunArguments,
     add_run_options,
-    default_folder,
     parse_sets,
     plugin_settings,
     strictness,
@@ -19,6 +18,7 @@ from harness.commands.base.output import print_config, print_result
 from harness.core.config import Tree, merge, parse, read_toml
 from harness.core.progress import Progress
 from harness.core.recipes import find_config
+from harness.runs.folder import default_folder
 
 EXAMPLE = "harness train countdown-flowrl --set loop.steps=40 --out runs/a"
 

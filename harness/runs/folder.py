@@ -80,6 +80,11 @@ class RunIdentity:
         return dataclasses.replace(self, data={**self.data, name: facts})
 
 
+def default_folder(name: str, config: object) -> Path:
+    """Return the run folder of a config. The same config always gets the same folder, so that it resumes."""
+    return Path("runs") / f"{name}-{configs.digest(configs.to_tree(config, identity_only=True))[:8]}"
+
+
 class RunWriter:
     """A run folder open for writing, locked by this process."""
 

@@ -77,13 +77,13 @@ class CompletionIndex:
         """Read the folder. `graders` names one for each task; other tasks and graders are skipped."""
         self.completions: dict[str, Samples] = {task: {} for task in graders}
         self.verdicts: dict[str, Verdicts] = {task: {} for task in graders}
-        with _no_collections():
+        with no_collections():
             if with_completions:
                 self._read_completions(run.folder / "completions.jsonl")
             self._read_verdicts(run.folder / "verdicts.jsonl", graders)
 
     def _read_completions(self, path: Path) -> None:
-        file, decode = CompletionFile(path), _line_decoder(CompletionLine)
+        file, decode = CompletionFile(path), line_decoder(CompletionLine)
         names: dict[str, str] = {}
         counts: dict[TokenCounts, Tokens] = {}
 
@@ -101,10 +101,10 @@ class CompletionIndex:
                 problem_id, row.index, row.seed, row.finish_reason, tokens, row.engine_s, file, offset
             )
 
-        _for_each_line(path, add)
+        for_each_line(path, add)
 
     def _read_verdicts(self, path: Path, graders: Mapping[str, str]) -> None:
-        decode = _line_decoder(VerdictLine)
+        decode = line_decoder(VerdictLine)
         names: dict[str, str] = {}
         known: dict[tuple[object, ...], Verdict] = {}
 
@@ -121,7 +121,7 @@ class CompletionIndex:
                     _share(known, content, verdict)
             self.verdicts[row.task][names.setdefault(row.problem_id, row.problem_id), row.index] = verdict
 
-        _for_each_line(path, add)
+        for_each_line(path, add)
 
 
 class TaskResults:
@@ -150,7 +150,7 @@ class TaskResults:
 # --- decoding ---------------------------------------------------------------------------------------------------
 
 
-def _for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
+def for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
     """Call `add` with each line and the byte at which it begins."""
     number = offset = 0
     try:
@@ -161,7 +161,7 @@ def _for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
         raise bad_row_error(path, number, error) from None
 
 
-def _line_decoder(kind: type[S]) -> Callable[[bytes], S]:
+def line_decoder(kind: type[S]) -> Callable[[bytes], S]:
     fast = msgspec.json.Decoder(kind).decode
 
     def decode(line: bytes) -> S:
@@ -184,7 +184,7 @@ def _share(known: dict[K, V], key: K, value: V) -> None:
 
 
 @contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """Pause the garbage collector: nothing that is read becomes garbage, and its passes take longer and longer."""
     was_on = gc.isenabled()
     gc.disable()

@@ -34,11 +34,10 @@ def copied_checkout(checkout: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python() -> Python:
-    """Run a fresh interpreter; with `on_path`, that folder comes before everything installed."""
+    """Run a fresh interpreter on the package under test, or on that in the folder `on_path`."""
 
     def run(*arguments: object, cwd: Path, on_path: Path | None = None) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
-        environment.pop("PYTHONPATH", None)
         if on_path is not None:
             environment["PYTHONPATH"] = str(on_path)
         command = [sys.executable, *map(str, arguments)]

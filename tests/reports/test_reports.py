@@ -471,9 +471,11 @@ def test_wrong_report_requests_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no run is given"):
         write_report([], out)
     (tmp_path / "no-run").mkdir()
-    for folder in (tmp_path / "no-run", tmp_path / "absent", Path(__file__)):
+    with pytest.raises(RunFolderError, match=r"absent is not a run folder: it has no run\.json"):
+        write_report([run, tmp_path / "absent"], out)
+    for folder in (tmp_path / "no-run", Path(__file__)):
         with pytest.raises(RunFolderError, match=r"is not a run folder: it has no run\.json"):
-            write_report([run, folder], out)
+            write_report([folder], out)
     with pytest.raises(UnknownNameError, match="did you mean 'results'"):
         write_report([run], out, ["result"])
     with pytest.raises(UsageError, match="no rows for training"):

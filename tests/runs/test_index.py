@@ -207,6 +207,6 @@ def test_equal_verdicts_and_counts_share_an_object_up_to_a_number(tmp_path, monk
 def test_garbage_collection_is_restored_after_indexing(tmp_path):
     import gc
 
-    with module._no_collections():
+    with module.no_collections():
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.core.config import Tree, digest, merge, parse_override, parse_plugin, to_tree
+from harness.core.config import Tree, merge, parse_override, parse_plugin
 from harness.core.errors import nearest
 
 SPLITS = ("train", "validation", "test")
@@ -108,8 +108,3 @@ def strictness(args: RunArguments) -> Tree:
 def build_task(task_id: str, settings: Mapping[str, Any]) -> Any:
     """Build a task with the options given by --set."""
     return parse_plugin("tasks", {"id": task_id, **settings}).build()
-
-
-def default_folder(name: str, config: object) -> Path:
-    """Return the run folder of a config. The same command always gets the same folder, so that it resumes."""
-    return Path("runs") / f"{name}-{digest(to_tree(config, identity_only=True))[:8]}"

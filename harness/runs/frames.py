@@ -1,0 +1,123 @@
+"""The files of run folders as pandas DataFrames: completions, verdicts, steps, estimates.
+
+Lines are decoded into columns, so that 200,000 of them are a frame in a second or two. Every frame begins with the
+column `run`, the label of the run it comes from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness.core.types import Estimate
+from harness.runs.folder import RunReader
+from harness.runs.index import for_each_line, line_decoder, no_collections
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Labelled = tuple[RunReader, str]
+"""A run and its label."""
+
+
+class _TokenCounts(msgspec.Struct):
+    n_prompt: int
+    n_completion: int
+    cost_usd: float | None = None
+
+
+class _Completion(msgspec.Struct):
+    task: str
+    problem_id: str
+    index: int
+    seed: int | None
+    text: str
+    finish_reason: str
+    tokens: _TokenCounts
+    engine_s: float | None = None
+
+
+class _Verdict(msgspec.Struct):
+    task: str
+    problem_id: str
+    index: int
+    grader: str
+    outcome: str
+    reward: float | None
+    extracted: str | None = None
+    reason: str = ""
+
+
+COMPLETIONS = {
+    "task": "task",
+    "problem": "problem_id",
+    "index": "index",
+    "seed": "seed",
+    "text": "text",
+    "finish_reason": "finish_reason",
+    "prompt_tokens": "tokens.n_prompt",
+    "completion_tokens": "tokens.n_completion",
+    "cost_usd": "tokens.cost_usd",
+    "engine_s": "engine_s",
+}
+"""Column of the frame -> field of the line."""
+VERDICTS = {
+    "task": "task",
+    "problem": "problem_id",
+    **{name: name for name in ("index", "grader", "outcome", "reward", "extracted", "reason")},
+}
+SAMPLE = ["run", "task", "problem", "index"]
+"""The columns that identify a completion."""
+
+
+def completions(runs: Iterable[Labelled]) -> pd.DataFrame:
+    """Return a row for each completion."""
+    return _frame(runs, "completions.jsonl", _Completion, COMPLETIONS).astype({"cost_usd": "float64"})
+
+
+def verdicts(runs: Iterable[Labelled]) -> pd.DataFrame:
+    """Return a row for the last verdict of each grader on each completion. The reward of an ungraded one is NaN."""
+    found = _frame(runs, "verdicts.jsonl", _Verdict, VERDICTS)
+    kept = found.drop_duplicates([*SAMPLE, "grader"], keep="last", ignore_index=True)
+    return kept.astype({"reward": "float64"})
+
+
+def steps(runs: Iterable[Labelled]) -> pd.DataFrame:
+    """Return a row for each training step, with a column for each step metric."""
+    import pandas as pd
+
+    rows = [{"run": label, **row} for run, label in runs for row in run.steps()]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["run", "step"])
+
+
+def estimates(runs: Iterable[tuple[RunReader, str, str | None]]) -> pd.DataFrame:
+    """Return a row for each estimate of each task, with the model that a run evaluated."""
+    import pandas as pd
+
+    names = [field.name for field in dataclasses.fields(Estimate)]
+    rows = [
+        (label, model, task, *(getattr(estimate, name) for name in names))
+        for run, label, model in runs
+        for task, group in run.estimates().items()
+        for estimate in group
+    ]
+    columns = ["run", "model", "task", *("metric" if name == "name" else name for name in names)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _frame(runs: Iterable[Labelled], file: str, kind: Any, columns: Mapping[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows: list[Any] = []
+    labels: list[str] = []
+    decode = line_decoder(kind)
+    with no_collections():
+        for run, label in runs:
+            for_each_line(run.folder / file, lambda line, _offset: rows.append(decode(line)))
+            labels += [label] * (len(rows) - len(labels))
+        values = {name: list(map(attrgetter(field), rows)) for name, field in columns.items()}
+        return pd.DataFrame({"run": labels, **values})

@@ -41,6 +41,8 @@ def _near_misses(reference: MathReference) -> Iterator[tuple[str, str]]:
             yield "a hundred times", _plain(value * 100)
             yield "a hundredth", _plain(value / 100)
             yield "the other sign", _plain(-value)
+    elif "\\infty" in reference.text and reference.kind == "expression":
+        yield "the other sign", f"-\\left({reference.text}\\right)"
     elif reference.kind == "expression" and "\\approx" not in reference.text:
         yield "one more", f"\\left({reference.text}\\right)+1"
     elif reference.kind == "set" and len(reference.items) > 1:

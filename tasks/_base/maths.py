@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from harness.graders.math import MathGrader
 from harness.graders.math.reference import MathReference, typed_reference
 from harness.tasks._base.dataset import Dataset, DatasetConfig, Row, Source, content_id, splits
 from harness.tasks._base.golden_answers import golden_completions
-from harness.tasks._base.prompts import MATHS
+from harness.tasks._base.prompts import MATHS, Prompt
 from harness.tasks._base.row_cache import cached_rows
 
 # FlowRL, section 4: sampling for evaluation, and for the training sets.
@@ -38,7 +38,7 @@ class Maths(Dataset[MathReference]):
     """A dataset whose references are typed mathematical answers."""
 
     Config = MathsConfig
-    PROMPTS = MATHS
+    PROMPTS: ClassVar[Mapping[str, Prompt]] = MATHS
     SAMPLING: ClassVar[Sampling] = EVALUATION
     COLUMNS: ClassVar[tuple[str, ...]] = ()
     """The columns of a plain benchmark, see `math_task`; part of the key of the row cache."""

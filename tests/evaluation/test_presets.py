@@ -11,7 +11,7 @@ from harness.core.errors import ConfigError, UnknownNameError
 from harness.evaluation import presets
 from harness.evaluation.config import EvalConfig
 
-NAMES = ("deepseek-r1", "flowrl", "lcb-official", "lm-eval", "qwen-math")
+NAMES = ("deepseek-r1", "flowrl", "lcb-official", "lm-eval", "matharena", "olymmath", "qwen-math")
 EVERY = [
     (name, task)
     for name in NAMES
@@ -25,6 +25,8 @@ PUBLISHED = {
     ("qwen-math", "math"): (1, 0.0, 1.0, 2048),
     ("deepseek-r1", "aime24"): (64, 0.6, 0.95, 32768),
     ("lcb-official", "livecodebench"): (10, 0.2, 0.95, 2000),
+    ("matharena", "matharena:smt_2025"): (4, 0.6, 1.0, 16000),
+    ("olymmath", "olymmath"): (10, 0.6, 0.95, 32768),
     ("lm-eval", "aime25"): (1, 0.0, 1.0, 32768),
     ("lm-eval", "math500"): (1, 0.0, 1.0, 256),
 }

@@ -30,7 +30,7 @@ def measure(side: str, vocabulary: int, n_tokens: int, *, with_entropy: bool) ->
     """Return MB."""
     import torch
 
-    from harness.trainers.policy.logprobs import Head, token_logp
+    from harness.trainers.policy.model import Head, token_logp
 
     def loss_of(hidden: Any, weight: Any, ids: Any) -> Any:
         if side == "ours":

@@ -12,7 +12,7 @@ from harness.core.types import Sampling
 from harness.models.chat import prompt_ids
 from harness.models.loading import checkpoint_folders, context_of, step_of
 from harness.trainers.config import TrainConfig
-from harness.trainers.old_logprobs import why_not_live
+from harness.trainers.learner import why_not_live
 
 N_PROMPTS_READ = 32
 

@@ -26,8 +26,8 @@ from harness.models.loading import load_tokenizer, pick_device
 from harness.trainers.checks import reads_reference
 from harness.trainers.config import LoraConfig, TrainConfig
 from harness.trainers.learner import NO_GRADIENT_FACTOR
-from harness.trainers.policy.logprobs import chunk_rows
 from harness.trainers.policy.lora import n_parameters
+from harness.trainers.policy.model import chunk_rows
 
 if TYPE_CHECKING:
     from harness.trainers.setup import TrainSetup

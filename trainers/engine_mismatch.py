@@ -2,7 +2,7 @@
 
 Both have a log-probability for every sampled token. With the same weights the two differ by rounding alone; more means
 stale weights, another temperature, another prompt or another precision. verl corrects it under the name "rollout
-correction", prime-rl logs it as "mismatch KL".
+correction", prime-rl logs it as "mismatch KL". `step_metrics.py` sums it up over the passes of a step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from harness.core.errors import EngineError
 from harness.core.tensors import Batch
 from harness.trainers.config import EngineCorrectionConfig, TrainConfig
 from harness.trainers.functional import sequence_sum
+from harness.trainers.step_metrics import EngineMismatch
 
 _SAME_ARITHMETIC, _FLOAT32, _BFLOAT16 = 1e-4, 1e-3, 0.1
 
@@ -27,58 +28,15 @@ def largest_mismatch(config: TrainConfig, *, computes_alike: bool) -> float:
     return _SAME_ARITHMETIC if computes_alike else _FLOAT32
 
 
-class EngineMismatch:
-    """The mismatch of one step, summed over passes of the policy that run before any of the step's updates.
-
-    Those are the pass for the old log-probs where there is one, else the passes of the first minibatch.
-    """
-
-    def __init__(self) -> None:
-        self._n_tokens = 0
-        self._total = self._largest = self._kl = 0.0
-        self._is_closed = False
-
-    def add(self, part: Batch, logp: Tensor) -> None:
-        """Add some of the step's completions: the policy's log-probs against the engine's. (B, T)"""
-        if self._is_closed or part.logp_behaviour is None:
-            return
-        difference = (logp.detach() - part.logp_behaviour)[part.completion_mask].float().cpu()  # (N,)
-        if len(difference) == 0:
-            return
-        self._n_tokens += len(difference)
-        self._total += float(difference.abs().sum())
-        self._largest = max(self._largest, float(difference.abs().max()))
-        self._kl += float((difference.exp() - 1 - difference).sum())  # k3 of KL(engine || policy)
-
-    def close(self) -> None:
-        """Ignore every later pass: the policy changes, or it is not the one that sampled."""
-        self._is_closed = True
-
-    @property
-    def mean(self) -> float:
-        return self._total / self._n_tokens if self._n_tokens > 0 else 0.0
-
-    @property
-    def largest(self) -> float:
-        return self._largest
-
-    def figures(self) -> dict[str, float]:
-        """Return the metrics of the step; empty where nothing was compared."""
-        if self._n_tokens == 0:
-            return {}
-        return {"logp_gap": self.mean, "logp_gap_max": self._largest, "logp_gap_kl": self._kl / self._n_tokens}
-
-
-def check_mismatch(mismatch: EngineMismatch, step: int, largest: float) -> None:
-    """Raise EngineError if the mean mismatch is above `largest`."""
-    if not mismatch.mean <= largest:  # nan is not
-        raise EngineError(
-            f"step {step}: the engine's log-probabilities are {mismatch.mean:.2g} from the policy's own on average "
-            f"(at most {mismatch.largest:.2g}), and {largest:g} is allowed: it samples from other weights, or "
-            "computes otherwise. Compare its temperature, its precision and its version with the trainer's; if the "
-            "difference is meant, set engine_correction.max_gap above it, and engine_correction.level to correct "
-            "for it. The newest checkpoint is from before this step"
-        )
+def mismatch_error(mismatch: EngineMismatch, step: int, largest: float) -> EngineError:
+    """Return the error of a step whose mean mismatch is above `largest`."""
+    return EngineError(
+        f"step {step}: the engine's log-probabilities are {mismatch.mean:.2g} from the policy's own on average "
+        f"(at most {mismatch.largest:.2g}), and {largest:g} is allowed: it samples from other weights, or "
+        "computes otherwise. Compare its temperature, its precision and its version with the trainer's; if the "
+        "difference is meant, set engine_correction.max_gap above it, and engine_correction.level to correct "
+        "for it. The newest checkpoint is from before this step"
+    )
 
 
 def engine_weights(batch: Batch, logp_old: Tensor, config: EngineCorrectionConfig) -> Tensor:

@@ -1,27 +1,29 @@
-"""The update: old and reference log-probs, shaped rewards, advantages, then one optimiser step per minibatch."""
+"""The update: old and reference log-probs, shaped rewards, advantages, then one optimiser step per minibatch.
+
+The old log-probs are those of the policy before a step. They come from the engine, from a pass, or from the step's one
+update: that starts from the old policy, so its own log-probs without gradient are the old ones, every ratio is exactly
+1 with the gradient of the ratio, and no separate pass is needed.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from harness.core.errors import RunError
+from harness.core.errors import EngineError, RunError
 from harness.core.protocols import Need, Objective
 from harness.core.seeds import derive
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
-from harness.trainers.config import TrainConfig
-from harness.trainers.engine_mismatch import check_mismatch, engine_weights, weigh_gradient
+from harness.trainers.config import OptimizerConfig, TrainConfig
+from harness.trainers.engine_mismatch import engine_weights, mismatch_error, weigh_gradient
 from harness.trainers.functional import sequence_mean, total
 from harness.trainers.kl import AdaptiveKl, with_entropy_bonus, with_kl_in_loss, with_kl_in_reward
-from harness.trainers.old_logprobs import old_logprob_source, pending_old_logprobs, resolve_old_logprobs
-from harness.trainers.optimizer import clip_gradients, set_learning_rates
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
 from harness.trainers.reference import ReferenceReset
@@ -30,6 +32,8 @@ from harness.trainers.step_metrics import StepMetrics, ratios_of
 
 NO_GRADIENT_FACTOR = 4
 """A pass without gradient keeps no activations, so its micro-batches may be larger."""
+
+LogpSource = Literal["engine", "recompute", "live"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ class Learner:
     def _check_mismatch(self, step: int, metrics: StepMetrics) -> None:
         """Compare engine and policy once a step, before its first update changes the policy."""
         metrics.mismatch.close()
-        check_mismatch(metrics.mismatch, step, self.largest_mismatch)
+        if not metrics.mismatch.mean <= self.largest_mismatch:  # nan is not
+            raise mismatch_error(metrics.mismatch, step, self.largest_mismatch)
 
     def _forward_all(self, forward: Callable[[Batch], PolicyOutputs], batch: Batch) -> PolicyOutputs:
         """Run a pass over the whole batch in micro-batches, and join the outputs in the order of the batch."""
@@ -202,7 +207,7 @@ class Learner:
         if self.kl.config.target is not None:
             metrics.set(kl_coefficient=self.kl.config.coefficient)
             self.kl.adapt(metrics.get("kl_to_reference"), n_completions)
-        if self.reference is None or not self.resets.update(step, metrics.get("reward")):
+        if self.reference is None or not self.resets.is_used or not self.resets.update(step, metrics.get("reward")):
             return
         metrics.set(reference_reset=1.0)
         self.reference.module.load_state_dict(self.policy.module.state_dict())
@@ -230,21 +235,96 @@ class Learner:
         return self.reference.module if self.reference is not None and self.resets.n_resets > 0 else None
 
 
-@contextlib.contextmanager
-def explain_out_of_memory() -> Iterator[None]:
-    """Turn an allocator's error into one that names the settings to lower. They may change on resuming."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(
-            "out of memory. Lower loop.tokens_per_microbatch (training) or engine.batch_rows (sampling), or set "
-            "loop.gradient_checkpointing = true, and run the same command again: it goes on from the newest "
-            "checkpoint. --dry-run estimates what a step takes"
-        ) from error
+# --- old log-probs -----------------------------------------------------------------------------------------------
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Recognise the type that a GPU raises, and the words of torch's RuntimeError on a processor."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def old_logprob_source(config: TrainConfig, objective: Objective, batch: Batch, *, engine_is_exact: bool) -> LogpSource:
+    """Return the source that `loop.logp_old` asks for; `auto` is the cheapest one that is exact."""
+    asked, is_known = config.loop.logp_old, batch.logp_behaviour is not None
+    if asked == "engine" and not is_known:
+        raise EngineError("the engine gives no log-probabilities: set loop.logp_old = 'recompute'")
+    if asked != "auto":
+        return asked
+    if engine_is_exact and is_known:
+        return "engine"
+    return "live" if why_not_live(config, objective) is None else "recompute"
+
+
+def why_not_live(config: TrainConfig, objective: Objective) -> str | None:
+    """Return what reads the old log-probs before the update that would give them; None if nothing does."""
+    if config.loop.minibatches_per_step * config.loop.epochs > 1:
+        return "a step has several updates, of which all but the first begin with another policy"
+    if {"logp_old", "completion_hidden"} & objective.needs:
+        return "the objective makes its credit of a pass before it"
+    if "reference_logp" in objective.needs or config.kl.place != "off":
+        return "the KL to the reference is measured before it"
+    if config.engine_correction.level != "off":
+        return "engine_correction weighs with them"
+    return None
+
+
+def pending_old_logprobs(batch: Batch) -> PolicyOutputs:
+    """Return a placeholder for old log-probs that the update will give.
+
+    It is a meta tensor: it has a shape and no numbers, so code that reads it too early fails.
+    """
+    return PolicyOutputs(logp=torch.empty(batch.completion_mask.shape, device="meta"))
+
+
+def resolve_old_logprobs(old: PolicyOutputs, current: PolicyOutputs) -> PolicyOutputs:
+    """Replace a placeholder by the log-probs of the update itself, without gradient."""
+    return PolicyOutputs(logp=current.logp.detach()) if old.logp.is_meta else old
+
+
+# --- the optimiser -----------------------------------------------------------------------------------------------
+
+
+def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return AdamW. Weight decay applies to matrices, and to vectors where `decay_vectors` is set."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    on_vectors = config.weight_decay if config.decay_vectors else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay, "lr": config.lr},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": on_vectors, "lr": config.lr},
+    ]
+    groups += [
+        {
+            "params": list(group.parameters),
+            "weight_decay": group.weight_decay if group.weight_decay is not None else config.weight_decay,
+            "lr": group.lr if group.lr is not None else config.lr,
+        }
+        for group in objective.parameters()
+    ]
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int) -> float:
+    """Set the learning rates of a step, counted from 1; return that of the policy."""
+    factor = schedule(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return config.lr * factor
+
+
+def schedule(config: OptimizerConfig, step: int) -> float:
+    """Return the factor on all rates: linear warm-up, then constant or a decay that ends at `decay_steps`."""
+    if step <= config.warmup_steps:
+        return step / (config.warmup_steps + 1)
+    if config.schedule == "constant" or config.decay_steps is None:
+        return 1.0
+    span = max(1, config.decay_steps - config.warmup_steps)
+    done = min(1.0, (step - config.warmup_steps) / span)
+    left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * left
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    """Clip the gradients and return their norm before clipping. A `max_norm` of 0 is off."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return float(norm)

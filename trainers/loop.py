@@ -16,11 +16,9 @@ from harness.core.protocols import Engine
 from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position
-from harness.trainers.diagnostics import Diagnostics
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
-from harness.trainers.learner import Learner
-from harness.trainers.optimizer import make_optimizer
+from harness.trainers.learner import Learner, make_optimizer
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
 from harness.trainers.reference import ReferenceReset
@@ -28,7 +26,7 @@ from harness.trainers.reward_shaping import untruncated_rows
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, weights_digest
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import StepMetrics
+from harness.trainers.step_metrics import Diagnostics, StepMetrics
 from harness.trainers.trackers import Tracker
 
 SHOWN = ("reward", "solve_rate")

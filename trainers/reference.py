@@ -18,6 +18,7 @@ class ReferenceReset:
 
     def __init__(self, config: ReferenceConfig) -> None:
         self._config = config
+        self.is_used = config.is_ever_reset
         self._rewards: list[float] = []
         self.n_resets = 0
 

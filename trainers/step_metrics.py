@@ -1,4 +1,9 @@
-"""The metrics of one training step: a flat row of numbers for steps.jsonl, the progress line and the trackers."""
+"""The metrics of a training step, and the warnings that follow from them.
+
+A step's metrics are a flat row of numbers for steps.jsonl, the progress line and the trackers. A warning fires where
+training looks like it is collapsing: once, and again only after its condition has cleared. Warnings follow from the
+rows alone, so a resumed run gives the same ones as an unbroken one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +21,7 @@ from torch import Tensor
 
 from harness.core.tensors import Batch, LossResult, PolicyOutputs
 from harness.core.types import Graded
-from harness.trainers.engine_mismatch import EngineMismatch
+from harness.trainers.config import WarningsConfig
 from harness.trainers.rollouts import Rollouts
 
 QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
@@ -91,6 +98,48 @@ class StepMetrics:
         return {**self._row, **means, **figures, **speeds, "wall_s": wall_s}
 
 
+class EngineMismatch:
+    """The mismatch of one step, summed over passes of the policy that run before any of the step's updates.
+
+    Those are the pass for the old log-probs where there is one, else the passes of the first minibatch.
+    """
+
+    def __init__(self) -> None:
+        self._n_tokens = 0
+        self._total = self._largest = self._kl = 0.0
+        self._is_closed = False
+
+    def add(self, part: Batch, logp: Tensor) -> None:
+        """Add some of the step's completions: the policy's log-probs against the engine's. (B, T)"""
+        if self._is_closed or part.logp_behaviour is None:
+            return
+        difference = (logp.detach() - part.logp_behaviour)[part.completion_mask].float().cpu()  # (N,)
+        if len(difference) == 0:
+            return
+        self._n_tokens += len(difference)
+        self._total += float(difference.abs().sum())
+        self._largest = max(self._largest, float(difference.abs().max()))
+        self._kl += float((difference.exp() - 1 - difference).sum())  # k3 of KL(engine || policy)
+
+    def close(self) -> None:
+        """Ignore every later pass: the policy changes, or it is not the one that sampled."""
+        self._is_closed = True
+
+    @property
+    def mean(self) -> float:
+        return self._total / self._n_tokens if self._n_tokens > 0 else 0.0
+
+    @property
+    def largest(self) -> float:
+        return self._largest
+
+    def figures(self) -> dict[str, float]:
+        """Return the metrics of the step; empty where nothing was compared."""
+        if self._n_tokens == 0:
+            return {}
+        return {"logp_gap": self.mean, "logp_gap_max": self._largest, "logp_gap_kl": self._kl / self._n_tokens}
+
+
 def ratios_of(part: Batch, current: PolicyOutputs, old: PolicyOutputs, result: LossResult) -> Tensor:
     """Return the importance ratios that the loss took, before any clipping; else those of the tokens. (N,)"""
     if result.ratios is not None:
@@ -124,3 +173,95 @@ def _share_of_mixed_groups(items: Sequence[Graded[Any]]) -> float:
     for item in items:
         rewards.setdefault(item.problem.id, set()).add(item.verdict.reward)
     return sum(len(different) > 1 for different in rewards.values()) / len(rewards)
+
+
+# --- warnings ----------------------------------------------------------------------------------------------------
+
+StepRow = Mapping[str, float]
+
+FALLEN_ENTROPY = (
+    "the {name} has fallen from {before:.3g} in the first {window} steps to {now:.3g}: the policy gives the same "
+    "answers over and over, and soon there is nothing left to learn from. A lower learning rate, loop.entropy_bonus or "
+    "a KL to the reference (kl.place) keeps it up"
+)
+FALLEN_DISTINCT = (
+    "the {name} of a solved problem have fallen from {before:.3g} in the first {window} steps to {now:.3g}: the policy "
+    "has settled on one way to solve each. A KL to the reference (kl.place), loop.entropy_bonus or an objective that "
+    "matches a distribution (flowrl, vargrad_tb) keeps more of them"
+)
+EQUAL_GROUPS = (
+    "in the last {window} steps only {now:.1%} of the groups had different rewards: the others teach nothing. The "
+    "problems are too easy or too hard; take others, more loop.samples_per_prompt, or dynamic_sampling"
+)
+TRUNCATED = (
+    "in the last {window} steps {now:.0%} of the completions were cut off at the token limit: their answers are lost. "
+    "Raise sampling.max_tokens, or set overlong.buffer_tokens or overlong.mask_truncated"
+)
+CLIPPED = (
+    "in the last {window} steps {now:.0%} of the importance weights were at their bound: a step's updates move the "
+    "policy further than its samples can support. Lower optimizer.lr, loop.minibatches_per_step or loop.epochs"
+)
+ENGINE_CLIPPED = (
+    "in the last {window} steps {now:.0%} of the weights between engine and trainer were at engine_correction.cap: the "
+    "two disagree on what was sampled; look at logp_gap in steps.jsonl"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWarning:
+    """One warning, with the first step at which its condition held."""
+
+    step: int
+    name: str
+    text: str
+
+
+@dataclass(slots=True)
+class Diagnostics:
+    """Checks the metrics of the steps, given in order, against the thresholds of the config."""
+
+    config: WarningsConfig
+    _first: list[StepRow] = field(default_factory=list)
+    _last: deque[StepRow] = field(default_factory=deque)
+    _active: set[str] = field(default_factory=set)
+
+    def update(self, row: StepRow) -> list[TrainingWarning]:
+        """Add the metrics of a step and return the warnings that start with it."""
+        window = self.config.window_steps
+        if len(self._first) < window:
+            self._first.append(row)
+        self._last.append(row)
+        if len(self._last) > window:
+            self._last.popleft()
+        if len(self._last) < window:
+            return []
+        found, step = dict(self._conditions()), int(row["step"])
+        new = [TrainingWarning(step, name, text) for name, text in found.items() if name not in self._active]
+        self._active = set(found)
+        return new
+
+    def _conditions(self) -> Iterable[tuple[str, str]]:
+        """Yield the name and text of every condition that holds now."""
+        config = self.config
+        yield from self._fallen("entropy", "entropy", config.entropy_share, FALLEN_ENTROPY)
+        yield from self._fallen("distinct_solutions", "distinct answers", config.distinct_share, FALLEN_DISTINCT)
+        yield from self._level("groups_with_signal", lambda share: share <= config.equal_groups, EQUAL_GROUPS)
+        yield from self._level("truncated", lambda share: share >= config.truncated, TRUNCATED)
+        yield from self._level("clip_fraction", lambda share: share >= config.clipped, CLIPPED)
+        yield from self._level("engine_weight_at_cap", lambda share: share >= config.clipped, ENGINE_CLIPPED)
+
+    def _fallen(self, key: str, name: str, share: float, text: str) -> Iterable[tuple[str, str]]:
+        before, now = _mean(self._first, key), _mean(self._last, key)
+        if share > 0 and before is not None and now is not None and now < share * before:
+            yield key, text.format(name=name, before=before, now=now, window=self.config.window_steps)
+
+    def _level(self, key: str, is_bad: Callable[[float], bool], text: str) -> Iterable[tuple[str, str]]:
+        now = _mean(self._last, key)
+        if now is not None and is_bad(now):
+            yield key, text.format(now=now, window=self.config.window_steps)
+
+
+def _mean(rows: Iterable[StepRow], key: str) -> float | None:
+    """Return the mean of a metric, or None where no step has it: not every grader or objective gives every metric."""
+    values = [row[key] for row in rows if key in row]
+    return math.fsum(values) / len(values) if values else None

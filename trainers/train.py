@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.core import config as configs
 from harness.core.errors import RunError
 from harness.core.progress import Progress
@@ -22,7 +24,6 @@ from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
-from harness.trainers.learner import explain_out_of_memory
 from harness.trainers.loop import SHOWN, Trainer
 from harness.trainers.policy.model import Policy, load_policies
 from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
@@ -30,6 +31,26 @@ from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, refuse
 from harness.trainers.setup import TrainSetup, build_setup, held_out_tasks
 from harness.trainers.step_metrics import StepMetrics
 from harness.trainers.trackers import make_trackers
+
+
+@contextlib.contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Turn an allocator's error into one that names the settings to lower. They may change on resuming."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            "out of memory. Lower loop.tokens_per_microbatch (training) or engine.batch_rows (sampling), or set "
+            "loop.gradient_checkpointing = true, and run the same command again: it goes on from the newest "
+            "checkpoint. --dry-run estimates what a step takes"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Recognise the type that a GPU raises, and the words of torch's RuntimeError on a processor."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 @explain_out_of_memory()

@@ -13,12 +13,11 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.tensors import LossResult
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.trainers.config import WarningsConfig
-from harness.trainers.diagnostics import Diagnostics, TrainingWarning
 from harness.trainers.objectives.flowrl_ablation import FlowRLAblation
 from harness.trainers.objectives.gflowrl import GFlowRL
 from harness.trainers.objectives.tb import TrajectoryBalance
 from harness.trainers.objectives.vargrad_tb import VarGradTrajectoryBalance
-from harness.trainers.step_metrics import _distinct_solutions, ratio_quantiles, ratios_of
+from harness.trainers.step_metrics import Diagnostics, TrainingWarning, _distinct_solutions, ratio_quantiles, ratios_of
 
 LENGTHS = [3, 5, 1, 4, 2, 5]
 BATCH = make_batch([4, 4, 4, 2, 2, 2], LENGTHS, [0, 0, 0, 1, 1, 1], [1, 0, 1, 0.5, 0, 1])

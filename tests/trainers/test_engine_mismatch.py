@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from golden_losses import CASES, golden_batch, golden_outputs, tensor
-from training import figures, recipe, run
+from training import figures, make_learner, recipe, run
 from training_parts import detached, make_batch, make_outputs
 
 from harness.core.errors import ConfigError, EngineError
@@ -21,16 +21,10 @@ from harness.engines.hf import HuggingFaceEngine
 from harness.trainers.config import (
     EngineCorrectionConfig,
 )
-from harness.trainers.engine_mismatch import (
-    EngineMismatch,
-    check_mismatch,
-    engine_weights,
-    largest_mismatch,
-    weigh_gradient,
-)
+from harness.trainers.engine_mismatch import engine_weights, largest_mismatch, weigh_gradient
 from harness.trainers.objectives.grpo import Grpo
 from harness.trainers.objectives.trpo import Trpo
-from harness.trainers.step_metrics import StepMetrics
+from harness.trainers.step_metrics import EngineMismatch, StepMetrics
 
 ENGINE = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]])
 POLICY = torch.tensor([[-1.25, -1.5], [-0.5, 0.0]])
@@ -83,15 +77,22 @@ def test_the_mismatch_ignores_passes_after_the_policy_changes() -> None:
 
 @pytest.mark.parametrize(("off", "told"), [(0.0, r"0\.25 .* on average .*0\.5"), (math.nan, "nan from the policy's")])
 def test_a_mismatch_above_the_bound_is_an_error_with_a_remedy(off: float, told: str) -> None:
-    check_mismatch(collected(), 3, 0.26)
+    check(collected(), largest=0.26)
     with pytest.raises(EngineError, match=rf"step 3: .*{told}.*engine_correction\.max_gap"):
-        check_mismatch(collected(POLICY + off), 3, 0.24)
+        check(collected(POLICY + off), largest=0.24)
+
+
+def check(mismatch: EngineMismatch, largest: float = 1e-9) -> None:
+    """Check a mismatch as the learner does before its first update."""
+    metrics, anything = StepMetrics(3), SimpleNamespace()
+    metrics.mismatch = mismatch
+    make_learner(anything, anything, anything, largest=largest)._check_mismatch(3, metrics)  # type: ignore[arg-type]
 
 
 def test_mismatch_is_absent_without_log_probabilities() -> None:
     mismatch = EngineMismatch()
     mismatch.add(NONE, POLICY)
-    check_mismatch(mismatch, 1, 1e-9)
+    check(mismatch)
     assert mismatch.figures() == {}
 
 
@@ -99,7 +100,7 @@ def test_mismatch_is_absent_after_the_policy_changes() -> None:
     mismatch = EngineMismatch()
     mismatch.close()
     mismatch.add(PART, POLICY)
-    check_mismatch(mismatch, 1, 1e-9)
+    check(mismatch)
     assert mismatch.figures() == {}
 
 

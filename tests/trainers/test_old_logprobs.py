@@ -16,7 +16,7 @@ from training_parts import detached, make_batch, make_outputs
 from harness.core.errors import ConfigError, EngineError
 from harness.core.tensors import Advantages, ModelShape
 from harness.engines.hf import HuggingFaceEngine
-from harness.trainers.old_logprobs import old_logprob_source, pending_old_logprobs, resolve_old_logprobs
+from harness.trainers.learner import old_logprob_source, pending_old_logprobs, resolve_old_logprobs
 from harness.trainers.policy.model import Policy
 
 # One micro-batch of the same rows in the pass and in the update, so that the two sources of log-probabilities can

@@ -10,8 +10,8 @@ import torch
 from harness.trainers.config import (
     OptimizerConfig,
 )
+from harness.trainers.learner import make_optimizer, schedule
 from harness.trainers.objectives.grpo import Grpo
-from harness.trainers.optimizer import make_optimizer, schedule
 
 
 @pytest.mark.parametrize("decay_vectors", [True, False])

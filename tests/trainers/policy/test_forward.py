@@ -8,8 +8,7 @@ from tiny_models import CONFIGS, own_logp
 from training_parts import make_batch, tiny_module
 from transformers import AutoModelForCausalLM as Models
 
-from harness.trainers.policy.forward import forward_full, forward_shared_prompt
-from harness.trainers.policy.model import Policy
+from harness.trainers.policy.model import Policy, forward_full, forward_shared_prompt
 
 
 @pytest.mark.parametrize(

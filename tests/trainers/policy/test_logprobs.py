@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM as Models
 from harness.trainers.config import (
     Precision,
 )
-from harness.trainers.policy import logprobs
-from harness.trainers.policy.logprobs import Head, chunk_rows, head_of, token_logp
-from harness.trainers.policy.model import Policy
+from harness.trainers.policy import model
+from harness.trainers.policy.model import Head, Policy, chunk_rows, head_of, token_logp
 
 
 class LargestTensor(TorchDispatchMode):
@@ -41,7 +40,7 @@ class LargestTensor(TorchDispatchMode):
 def test_chunked_logp_and_gradients_equal_the_plain_ones(
     monkeypatch: pytest.MonkeyPatch, n_rows: int, softcap: float | None
 ) -> None:
-    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: n_rows)
+    monkeypatch.setattr(model, "chunk_rows", lambda *_: n_rows)
     torch.manual_seed(0)
     hidden = torch.randn(17, 8, requires_grad=True)
     weight, bias = torch.randn(110, 8, requires_grad=True), torch.randn(110, requires_grad=True)
@@ -65,7 +64,7 @@ def test_chunked_logp_and_gradients_equal_the_plain_ones(
 def test_no_tensor_of_all_logits_is_created(
     precision: Precision, reads_entropy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: 4)
+    monkeypatch.setattr(model, "chunk_rows", lambda *_: 4)
     policy = Policy(tiny_module(), 1.0, precision=precision)
     batch = make_batch([4] * 4, [9, 8, 7, 6], [0, 0, 1, 1])
     with LargestTensor(110) as largest:
@@ -103,7 +102,7 @@ def test_entropy_and_its_gradient(n_rows: int, monkeypatch: pytest.MonkeyPatch) 
     hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
     weight = torch.randn(7, 4, generator=generator, requires_grad=True)
     ids, upstream = torch.tensor([0, 6, 2, 2, 5]), torch.linspace(-1, 1, 5)
-    monkeypatch.setattr(logprobs, "chunk_rows", lambda *_: n_rows)
+    monkeypatch.setattr(model, "chunk_rows", lambda *_: n_rows)
     logp, entropy = token_logp(Head(weight, None, 0.7, softcap=2.0), hidden, ids, with_entropy=True)
     assert entropy is not None
     plain = torch.log_softmax(torch.tanh(hidden @ weight.T / 2) * 2 / 0.7, -1)

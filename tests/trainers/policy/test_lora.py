@@ -20,7 +20,7 @@ from harness.evaluation.config import EvalConfig
 from harness.evaluation.loop import evaluate
 from harness.models.loading import checkpoint_folders, resolve
 from harness.trainers.config import LoraConfig, OptimizerConfig
-from harness.trainers.optimizer import make_optimizer
+from harness.trainers.learner import make_optimizer
 from harness.trainers.policy.lora import AdapterReference, Adapters
 from harness.trainers.policy.model import Policy
 

@@ -3,7 +3,8 @@
 Requests run concurrently, as many as the server bears. A request that fails is repeated a bounded number of times,
 after waits that grow and that the server may set; if every try fails, the engine yields a `Failure`. The seed of each
 completion is sent; it is up to the server whether the same seed gives the same text. The API key comes from an
-environment variable and is written nowhere.
+environment variable and is written nowhere. A reply is bounded in size and read strictly, so that no reply costs more
+than its own completion; an error that every other request would get ends the run.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import itertools
 import json
 import queue
 import random
+import re
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from harness.core import extras
 from harness.core.config import incidental
-from harness.core.errors import EngineError, ModelError, nearest
+from harness.core.errors import ConfigError, EngineError, ModelError, nearest
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Failure, Request, Tokens
 from harness.engines.openai.concurrency import Gate
@@ -35,6 +37,7 @@ from harness.engines.openai.replies import (
     read_listing,
     read_reply,
     retry_after_s,
+    well_formed,
 )
 from harness.models.chat import PLAIN, prompt_ids
 from harness.models.loading import load_tokenizer, resolve
@@ -42,6 +45,14 @@ from harness.models.loading import load_tokenizer, resolve
 _RETRIED = (408, 409, 425, 429)  # and everything from 500 on
 _OVERLOAD = (408, 429, 503, 504, 529)
 _LIST_TIMEOUT_S = 60.0
+_MOST_REPLY_BYTES = 16 * 2**20
+_BUDGET = re.compile(r"max_(completion_|new_)?tokens|max_model_len|context (length|window)|tokens")
+_LIMIT = re.compile(
+    r"(?:at most|up to|context (?:length|window)\D{0,20}|max_model_len\W{1,4}|less than or equal to|no more than|<="
+    r"|(?:maximum|limit)[^.\d]{0,60}?(?:is|of|to))\s*[:=]?\s*(\d{1,9})\b",
+    re.IGNORECASE,
+)
+"""How servers state the most tokens that they generate."""
 
 
 class _FatalError(Exception):
@@ -85,6 +96,8 @@ class OpenAIEngine(Engine):
         max_tries: int = incidental(default=6)
         timeout_s: float = incidental(default=600.0)
         """Of one whole reply."""
+        max_reply_bytes: int = incidental(default=_MOST_REPLY_BYTES)
+        """A completion fails if its reply is longer, counted after decompression."""
         first_wait_s: float = incidental(default=1.0)
         """Wait before the second try. Each further wait is twice as long, less a random part of up to a half."""
         longest_wait_s: float = incidental(default=120.0)
@@ -101,8 +114,8 @@ class OpenAIEngine(Engine):
                 raise ValueError("base_url must not hold a user or password; put a key into the environment instead")
             if self.endpoint == "completions" and self.tokenizer is None:
                 raise ValueError("endpoint completions needs a tokenizer, whose chat template writes the prompts")
-            if min(self.max_concurrency, self.max_tries, self.give_up_after) < 1:
-                raise ValueError("max_concurrency, max_tries and give_up_after must be at least 1")
+            if min(self.max_concurrency, self.max_tries, self.give_up_after, self.max_reply_bytes) < 1:
+                raise ValueError("max_concurrency, max_tries, give_up_after and max_reply_bytes must be at least 1")
             if self.timeout_s <= 0 or min(self.first_wait_s, self.longest_wait_s) < 0:
                 raise ValueError("timeout_s must be above 0, and waits must not be negative")
 
@@ -113,6 +126,11 @@ class OpenAIEngine(Engine):
     def __init__(self, config: Config) -> None:
         self.config = config
         self._key = ApiKey(config.key_variable)
+        if self._key.is_secret and self._key.redact(repr(config)) != repr(config):
+            raise ConfigError(
+                f"the engine's options contain the API key in the environment variable {config.key_variable}, and are "
+                "stored with the run; leave it out of them"
+            )
         self._tokenizer: Any = None
         self._listings: Mapping[str, Mapping[str, str]] | None = None
 
@@ -172,6 +190,7 @@ class OpenAIEngine(Engine):
     async def _send_all(self, requests: Sequence[Request], give: Callable[[Completion | Failure], None]) -> str | None:
         """Give an answer for each request. Stop at a fault that all the others would meet, and return it."""
         gate, remaining, n_failed_in_a_row = Gate(self.config.max_concurrency), iter(requests), 0
+        self._has_reply = False
         fault: str | None = None
         async with self._client() as client:
 
@@ -200,6 +219,7 @@ class OpenAIEngine(Engine):
             result = await self._try(client, gate, request)
             await gate.leave(entered_at, is_overloaded=isinstance(result, _FailedTry) and result.is_overload)
             if isinstance(result, Completion):
+                self._has_reply = True
                 return result
             if not result.is_retried:
                 return _failure(request, result.reason)
@@ -229,7 +249,10 @@ class OpenAIEngine(Engine):
         except RefusedError as error:
             return _FailedTry(self._key.redact(str(error)), is_retried=False)
         except self._openai.APIStatusError as error:
-            return self._read_status_error(error)
+            failed = self._read_status_error(error)
+            if not self._has_reply and error.status_code in (400, 422) and self._is_common(failed.reason, request):
+                raise _FatalError(failed.reason) from None
+            return failed
         except self._openai.APIConnectionError as error:
             is_overload = isinstance(error, self._openai.APITimeoutError)
             return _FailedTry(self._key.redact(f"the connection failed: {error.__cause__!r}"), is_overload=is_overload)
@@ -245,13 +268,27 @@ class OpenAIEngine(Engine):
         else:
             ids = prompt_ids(self._tokenizer, request.messages)
             sending = client.completions.with_raw_response.create(model=self._model, prompt=ids, extra_body=fields)
+        return await self._received(sending)
+
+    async def _received(self, sending: Awaitable[Any]) -> Any:
+        """Return the response to a request; raise the package's errors, RefusedError or MalformedError."""
         try:
             raw = await sending
-        except (self._openai.OpenAIError, RefusedError):
+        except (self._openai.OpenAIError, RefusedError, MalformedError) as error:
+            if isinstance(error.__cause__, (RefusedError, MalformedError)):  # older versions of the package wrap them
+                raise error.__cause__ from None
             raise
         except Exception as error:  # the package raises all sorts of errors on a response it can't read
             raise MalformedError(f"the response can't be read: {type(error).__name__}: {error}") from None
         return raw.http_response
+
+    def _is_common(self, reason: str, request: Request) -> bool:
+        """Return whether a refusal is of something that all requests have: a field, or a budget above the limit."""
+        if _BUDGET.search(reason):  # a long prompt may be at fault, unless the budget alone is above a limit
+            limits = [int(number) for number in _LIMIT.findall(reason)]
+            return any(limit < request.sampling.max_tokens for limit in limits)
+        fields = {*self._fields(request), *self.config.extra_body} - {"stop"}  # which is a word too
+        return any(re.search(rf"\b{re.escape(name)}\b", reason) for name in fields)
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return the body's sampling fields. An option that is off is not sent: not every server knows it."""
@@ -268,7 +305,7 @@ class OpenAIEngine(Engine):
 
     def _read_status_error(self, error: Any) -> _FailedTry:
         status = error.status_code
-        text = " ".join(self._key.redact(str(error.message)).split())
+        text = " ".join(well_formed(self._key.redact(str(error.message))).split())
         detail = text.removeprefix(f"Error code: {status}").removeprefix(" - ")
         reason = f"the server answered {status}" + (f": {detail[:300]}" if detail else "")
         if status in (401, 403):
@@ -309,14 +346,15 @@ class OpenAIEngine(Engine):
     # --- the server
 
     def _client(self) -> Any:
-        return new_client(self._openai, self.config.base_url, self._key, self.config.timeout_s, self._tls)
+        config = self.config
+        return new_client(self._openai, config.base_url, self._key, config.timeout_s, config.max_reply_bytes, self._tls)
 
     def _list_models(self) -> Mapping[str, Mapping[str, str]]:
         """Return the server's fields of each of its models, requested once; nothing if it keeps no list."""
         if self._listings is None:
             try:
                 self._listings = asyncio.run(self._request_list())
-            except (_FatalError, RefusedError) as error:
+            except _FatalError as error:
                 raise ModelError(str(error)) from None
         return self._listings
 
@@ -324,7 +362,7 @@ class OpenAIEngine(Engine):
         async with self._client() as client:
             try:
                 async with asyncio.timeout(min(self.config.timeout_s, _LIST_TIMEOUT_S)):
-                    raw = await client.models.with_raw_response.list()
+                    response = await self._received(client.models.with_raw_response.list())
             except TimeoutError:
                 raise _FatalError(f"the server {self.config.base_url} did not answer in time") from None
             except self._openai.APIStatusError as error:
@@ -333,8 +371,12 @@ class OpenAIEngine(Engine):
                 raise _FatalError(self._read_status_error(error).reason) from None
             except self._openai.APIConnectionError as error:
                 cause = self._key.redact(str(error.__cause__))
-                raise _FatalError(f"no server answers at {self.config.base_url}: {cause}") from None
-        return read_listing(raw.http_response.content, self._key.redact_reply)
+                raise _FatalError(
+                    f"no server answers at {self.config.base_url}: {cause}; start it, or correct engine.base_url"
+                ) from None
+            except (MalformedError, RefusedError) as error:
+                raise _FatalError(self._key.redact(str(error))) from None
+        return read_listing(response.content, self._key.redact_reply)
 
 
 def _failure(request: Request, reason: str) -> Failure:

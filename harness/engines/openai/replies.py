@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import email.utils
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any
 
 from harness.core.types import FinishReason
 
+_MOST_TOKENS = 2**53
+_MOST_USD = 1e9
+_LONGEST_FIELD = 500
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -49,13 +53,13 @@ def read_reply(body: bytes, redact: Callable[[Any], Any]) -> ServerReply:
     if reason not in ("stop", "length"):
         if reason is None or not isinstance(reason, str):
             raise MalformedError(f"the reply has no finish_reason: {_start(fields)}")
-        raise RefusedError(f"the server ended the completion with {reason!r}")
+        raise RefusedError(f"the server ended the completion with {reason[:80]!r}")
     if text is not None and not isinstance(text, str):
         raise MalformedError(f"the text of the reply is not a string: {_start(fields)}")
     usage = fields.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return ServerReply(
-        text if text is not None else "",  # a model that reasoned up to its budget has no content yet
+        well_formed(text) if text is not None else "",  # a model that reasoned up to its budget has no content yet
         "stop" if reason == "stop" else "length",
         _whole(counts.get("prompt_tokens")),
         _whole(counts.get("completion_tokens")),
@@ -66,17 +70,25 @@ def read_reply(body: bytes, redact: Callable[[Any], Any]) -> ServerReply:
 def read_listing(body: bytes, redact: Callable[[Any], Any]) -> dict[str, dict[str, str]]:
     """Return the fields of each listed model that do not change by themselves; nothing if this is not a list."""
     try:
-        entries = {entry["id"]: entry for entry in _read_json(body, redact)["data"]}
-        return {
-            name: {
-                key: str(value)
-                for key, value in entry.items()
-                if isinstance(value, (str, int, float)) and key not in ("id", "object", "created")
-            }
-            for name, entry in entries.items()
-        }
+        entries = {entry["id"]: entry for entry in _read_json(body, redact)["data"] if isinstance(entry["id"], str)}
+        return {well_formed(name): _stable_fields(entry) for name, entry in entries.items()}
     except (MalformedError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _stable_fields(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        well_formed(key): well_formed(str(value))[:_LONGEST_FIELD]
+        for key, value in entry.items()
+        if isinstance(value, (str, int, float)) and key not in ("id", "object", "created")
+    }
+
+
+def well_formed(text: str) -> str:
+    """Return a text that UTF-8 can write: halves of surrogate pairs that JSON can escape become U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _read_json(body: bytes, redact: Callable[[Any], Any]) -> Any:
@@ -93,15 +105,17 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     milliseconds, given = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if given is None:
+            wait_s = float(milliseconds) / 1000
+        elif given is None:
             return None
-        if re.fullmatch(r"[0-9.]+", given.strip()):
-            return float(given)
-        date = email.utils.parsedate_to_datetime(given)
-        return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
-    except (ValueError, TypeError):  # not a valid header
+        elif re.fullmatch(r"[0-9.]+", given.strip()):
+            wait_s = float(given)
+        else:
+            date = email.utils.parsedate_to_datetime(given)
+            wait_s = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # not a valid header
         return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None
 
 
 def pause_s(headers: Mapping[str, str]) -> float:
@@ -120,18 +134,24 @@ def duration_s(text: str) -> float | None:
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         return None
     try:
-        return sum(float(number) * _UNITS_S[unit if unit else "s"] for number, unit in parts)
+        seconds = sum(float(number) * _UNITS_S[unit if unit else "s"] for number, unit in parts)
     except ValueError:
         return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else None
 
 
 def _money(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_price = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST_USD
+    return float(value) if is_price else None
 
 
 def _start(fields: Any) -> str:
-    return repr(json.dumps(fields)[:80])
+    try:
+        return repr(json.dumps(fields)[:80])
+    except RecursionError:
+        return "it is nested too deeply"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,19 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports wrong usage in one line, like any other wrong request."""
+    """A parser that reports wrong usage in one line, like any other wrong request, and never abbreviates."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # First, since an unknown option may be a misspelling of one that is required.
+        for given in itertools.takewhile(lambda text: text != "--", args if args is not None else ()):
+            name = given.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                known = [option for option in self._option_string_actions if option.startswith("--")]
+                self.error(str(UnknownNameError("option", name, known)))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.exit_code, f"harness: {message} (see `{self.prog} --help`)\n")

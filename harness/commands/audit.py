@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.commands import DONE
-from harness.commands.base.arguments import JsonArguments, add_json
+from harness.commands.base.arguments import JsonArguments, add_json, integer
 from harness.commands.base.output import print_result
 from harness.core.errors import UsageError
 from harness.core.types import Completion, Table, Verdict
@@ -37,7 +37,7 @@ class Arguments(JsonArguments):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run folder that `harness grade` may have given more graders")
-    parser.add_argument("--show", type=int, default=5, help="so many disagreements with their texts (default: 5)")
+    parser.add_argument("--show", type=integer, default=5, help="so many disagreements with their texts (default: 5)")
     add_json(parser)
 
 
@@ -66,6 +66,10 @@ class Audit:
     agreement: Table
     disagreements: tuple[Disagreement, ...]
     n_disagreements: int
+    n_compared: int
+    """Completions that two graders or more could grade."""
+    nothing_compared: str
+    """Why no completion could be compared, and what to do; empty if some were."""
 
 
 def audit(view: RunReader, n_shown: int) -> Audit:
@@ -77,11 +81,33 @@ def audit(view: RunReader, n_shown: int) -> Audit:
     texts = {(task, c.problem_id, c.index): c for task, c in view.completions()}
     tasks = sorted({task for task, _, _ in texts})
     found = list(_disagreements(verdicts, texts))
-    return Audit(_rates(tasks, verdicts, texts), _agreement(tasks, verdicts), tuple(found[:n_shown]), len(found))
+    n_compared = sum(len(by_grader) > 1 for _, _, by_grader in _graded_by(verdicts, texts))
+    return Audit(
+        _rates(tasks, verdicts, texts),
+        _agreement(tasks, verdicts),
+        tuple(found[:n_shown]),
+        len(found),
+        n_compared,
+        _why_nothing(view.folder, graders) if n_compared == 0 else "",
+    )
+
+
+def _why_nothing(folder: Path, graders: Sequence[str]) -> str:
+    if len(graders) == 1:
+        return (
+            f"nothing to compare: {folder} has the verdicts of one grader, {graders[0]}; `harness grade {folder} "
+            "--grader ID` adds another (`harness list graders`)"
+        )
+    return (
+        f"nothing to compare: no completion was graded by two of {', '.join(graders)}, as the others' verdicts are "
+        "ungraded or on other completions; the table above has their numbers"
+    )
 
 
 def disagreements_text(found: Audit) -> str:
-    """Return the disagreements as text for a terminal."""
+    """Return the disagreements as text for a terminal, or why there can't be any."""
+    if found.nothing_compared:
+        return found.nothing_compared
     blocks = [f"disagreements: {found.n_disagreements}" + _cut(len(found.disagreements), found.n_disagreements)]
     for item in found.disagreements:
         verdicts = [f"  {grader}: {verdict}" for grader, verdict in item.verdicts.items()]
@@ -141,11 +167,20 @@ def _agreement(tasks: Sequence[str], verdicts: Mapping[str, Verdicts]) -> Table:
 
 def _disagreements(verdicts: Mapping[str, Verdicts], texts: Texts) -> Iterator[Disagreement]:
     """Yield completions on which two graders disagree, in order. An ungraded verdict disagrees with none."""
-    for key, completion in texts.items():
-        by_grader = {grader: found[key] for grader, found in verdicts.items() if key in found}
-        if len({verdict.outcome for verdict in by_grader.values()} - {"ungraded"}) > 1:
-            texts_of = {grader: _verdict_text(verdict) for grader, verdict in by_grader.items()}
+    for key, completion, graded in _graded_by(verdicts, texts):
+        if len({verdict.outcome for verdict in graded.values()}) > 1:
+            every = {grader: found[key] for grader, found in verdicts.items() if key in found}
+            texts_of = {grader: _verdict_text(verdict) for grader, verdict in every.items()}
             yield Disagreement(*key, texts_of, completion.text[-SHOWN_CHARACTERS:])
+
+
+def _graded_by(
+    verdicts: Mapping[str, Verdicts], texts: Texts
+) -> Iterator[tuple[Key, Completion, Mapping[str, Verdict]]]:
+    """Yield each completion with the verdicts of the graders that could grade it."""
+    for key, completion in texts.items():
+        found = {grader: of_grader[key] for grader, of_grader in verdicts.items() if key in of_grader}
+        yield key, completion, {grader: verdict for grader, verdict in found.items() if verdict.outcome != "ungraded"}
 
 
 def _verdict_text(verdict: Verdict) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import DONE, FAILED, INTERRUPTED
-from harness.commands.base.arguments import OutputArguments, add_output_options, positive
+from harness.commands.base.arguments import OutputArguments, add_output_options, integer, positive
 from harness.commands.base.output import print_path, print_tables
 from harness.core.config import merge, parse, read_toml
 from harness.core.errors import HarnessError, RunError, RunFolderError
@@ -54,7 +54,7 @@ class Arguments(OutputArguments):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where everything goes")
     parser.add_argument("--steps", type=positive, default=STEPS, help=f"of training, each arm (default: {STEPS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the training (default: 0)")
+    parser.add_argument("--seed", type=integer, default=0, help="of the training (default: 0)")
     add_output_options(parser)
 
 

@@ -11,13 +11,15 @@ from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import (
     RunArguments,
     add_run_options,
+    decimals,
     given,
+    integer,
     parse_sets,
     plugin_settings,
     split_names,
     strictness,
 )
-from harness.commands.base.output import print_config, print_path, print_tables
+from harness.commands.base.output import print_config, print_path, print_tables, reasons_text
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.progress import Progress
 from harness.evaluation.config import EvalConfig
@@ -53,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="what generates (default: hf)")
     parser.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
     parser.add_argument("--split", help="train, validation or test (default: test)")
-    parser.add_argument("--n", type=int, help="samples per problem (default: 16); a larger n extends a run")
-    parser.add_argument("--limit", type=int, help="only the first problems; a larger limit extends a run")
+    parser.add_argument("--n", type=integer, help="samples per problem (default: 16); a larger n extends a run")
+    parser.add_argument("--limit", type=integer, help="only the first problems; a larger limit extends a run")
     parser.add_argument("--problem", help="only these: ids, or numbers counted from 0, separated by commas")
     parser.add_argument(
-        "--temperature", type=_numbers, default=[], help="instead of the task's own, several with commas; 0 is greedy"
+        "--temperature", type=decimals, default=[], help="instead of the task's own, several with commas; 0 is greedy"
     )
-    parser.add_argument("--max-tokens", type=int, help="instead of the task's own")
-    parser.add_argument("--seed", type=int, help="of the samples (default: 0)")
+    parser.add_argument("--max-tokens", type=integer, help="instead of the task's own")
+    parser.add_argument("--seed", type=integer, help="of the samples (default: 0)")
     add_run_options(parser)
 
 
@@ -82,10 +84,6 @@ def run(args: Arguments) -> int:
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
 
 
 def _settings(args: Arguments) -> list[Tree]:
@@ -139,10 +137,9 @@ def _conclude(args: Arguments, config: EvalConfig, done: Evaluation) -> int:
         )
     if done.share_ungraded <= config.max_ungraded:
         return DONE
-    reasons = done.run.folder / "verdicts.jsonl"
     print(
-        f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded; "
-        f"the reasons are in {reasons}",
+        f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded "
+        f"({reasons_text(done.reasons)}); {done.run.folder / 'verdicts.jsonl'} has all reasons",
         file=sys.stderr,
     )
     return UNGRADED

@@ -11,6 +11,7 @@ from harness.commands.base.arguments import (
     add_output_options,
     add_set,
     add_split,
+    decimal,
     given,
     one_of,
     parse_sets,
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser, None, help="default: test")
     parser.add_argument("--n", type=positive, help="replies per problem (default: 1)")
     parser.add_argument("--limit", type=positive, help="only the first problems")
-    parser.add_argument("--temperature", type=float, help="instead of the task's own; 0 is greedy")
+    parser.add_argument("--temperature", type=decimal, help="instead of the task's own; 0 is greedy")
     parser.add_argument("--max-tokens", type=positive, help="instead of the task's own")
     add_set(parser, "section.key=value, a TOML value")
     add_output_options(parser)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, parse_sets, positive
-from harness.commands.base.output import print_result
+from harness.commands.base.output import print_result, reasons_text
 from harness.core.config import PluginChoice, parse_plugin
 from harness.core.progress import Progress
 from harness.evaluation.regrade import Regraded, regrade
@@ -49,4 +49,5 @@ def _lines(regraded: Regraded) -> list[str]:
         for task, of_task in regraded.estimates.items()
         for e in of_task
     ]
-    return [*estimates, f"{regraded.n_completions} completions graded, {regraded.n_ungraded} of them ungraded"]
+    lines = [*estimates, f"{regraded.n_completions} completions graded, {regraded.n_ungraded} of them ungraded"]
+    return [*lines, f"ungraded: {reasons_text(regraded.reasons)}"] if regraded.reasons else lines

@@ -1,4 +1,4 @@
-"""List the plug-ins of a kind, one id per line."""
+"""List the plug-ins of a kind, the presets or the recipes, one id per line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json, one_of
 from harness.commands.base.output import print_result
-from harness.core.recipes import methods_of_settings
+from harness.core.recipes import methods_of_settings, recipe_titles
 from harness.core.registry import descriptions
 from harness.evaluation import presets
 
@@ -21,7 +21,7 @@ class Arguments(JsonArguments):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", **one_of(KINDS))
+    parser.add_argument("kind", **one_of((*KINDS, "recipes")))
     add_json(parser)
 
 
@@ -37,6 +37,8 @@ def _descriptions(kind: str) -> Mapping[str, str]:
     """Return the ids of a kind in order, each with one line about it."""
     if kind == "presets":
         return presets.titles()
+    if kind == "recipes":
+        return recipe_titles()
     if kind != "objectives":
         return descriptions(kind)
     methods = {name: method.description for name, method in methods_of_settings().items()}

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.commands import DONE
-from harness.commands.base.arguments import OutputArguments, add_output_options, add_set, build_task, parse_sets
+from harness.commands.base.arguments import (
+    OutputArguments,
+    add_output_options,
+    add_set,
+    build_task,
+    decimal,
+    parse_sets,
+)
 from harness.commands.base.output import print_tables
 from harness.core.errors import ConfigError
 from harness.core.protocols import Split, Task
@@ -59,7 +66,7 @@ def run(args: Arguments) -> int:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    share = decimal(text)
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
     return share

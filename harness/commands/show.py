@@ -1,9 +1,10 @@
-"""Show one task, objective, recipe or run in full."""
+"""Show a task, an objective, another plug-in, a recipe, a preset or a run in full."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -18,7 +19,7 @@ from harness.commands import DONE
 from harness.commands.base.arguments import add_set, add_split, build_task, parse_sets
 from harness.core import config as configs
 from harness.core import registry
-from harness.core.errors import ConfigError, RunFolderError, UnknownNameError
+from harness.core.errors import ConfigError, RunFolderError, UnknownNameError, UsageError
 from harness.core.protocols import ModelSource, Split
 from harness.core.recipes import ConfigFile, find_config, lineage, methods_of_settings, recipes
 from harness.core.types import Erratum, Problem
@@ -29,6 +30,7 @@ from harness.models.loading import load_tokenizer, resolve
 from harness.runs.folder import RunReader
 
 EXAMPLE = "harness show countdown --problem 3"
+SEPARATOR = "\n\n" + "=" * 40 + "\n\n"
 CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
 
 
@@ -59,40 +61,63 @@ def run(args: Arguments) -> int:
 
 
 def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[str, Any], model: str | None) -> str:
-    """Describe a run folder, a recipe, a preset or a plug-in; `kind/id` where several kinds have the id."""
-    is_run = (Path(name) / "run.json").exists()
-    sort = "run" if is_run else "recipe" if _is_recipe(name) else "preset" if _is_preset(name) else None
-    sort = "method without a file of its own" if sort is None and _is_of_settings(name) else sort
-    if sort is not None and (settings or problem is not None):
-        raise ConfigError(f"{name} is a {sort}: it has no options to set and no problems")
+    """Describe a run folder, or all recipes, presets and plug-ins of a name; `kind/id` names one of them."""
     if model is not None and problem is None:
         raise ConfigError("--model shows how one problem is written for it; choose one with --problem")
-    if is_run:
-        return _run(RunReader.read(Path(name)))
-    if sort == "recipe":
-        return _recipe(find_config(name))
-    if sort == "preset":
-        return presets.describe(name.removeprefix("presets/"))
+    is_run = (Path(name) / "run.json").exists()
+    others = {"run": functools.partial(_run_text, name)} if is_run else _without_options(name)
+    owners = [] if is_run else _owners(name)
+    if others and not owners and (settings or problem is not None):
+        raise ConfigError(f"{name} is a {next(iter(others))}: it has no options to set and no problems")
     if problem is not None:
         return _problem(build_task(name.removeprefix("tasks/"), settings), split, problem, model)
-    if _is_of_settings(name):
-        return _method(name)
-    return _plugin(*_find(name), settings)
+    if settings and len(owners) > 1:
+        choices = " or ".join(f"{kind}/{plugin_id}" for kind, plugin_id in owners)
+        raise ConfigError(f"{name!r} is the name of several: to set options, name {choices}")
+    if not others and not owners:
+        raise _unknown(name)
+    described = [_plugin(kind, plugin_id, settings) for kind, plugin_id in owners]
+    return SEPARATOR.join([*described, *(text() for text in others.values() if not settings)])
 
 
-def _is_of_settings(name: str) -> bool:
-    """Whether this is a method that differs from an objective only by settings, and no plug-in has its name."""
-    return name in methods_of_settings() and name not in registry.entries("objectives")
+def _without_options(name: str) -> dict[str, functools.partial[str]]:
+    """Return by sort how to describe the recipe, the preset and the method of a name."""
+    kind, slash, rest = name.partition("/")
+    found: dict[str, functools.partial[str]] = {}
+    recipe = rest if slash and kind == "recipes" else name
+    if recipe in recipes() or (Path(name).suffix == ".toml" and Path(name).is_file()):
+        found["recipe"] = functools.partial(_recipe, find_config(recipe))
+    preset = rest if slash and kind == "presets" else name
+    if preset in presets.preset_files() or (slash and kind == "presets"):
+        found["preset"] = functools.partial(presets.describe, preset)
+    if name in methods_of_settings() and name not in registry.entries("objectives"):
+        found["method without a file of its own"] = functools.partial(_method, name)
+    return found
+
+
+def _owners(name: str) -> list[tuple[str, str]]:
+    """Return the kind and id of each plug-in of this name."""
+    kind, slash, plugin_id = name.partition("/")
+    if slash and kind in registry.KINDS:
+        return [(kind, plugin_id)]
+    if ":" in name:  # a member of a family; only tasks have families
+        return [("tasks", name)]
+    return [(kind, name) for kind in registry.KINDS if name in registry.entries(kind)]
+
+
+def _unknown(name: str) -> UsageError:
+    if Path(name).is_dir():
+        return RunFolderError(f"{name} is not a run folder: it has no run.json")
+    known = {plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind)}
+    return UnknownNameError(
+        "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.preset_files()}
+    )
 
 
 def _method(name: str) -> str:
     method = methods_of_settings()[name]
     first = _recipe(recipes()[method.recipes[0]])
     return f"{name}: {method.description}\n\n{method.recipes[0]}:\n\n{first}"
-
-
-def _is_recipe(name: str) -> bool:
-    return name in recipes() or (Path(name).suffix == ".toml" and Path(name).is_file())
 
 
 def _recipe(path: Path) -> str:
@@ -155,31 +180,6 @@ def _toml_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[s
         text = f"{key} = {json.dumps(value)}" if is_list else tomli_w.dumps({key: value}).rstrip()
         lines.append(text + comments.get((table, key), ""))
     return lines
-
-
-def _is_preset(name: str) -> bool:
-    """Whether this is `presets/NAME`, or a preset's bare name that no plug-in has."""
-    others = (plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind))
-    return name.startswith("presets/") or (name in presets.preset_files() and name not in others)
-
-
-def _find(name: str) -> tuple[str, str]:
-    kind, slash, plugin_id = name.partition("/")
-    if slash and kind in registry.KINDS:
-        return kind, plugin_id
-    if ":" in name:  # a member of a family; only tasks have families
-        return "tasks", name
-    owners = [kind for kind in registry.KINDS if name in registry.entries(kind)]
-    if len(owners) > 1:
-        raise ConfigError(f"{name!r} is the name of several: " + " or ".join(f"{kind}/{name}" for kind in owners))
-    if not owners:
-        if Path(name).is_dir():
-            raise RunFolderError(f"{name} is not a run folder: it has no run.json")
-        known = {plugin_id for kind in registry.KINDS for plugin_id in registry.entries(kind)}
-        raise UnknownNameError(
-            "task, objective, recipe, preset or other plug-in", name, {*known, *recipes(), *presets.preset_files()}
-        )
-    return owners[0], name
 
 
 def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
@@ -278,7 +278,8 @@ def _as_written(problem: Problem[Any], model: str) -> str:
     return "\n\n".join([f"[as {model} reads it]\n{written}", _section("about it", facts)])
 
 
-def _run(view: RunReader) -> str:
+def _run_text(folder: str) -> str:
+    view = RunReader.read(Path(folder))
     record = view.record
     lines = [
         f"run {record.id}: {record.kind}, {view.status}" + (f" ({record.error})" if record.error is not None else ""),

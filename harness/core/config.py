@@ -176,7 +176,7 @@ def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: st
         return _parse_plugins(field.metadata, value, where, are_several=get_origin(kind) is tuple)
     if "sections" in field.metadata:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where!r} is a table of tables, not {value!r}")
+            raise ConfigError(f"{where!r} is a table of tables, such as [{where}.name], not {value!r}")
         return {name: _parse_section(get_args(kind)[1], item, _at(where, name)) for name, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _parse_section(kind, value, where)
@@ -185,7 +185,8 @@ def _parse_value(field: dataclasses.Field[Any], kind: Any, value: Any, where: st
 
 def _parse_section(schema: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where!r} is a table of keys, not {value!r}")
+        keys = ", ".join(_at(where, field.name) for field in dataclasses.fields(schema))
+        raise ConfigError(f"{where!r} is a table, not {value!r}: set its keys ({keys})")
     return _parse_table(schema, value, where)
 
 
@@ -210,9 +211,9 @@ def _parse_leaf(kind: Any, value: Any, where: str) -> Any:
     try:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where!r}{_problem(error.errors()[0], kind)}, not {value!r}") from None
+        raise ConfigError(f"{where!r}{_problem(error.errors()[0], kind)}, not {_shown(value)}") from None
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where!r}: {error}, not {value!r}") from None
+        raise ConfigError(f"{where!r}: {error}, not {_shown(value)}") from None
 
 
 _BOUNDS = {
@@ -223,8 +224,30 @@ _BOUNDS = {
 }
 
 
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number, such as 8,"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number, such as 0.5,"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": 'a text, such as "a",',
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+}
+
+
+def _list_example(error: Mapping[str, Any], kind: Any) -> str:
+    if _EXPECTED[error["type"]] != "a list":
+        return ""
+    return ", such as [1, 4]" if "str" not in str(kind) else ', such as ["a", "b"]'
+
+
+def _shown(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _problem(error: Mapping[str, Any], kind: Any) -> str:
     """Return the rest of a message that begins with the key."""
+    if error["type"] in _EXPECTED:
+        return f": {_EXPECTED[error['type']]} is expected{_list_example(error, kind)}"
     if error["type"] not in _BOUNDS:
         return f": {error['msg'][:1].lower()}{error['msg'][1:]}"
     notes = "".join(f" ({note})" for note in _notes(kind))

@@ -85,6 +85,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean ..." for a misspelt name or a part of one, or list the names if none is near."""
     names = sorted(known)
     close = [known_name for known_name in names if name in known_name.split("-")]
+    close = close if close else [known_name for known_name in names if len(name) > 3 and known_name.startswith(name)]
     close = close if close else difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"

@@ -9,6 +9,9 @@ of `countdown-dapo`.
 
 from __future__ import annotations
 
+import itertools
+import re
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from harness.core.errors import ConfigError, UnknownNameError, nearest
 FOLDER = Path(__file__).resolve().parents[1] / "trainers" / "recipes"
 OF_ALL_METHODS = "countdown-"
 """Prefix of the recipes of countdown, which every method has one of."""
+LONGEST_TITLE = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,17 @@ class ConfigFile:
 
 def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def recipe_titles() -> dict[str, str]:
+    """Return the first sentence of the comment that each recipe begins with, by name."""
+    return {name: _first_sentence(path.read_text(encoding="utf-8")) for name, path in recipes().items()}
+
+
+def _first_sentence(text: str) -> str:
+    head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    sentence = re.split(r"(?<!\bDr)[.;](?= |$)", " ".join(line.lstrip("# ") for line in head), maxsplit=1)[0]
+    return textwrap.shorten(sentence, LONGEST_TITLE, placeholder=" ...")
 
 
 def find_config(name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,6 +146,8 @@ class Evaluation:
     n_ungraded: int
     n_failed: int
     """Ungraded because the engine failed to generate; the same command asks for them again."""
+    reasons: Mapping[str, int]
+    """Why completions are ungraded, the most frequent reason first."""
 
     @property
     def share_ungraded(self) -> float:
@@ -186,7 +189,18 @@ def evaluate_opened(setup: EvalSetup, progress: Progress) -> Evaluation:
         graded = _evaluate_tasks(setup, writer, progress)
     ungraded = [item.verdict for item in graded if item.verdict.outcome == "ungraded"]
     n_failed = sum(NO_COMPLETION in verdict.details for verdict in ungraded)
-    return Evaluation(writer.reader(), len(graded), len(ungraded), n_failed)
+    return Evaluation(writer.reader(), len(graded), len(ungraded), n_failed, ungraded_reasons(graded))
+
+
+def ungraded_reasons(graded: Iterable[Graded[Any]]) -> dict[str, int]:
+    """Count the reasons of ungraded verdicts, with the grader's error where it gives one; the most frequent first."""
+    verdicts = [item.verdict for item in graded if item.verdict.outcome == "ungraded"]
+    counts = Counter(
+        f"{verdict.reason if verdict.reason else 'no reason given'}"
+        + (f" ({verdict.details['error']})" if "error" in verdict.details else "")
+        for verdict in verdicts
+    )
+    return dict(counts.most_common())
 
 
 def _evaluate_tasks(setup: EvalSetup, writer: RunWriter, progress: Progress) -> list[Graded[Any]]:

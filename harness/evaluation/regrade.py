@@ -19,7 +19,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Grader
 from harness.core.types import Estimate, Graded
 from harness.evaluation.config import EvalConfig
-from harness.evaluation.loop import estimates_of
+from harness.evaluation.loop import estimates_of, ungraded_reasons
 from harness.evaluation.pipeline import verdict_of
 from harness.evaluation.setup import TaskSetup, build_metrics, resolve_tasks
 from harness.runs.folder import RunReader, RunWriter
@@ -37,6 +37,8 @@ class Regraded:
     n_completions: int
     n_ungraded: int
     too_many_ungraded: bool
+    reasons: dict[str, int]
+    """Why completions are ungraded, the most frequent reason first."""
 
 
 def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, progress: Progress) -> Regraded:
@@ -58,7 +60,8 @@ def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, pr
         writer.close()
     everything = [item for of_task in graded.values() for item in of_task]
     n_ungraded = sum(item.verdict.outcome == "ungraded" for item in everything)
-    return Regraded(estimates, len(everything), n_ungraded, n_ungraded > config.max_ungraded * len(everything))
+    is_over = n_ungraded > config.max_ungraded * len(everything)
+    return Regraded(estimates, len(everything), n_ungraded, is_over, ungraded_reasons(everything))
 
 
 def _stored_config(folder: Path) -> EvalConfig:

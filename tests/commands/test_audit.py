@@ -55,3 +55,20 @@ def test_audit_counts_and_shows_differences(run, capsys):
     assert found["disagreements"][0]["verdicts"]["other"] == "correct, read '38'"
     assert main(["audit", str(run)]) == 0
     assert "disagreements: 4" in capsys.readouterr().out
+
+
+def test_audit_explains_that_nothing_can_be_compared(run, capsys):
+    def audited():
+        capsys.readouterr()
+        assert main(["audit", str(run)]) == 0
+        return capsys.readouterr().out
+
+    assert f"nothing to compare: {run} has the verdicts of one grader, countdown; `harness grade" in audited()
+    view = RunReader.read(run)
+    store = RunWriter.reopen(run, {})
+    for (task, problem_id, index), _ in view.verdicts("countdown").items():
+        store.append_verdict(task, problem_id, index, "other", Verdict("ungraded", None, reason="why"))
+    store.close()
+    printed = audited()
+    assert "nothing to compare: no completion was graded by two of countdown, other" in printed
+    assert "disagreements" not in printed

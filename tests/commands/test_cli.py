@@ -95,7 +95,7 @@ def refused(capsys, *command, code=2):
         ),
         (
             ["train", "countdown-grpo", "--set", "loop.steps=many"],
-            "'loop.steps': input should be a valid integer, not 'many'",
+            "'loop.steps': a whole number, such as 8, is expected, not 'many'",
         ),
         (["train", "countdown-grpo", "--set", "loop.steps=0"], "steps must be at least 1"),
         ([*EVAL, "--set", "engine.replie=['a']"], "unknown key 'engine.replie'; did you mean 'replies'"),
@@ -121,7 +121,16 @@ def refused(capsys, *command, code=2):
         (["report", "absent"], "absent is not a run folder: it has no run.json"),
         (["report", "."], ". is not a run folder: it has no run.json"),
         (["show", "countdwn"], "is called 'countdwn'; did you mean 'countdown'"),
-        (["show", "countdown"], "'countdown' is the name of several: tasks/countdown or graders/countdown"),
+        ([*EVAL, "--set", "strict_data=1"], "'strict_data': true or false is expected, not 1"),
+        ([*EVAL, "--set", "sampling.temperature='hot'"], "a number, such as 0.5, is expected, not 'hot'"),
+        ([*EVAL, "--set", "model.path=true"], "'model.path': a text, such as \"a\", is expected, not true"),
+        ([*EVAL, "--set", "sampling.stop=a"], "'sampling.stop': a list is expected, such as [\"a\", \"b\"], not 'a'"),
+        ([*EVAL, "--set", "sampling=3"], "'sampling' is a table, not 3: set its keys (sampling.max_tokens, "),
+        (
+            ["show", "countdown", "--set", "numbers=3"],
+            "'countdown' is the name of several: to set options, name tasks/countdown or graders/countdown",
+        ),
+        (["show", "countdown-grpo", "--problem", "1"], "countdown-grpo is a recipe: it has no options to set"),
         (["show", "tasks/countdwn"], "no task is called 'countdwn'; did you mean 'countdown'"),
         (["show", "."], ". is not a run folder: it has no run.json"),
         (["show", "countdown", "--problem", "-1"], "problems are counted from 0"),
@@ -157,6 +166,39 @@ def test_a_command_that_does_not_parse_is_exit_code_2_and_writes_nothing(capsys,
     assert captured.out == ""
     assert "harness" in captured.err
     assert tree(Path()) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["eval", "m", "--task", "countdown"], "no option is called '--task'; did you mean '--tasks'?"),
+        (["eval", "m", "--tasks=a", "--temp=1"], "no option is called '--temp'; did you mean '--temperature'?"),
+        (["train", "--dryrun"], "no option is called '--dryrun'; did you mean '--dry-run'?"),
+        (["compare", "a", "b", "--metrik", "x"], "did you mean '--metric'?"),
+        (["--vers"], "no option is called '--vers'; did you mean '--version'?"),
+        (["eval", "--n", "three"], "argument --n: a whole number is expected, such as 16, not 'three'"),
+        (["eval", "--temperature", "0.6,hot"], "argument --temperature: a number is expected, such as 0.6, not 'hot'"),
+        (["export", "verl", "x", "--temperature", "hot"], "a number is expected, such as 0.6, not 'hot'"),
+        (["demo", "--steps", "few"], "a whole number is expected, such as 16, not 'few'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_or_value_is_named_with_a_right_one(capsys, command, message):
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", commands())
+def test_no_command_abbreviates_an_option(capsys, name):
+    parser = command_parser(name, load_command(name))
+    for option in [option for option in parser._option_string_actions if len(option) > 4]:
+        with pytest.raises(SystemExit):
+            parser.parse_args([option[:-1]])
+        assert f"no option is called '{option[:-1]}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99}'])
@@ -450,13 +492,16 @@ def test_show_of_a_run_without_its_config_names_the_file(capsys):
         (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (see `harness list --help`)"),
         (
             ["list", "x"],
-            "invalid choice: 'x'; there is engines, graders, metrics, objectives, presets, tables, tasks (",
+            "invalid choice: 'x'; there is engines, graders, metrics, objectives, presets, recipes, tables, tasks (",
         ),
         (["report"], "the following arguments are required: runs (see `harness report --help`)"),
         (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),
-        ([*EVAL, "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        ([*EVAL, "--temprature", "1"], "no option is called '--temprature'; did you mean '--temperature'?"),
         ([], "the following arguments are required: COMMAND (see `harness --help`)"),
-        (["--quiet", "list", "tasks"], "unrecognized arguments: --quiet (see `harness --help`)"),
+        (
+            ["--quiet", "list", "tasks"],
+            "no option is called '--quiet'; there is --help, --version (see",
+        ),
         (["show", "x", "--split", "tests"], "argument --split: invalid choice: 'tests'; did you mean 'test'?"),
     ],
 )

@@ -3,7 +3,9 @@
 import pytest
 from command_output import output
 
+from harness.commands import show
 from harness.core import config as configs
+from harness.core.recipes import recipes
 
 pytestmark = pytest.mark.usefixtures("mirror")
 
@@ -95,3 +97,25 @@ def test_show_prints_a_problem_as_a_models_template_writes_it(tmp_path, capsys, 
     written = printed.partition("reads it]\n")[2].partition("\n\nabout it")[0]
     assert written.count("<s>") == int(bos[0])
     assert len(written.split()) == int(facts["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("countdown", ["task countdown", "grader countdown"]),
+        ("flowrl", ["objective flowrl", "FlowRL's evaluation, as its code was released"]),
+        ("tasks/countdown", ["task countdown"]),
+        ("recipes/countdown-grpo", ["GRPO on countdown"]),
+    ],
+)
+def test_show_prints_everything_of_a_name(capsys, name, parts):
+    printed = output(capsys, "show", name).out.split(show.SEPARATOR)
+    assert len(printed) == len(parts)
+    assert all(part in text for part, text in zip(parts, printed, strict=True))
+
+
+def test_recipes_are_listed_with_a_sentence_each(capsys):
+    listed = output(capsys, "list", "recipes").out.splitlines()
+    assert [line.split()[0] for line in listed] == list(recipes())
+    assert any(line.endswith("FlowRL on countdown with the bundled base") for line in listed)
+    assert all(len(line) < 150 for line in listed)

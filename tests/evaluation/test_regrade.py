@@ -50,6 +50,7 @@ def test_regrading_with_another_grader_keeps_the_metrics_of_the_first(run, capsy
         "n_completions": 12,
         "n_ungraded": 12,
         "too_many_ungraded": True,
+        "reasons": {"reference unreadable": 12},
     }
     view = RunReader.read(run)
     assert view.graders() == ["countdown", 'legacy_hendrycks(variant="lm-eval-math")']
@@ -92,3 +93,12 @@ def test_regrade_request_that_is_wrong_is_refused(run, capsys, arguments, messag
     assert main(["grade", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert (run / "verdicts.jsonl").read_bytes() == verdicts
+
+
+def test_regrading_prints_why_completions_are_ungraded(run, capsys):
+    capsys.readouterr()
+    assert main(["grade", str(run), "--grader", "choice", "--quiet"]) == 3
+    out = capsys.readouterr().out
+    n_completions = len(list(RunReader.read(run).completions()))
+    assert f"{n_completions} completions graded, {n_completions} of them ungraded" in out
+    assert f"ungraded: {n_completions} reference unreadable" in out

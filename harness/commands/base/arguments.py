@@ -70,12 +70,33 @@ def one_of(names: Sequence[str]) -> dict[str, Any]:
     return {"choices": names, "type": choice}
 
 
+def integer(text: str) -> int:
+    """Parse a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a whole number is expected, such as 16, not {text!r}") from None
+
+
 def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    number = int(text)
+    """Parse a whole number of at least 1."""
+    number = integer(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
+
+
+def decimal(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number is expected, such as 0.6, not {text!r}") from None
+
+
+def decimals(text: str) -> list[float]:
+    """Parse numbers separated by commas."""
+    return [decimal(number) for number in text.split(",")]
 
 
 # --- to settings ------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from harness.core.config import to_toml, to_tree
 from harness.core.types import Table
 from harness.reports.render import to_plain, to_terminal
 
+MOST_REASONS = 3
+
 
 def print_result(args: JsonArguments, value: object, text: object) -> None:
     """Print `value` with --json, else `text`."""
@@ -20,6 +22,13 @@ def print_result(args: JsonArguments, value: object, text: object) -> None:
 
 def print_tables(args: JsonArguments, tables: Sequence[Table]) -> None:
     print_result(args, [to_plain(table) for table in tables], "\n\n".join(map(to_terminal, tables)))
+
+
+def reasons_text(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent reasons why completions are ungraded, with their numbers."""
+    first = list(reasons.items())[:MOST_REASONS]
+    more = f"; and {len(reasons) - MOST_REASONS} other reasons" if len(reasons) > MOST_REASONS else ""
+    return "; ".join(f"{count} {reason}" for reason, count in first) + more
 
 
 def print_path(args: JsonArguments, label: str, path: Path) -> None:

@@ -256,6 +256,8 @@ class Metric(Plugin):
 
     loads_model: ClassVar[bool] = False
     """Whether computing it loads a model, so that it is computed only when named."""
+    measures_diversity: ClassVar[bool] = False
+    """Whether it measures how much the samples of a problem differ, and has the options `samples` and `correct`."""
 
     @abstractmethod
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:

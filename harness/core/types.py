@@ -416,3 +416,5 @@ class Execution:
     wall_s: float
     memory_bytes: int
     answers: tuple[Answer, ...] = ()
+    waited_s: float = 0.0
+    """The part of the wall time in which the program was ready to run and had no core."""

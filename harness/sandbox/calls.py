@@ -28,14 +28,14 @@ _KINDS: dict[bytes, Literal["value", "packed", "raised", "opaque", "too_large"]]
     caller.TOO_LARGE: "too_large",
 }
 _CHUNK_BYTES, _PIPE_BYTES = 1 << 16, 1 << 18
-_FIRST_LOOK_S, _LAST_WORD_S = 0.05, 5.0
+_FIRST_LOOK_S, _LAST_WORD_S, _CLOCK_S = 0.05, 5.0, 60.0
 
 Look = Callable[[int, Answer], bool]
 """Receives the index of a call and its result; returns whether to continue."""
 
 
 def wall_limit_s(cpu_s: float) -> float:
-    """Wall-clock limit, a safety net: a sleeping process exceeds it, one that only waits for a core does not."""
+    """Return the limit of wall time without that of waiting for a core: only a process that sleeps exceeds it."""
     return max(2 * cpu_s, cpu_s + 2)
 
 
@@ -53,6 +53,7 @@ class AnswerWatch:
         self.answers: list[Answer] = []
         self.cause: Literal["cpu", "wall", "malformed"] | None = None
         self._asked_for: int | None = None
+        self._asked_at = 0.0
         (self._our_end, events), (answers, answering), (asked, questions) = _pipes(3)
         self.for_program: Sequence[int] = (answering, asked)
         self.for_asker: Sequence[int] = (events, answers, questions)
@@ -97,7 +98,7 @@ class AnswerWatch:
                 if "clock" not in reply:
                     self._hear_the_rest()
                     return reply
-                self._note_clock(reply["clock"])
+                self._note_clock(*reply["clock"])
             self._check(control)
         with contextlib.suppress(BrokenPipeError):
             control.send(KILL)
@@ -116,7 +117,7 @@ class AnswerWatch:
 
     def _restart_clock(self) -> None:
         self._began = time.monotonic()
-        self._cpu_at_start: float | None = None
+        self._at_start: tuple[float, float] | None = None
         self._next_look = self._began + _FIRST_LOOK_S
 
     @property
@@ -125,31 +126,34 @@ class AnswerWatch:
         return self.calls[self._n_answers].cpu_s if self._has_loaded else max(call.cpu_s for call in self.calls)
 
     def _patience_s(self) -> float:
-        wall_end = self._began + wall_limit_s(self._limit_s)
-        next_event = wall_end if self._asked_for is not None else min(self._next_look, wall_end)
+        next_event = self._next_look if self._asked_for is None else self._asked_at + _CLOCK_S
         return max(next_event - time.monotonic(), 0.0)
 
     def _check(self, control: socket.socket) -> None:
-        """Ask for the CPU clock when the limit may have been reached; give up at the wall-clock limit."""
-        if self.is_complete:
-            return
+        """Ask for the clocks when a limit may have been reached. Raises OSError if the worker does not answer."""
         now = time.monotonic()
-        if now - self._began >= wall_limit_s(self._limit_s):
-            self.cause = "wall"
-        elif now >= self._next_look and self._asked_for is None:
-            self._asked_for = self._n_answers
+        if self.is_complete or self.cause is not None:
+            return
+        if self._asked_for is None and now >= self._next_look:
+            self._asked_for, self._asked_at = self._n_answers, now
             control.send(CLOCK)
+        elif self._asked_for is not None and now >= self._asked_at + _CLOCK_S:
+            raise TimeoutError("no clock")
 
-    def _note_clock(self, cpu_s: float) -> None:
+    def _note_clock(self, cpu_s: float, waited_s: float) -> None:
+        """Receive the CPU time of the program, and how long it waited for a core."""
         asked_for, self._asked_for = self._asked_for, None
+        now = time.monotonic()
         if asked_for != self._n_answers:
             return  # the call in question is over
-        if self._cpu_at_start is None:
-            self._cpu_at_start = max(cpu_s - (time.monotonic() - self._began), 0.0)
-        left = self._limit_s - (cpu_s - self._cpu_at_start)
-        if left <= 0:
-            self.cause = "cpu"
-        self._next_look = time.monotonic() + max(left, 0.005)
+        wall_s = now - self._began
+        if self._at_start is None:
+            self._at_start = max(cpu_s - wall_s, 0.0), max(waited_s - wall_s, 0.0)
+        left = self._limit_s - (cpu_s - self._at_start[0])
+        wall_left = wall_limit_s(self._limit_s) - (wall_s - (waited_s - self._at_start[1]))
+        if min(left, wall_left) <= 0:
+            self.cause = "cpu" if left <= 0 else "wall"
+        self._next_look = now + max(min(left, wall_left), 0.005)
 
     def _read(self) -> bool:
         """Read what is available. Return False at the end of the stream."""

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable
 
-from harness.core.errors import UsageError
+from harness.core.errors import SandboxError, UsageError
 from harness.core.types import Execution, Limits
 from harness.sandbox.inside.syscalls import MACHINE
 from harness.sandbox.isolation import Level
@@ -18,6 +18,7 @@ _COMPILERS = ("g++", "clang++")
 _FLAGS = ("-x", "c++", "-std=c++17", "-O2", "-static", "-s", "-pipe", "-w", "-fmax-errors=5", "-o", "main", "-")
 _LIMITS = Limits(cpu_s=20.0, wall_s=40.0, memory_bytes=1 << 30, output_bytes=64 << 20, keep_bytes=64 << 20)
 _MESSAGE_BYTES = 4 << 10
+_KILLED = b"Killed signal terminated program"
 _KEPT = 16
 # Folders that compilers consist of and read. They contain nothing of a user's and no Python packages.
 _PATHS = (
@@ -81,6 +82,8 @@ class Builder:
         ended = self._run(job, _LIMITS)
         if ended.status == "exited" and ended.exit_code == 0 and ended.stdout:
             return ended.stdout
+        if _KILLED in ended.stderr:
+            raise SandboxError("a part of the compiler was killed by the machine; use fewer workers, or grade again")
         return _not_compiled(ended)
 
 

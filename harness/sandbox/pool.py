@@ -14,7 +14,7 @@ from harness.core.types import Call, Execution, Language, Limits, Program
 from harness.sandbox import compiler, isolation, worker
 from harness.sandbox.calls import Look
 from harness.sandbox.isolation import MEANING, Level
-from harness.sandbox.worker import Job, Worker
+from harness.sandbox.worker import InterruptedProgramError, Job, Worker
 
 _ATTEMPTS = 3
 _TRIAL = Limits(cpu_s=2.0, wall_s=10.0, memory_bytes=256 << 20)
@@ -102,8 +102,12 @@ class Pool:
         program's.
         """
         for _ in range(_ATTEMPTS - 1):
-            with contextlib.suppress(SandboxError):
+            try:
                 return self._on_a_worker(lent, job, limits)
+            except InterruptedProgramError:
+                raise
+            except SandboxError:
+                continue
         return self._on_a_worker(lent, job, limits)
 
     def _on_a_worker(self, lent: list[Worker], job: Job, limits: Limits) -> Execution:

@@ -22,7 +22,7 @@ from harness.sandbox import isolation
 from harness.sandbox.calls import AnswerWatch, Look
 from harness.sandbox.inside import caller, lockdown, programs, tmpdir
 from harness.sandbox.inside.programs import DID_NOT_COMPILE
-from harness.sandbox.inside.zygote import read_reply
+from harness.sandbox.inside.zygote import MOST_STRETCH, read_reply
 from harness.sandbox.isolation import Level
 
 _START = (
@@ -43,7 +43,7 @@ _START_S = 60.0
 _GRACE_S = 5.0
 _STDERR_BYTES = 16 << 10
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_DEATHS_OF_MEMORY = (signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL)
+_DEATHS_OF_MEMORY = (signal.SIGSEGV, signal.SIGABRT)
 _COMPLAINTS_OF_MEMORY = (b"MemoryError", b"numpy._core._exceptions._ArrayMemoryError")
 
 
@@ -68,6 +68,10 @@ def script(program: Program, stdin: bytes) -> Job:
 def function(program: Program, name: str, calls: Sequence[Call], look: Look | None = None) -> Job:
     payload = programs.function_payload(program.source, name, packs=look is not None)
     return Job(payload, b"", calls, program.prelude, look)
+
+
+class InterruptedProgramError(SandboxError):
+    """The machine killed a program, or gave it no processor time: its end shows nothing about it."""
 
 
 class Worker:
@@ -133,7 +137,7 @@ class Worker:
             fds = [*given, stdout, stderr, *(watch.for_program if watch is not None else ())]
             asked = [limits.cpu_s, limits.wall_s, limits.memory_bytes, limits.output_bytes]
             request = (*asked, job.prelude, job.kind, tuple(job.arguments), job.product)
-            self._socket.settimeout(limits.wall_s + _GRACE_S)
+            self._socket.settimeout(limits.wall_s * MOST_STRETCH + _GRACE_S)
             ended = self._exchange(marshal.dumps(request), fds, watch)
             if ended["trouble"] is not None:
                 raise SandboxError(f"a worker could not isolate a program's process: {ended['trouble']}")
@@ -224,6 +228,7 @@ def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, 
     if watch is not None and (watch.is_complete or watch.cause is not None):
         ended = {**ended, "killed_for": watch.cause}
         code = 0
+    _raise_if_interrupted(ended, code, limits)
     return Execution(
         status=_status(ended, code, complaint, written, limits),
         exit_code=abs(code),
@@ -233,7 +238,23 @@ def _execution(ended: dict[str, Any], limits: Limits, stdout: int, stderr: int, 
         wall_s=ended["wall_s"],
         memory_bytes=ended["memory_bytes"],
         answers=answers,
+        waited_s=ended["waited_s"],
     )
+
+
+def _raise_if_interrupted(ended: dict[str, Any], code: int, limits: Limits) -> None:
+    """Raise InterruptedProgramError if the machine ended a program, which can't send itself SIGKILL, see seccomp."""
+    if ended["killed_for"] == "starve":
+        raise InterruptedProgramError(
+            f"a program waited for a processor for {ended['waited_s']:.1f} of {ended['wall_s']:.1f} s; the machine is "
+            f"too busy: use fewer workers, or grade again later"
+        )
+    is_ours = ended["killed_for"] is not None or ended["cpu_s"] >= limits.cpu_s
+    if code == -signal.SIGKILL and not is_ours and ended["memory_bytes"] <= limits.memory_bytes:
+        raise InterruptedProgramError(
+            f"a program was killed by the machine when it used {ended['memory_bytes'] >> 20} MiB, not at a limit; if "
+            f"the kernel log names it out of memory, use fewer workers"
+        )
 
 
 def _status(ended: dict[str, Any], code: int, complaint: bytes, written: int, limits: Limits) -> ExecutionStatus:

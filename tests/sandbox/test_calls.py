@@ -179,7 +179,7 @@ def test_program_end_without_a_report_loses_the_calls(reported):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         for is_reported in (False, True):
-            theirs.send(zygote._ENDED.pack(b"E", b"", 1 << 8, 0.1, 1 << 20, 0.1))
+            theirs.send(zygote._ENDED.pack(b"E", b"", 1 << 8, 0.1, 1 << 20, 0.1, 0.0))
             with AnswerWatch([Call([n], 1.0, 100) for n in range(3)]) as watch:
                 end = caller.REPORT_HEAD.pack(caller.ENDED, 0, 0.0) if is_reported else b""
                 os.write(watch.for_asker[0], caller.REPORT_HEAD.pack(caller.LOADED, 0, 0.1) + reported + end)

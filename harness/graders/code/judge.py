@@ -80,7 +80,7 @@ class Allowance:
     def is_spent(self, total: _Total) -> bool:
         """Return whether all tests together took too long; sleeping counts at half the rate."""
         limit_s = self.total_cpu_s
-        return limit_s is not None and (total.cpu_s >= limit_s or total.wall_s >= wall_s(limit_s))
+        return limit_s is not None and (total.cpu_s >= limit_s or total.own_wall_s >= wall_s(limit_s))
 
     def limits(self, cpu_s: float, wall_s: float, keep_bytes: int = 0) -> Limits:
         return Limits(cpu_s, wall_s, self.memory_bytes, max(_OUTPUT_BYTES, keep_bytes), keep_bytes)
@@ -91,12 +91,13 @@ class _Total:
 
     def __init__(self) -> None:
         self.outcomes: list[TestOutcome] = []
-        self.cpu_s = self.wall_s = 0.0
+        self.cpu_s = self.wall_s = self.own_wall_s = 0.0
         self.memory_bytes = self.n_retried = 0
 
     def add(self, execution: Execution) -> None:
         self.cpu_s += execution.cpu_s
         self.wall_s += execution.wall_s
+        self.own_wall_s += execution.wall_s - execution.waited_s
         self.memory_bytes = max(self.memory_bytes, execution.memory_bytes)
 
     def result(self, n_tests: int) -> JudgeResult:
@@ -105,6 +106,7 @@ class _Total:
 
 
 def wall_s(cpu_s: float) -> float:
+    """Return the limit of wall time without that of waiting for a core."""
     return max(2 * cpu_s, cpu_s + 2)
 
 
@@ -153,7 +155,8 @@ def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, tot
     given = allowed.limits(more_s, wall_s(more_s), keep_bytes) if is_crowded else own
     execution = pool.run(program, test.stdin, given)
     is_far_over = execution.status == "cpu_limit" and is_crowded
-    is_late = execution.status in _LATE or execution.cpu_s > allowed.cpu_s or execution.wall_s > own.wall_s
+    own_wall_s = execution.wall_s - execution.waited_s
+    is_late = execution.status in _LATE or execution.cpu_s > allowed.cpu_s or own_wall_s > own.wall_s
     if is_late and not is_far_over and (is_crowded or (allowed.retries_timeouts and pool.is_crowded)):
         total.n_retried += 1
         execution = pool.run_alone(program, test.stdin, own)

@@ -26,15 +26,15 @@ getresuid 118 148, getresgid 120 150, getgroups 115 158, getpgrp 111 -, getpgid 
 umask 95 166, uname 63 160, sysinfo 99 179, getrusage 98 165, times 100 153, clock_gettime 228 113,
 clock_getres 229 114, clock_nanosleep 230 115, nanosleep 35 101, gettimeofday 96 169, time 201 -,
 getitimer 36 102, setitimer 38 103, alarm 37 -, getrandom 318 278, getcpu 309 168, sched_yield 24 124,
-sched_getaffinity 204 123, getpriority 140 141, getrlimit 97 163, setrlimit 160 164, poll 7 -, ppoll 271 73,
+sched_getaffinity 204 123, getpriority 140 141, getrlimit 97 163, poll 7 -, ppoll 271 73,
 select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -,
 epoll_pwait 281 22, eventfd2 290 19, pipe 22 -, pipe2 293 59, dup 32 23, dup2 33 -, dup3 292 24, sendto 44 206,
 recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsockopt 55 209
 """
 # Allowed on a condition, see `_conditions`.
 _CONDITIONAL = """
-open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, prlimit64 302 261, prctl 157 167, ioctl 16 29,
-fcntl 72 25, socketpair 53 199, execveat 322 281
+open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, setrlimit 160 164, prlimit64 302 261,
+prctl 157 167, ioctl 16 29, fcntl 72 25, socketpair 53 199, execveat 322 281
 """
 # "Not implemented" makes libraries fall back to an older call; "not permitted" would not.
 # For programs with a writable folder; Landlock decides where. Not chmod, chown, utime and link, which Landlock does not
@@ -57,6 +57,8 @@ _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture constant
 
 _ALLOW, _KILL, _EPERM, _ENOENT, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050002, 0x00050026
+_NOTHING = 0x00050000  # success without any effect
+_SIGKILL, _RLIMIT_CPU = 9, 0
 _CLONE_THREAD = 0x10000
 _PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -86,7 +88,7 @@ def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> byt
         tables.append(_OF_EXECUTABLES)
     if kind == "compiler":
         tables.append(_OF_COMPILERS)
-        conditions = {name: conditions[name] for name in ("prlimit64", "prctl", "ioctl", "fcntl")}
+        conditions = {name: conditions[name] for name in ("setrlimit", "prlimit64", "prctl", "ioctl", "fcntl")}
         conditions.update({name: [_ret(_ALLOW)] for name in ("open", "openat", "clone", "kill", "tgkill")})
     actions: dict[int, Code] = {
         number: [_ret(_ALLOW)] for table in tables for number in numbers(table, machine).values()
@@ -114,9 +116,10 @@ def _conditions(*, may_open: bool) -> Mapping[str, Code]:
         "openat": opening,
         "execveat": [_load_argument(0), _equal(BINARY_FD, 1, 0), _ret(_EPERM), *_one_of(4, (_AT_EMPTY_PATH,))],
         "clone": [_load_argument(0), _any_bit(_CLONE_THREAD, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
-        "tgkill": _one_of(0, (OWN_PID,)),
-        "kill": _one_of(0, (OWN_PID,)),
-        "prlimit64": _one_of(0, (0,)),
+        "tgkill": _to_itself(signal_argument=2),
+        "kill": _to_itself(signal_argument=1),
+        "setrlimit": [_load_argument(0), _equal(_RLIMIT_CPU, 0, 1), _ret(_NOTHING), _ret(_ALLOW)],
+        "prlimit64": _own_limits(),
         "prctl": _one_of(0, _PRCTL_NAMES),
         "ioctl": _one_of(1, _IOCTLS),
         "fcntl": _one_of(1, _FCNTLS),
@@ -127,6 +130,20 @@ def _conditions(*, may_open: bool) -> Mapping[str, Code]:
 def _one_of(argument: int, values: Sequence[int]) -> Code:
     tests = [_equal(value, len(values) - place, 0) for place, value in enumerate(values)]
     return [_load_argument(argument), *tests, _ret(_EPERM), _ret(_ALLOW)]
+
+
+def _to_itself(signal_argument: int) -> Code:
+    """Allow a signal to the program itself. SIGKILL ends it as SIGSYS, so that a SIGKILL always comes from outside."""
+    own = [_load_argument(0), _equal(OWN_PID, 1, 0), _ret(_EPERM)]
+    return [*own, _load_argument(signal_argument), _equal(_SIGKILL, 0, 1), _ret(_KILL), _ret(_ALLOW)]
+
+
+def _own_limits() -> Code:
+    """Allow own limits; a new one of CPU time is ignored: the kernel would end the program with SIGKILL."""
+    own = [_load_argument(0), _equal(0, 1, 0), _ret(_EPERM)]
+    is_cpu = [_load_argument(1), _equal(_RLIMIT_CPU, 1, 0), _ret(_ALLOW)]
+    is_new = [_load_argument(2), _equal(0, 0, 2), _load(16 + 8 * 2 + 4), _equal(0, 1, 0), _ret(_NOTHING)]
+    return [*own, *is_cpu, *is_new, _ret(_ALLOW)]
 
 
 def _intervals(actions: Mapping[int, Code]) -> list[tuple[int, Code]]:

@@ -26,14 +26,18 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import landlock, lockdown, namespaces, programs, seccomp, syscalls, tmpdir
+from . import landlock, lockdown, namespaces, programs, run_queue, seccomp, syscalls, tmpdir
 
 LOOK_EVERY_S = 0.1
+MOST_STRETCH = 10
+"""A program that waits for a core may take this many times its wall limit; then the machine is too busy to judge it."""
 _MOST_DESCRIPTORS = 6
 _MESSAGE_BYTES = 1 << 16
 _LINKS_OF_A_FOLDER = 2
+_SENT_TO_ALL = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that shells and job schedulers send to every process of a job: no program may seem to have failed by them."""
 KILL, CLOCK = b"k", b"c"
-_ENDED = struct.Struct("<c6sidqd")  # E, cause, status, CPU s, bytes, wall s; then the error message
+_ENDED = struct.Struct("<c6sidqdd")  # E, cause, status, CPU s, bytes, wall s, waited s; then the error message
 
 
 class _AllowedPackages:
@@ -58,7 +62,7 @@ def read_reply(message: bytes) -> dict[str, Any]:
         reply: dict[str, Any] = json.loads(message)
         return reply
     _, cause, *values = _ENDED.unpack_from(message)
-    names = ("status", "cpu_s", "memory_bytes", "wall_s")
+    names = ("status", "cpu_s", "memory_bytes", "wall_s", "waited_s")
     ended: dict[str, Any] = dict(zip(names, values, strict=True))
     trouble = message[_ENDED.size :].decode(errors="replace")
     return {**ended, "killed_for": cause.rstrip(b"\0").decode() or None, "trouble": trouble or None}
@@ -96,6 +100,7 @@ def _start_again_with_a_large_stack(*inherited: int) -> None:
 class _Worker:
     def __init__(self, control: socket.socket, requests_fd: int, settings: Mapping[str, Any]) -> None:
         self._control, self._cores = control, os.sched_getaffinity(0)
+        self._proc = run_queue.open_proc()
         level = settings["level"]
         sys.meta_path.append(_AllowedPackages(settings["packages"]))
         for name in settings["preload"]:
@@ -120,6 +125,8 @@ class _Worker:
         # Python ignores these two signals, and programs would swallow the exceptions.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        for number in _SENT_TO_ALL:
+            signal.signal(number, signal.SIG_IGN)
         self._ready = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         lockdown.limit_worker()
         _prepare_interpreter()
@@ -151,7 +158,7 @@ class _Worker:
         began = time.monotonic()
         try:
             pid = self._fork(request, descriptors)
-            killed_for = self._watch(pid, began, request, descriptors[2])
+            killed_for, waited_s = self._watch(pid, began, request, descriptors[2])
             _, status, used = os.wait4(pid, 0)
             if request.kind == "compiler":
                 _end_group(pid)
@@ -167,7 +174,7 @@ class _Worker:
         cause = killed_for.encode() if killed_for is not None else b""
         cpu_s, memory_bytes, wall_s = used.ru_utime + used.ru_stime, used.ru_maxrss << 10, time.monotonic() - began
         trouble = b"" if message == lockdown.READY else message
-        return _ENDED.pack(b"E", cause, status, cpu_s, memory_bytes, wall_s) + trouble
+        return _ENDED.pack(b"E", cause, status, cpu_s, memory_bytes, wall_s, waited_s) + trouble
 
     def _fork(self, request: lockdown.Request, descriptors: Sequence[int]) -> int:
         if self._own_namespace is not None:
@@ -180,9 +187,10 @@ class _Worker:
             syscalls.setns(self._own_namespace, syscalls.CLONE_NEWPID)
         return pid
 
-    def _watch(self, pid: int, began: float, request: lockdown.Request, stdout: int) -> str | None:
-        """Wait for the end of a process, and kill it at a limit."""
+    def _watch(self, pid: int, began: float, request: lockdown.Request, stdout: int) -> tuple[str | None, float]:
+        """Wait for the end of a process, and kill it at a limit. Return it, and the time of waiting for a core."""
         handle = os.pidfd_open(pid)
+        waiting = run_queue.Waiting(self._proc, handle, began)
         clock = ((~pid) << 3) | 2  # the CPU clock of another process
         poll = select.poll()
         poll.register(handle, select.POLLIN)
@@ -191,7 +199,10 @@ class _Worker:
         try:
             while killed_for is None:
                 cpu_s, wall_s = time.clock_gettime(clock), time.monotonic() - began
-                killed_for = _limit_reached(request, cpu_s, wall_s, os.fstat(stdout).st_size)
+                if wall_s >= LOOK_EVERY_S:
+                    waiting.look()
+                own_wall_s = wall_s - waiting.total_s
+                killed_for = _limit_reached(request, cpu_s, own_wall_s, wall_s, os.fstat(stdout).st_size)
                 if (
                     self.scratch is not None
                     and killed_for is None
@@ -203,18 +214,19 @@ class _Worker:
                     killed_for = "thread"
                 if killed_for is not None:
                     break
-                left = min(request.cpu_s - cpu_s, request.wall_s - wall_s, LOOK_EVERY_S)
+                left = min(request.cpu_s - cpu_s, request.wall_s - own_wall_s, LOOK_EVERY_S)
                 ready = {fd for fd, _ in poll.poll(left * 1000 + 1)}
                 if handle in ready:
-                    return None
+                    return None, waiting.total_s
                 if self._control.fileno() in ready:
-                    killed_for = self._told(clock)
+                    killed_for = self._told(clock, waiting)
                 if not ready:
                     self._let_go(pid)
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         finally:
+            waiting.close()
             os.close(handle)
-        return killed_for
+        return killed_for, waiting.total_s
 
     def _has_too_many_threads(self, pid: int) -> bool:
         """Count threads where the kernel does not; a program's user may have any number elsewhere."""
@@ -230,20 +242,26 @@ class _Worker:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(pid, self._cores)
 
-    def _told(self, clock: int) -> str | None:
+    def _told(self, clock: int, waiting: run_queue.Waiting) -> str | None:
         """Handle a message during a run: end it, or report the CPU time used."""
         message = self._control.recv(1)
         if message == CLOCK:
-            self._control.send(json.dumps({"clock": time.clock_gettime(clock)}).encode())
+            waiting.look()
+            self._control.send(json.dumps({"clock": [time.clock_gettime(clock), waiting.total_s]}).encode())
             return None
         return "asked"
 
 
-def _limit_reached(request: lockdown.Request, cpu_s: float, wall_s: float, output_bytes: int) -> str | None:
+def _limit_reached(
+    request: lockdown.Request, cpu_s: float, own_wall_s: float, wall_s: float, output_bytes: int
+) -> str | None:
+    """Return the limit that is reached. `own_wall_s` is the wall time without that of waiting for a core."""
     if cpu_s >= request.cpu_s:
         return "cpu"
-    if wall_s >= request.wall_s:
+    if own_wall_s >= request.wall_s:
         return "wall"
+    if wall_s >= request.wall_s * MOST_STRETCH:
+        return "starve"
     return "output" if output_bytes >= request.output_bytes else None
 
 

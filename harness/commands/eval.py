@@ -22,7 +22,7 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_config, print_path, print_tables, reasons_text
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.progress import Progress
-from harness.evaluation.config import EvalConfig
+from harness.evaluation.config import DEFAULT_METRICS, EvalConfig
 from harness.evaluation.loop import Evaluation
 from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
 from harness.reports.report import tables_of, write_report
@@ -38,6 +38,7 @@ class Arguments(RunArguments):
     preset: str | None
     engine: str | None
     grader: str | None
+    metrics: str | None
     split: str | None
     n: int | None
     limit: int | None
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="a published protocol: `harness list presets`; other flags stand above it")
     parser.add_argument("--engine", help="what generates (default: hf)")
     parser.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
+    parser.add_argument(
+        "--metrics", help="ids of more metrics, separated by commas; `diversity` is all of those that need no model"
+    )
     parser.add_argument("--split", help="train, validation or test (default: test)")
     parser.add_argument("--n", type=integer, help="samples per problem (default: 16); a larger n extends a run")
     parser.add_argument("--limit", type=integer, help="only the first problems; a larger limit extends a run")
@@ -100,6 +104,7 @@ def _flags(args: Arguments) -> Tree:
         **given(tasks=split_names(args.tasks), problems=split_names(args.problem)),
         **plugin_settings("engine", args.engine),
         **plugin_settings("grader", args.grader),
+        **given(metrics=[*DEFAULT_METRICS, *names] if (names := split_names(args.metrics)) is not None else None),
         **given(sampling={"max_tokens": args.max_tokens} if args.max_tokens is not None else None),
         **given(preset=args.preset, split=args.split, n=args.n, limit=args.limit, seed=args.seed),
     }

@@ -270,6 +270,13 @@ class Metric(Plugin):
         """
         return {}
 
+    def cards(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by kind the models that values depend on, such as an `encoder`, each with facts to print below them.
+
+        They are complete once values were computed.
+        """
+        return {}
+
     @classmethod
     def samples_needed(cls, options: Any) -> int:  # noqa: ARG003
         """Return how many samples of a problem these options need."""

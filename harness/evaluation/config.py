@@ -15,6 +15,8 @@ from harness.core.seeds import derive_each
 from harness.core.types import MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
 from harness.models.loading import resolve
 
+DEFAULT_METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -121,9 +123,7 @@ class EvalConfig:
     """Refuse data whose fingerprint is not the stored one, instead of printing a warning."""
     store_ids: bool = incidental(default=False)
     """Store token ids and log-probabilities with the texts."""
-    metrics: tuple[PluginChoice, ...] = plugin(
-        "metrics", default=["avg_at_k", "pass_at_k", "distinct_at_k"], is_incidental=True
-    )
+    metrics: tuple[PluginChoice, ...] = plugin("metrics", default=list(DEFAULT_METRICS), is_incidental=True)
 
     def __post_init__(self) -> None:
         if self.n < 1:

@@ -43,7 +43,7 @@ class Regraded:
 
 def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, progress: Progress) -> Regraded:
     """Grade every completion of an evaluation again, with the chosen grader or the run's own. Its status stays."""
-    config = _stored_config(folder)
+    config = stored_config(folder)
     tasks = resolve_tasks(config, progress)
     graders = {name: _grader(choice, task) for name, task in tasks.items()}
     writer = RunWriter.reopen(folder, {name: task.facts for name, task in tasks.items()})
@@ -64,7 +64,7 @@ def regrade(folder: Path, choice: PluginChoice | None, n_threads: int | None, pr
     return Regraded(estimates, len(everything), n_ungraded, is_over, ungraded_reasons(everything))
 
 
-def _stored_config(folder: Path) -> EvalConfig:
+def stored_config(folder: Path) -> EvalConfig:
     """Return the config of the run, without how its completions were generated."""
     run = RunReader.read(folder)
     if run.record.kind != "eval":

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from harness.stats.intervals import CHUNK_ELEMENTS, DRAWS, INTERVAL_SEED, LEVEL, Floats
 
 
 def class_counts(classes: Sequence[Hashable]) -> tuple[int, ...]:
@@ -192,3 +192,47 @@ def adjusted_rand(counts: Sequence[int]) -> float | None:
     if math.isclose(largest, expected):
         return None
     return (both - expected) / (largest - expected)
+
+
+# --- intervals over problems, seeds and passes ------------------------------------------------------------------
+
+
+def crossed_draws(
+    arms: Sequence[ArrayLike],
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = INTERVAL_SEED,
+    draws: int = DRAWS,
+) -> Floats:
+    """Return the mean of each arm in each draw of a bootstrap: [draws, arms].
+
+    An arm is [seeds, passes, problems]; seeds may differ in number. A draw takes the same problems, or whole clusters
+    of them, and the same passes of a judge in all arms, so that they stay paired, and the seeds of each arm on their
+    own.
+    """
+    values = [np.asarray(arm, dtype=np.float64) for arm in arms]
+    _, n_passes, n_problems = values[0].shape
+    labels = list(clusters) if clusters is not None else list(range(n_problems))
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    cluster_of = np.array([numbers[label] for label in labels])
+    generator = np.random.default_rng(seed)
+    found = np.empty((draws, len(values)))
+    rows_at_once = max(1, CHUNK_ELEMENTS // max(n_problems, 1))
+    for done in range(0, draws, rows_at_once):
+        rows = min(rows_at_once, draws - done)
+        times = _times(generator, len(numbers), rows)[:, cluster_of]
+        passes = _times(generator, n_passes, rows) / n_passes
+        for place, arm in enumerate(values):
+            by_level = np.einsum("rq,spq->rsp", times, arm, optimize=True) / times.sum(axis=1)[:, None, None]
+            seeds = _times(generator, len(arm), rows) / len(arm)
+            found[done : done + rows, place] = np.einsum("rsp,rs,rp->r", by_level, seeds, passes)
+    return found
+
+
+def _times(generator: np.random.Generator, n: int, rows: int) -> Floats:
+    return generator.multinomial(n, np.full(n, 1 / n), size=rows).astype(np.float64)
+
+
+def crossed_interval(draws: Floats) -> tuple[float, float]:
+    """Return the 95% percentile interval of one column of `crossed_draws`, or of the difference of two."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import EngineError, RunError
+from harness.core.protocols import Need
 from harness.core.tensors import Batch, Totals
 from harness.core.types import Graded
 
 
-def collate(graded: Sequence[Graded[Any]], device: str, greedy_rewards: Sequence[float] | None = None) -> Batch:
-    """Return completions as one padded batch in the given order. Completions of one problem form a group."""
+def collate(
+    graded: Sequence[Graded[Any]],
+    device: str,
+    greedy_rewards: Sequence[float] | None = None,
+    needs: frozenset[Need] = frozenset(),
+) -> Batch:
+    """Return completions as one padded batch in the given order. Completions of one problem form a group.
+
+    The classes of completions are in it where they are in the objective's `needs`.
+    """
     prompts = [_ids(item.completion.tokens.prompt_ids) for item in graded]
     completions = [_ids(item.completion.tokens.completion_ids) for item in graded]
     prompt_lengths = torch.tensor([len(ids) for ids in prompts])
@@ -33,6 +42,7 @@ def collate(graded: Sequence[Graded[Any]], device: str, greedy_rewards: Sequence
         group_ids=torch.tensor([numbers[item.problem.id] for item in graded]),
         totals=Totals(len(graded), int(completion_lengths.sum())),
         greedy_rewards=torch.tensor(greedy_rewards) if greedy_rewards is not None else None,
+        classes=_classes(graded, needs),
     )
     moved: Batch = map_tensors(batch, lambda tensor: tensor.to(device))
     return moved
@@ -50,6 +60,25 @@ def _reward(item: Graded[Any]) -> float:
     if not math.isfinite(reward):
         raise RunError(f"the grader gave a completion of {item.problem.id} the reward {reward}; a reward is a number")
     return reward
+
+
+def _classes(graded: Sequence[Graded[Any]], needs: frozenset[Need]) -> Tensor | None:
+    if not needs & {"solution_classes", "answer_classes"}:
+        return None
+    texts = [_solution(item) if "solution_classes" in needs else item.verdict.extracted for item in graded]
+    pairs = [(item.problem.id, text) for item, text in zip(graded, texts, strict=True)]
+    numbers = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    return torch.tensor([numbers[pair] if pair[1] is not None else -1 for pair in pairs])
+
+
+def _solution(item: Graded[Any]) -> str | None:
+    solution: str | None = item.verdict.details.get("solution")
+    if solution is None and item.verdict.outcome == "correct":
+        raise RunError(
+            f"the verdict of a right completion of {item.problem.id} does not name its solution, by which the "
+            "objective's advantage compares it: set objective.advantage.classes = 'answer', or choose another advantage"
+        )
+    return solution
 
 
 def _logp_behaviour(graded: Sequence[Graded[Any]]) -> Tensor | None:

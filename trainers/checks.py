@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigError, ModelError, RunFolderError
-from harness.core.protocols import ModelSource, Objective, Task
+from harness.core.protocols import Grader, ModelSource, Objective, Task
 from harness.core.types import Sampling
 from harness.models.chat import prompt_ids
 from harness.models.loading import checkpoint_folders, context_of, step_of
@@ -37,6 +37,12 @@ def check_objective(config: TrainConfig, objective: Objective) -> None:
         raise ConfigError(
             f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
         )
+    if objective.advantage is not None and loop.samples_per_prompt < objective.advantage.least_group:
+        raise ConfigError(
+            f"the advantage {objective.advantage.plugin_id!r} with these options takes at least "
+            f"{objective.advantage.least_group} completions of a prompt, and loop.samples_per_prompt is "
+            f"{loop.samples_per_prompt}: raise it, or lower objective.advantage.k"
+        )
     if "several_updates" in objective.requires and loop.minibatches_per_step * loop.epochs < 2:
         raise ConfigError(
             f"the objective {name!r} measures how far a step's updates have gone, and there is only one: set "
@@ -58,6 +64,24 @@ def check_objective(config: TrainConfig, objective: Objective) -> None:
         raise ConfigError(
             f"a reset of the reference is set, and nothing reads a reference: neither the objective {name!r} with "
             "these options nor a KL of the loop (kl.place)"
+        )
+
+
+def check_rewards(config: TrainConfig, grader: Grader[Any], objective: Objective) -> None:
+    """Refuse rewards and graders that the objective's advantage is not defined for."""
+    low, high = grader.reward_range
+    reasons = {
+        f"the grader {grader.plugin_id!r} gives rewards from {low:g} to {high:g}": low < 0 or high > 1,
+        "overlong.buffer_tokens subtracts a penalty from them": config.overlong.buffer_tokens > 0,
+        "kl.place = 'reward' subtracts a KL from them": config.kl.place == "reward",
+    }
+    name = f"the advantage {objective.advantage.plugin_id!r}" if objective.advantage is not None else "this objective"
+    for reason in (reason for reason, holds in reasons.items() if holds and "unit_rewards" in objective.requires):
+        raise ConfigError(f"{name} is defined for rewards in [0, 1], and {reason}; change that, or the advantage")
+    if "solution_classes" in objective.needs and not grader.names_solutions:
+        raise ConfigError(
+            f"{name} compares the solutions of right completions, and the grader {grader.plugin_id!r} does not name "
+            "them: set objective.advantage.classes = 'answer', or choose another advantage"
         )
 
 

@@ -67,12 +67,16 @@ def mean_but_last(mean: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
 # --- over groups ------------------------------------------------------------------------------------------------
 
 
+def group_sum(values: Tensor, group_ids: Tensor) -> Tensor:
+    """Return the sum over the group of each completion. (B,) -> (B,)"""
+    index = _group_index(group_ids)
+    sums = torch.zeros(int(index.max()) + 1, dtype=values.dtype, device=values.device)
+    return sums.index_add(0, index, values)[index]
+
+
 def group_mean(values: Tensor, group_ids: Tensor) -> Tensor:
     """Return the mean over the group of each completion. (B,) -> (B,)"""
-    index = _group_index(group_ids)
-    sizes = index.bincount()
-    sums = torch.zeros(len(sizes), dtype=values.dtype, device=values.device).index_add(0, index, values)
-    return (sums / sizes)[index]
+    return group_sum(values, group_ids) / group_sum(torch.ones_like(values), group_ids)
 
 
 def group_normalise(rewards: Tensor, group_ids: Tensor, *, by_std: bool = True, eps: float = 1e-6) -> Tensor:
@@ -112,6 +116,40 @@ def group_log_mean_exp(values: Tensor, group_ids: Tensor) -> Tensor:
     return largest + group_mean((values - largest).exp(), group_ids).log()
 
 
+def group_softmax(values: Tensor, group_ids: Tensor) -> Tensor:
+    """Return exp(value) over its sum in the group, 0 where the value is -inf. (B,) -> (B,)"""
+    index = _group_index(group_ids)
+    largest = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
+    weights = torch.where(values == -torch.inf, 0.0, (values - largest).exp())
+    return torch.where(weights > 0, weights / group_sum(weights, group_ids), 0.0)
+
+
+def group_ranks(values: Tensor, group_ids: Tensor) -> Tensor:
+    """Return how many values of the group are larger; equal ones share the mean of their ranks. (B,) -> (B,)"""
+    order = values.argsort(descending=True)
+    order = order[group_ids[order].argsort(stable=True)]  # by group, the largest value first
+    places = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+    index = _group_index(group_ids)
+    sizes = index.bincount()
+    ranks = places - (sizes.cumsum(0) - sizes)[index]
+    return group_mean(ranks.to(values.dtype), _pair_index(index.to(values.dtype), values))
+
+
+def class_sizes(classes: Tensor, group_ids: Tensor) -> Tensor:
+    """Return how many completions of the group have the class of each; 1 for one without a class, -1. (B,) -> (B,)"""
+    own = _pair_index(group_ids, classes)
+    return torch.where(classes >= 0, own.bincount()[own], 1)
+
+
+def shuffled(values: Tensor, group_ids: Tensor, is_moved: Tensor) -> Tensor:
+    """Permute the values of each group's `is_moved` rows with torch's global generator. (B,), (B,), (B,) -> (B,)"""
+    moved = values.clone()
+    for group in torch.unique(group_ids):
+        rows = ((group_ids == group) & is_moved).nonzero()[:, 0]
+        moved[rows] = values[rows[torch.randperm(len(rows)).to(rows.device)]]
+    return moved
+
+
 def group_draws(group_ids: Tensor, like: Tensor) -> Tensor:
     """Draw a standard normal number for each group from torch's global generator, in the order of the ids. (B,)"""
     index = _group_index(group_ids)
@@ -122,6 +160,13 @@ def group_draws(group_ids: Tensor, like: Tensor) -> Tensor:
 def _group_index(group_ids: Tensor) -> Tensor:
     """Return the index of each completion's group, counted from 0. (B,)"""
     index: Tensor = torch.unique(group_ids, return_inverse=True)[1]
+    return index
+
+
+def _pair_index(first: Tensor, second: Tensor) -> Tensor:
+    """Return the index of each row's pair of values among the different pairs, counted from 0. (B,), (B,) -> (B,)"""
+    pairs = torch.stack([first, second], 1)
+    index: Tensor = torch.unique(pairs, dim=0, return_inverse=True)[1]
     return index
 
 

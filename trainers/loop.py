@@ -83,7 +83,8 @@ class Trainer:
                 engine.sleep()
         if self.writer is not None:
             self.writer.append(step, rollouts, weights_digest(self.policy.tensors()))
-        batch = collate(rollouts.chosen, str(self.policy.module.device), rollouts.greedy_rewards())
+        device, needs = str(self.policy.module.device), self.setup.objective.needs
+        batch = collate(rollouts.chosen, device, rollouts.greedy_rewards(), needs)
         metrics.add_rollouts(rollouts, batch)
         with metrics.phase("score"):
             scored = learner.score(step, batch, metrics)

@@ -17,6 +17,7 @@ from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import (
     check_demonstrations,
     check_objective,
+    check_rewards,
     check_rollout_settings,
     check_steps,
     reads_reference,
@@ -76,13 +77,15 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     check_objective(config, objective)
     check_rollout_settings(config, task, objective)
     check_demonstrations(task, objective)
+    graded = with_grader(task, config.grader)
+    check_rewards(config, graded.grader, objective)
     held_out = {chosen.id: task if chosen == config.task else chosen.build() for chosen in held_out_tasks(config)}
     _refuse_tasks_without_problems(config, held_out)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
     check_steps(folder, config.loop.steps)
     return TrainSetup(
         config=config,
-        task=with_grader(task, config.grader),
+        task=graded,
         objective=objective,
         engine=engine,
         base=base,

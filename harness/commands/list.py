@@ -13,7 +13,7 @@ from harness.core.registry import descriptions
 from harness.evaluation import presets
 
 EXAMPLE = "harness list tasks"
-KINDS = ("tasks", "presets", "engines", "graders", "metrics", "objectives", "tables")
+KINDS = ("tasks", "presets", "engines", "graders", "metrics", "advantages", "objectives", "tables")
 
 
 class Arguments(JsonArguments):

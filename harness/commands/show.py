@@ -128,13 +128,7 @@ def _recipe(path: Path) -> str:
     for file in reversed(files):
         kept = {key: comment for key, comment in comments.items() if not _sets(file.tree, *key)}
         comments = kept | _comments(file)
-    tree = configs.read_toml(path)
-    plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
-    tables = {key: value for key, value in tree.items() if isinstance(value, Mapping)}
-    lines += _toml_lines("", plain, comments)
-    for key, table in tables.items():
-        lines += ["", f"[{key}]", *_toml_lines(key, table, comments)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_toml_lines("", configs.read_toml(path), comments)])
 
 
 def _header(file: ConfigFile, *, is_parent: bool) -> list[str]:
@@ -165,12 +159,23 @@ def _is_toml(text: str) -> bool:
     return True
 
 
-def _sets(tree: Mapping[str, Any], table: str, key: str) -> bool:
-    of_table = tree.get(table, {}) if table else tree
-    return isinstance(of_table, Mapping) and key in of_table
+def _sets(tree: Any, table: str, key: str) -> bool:
+    for name in table.split(".") if table else ():
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return isinstance(tree, Mapping) and key in tree
 
 
 def _toml_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return the lines of a table, and those of the tables in it below their headings."""
+    lines = _plain_lines(table, {key: v for key, v in values.items() if not isinstance(v, Mapping)}, comments)
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            name = f"{table}.{key}" if table else key
+            lines += ["", f"[{name}]", *_toml_lines(name, value, comments)]
+    return lines
+
+
+def _plain_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[str, str], str]) -> list[str]:
     import tomli_w
 
     lines = []
@@ -199,17 +204,15 @@ def _options(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> list[str
     fields = dataclasses.fields(registry.load(kind, plugin_id).Config)
     required = [f.name for f in fields if configs.is_required(f)]
     if not settings.keys() >= set(required):
-        return [f"  {f.name}" + (" (required)" if f.name in required else f" = {_default(f)!r}") for f in fields]
+        return [
+            f"  {f.name}" + (" (required)" if f.name in required else f" = {configs.default_of(f)!r}") for f in fields
+        ]
     resolved = configs.parse_plugin(kind, {"id": plugin_id, **settings}).options
     return [f"  {f.name} = {_shown(getattr(resolved, f.name))}" for f in fields]
 
 
 def _shown(value: Any) -> str:
     return configs.label_of(value) if isinstance(value, configs.PluginChoice) else repr(value)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def _task_parts(task: Any) -> list[str]:

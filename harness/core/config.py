@@ -51,6 +51,8 @@ def plugin(
     without it.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
+    if isinstance(default, str):  # for a schema that is filled in by code, without a config
+        return dataclasses.field(metadata=metadata, default_factory=lambda: parse_plugin(kind_name, default))
     return dataclasses.field(metadata=metadata, default=otherwise)
 
 
@@ -284,6 +286,10 @@ def _types_of(schema: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(schema, include_extras=True)
 
 
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
 def is_required(field: dataclasses.Field[Any]) -> bool:
     has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
     return not has_default and field.metadata.get("default") is None
@@ -312,7 +318,7 @@ def to_tree(config: Any, *, identity_only: bool = False) -> Any:
 def label_of(chosen: PluginChoice) -> str:
     """Return the id with the options that are not at their defaults: `legacy_math_verify(variant="lm-eval")`."""
     options: Mapping[str, Any] = to_tree(chosen.options, identity_only=True)
-    defaults = {field.name: field.default for field in dataclasses.fields(chosen.options)}
+    defaults = {field.name: to_tree(default_of(field)) for field in dataclasses.fields(chosen.options)}
     changed = [f"{key}={json.dumps(value)}" for key, value in options.items() if value != defaults[key]]
     return f"{chosen.id}({', '.join(changed)})" if changed else chosen.id
 

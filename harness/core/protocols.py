@@ -1,9 +1,9 @@
-"""Base classes of the six kinds of plug-in: what each must have, and what each may have.
+"""Base classes of the seven kinds of plug-in: what each must have, and what each may have.
 
 A plug-in is a subclass in a file of its own, assigned to the constant of its kind (`TASK`, `ENGINE`, `GRADER`,
-`METRIC`, `OBJECTIVE`, `TABLE`). Abstract methods and annotated attributes must be there; the registry checks them when
-it loads the file. Every other method is an optional ability with a default, and callers call it without asking. Where
-an ability has to be known before it is used, a class attribute states it.
+`METRIC`, `ADVANTAGE`, `OBJECTIVE`, `TABLE`). Abstract methods and annotated attributes must be there; the registry
+checks them when it loads the file. Every other method is an optional ability with a default, and callers call it
+without asking. Where an ability has to be known before it is used, a class attribute states it.
 
 Plug-ins are passed as arguments and never imported: code depends on this module alone.
 """
@@ -54,8 +54,10 @@ Need = Literal[
     "entropy",
     "greedy_reward",
     "logp_old",
+    "solution_classes",
+    "answer_classes",
 ]
-Requirement = Literal["group", "several_updates", "on_policy"]
+Requirement = Literal["group", "several_updates", "on_policy", "unit_rewards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,10 @@ class Grader(Plugin, Generic[R]):
 
     n_at_once: int = 1
     """How many threads may call `grade` at the same time."""
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """The smallest and the largest reward that it gives."""
+    names_solutions: bool = False
+    """Whether `details["solution"]` of a right verdict is equal for completions that solve a problem in one way."""
 
     @abstractmethod
     def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
@@ -291,15 +297,42 @@ class TableBuilder(Plugin, Generic[Run]):
         """Return the same rows for the same runs, to the byte."""
 
 
+class Advantage(Plugin):
+    """Turns the rewards of a step into advantages. It goes with any objective that has the option `advantage`."""
+
+    needs: frozenset[Need] = frozenset()
+    """Its inputs besides rewards, as those of an objective: `logp_old`, `reference_logp`, or classes of completions."""
+    requires: frozenset[Requirement] = frozenset({"group"})
+    """Conditions on the loop, as those of an objective."""
+    least_group: int = 2
+    """How many completions of a prompt it takes, for those that require a group."""
+    per_token: bool = False
+    """Whether it gives an advantage to each token, which losses with one ratio for a completion can't take."""
+
+    @abstractmethod
+    def compute(self, batch: Batch, old: PolicyOutputs) -> torch.Tensor:
+        """Return an advantage for each completion, (B,), or token, (B, T): once a batch, with whole groups in view."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
 class Objective(Plugin):
     """A loss, with what it reads and the parameters that it owns. Anything else is a setting of the loop."""
 
     needs: frozenset[Need] = frozenset()
-    """Its inputs besides log-probs: outputs of a pass, the reward of a greedy completion (`greedy_reward`), and old
-    log-probs before the update (`logp_old`)."""
+    """Its inputs besides log-probs: outputs of a pass, the reward of a greedy completion (`greedy_reward`), old
+    log-probs before the update (`logp_old`), and which completions are alike: those with one solution
+    (`solution_classes`, where the grader names it) or one answer (`answer_classes`)."""
     requires: frozenset[Requirement] = frozenset()
-    """Conditions on the loop: several completions of a prompt (`group`), several updates a step (`several_updates`), or
-    completions of the current policy (`on_policy`: a second update would be biased)."""
+    """Conditions on the loop: several completions of a prompt (`group`), several updates a step (`several_updates`),
+    completions of the current policy (`on_policy`: a second update would be biased), or rewards in [0, 1]
+    (`unit_rewards`)."""
+    advantage: Advantage | None = None
+    """How it turns rewards into advantages, where that is a plug-in of its own."""
     source: Literal["policy", "demonstrations"] = "policy"
     """Whose completions it learns from."""
 

@@ -46,6 +46,7 @@ KINDS = {
     "engines": Kind("engine", "harness.engines", "ENGINE", protocols.Engine),
     "graders": Kind("grader", "harness.graders", "GRADER", protocols.Grader),
     "metrics": Kind("metric", "harness.metrics", "METRIC", protocols.Metric),
+    "advantages": Kind("advantage", "harness.trainers.advantages", "ADVANTAGE", protocols.Advantage),
     "objectives": Kind("objective", "harness.trainers.objectives", "OBJECTIVE", protocols.Objective),
     "tables": Kind("table", "harness.reports.tables", "TABLE", protocols.TableBuilder),
 }

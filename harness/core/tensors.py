@@ -52,6 +52,7 @@ class Batch:
     totals: Totals
     token_rewards: torch.Tensor | None = None  # (B, T): the part of `rewards` that was given at single tokens
     greedy_rewards: torch.Tensor | None = None  # (B,): the reward of a greedy completion of the prompt, if needed
+    classes: torch.Tensor | None = None  # (B,): equal for completions of a prompt that are alike, -1 without a class
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ CONSTANTS = {
     "harness/engines": "ENGINE",
     "harness/graders": "GRADER",
     "harness/metrics": "METRIC",
+    "harness/trainers/advantages": "ADVANTAGE",
     "harness/trainers/objectives": "OBJECTIVE",
     "harness/reports/tables": "TABLE",
 }
@@ -47,7 +48,10 @@ PLANTS = [
     ("reports/planted.py", "def late():\n    import harness.evaluation.loop", "readers"),
     ("harness/commands/doctor.py", "from harness.trainers import config", "readers"),
     ("harness/commands/planted.py", "from harness.commands.eval import shortfall", "commands"),
+    ("trainers/loop.py", "from harness.trainers.advantages import maxrl", "plugins"),
+    ("trainers/objectives/grpo.py", "from harness.trainers.advantages import group", "objectives"),
     ("trainers/objectives/grpo.py", "from harness.trainers import policy", "objectives"),
+    ("trainers/advantages/maxrl.py", "from harness.trainers import kl", "objectives"),
     ("harness/evaluation/loop.py", "def late():\n    import torch", "tensors"),
     ("reports/planted.py", "import torch", "tensors"),
     ("harness/engines/planted.py", "from torch import nn", "tensors"),

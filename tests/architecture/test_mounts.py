@@ -43,7 +43,10 @@ def test_no_file_is_loaded_under_two_names(checkout, python):
 
 
 @pytest.mark.parametrize("left", ["nothing", "a text file"])
-@pytest.mark.parametrize(("folder", "kind"), [("tasks", "tasks"), ("trainers", "objectives"), ("reports", "tables")])
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("tasks", "tasks"), ("trainers", "objectives"), ("trainers", "advantages"), ("reports", "tables")],
+)
 def test_lost_link_error_explains_the_remedy(copied_checkout, python, folder, kind, left):
     link = copied_checkout / "harness" / folder
     link.unlink()

@@ -86,6 +86,19 @@ NEW_FILES = {
 
         METRIC = CountCorrect
         ''',
+    "trainers/advantages/doubled.py": '''
+        """Twice the reward less the mean of the step: an advantage that came as one file."""
+
+        from harness.core.protocols import Advantage
+
+
+        class Doubled(Advantage):
+            def compute(self, batch, old):
+                return 2 * (batch.rewards - batch.rewards.mean())
+
+
+        ADVANTAGE = Doubled
+        ''',
     "trainers/objectives/reward_weighted.py": '''
         """Log-likelihood weighted by the reward: an objective that came as one file."""
 
@@ -202,6 +215,7 @@ def extended(copied_checkout, python):
         ("tasks", "doubling", "Doubling a number: a task that came as one file."),
         ("engines", "parrot", "Says the prompt twice over, as a number: an engine that came as one file."),
         ("metrics", "count_correct", "How many completions are correct: a metric that came as one file."),
+        ("advantages", "doubled", "Twice the reward less the mean of the step: an advantage that came as one file."),
         ("objectives", "reward_weighted", "Log-likelihood weighted by the reward: an objective that came as one file."),
         ("tables", "run_kinds", "Which kind each run is of: a table that came as one file."),
     ],
@@ -245,3 +259,11 @@ def test_a_new_objective_trains(extended, tmp_path):
     assert [step["step"] for step in steps] == [1, 2]
     # below the entropy of a uniform choice among 128 tokens at the most, and not of a policy that has only one word
     assert all(0 < step["planted_entropy"] < 4.9 for step in steps)
+
+
+def test_a_new_advantage_trains_under_an_objective_of_the_package(extended, tmp_path):
+    config = tmp_path / "new.toml"
+    config.write_text(TRAIN_CONFIG.replace('"reward_weighted"\nscale = 0.5', '"cispo"\nadvantage = "doubled"'))
+    extended("train", config, "--out", tmp_path / "run", "--quiet")
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2]

@@ -10,6 +10,7 @@ import torch
 from golden_losses import CASES, golden_batch, golden_outputs
 from training_parts import detached, make_batch, make_outputs
 
+from harness.core.config import parse_plugin
 from harness.core.tensors import Batch, PolicyOutputs
 from harness.trainers.config import (
     KlConfig,
@@ -38,7 +39,7 @@ def test_kl_in_the_reward_is_subtracted_by_token() -> None:
 
 def test_ratio_weighted_kl_in_the_loss_equals_trls() -> None:
     batch, (current, old) = golden_batch(), golden_outputs()
-    result = grpo_loss(batch, current, old, std_eps=1e-4)
+    result = grpo_loss(batch, current, old, advantage=parse_plugin("advantages", {"id": "group", "eps": 1e-4}))
     kl = KlConfig(place="loss", coefficient=0.5, estimator="k3", ratio_weighted=True)
     loss = with_kl_in_loss(result, batch, current, old, kl).loss
     (gradient,) = torch.autograd.grad(loss, current.logp)

@@ -1,4 +1,4 @@
-"""Reference pages of the plug-ins: tasks, engines, graders, metrics, objectives, tables."""
+"""Reference pages of the plug-ins: tasks, engines, graders, metrics, objectives, advantages, tables."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ Metrics turn verdicts into estimates with intervals. Select them with `--set 'me
     "objectives": """
 Losses. Select one with `[objective] id = "ID"`, or start from a [recipe](recipes.md). Formulas are to be minimised.
 `harness show ID` prints the same text.
+""",
+    "advantages": """
+How rewards become advantages. The objectives `grpo`, `gspo`, `gmpo`, `cispo`, `trpo` and `reinforce` take any of them:
+`advantage = "ID"` in `[objective]`, or its options in `[objective.advantage]`. `harness show advantages/ID` prints the
+same text. G is the number of completions of a prompt, c the number of right ones, r a completion's reward.
 """,
     "tables": """
 Tables of a report. `harness report RUNS --table ID` builds only that one; the default is all of them.

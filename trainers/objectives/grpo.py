@@ -3,7 +3,7 @@
 Paper: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4. To be minimised, for G completions y_i of a prompt:
 
     - 1/G sum_i 1/|y_i| sum_t [ min(rho A_i, clip(rho, 1 - clip_low, 1 + clip_high) A_i) - kl_beta * k3 ]
-    rho = policy(y_t) / old(y_t),  A_i = (r_i - mean r) / (std r + eps),
+    rho = policy(y_t) / old(y_t),  A_i: the advantage `group`, (r_i - mean r) / (std r + eps), or another one,
     k3 = exp(-d) - 1 + d,  d = log policy(y_t) - log reference(y_t)
 
 Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and verl's
@@ -13,15 +13,14 @@ completion's sum by `length_constant`, the same for all, and takes the mean over
 Three methods are this loss with other settings, and have a recipe each in the place of a file (`countdown-dr_grpo`,
 `countdown-dapo`, `countdown-prorl`):
 
-- Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): `normalise_by_std = false`, `reduction = "sequence_sum"` with the
+- Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): the advantage `mean`, `reduction = "sequence_sum"` with the
   longest allowed completion as `length_constant`, no KL.
 - DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"`, `clip_high = 0.28`, no KL, and
   settings of the loop: groups of equal rewards are sampled again, and long completions are penalised.
 - ProRL (Liu et al. 2025, arXiv 2505.24864): `clip_high = 0.4`, a KL term, and settings of the loop: groups of equal
   rewards are sampled again, reference and optimiser are reset regularly.
 
-Choices the paper leaves open: the standard deviation is the sample one (n - 1) and eps 1e-6, as in verl. The
-coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made. `dual_clip` is
+The coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made. `dual_clip` is
 verl's bound on punished tokens (3 there; off here, as in the paper).
 """
 
@@ -30,42 +29,37 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from harness.core.protocols import Objective, Requirement
+from harness.core.config import PluginChoice, plugin
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, group_normalise, reduced, total
+from harness.trainers.functional import Reduction, reduced, total
 from harness.trainers.kl import kl_estimate
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
+from harness.trainers.objectives.base import removed_options
+from harness.trainers.objectives.base.policy_gradient import ClipConfig, PolicyGradient, clipped_policy_gradient
 
 
-class Grpo(Objective):
+class Grpo(PolicyGradient):
     @dataclass(frozen=True, slots=True)
     class Config(ClipConfig):
         reduction: Reduction = "sequence_mean"
         length_constant: int = 1
         kl_beta: float = 0.04
-        normalise_by_std: bool = True
-        std_eps: float = 1e-6
+        advantage: PluginChoice = plugin("advantages", default="group")
 
         def __post_init__(self) -> None:
             ClipConfig.__post_init__(self)
-            if min(self.kl_beta, self.std_eps) < 0:
-                raise ValueError("kl_beta and std_eps must not be negative")
+            if self.kl_beta < 0:
+                raise ValueError("kl_beta must not be negative")
             if self.length_constant < 1 or (self.length_constant > 1 and self.reduction != "sequence_sum"):
                 raise ValueError("length_constant is at least 1, and divides only the reduction sequence_sum")
 
-    requires: frozenset[Requirement] = frozenset({"group"})
+    removed_options = removed_options.GROUP_ADVANTAGE
 
     config: Config
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.needs = frozenset({"reference_logp"} if config.kl_beta != 0 else set())
-
-    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
-        config = self.config
-        return Advantages(
-            group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps), {}
-        )
+        super().__init__(config)
+        if config.kl_beta != 0:
+            self.needs |= {"reference_logp"}
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)

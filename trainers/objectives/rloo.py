@@ -4,7 +4,8 @@ Paper: Ahmadian et al. 2024, arXiv 2402.14740. To be minimised, mean over comple
 
     - ( r_i - mean_{j != i} r_j ) sum_t log policy(y_t)
 
-It is REINFORCE with the group's mean as baseline, times G / (G - 1), for G completions of a prompt.
+It is `reinforce` with the advantage `leave_one_out`: REINFORCE with the group's mean as baseline, times G / (G - 1),
+for G completions of a prompt.
 
 The paper subtracts the KL to the reference from the reward: that is the loop's `kl.place = "reward"`. Where a step
 makes several updates, `surrogate = "clipped"` is verl's form (a clipped ratio of each token, with `reduction =
@@ -15,13 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.core.protocols import Objective, Requirement
+from harness.core.config import parse_plugin
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import leave_one_out
-from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
+from harness.trainers.objectives.base.policy_gradient import (
+    PolicyGradient,
+    PolicyGradientConfig,
+    policy_gradient,
+    requirements_of,
+)
 
 
-class Rloo(Objective):
+class Rloo(PolicyGradient):
     @dataclass(frozen=True, slots=True)
     class Config(PolicyGradientConfig):
         pass
@@ -29,11 +34,8 @@ class Rloo(Objective):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.requires = frozenset[Requirement]({"group"}) | requirements_of(config)
-
-    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
-        return Advantages(leave_one_out(batch.rewards, batch.group_ids), {})
+        super().__init__(config, parse_plugin("advantages", "leave_one_out"))
+        self.requires |= requirements_of(config)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         return policy_gradient(batch, current, old, advantages.values, self.config)

@@ -4,7 +4,7 @@ Papers: Schulman et al. 2015, arXiv 1502.05477 (the constraint, and its penalty 
 1707.06347, section 4 (the rule that adapts the coefficient). To be minimised, mean over the tokens of the minibatch:
 
     - rho A_i + coefficient * KL(old || policy),  rho = policy(y_t) / old(y_t)
-    A_i = (r_i - mean r) / (std r + eps)
+    A_i: the advantage `group`, or another one
 
 After a step whose mean KL was above 1.5 times `kl_target` the coefficient doubles, below kl_target / 1.5 it halves,
 within [coefficient / 1024, coefficient * 1024]. The KL is estimated as rho - 1 - log rho: the tokens come from the old
@@ -23,38 +23,40 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.core.protocols import Objective, Requirement
+from harness.core.config import PluginChoice, plugin
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import Reduction, reduced, total
-from harness.trainers.objectives.base.policy_gradient import GroupAdvantageConfig, group_advantages
+from harness.trainers.objectives.base import removed_options
+from harness.trainers.objectives.base.policy_gradient import PolicyGradient, by_token
 
 WIDEST = 1024.0
 
 
-class Trpo(Objective):
+class Trpo(PolicyGradient):
     @dataclass(frozen=True, slots=True)
-    class Config(GroupAdvantageConfig):
+    class Config:
         kl_target: float = 0.01
         coefficient: float = 1.0
         reduction: Reduction = "token_mean"
+        advantage: PluginChoice = plugin("advantages", default="group")
 
         def __post_init__(self) -> None:
-            GroupAdvantageConfig.__post_init__(self)
             if min(self.kl_target, self.coefficient) <= 0:
                 raise ValueError("kl_target and coefficient must be above 0")
 
-    requires: frozenset[Requirement] = frozenset({"group", "several_updates"})
+    removed_options = removed_options.GROUP_ADVANTAGE
 
     config: Config
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
+        self.requires |= {"several_updates"}
         self.coefficient = config.coefficient
         self._kl = (0.0, 0.0)
 
-    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:  # noqa: ARG002
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         self._adapt()
-        return group_advantages(batch, self.config)
+        return super().advantages(batch, old)
 
     def _adapt(self) -> None:
         """Adapt the coefficient to the KL of the previous step."""
@@ -69,7 +71,7 @@ class Trpo(Objective):
         log_ratio = current.logp - old.logp
         ratio = log_ratio.exp()
         kl = self._kl_before(current, old)
-        per_token = -ratio * advantages.values[:, None] + self.coefficient * kl
+        per_token = -ratio * by_token(advantages.values) + self.coefficient * kl
         loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
         measured = total(kl, batch.completion_mask)
         self._kl = (self._kl[0] + measured[0], self._kl[1] + measured[1])
@@ -82,10 +84,11 @@ class Trpo(Objective):
         return log_ratio.exp() - 1 - log_ratio
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"coefficient": self.coefficient, "kl": self._kl}
+        return {"coefficient": self.coefficient, "kl": self._kl, "advantage": dict(super().state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.coefficient, self._kl = state["coefficient"], tuple(state["kl"])
+        super().load_state_dict(state["advantage"])
 
 
 OBJECTIVE = Trpo

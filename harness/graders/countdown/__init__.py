@@ -13,6 +13,8 @@ class CountdownGrader(Grader[CountdownReference]):
     `details["solution"]` is the canonical text of a correct answer: equal texts are the same solution.
     """
 
+    names_solutions = True
+
     def grade(self, problem: Problem[CountdownReference], completion: Completion) -> Verdict:
         """Grade in time linear in the text. An answer that the token budget cut off is never complete."""
         if completion.finish_reason == "length":

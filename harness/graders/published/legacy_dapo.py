@@ -35,6 +35,8 @@ _DELETED = (*_WORDS.split(" "), *_MARKS, *_MORE_MARKS)
 
 
 class LegacyDapoGrader(Grader[MathReference | str]):
+    reward_range = (-1.0, 1.0)
+
     def grade(self, problem: Problem[MathReference | str], completion: Completion) -> Verdict:
         gold = gold_text(problem.reference)
         if gold is None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from training_parts import detached, make_batch, make_outputs
 
+from harness.core.config import parse_plugin
 from harness.core.registry import entries, load
 from harness.core.tensors import Batch, ModelShape, PolicyOutputs, Totals
 from harness.trainers.batch import microbatch, microbatches, minibatches, select
@@ -20,10 +21,10 @@ PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "step-metrics.md").re
 WITH_DROPOUT = ("flowrl_release", "flowrl_recipe")
 DEFAULTS = [(key, {"log_z_dropout": 0.0} if key in WITH_DROPOUT else {}) for key in sorted(entries("objectives"))]
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("grpo", {"reduction": "sequence_sum", "length_constant": 7, "normalise_by_std": False, "dual_clip": 3.0}),
+    ("grpo", {"reduction": "sequence_sum", "length_constant": 7, "advantage": "mean", "dual_clip": 3.0}),
     ("grpo", {"reduction": "token_mean", "kl_beta": 0.0}),
-    ("reinforce", {"baseline": "batch_mean", "surrogate": "clipped"}),
-    ("reinforce", {"baseline": "none", "reduction": "token_mean"}),
+    ("reinforce", {"advantage": {"id": "baseline", "mean": "batch"}, "surrogate": "clipped"}),
+    ("reinforce", {"advantage": {"id": "baseline", "mean": "none"}, "reduction": "token_mean"}),
     ("reinforce_pp", {"baseline": "group_mean"}),
     ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": 0.0, "value_detach": False, "whiten": False}),
     ("kimi", {"anchor": "reference"}),
@@ -40,8 +41,7 @@ REWARDS = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
 
 
 def build(objective_id: str, options: dict[str, Any]) -> Any:
-    plugin = load("objectives", objective_id)
-    objective = plugin(plugin.Config(**options))
+    objective = parse_plugin("objectives", {"id": objective_id, **options}).build()
     objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
     for group in objective.parameters():
         for parameter in group.parameters:

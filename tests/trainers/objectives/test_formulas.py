@@ -13,7 +13,8 @@ import torch
 from formulas import Loss, Row
 from training_parts import detached, make_batch, make_outputs
 
-from harness.core.registry import entries, load
+from harness.core.config import parse_plugin
+from harness.core.registry import entries
 from harness.core.tensors import Batch, LossResult, ModelShape, PolicyOutputs
 from harness.trainers.functional import rewards_by_token
 from harness.trainers.objectives.flowrl import FlowRL
@@ -43,7 +44,7 @@ def clipped(log_ratio: float, _: int) -> float:
 
 CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("reinforce", {}, formulas.reinforce),
-    ("reinforce", {"baseline": "batch_mean"}, formulas.reinforce_batch_mean),
+    ("reinforce", {"advantage": {"id": "baseline", "mean": "batch"}}, formulas.reinforce_batch_mean),
     ("rloo", {}, formulas.rloo),
     ("remax", {}, formulas.remax),
     ("reinforce_pp", {"gamma": 0.9}, formulas.reinforce_pp(0.9)),
@@ -52,7 +53,7 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("ppo", {"gamma": 0.9, "lam": 0.7}, formulas.ppo(0.9, 0.7)),
     (
         "grpo",
-        {"normalise_by_std": False, "reduction": "sequence_sum", "length_constant": 9, "kl_beta": 0.0},
+        {"advantage": "mean", "reduction": "sequence_sum", "length_constant": 9, "kl_beta": 0.0},
         formulas.dr_grpo(9),
     ),
     ("grpo", {"clip_high": 0.28, "reduction": "token_mean", "kl_beta": 0.0}, formulas.dapo),
@@ -147,8 +148,7 @@ def evaluated(objective: Any, current: PolicyOutputs, old: PolicyOutputs, batch:
 
 def built(objective_id: str, options: dict[str, Any]) -> Any:
     """With random weights in its own parameters, in double precision."""
-    plugin = load("objectives", objective_id)
-    objective = plugin(plugin.Config(**options))
+    objective = parse_plugin("objectives", {"id": objective_id, **options}).build()
     objective.prepare(ModelShape(hidden_size=8, device="cpu"), seed=0)
     for group in objective.parameters():
         for parameter in group.parameters:

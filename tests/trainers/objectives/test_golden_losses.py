@@ -8,12 +8,13 @@ import pytest
 import torch
 from golden_losses import CASES, golden_batch, golden_outputs, tensor
 
+from harness.core.config import parse_plugin
 from harness.core.registry import load
 from harness.core.tensors import ModelShape
 from harness.trainers.functional import clipped_value_loss, generalised_advantage, rewards_by_token
 from harness.trainers.kl import kl_estimate
 
-TRL_EPS = {"std_eps": 1e-4}
+TRL_EPS = {"advantage": {"id": "group", "eps": 1e-4}}
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "verl_grpo_token_mean": ("grpo", {"kl_beta": 0.0, "reduction": "token_mean", "dual_clip": 3.0}),
@@ -25,7 +26,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
             "kl_beta": 0.0,
             "reduction": "sequence_sum",
             "length_constant": 9,
-            "normalise_by_std": False,
+            "advantage": "mean",
             "dual_clip": 3.0,
         },
     ),
@@ -42,7 +43,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "trl_bnpo": ("grpo", {"kl_beta": 0.0, "reduction": "token_mean", **TRL_EPS}),
     "trl_dr_grpo": (
         "grpo",
-        {"kl_beta": 0.0, "reduction": "sequence_sum", "length_constant": 9, "normalise_by_std": False},
+        {"kl_beta": 0.0, "reduction": "sequence_sum", "length_constant": 9, "advantage": "mean"},
     ),
     "trl_dapo": ("grpo", {"kl_beta": 0.0, "reduction": "token_mean", "clip_high": 0.28, **TRL_EPS}),
     "trl_gspo": ("gspo", {"clip_low": 0.1, "clip_high": 0.2, **TRL_EPS}),
@@ -67,8 +68,7 @@ def assert_golden(name: str, loss: torch.Tensor, argument: torch.Tensor) -> None
 @pytest.mark.parametrize("name", OURS)
 def test_loss_and_gradient_equal_the_published_code(name: str) -> None:
     objective_id, options = OURS[name]
-    plugin = load("objectives", objective_id)
-    objective = plugin(plugin.Config(**options))
+    objective = parse_plugin("objectives", {"id": objective_id, **options}).build()
     objective.prepare(ModelShape(hidden_size=1, device="cpu"), seed=0)
     batch, (current, old) = golden_batch(), golden_outputs()
     if objective_id == "ppo":

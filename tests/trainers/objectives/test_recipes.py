@@ -89,6 +89,20 @@ OF_SETTINGS = {
     "for": "vargrad_tb",
     "tba": "vargrad_tb",
 }
+BY_ADVANTAGE = {
+    "maxrl": "maxrl",
+    "pkpo": "pkpo",
+    "pass_at_k": "pass_at_k",
+    "risk_sensitive": "risk_sensitive",
+    "ucpo": "ucpo",
+    "ucpo_release": "ucpo",
+    "unlikeliness": "unlikeliness",
+    "uarl": "rarity",
+    "uarl_shuffled": "rarity",
+    "darling": "rarity",
+}
+"""Methods that are GRPO with another advantage, and the file that names their recipe."""
+OF_SETTINGS |= dict.fromkeys(BY_ADVANTAGE, "grpo")
 
 
 def test_methods_without_an_objective_are_found_by_their_recipes() -> None:
@@ -100,7 +114,8 @@ def test_methods_without_an_objective_are_found_by_their_recipes() -> None:
 
 @pytest.mark.parametrize(("name", "objective_id"), OF_SETTINGS.items())
 def test_methods_without_an_objective_name_their_recipe(name: str, objective_id: str) -> None:
-    source = Path(entries("objectives")[objective_id].module.replace(".", "/") + ".py")
+    kind, plugin_id = ("advantages", BY_ADVANTAGE[name]) if name in BY_ADVANTAGE else ("objectives", objective_id)
+    source = Path(entries(kind)[plugin_id].module.replace(".", "/") + ".py")
     docstring = (Path(__file__).parents[3] / source).read_text(encoding="utf-8").split('"""')[1]
     assert f"`countdown-{name}`" in docstring
 
@@ -113,9 +128,13 @@ def test_method_without_an_objective_is_listed_and_shown_with_its_recipe(
     listed = json.loads(capsys.readouterr().out)
     assert listed[name].startswith(f"the objective {objective_id} with the settings of countdown-{name}")
     assert set(listed) == set(entries("objectives")) | set(OF_SETTINGS)
-    assert main(["show", name]) == 0
+    has_a_file = name in entries("advantages")
+    assert main(["show", f"advantages/{name}" if has_a_file else name]) == 0  # pass_at_k is a metric as well
     shown = capsys.readouterr().out
-    assert shown.startswith(f"{name}: the objective {objective_id}") and f'id = "{objective_id}"' in shown
+    if has_a_file:
+        assert shown.startswith(f"advantage {name}") and f"`countdown-{name}`" in shown
+    else:
+        assert shown.startswith(f"{name}: the objective {objective_id}") and f'id = "{objective_id}"' in shown
     with pytest.raises(UsageError, match=f"start from that recipe, or set objective.id = '{objective_id}'"):
         load("objectives", name)
     assert main(["train", name, "--dry-run"]) == 2

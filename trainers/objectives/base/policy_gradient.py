@@ -1,33 +1,48 @@
-"""Parts that the policy-gradient objectives share: group advantages, and two losses given advantages."""
+"""Parts that the policy-gradient objectives share: the choice of an advantage, and two losses given advantages."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from harness.core.protocols import Requirement
+from harness.core.config import PluginChoice
+from harness.core.protocols import Advantage, Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, clipped_surrogate, group_normalise, reduced, total
+from harness.trainers.functional import Reduction, clipped_surrogate, reduced, total
 
 
-@dataclass(frozen=True, slots=True)
-class GroupAdvantageConfig:
-    """A = (r - mean r) / (std r + std_eps) within the group, with the sample standard deviation; or A = r - mean r."""
+class PolicyGradient(Objective):
+    """Base of objectives whose advantages are a plug-in's, and whose loss is made of them and of ratios."""
 
-    normalise_by_std: bool = True
-    std_eps: float = 1e-6
+    advantage: Advantage
 
-    def __post_init__(self) -> None:
-        if self.std_eps < 0:
-            raise ValueError("std_eps must not be negative")
+    def __init__(self, config: Any, advantage: PluginChoice | None = None) -> None:
+        """Build the advantage: that of the config's option `advantage`, unless one is given."""
+        self.config = config
+        self.advantage = (advantage if advantage is not None else config.advantage).build()
+        self.needs = self.advantage.needs
+        self.requires = self.advantage.requires
+
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
+        return Advantages(self.advantage.compute(batch, old), {})
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.advantage.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.advantage.load_state_dict(state)
 
 
-def group_advantages(batch: Batch, config: GroupAdvantageConfig) -> Advantages:
-    """Return GRPO's advantages, one per completion."""
-    values = group_normalise(batch.rewards, batch.group_ids, by_std=config.normalise_by_std, eps=config.std_eps)
-    return Advantages(values, {})
+def refuse_per_token(advantage: PluginChoice, ratio: str) -> None:
+    """Raise ValueError for an advantage that tokens differ in, which one ratio for a completion can't take."""
+    if advantage.build().per_token:
+        raise ValueError(
+            f"advantage.id = {advantage.id!r} gives an advantage to each token, and {ratio} is one number for a "
+            "completion: choose another advantage, or objective.id = 'grpo'"
+        )
 
 
 @dataclass(frozen=True, slots=True)

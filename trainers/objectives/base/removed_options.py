@@ -1,4 +1,4 @@
-"""Options that FlowRL had in earlier versions, each with what to write in its place."""
+"""Options that objectives had in earlier versions, each with what to write in its place."""
 
 from __future__ import annotations
 
@@ -23,4 +23,13 @@ FLOWRL: Mapping[str, str] = {
     "log_z_pooling": _ABLATION,
     "log_z_detach": _ABLATION,
     "log_z_from_zero": _ABLATION,
+}
+
+GROUP_ADVANTAGE: Mapping[str, str] = {
+    "normalise_by_std": "false is objective.advantage = 'mean', and true is the default, objective.advantage = 'group'",
+    "std_eps": "it is objective.advantage.eps, of the advantage 'group'",
+}
+REINFORCE: Mapping[str, str] = {
+    "baseline": "it is objective.advantage.mean of the advantage 'baseline': 'running', 'batch' or 'none'",
+    "baseline_decay": "it is objective.advantage.decay of the advantage 'baseline'",
 }

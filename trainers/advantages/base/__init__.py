@@ -1,0 +1,1 @@
+"""Helpers that several advantages share. Not a plug-in: it has no constant ADVANTAGE."""

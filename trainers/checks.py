@@ -37,11 +37,12 @@ def check_objective(config: TrainConfig, objective: Objective) -> None:
         raise ConfigError(
             f"the objective {name!r} compares the completions of a prompt: set loop.samples_per_prompt to 2 or more"
         )
-    if objective.advantage is not None and loop.samples_per_prompt < objective.advantage.least_group:
+    advantage = objective.advantage if "group" in objective.requires else None
+    if advantage is not None and loop.samples_per_prompt < advantage.least_group:
         raise ConfigError(
-            f"the advantage {objective.advantage.plugin_id!r} with these options takes at least "
-            f"{objective.advantage.least_group} completions of a prompt, and loop.samples_per_prompt is "
-            f"{loop.samples_per_prompt}: raise it, or lower objective.advantage.k"
+            f"the advantage {advantage.plugin_id!r} with these options takes at least {advantage.least_group} "
+            f"completions of a prompt, and loop.samples_per_prompt is {loop.samples_per_prompt}: raise it, or lower "
+            "objective.advantage.k"
         )
     if "several_updates" in objective.requires and loop.minibatches_per_step * loop.epochs < 2:
         raise ConfigError(

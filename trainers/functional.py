@@ -5,12 +5,13 @@ Shapes: B completions, T completion positions. A mask is boolean and true at com
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from harness.core.tensors import Batch, Totals
+from harness.core.tensors import Batch, LossResult, PolicyOutputs, Totals
 
 Reduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
 KlEstimator = Literal["k1", "k2", "k3", "k1_plus", "k3_plus"]
@@ -225,6 +226,45 @@ def clipped_surrogate(
     if dual_clip is None:
         return surrogate
     return torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """Bounds of a token's ratio, beyond which PPO's surrogate has no gradient."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    reduction: Reduction = "token_mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
+            raise ValueError("clip_low must lie in [0, 1] (1 is off), and clip_high must not be negative")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError("dual_clip must be above 1")
+
+
+def clipped_policy_gradient(
+    batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Tensor, config: ClipConfig
+) -> LossResult:
+    """Return PPO's clipped surrogate, negated and reduced. Advantages: (B,) or (B, T)"""
+    mask, log_ratio, weights = batch.completion_mask, current.logp - old.logp, by_token(advantages)
+    per_token = -clipped_surrogate(log_ratio, weights, config.clip_low, config.clip_high, config.dual_clip)
+    loss = reduced(per_token, mask, batch.totals, config.reduction)
+    return LossResult(loss, {"clip_fraction": total(clipped(log_ratio.detach(), weights, config), mask)})
+
+
+def clipped(log_ratio: Tensor, advantages: Tensor, config: ClipConfig) -> Tensor:
+    """Mark where the clip removed the gradient."""
+    ratio = log_ratio.exp()
+    above = (ratio > 1 + config.clip_high) & (advantages > 0)
+    below = (ratio < 1 - config.clip_low) & (advantages < 0)
+    return above | below
+
+
+def by_token(advantages: Tensor) -> Tensor:
+    """Broadcast per-completion advantages over tokens; per-token ones stay. (B,) or (B, T) -> (B, 1) or (B, T)"""
+    return advantages if advantages.dim() == 2 else advantages[:, None]
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:

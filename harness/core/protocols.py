@@ -383,3 +383,28 @@ class Objective(Plugin):
         The loop calls it for each piece of the pass before the updates, so that the states need not be kept.
         """
         return None
+
+
+class PolicyGradient(Objective):
+    """Base of objectives whose advantages are a plug-in's, chosen by the option `advantage`.
+
+    In the config class: `advantage: PluginChoice = plugin("advantages", default="group")`.
+    """
+
+    advantage: Advantage
+
+    def __init__(self, config: Any, advantage: Advantage | None = None) -> None:
+        """Build the advantage that the config's option `advantage` chose, unless one is given."""
+        self.config = config
+        self.advantage = advantage if advantage is not None else config.advantage.build()
+        self.needs = self.advantage.needs
+        self.requires = self.advantage.requires
+
+    def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
+        return Advantages(self.advantage.compute(batch, old), {})
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.advantage.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.advantage.load_state_dict(state)

@@ -492,7 +492,7 @@ def test_show_of_a_run_without_its_config_names_the_file(capsys):
         (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (see `harness list --help`)"),
         (
             ["list", "x"],
-            "invalid choice: 'x'; there is engines, graders, metrics, objectives, presets, recipes, tables, tasks (",
+            "invalid choice: 'x'; there is advantages, engines, graders, metrics, objectives, presets, recipes, ",
         ),
         (["report"], "the following arguments are required: runs (see `harness report --help`)"),
         (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, reduced, total
+from harness.trainers.functional import Reduction, by_token, reduced, total
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import PolicyGradient, by_token
 
 
 class Cispo(PolicyGradient):

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import torch
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.functional import sequence_mean, total
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import PolicyGradient, refuse_per_token
+from harness.trainers.objectives.base.policy_gradient import refuse_per_token
 
 
 class Gmpo(PolicyGradient):

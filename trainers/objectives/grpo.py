@@ -30,11 +30,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, reduced, total
+from harness.trainers.functional import ClipConfig, Reduction, clipped_policy_gradient, reduced, total
 from harness.trainers.kl import kl_estimate
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, PolicyGradient, clipped_policy_gradient
 
 
 class Grpo(PolicyGradient):

@@ -16,10 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import clipped_surrogate, sequence_mean
+from harness.trainers.functional import ClipConfig, clipped, clipped_surrogate, sequence_mean
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, PolicyGradient, clipped, refuse_per_token
+from harness.trainers.objectives.base.policy_gradient import refuse_per_token
 
 
 class Gspo(PolicyGradient):

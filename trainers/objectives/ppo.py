@@ -28,6 +28,8 @@ from torch import Tensor
 from harness.core.protocols import Need
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
+    ClipConfig,
+    clipped_policy_gradient,
     clipped_value_loss,
     generalised_advantage,
     reduced,
@@ -36,7 +38,6 @@ from harness.trainers.functional import (
     whitened,
 )
 from harness.trainers.objectives.base.parameters import MlpHead, mlp_head
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, clipped_policy_gradient
 
 
 class Ppo(MlpHead):

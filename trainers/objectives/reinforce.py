@@ -15,14 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import (
-    PolicyGradient,
-    PolicyGradientConfig,
-    policy_gradient,
-    requirements_of,
-)
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
 
 
 class Reinforce(PolicyGradient):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.config import PluginChoice, parse_plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.objectives.base.policy_gradient import ClipConfig, PolicyGradient, clipped_policy_gradient
+from harness.trainers.functional import ClipConfig, clipped_policy_gradient
 
 
 class ReinforcePlusPlus(PolicyGradient):
@@ -35,7 +36,7 @@ class ReinforcePlusPlus(PolicyGradient):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, _whitened(config))
+        super().__init__(config, _whitened(config).build())
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         return clipped_policy_gradient(batch, current, old, advantages.values, self.config)

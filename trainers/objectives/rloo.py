@@ -17,13 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.config import parse_plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.objectives.base.policy_gradient import (
-    PolicyGradient,
-    PolicyGradientConfig,
-    policy_gradient,
-    requirements_of,
-)
+from harness.trainers.objectives.base.policy_gradient import PolicyGradientConfig, policy_gradient, requirements_of
 
 
 class Rloo(PolicyGradient):
@@ -34,7 +30,7 @@ class Rloo(PolicyGradient):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, parse_plugin("advantages", "leave_one_out"))
+        super().__init__(config, parse_plugin("advantages", "leave_one_out").build())
         self.requires |= requirements_of(config)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:

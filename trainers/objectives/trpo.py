@@ -24,10 +24,10 @@ from typing import Any
 from torch import Tensor
 
 from harness.core.config import PluginChoice, plugin
+from harness.core.protocols import PolicyGradient
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import Reduction, reduced, total
+from harness.trainers.functional import Reduction, by_token, reduced, total
 from harness.trainers.objectives.base import removed_options
-from harness.trainers.objectives.base.policy_gradient import PolicyGradient, by_token
 
 WIDEST = 1024.0
 

@@ -20,6 +20,8 @@ from harness.core.progress import Progress
 from harness.core.protocols import Grader, Split, Task
 from harness.core.recipes import find_config
 from harness.core.types import Completion, Estimate, Problem, Tokens, Verdict
+from harness.evaluation.config import DEFAULT_METRICS
+from harness.evaluation.metric_names import metric_settings
 from harness.evaluation.pipeline import verdict_of
 from harness.evaluation.select import find_problem
 from harness.evaluation.sweep import eval_runs, evaluate_runs
@@ -241,12 +243,15 @@ def evaluate(
     max_tokens: int | None = None,
     engine: str | Settings | None = None,
     grader: str | Settings | None = None,
+    metrics: Sequence[str] | None = None,
     preset: str | None = None,
     seed: int | None = None,
     settings: Settings | None = None,
     quiet: bool = False,
 ) -> Run:
     """Evaluate a model as `harness eval` does, or resume that run. `settings` are further keys of its config."""
+    if metrics is not None:
+        settings = merge({"metrics": metric_settings([*DEFAULT_METRICS, *metrics])}, _tree(settings))
     given = {
         "model": {"path": str(model)},
         "tasks": [tasks] if isinstance(tasks, str) else list(tasks),

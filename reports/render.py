@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from harness.core.types import Estimate, Table
@@ -13,6 +17,8 @@ from harness.core.types import Estimate, Table
 Cell = str | int | float | Estimate | None
 ABSENT = "-"
 TERMINAL_WIDTH = 120
+"""The width where stdout is not a terminal."""
+NARROWEST, WIDEST = 60, 200
 ESTIMATE_COLUMNS = tuple(field.name for field in fields(Estimate))
 GAP = "  "
 
@@ -92,13 +98,79 @@ def _csv_cell(cell: Any) -> Any:
 # --- plain text -------------------------------------------------------------------------------------------------
 
 
-def to_terminal(table: Table, width: int = TERMINAL_WIDTH) -> str:
-    """Render aligned columns. Columns beyond the width continue below, next to those that identify the rows."""
-    texts = [list(table.columns), *([" ".join(_text(cell).split()) for cell in row] for row in table.rows)]
-    widths = [max(len(line[i]) for line in texts) for i in range(len(table.columns))]
-    blocks = [_block(table, texts, widths, columns) for columns in _fitting(widths, _key_width(table), width)]
-    notes = ["\n".join(table.notes)] if table.notes else []
-    return "\n\n".join([f"{table.title}\n{blocks[0]}", *blocks[1:], *notes])
+def terminal_width() -> int:
+    """Return the columns of the terminal that stdout is, or COLUMNS, within what a table can be laid out for."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return TERMINAL_WIDTH
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((TERMINAL_WIDTH, 24)).columns))
+
+
+def to_terminal(table: Table, width: int | None = None) -> str:
+    """Render aligned columns that fit the width; no cell is broken.
+
+    Columns without a value are left out. In a table that is too wide, a column with one value in all rows becomes a
+    line above it, and what is still too wide continues below, next to the columns that identify the rows.
+    """
+    width = width if width is not None else terminal_width()
+    table = _select(table, [i for i in range(len(table.columns)) if _has_values(table, i)])
+    lines = [table.title]
+    if sum(_widths(table)) + len(GAP) * (len(table.columns) - 1) > width and len(table.rows) > 1:
+        table, constant = _without_constants(table)
+        lines += [_wrapped(f"in all rows: {constant}", width)] if constant else []
+    if not _fits_next_to_keys(table, width):
+        table = _numbered(table)
+    widths = _widths(table)
+    blocks = [_block(table, widths, columns) for columns in _fitting(widths, _key_width(table), width)]
+    notes = ["\n".join(_wrapped(note, width) for note in table.notes)] if table.notes else []
+    return "\n\n".join(["\n".join([*lines, blocks[0]]), *blocks[1:], *notes])
+
+
+def _texts(table: Table) -> list[list[str]]:
+    """Return the head and the rows as texts on one line each."""
+    return [list(table.columns), *([" ".join(_text(cell).split()) for cell in row] for row in table.rows)]
+
+
+def _widths(table: Table) -> list[int]:
+    return [max(map(len, column)) for column in zip(*_texts(table), strict=True)]
+
+
+def _has_values(table: Table, column: int) -> bool:
+    return not table.rows or any(row[column] is not None for row in table.rows)
+
+
+def _select(table: Table, columns: Sequence[int]) -> Table:
+    rows = tuple(tuple(row[i] for i in columns) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in columns), rows=rows)
+
+
+def _without_constants(table: Table) -> tuple[Table, str]:
+    """Return the table without the columns that have one value in all rows, and these as a text.
+
+    Estimates stay, and so does the first column.
+    """
+    constant = [
+        i
+        for i in range(1, len(table.columns))
+        if not isinstance(table.rows[0][i], Estimate) and len({row[i] for row in table.rows}) == 1
+    ]
+    text = ", ".join(f"{table.columns[i]} {_text(table.rows[0][i])}" for i in constant)
+    return _select(table, [i for i in range(len(table.columns)) if i not in constant]), text
+
+
+def _fits_next_to_keys(table: Table, width: int) -> bool:
+    widths, n_keys = _widths(table), _key_width(table)
+    keys = sum(widths[:n_keys]) + len(GAP) * n_keys
+    return all(keys + column <= width for column in widths[n_keys:])
+
+
+def _numbered(table: Table) -> Table:
+    """Return the table with a first column that numbers the rows, as a short key of them."""
+    rows = tuple((number, *row) for number, row in enumerate(table.rows, 1))
+    return replace(table, columns=("#", *table.columns), rows=rows)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
 
 
 def _fitting(widths: Sequence[int], n_keys: int, width: int) -> Iterator[list[int]]:
@@ -121,9 +193,9 @@ def _key_width(table: Table) -> int:
     return min(1, len(table.columns))
 
 
-def _block(table: Table, texts: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
+def _block(table: Table, widths: Sequence[int], columns: Sequence[int]) -> str:
     aligns = {i: str.rjust if _is_numeric(table, i) else str.ljust for i in columns}
-    lines = [[aligns[i](line[i], widths[i]) for i in columns] for line in texts]
+    lines = [[aligns[i](line[i], widths[i]) for i in columns] for line in _texts(table)]
     ruled = [lines[0], ["-" * widths[i] for i in columns], *lines[1:]]
     return "\n".join(GAP.join(line).rstrip() for line in ruled)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,3 +120,23 @@ def _unfinished_line(run: RunReader, label: str) -> str:
         return f"UNFINISHED: {label} is still running"
     meaning = "was killed" if run.record.status == "running" else f"ended as {run.record.status}"
     return f"UNFINISHED: {label} {meaning}{error}; run its command again to finish it"
+
+
+MEAN_AT_ONE = re.compile(r"(pass|pass-all|distinct|maj|g-pass\(.*\))@1")
+"""Estimates that are the mean share of right samples, as avg@k is: the others at k = 1."""
+
+
+def without_repeats(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Leave out an estimate that is another one under a second name, such as pass@1 where there is avg@16."""
+    kept = [estimate for estimate in estimates if estimate.name.startswith("avg@")]
+    for estimate in estimates:
+        if estimate not in kept and not (
+            MEAN_AT_ONE.fullmatch(estimate.name) and any(_is_same_mean(estimate, other) for other in kept)
+        ):
+            kept.append(estimate)
+    return [estimate for estimate in estimates if estimate in kept]
+
+
+def _is_same_mean(estimate: Estimate, other: Estimate) -> bool:
+    is_mean = other.name.startswith("avg@") or MEAN_AT_ONE.fullmatch(other.name) is not None
+    return is_mean and other.n_problems == estimate.n_problems and math.isclose(other.value, estimate.value)

@@ -199,6 +199,12 @@ def test_paths_without_runs_are_refused(runs_folder: Path, pattern: str) -> None
 # --- evaluate, compare ------------------------------------------------------------------------------------------
 
 
+def test_metrics_are_named_as_tables_print_them(tmp_path: Path) -> None:
+    run = evaluated(tmp_path / "run", metrics=["pass@2", "tokens"])
+    assert {"avg@2", "pass@2", "tokens"} <= set(run.estimates().metric)
+    assert "pass@1" not in set(run.estimates().metric)
+
+
 def test_an_evaluation_is_resumed_and_extended(tmp_path: Path) -> None:
     first = evaluated(tmp_path / "run").completions()
     again = evaluated(tmp_path / "run", settings={"n": 4}).completions()

@@ -83,6 +83,7 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     _refuse_tasks_without_problems(config, held_out)
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
     check_steps(folder, config.loop.steps)
+    graded.grader.check()
     return TrainSetup(
         config=config,
         task=graded,

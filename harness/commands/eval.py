@@ -21,9 +21,11 @@ from harness.commands.base.arguments import (
 )
 from harness.commands.base.output import print_config, print_path, print_tables, reasons_text
 from harness.core.config import Tree, digest, merge, read_toml
+from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.evaluation.config import DEFAULT_METRICS, EvalConfig
 from harness.evaluation.loop import Evaluation
+from harness.evaluation.metric_names import metric_settings, samples_averaged
 from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
 from harness.reports.report import tables_of, write_report
 from harness.runs.folder import default_folder
@@ -56,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="what generates (default: hf)")
     parser.add_argument("--grader", help="what judges (default: each task's own); its options: --set grader.KEY=VALUE")
     parser.add_argument(
-        "--metrics", help="ids of more metrics, separated by commas; `diversity` is all of those that need no model"
+        "--metrics",
+        help="further metrics: ids, or names as tables print them (pass@k,avg@16,tokens); `diversity` is all "
+        "of those that need no model",
     )
     parser.add_argument("--split", help="train, validation or test (default: test)")
     parser.add_argument("--n", type=integer, help="samples per problem (default: 16); a larger n extends a run")
@@ -104,14 +108,25 @@ def _flags(args: Arguments) -> Tree:
         **given(tasks=split_names(args.tasks), problems=split_names(args.problem)),
         **plugin_settings("engine", args.engine),
         **plugin_settings("grader", args.grader),
-        **given(metrics=[*DEFAULT_METRICS, *names] if (names := split_names(args.metrics)) is not None else None),
         **given(sampling={"max_tokens": args.max_tokens} if args.max_tokens is not None else None),
-        **given(preset=args.preset, split=args.split, n=args.n, limit=args.limit, seed=args.seed),
+        **_metrics(args),
+        **given(preset=args.preset, split=args.split, limit=args.limit, seed=args.seed),
     }
 
 
 def _default_folder(config: EvalConfig) -> Path:
     return default_folder(f"eval-{Path(config.model.path).name}", config)
+
+
+def _metrics(args: Arguments) -> Tree:
+    """Return the number of samples and the metrics. `avg@16` is of 16 samples, so it sets the number."""
+    names = split_names(args.metrics)
+    if names is None:
+        return given(n=args.n)
+    n = samples_averaged(names)
+    if n is not None and args.n not in (None, n):
+        raise ConfigError(f"avg@{n} is the average of {n} samples, and --n is {args.n}; write avg@k, or --n {n}")
+    return {**given(n=n if n is not None else args.n), "metrics": metric_settings([*DEFAULT_METRICS, *names])}
 
 
 def _deviations(config: EvalConfig) -> Sequence[str]:

@@ -12,6 +12,7 @@ from harness.commands.base.output import print_result, reasons_text
 from harness.core.config import PluginChoice, parse_plugin
 from harness.core.progress import Progress
 from harness.evaluation.regrade import Regraded, regrade
+from harness.reports.run_facts import without_repeats
 
 EXAMPLE = "harness grade runs/a --grader math"
 
@@ -47,7 +48,7 @@ def _lines(regraded: Regraded) -> list[str]:
     estimates = [
         f"{task}: {e.name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]"
         for task, of_task in regraded.estimates.items()
-        for e in of_task
+        for e in without_repeats(of_task)
     ]
     lines = [*estimates, f"{regraded.n_completions} completions graded, {regraded.n_ungraded} of them ungraded"]
     return [*lines, f"ungraded: {reasons_text(regraded.reasons)}"] if regraded.reasons else lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import textwrap
 from collections.abc import Mapping
 
 from harness.commands import DONE
@@ -11,6 +13,7 @@ from harness.commands.base.output import print_result
 from harness.core.recipes import methods_of_settings, recipe_titles
 from harness.core.registry import descriptions
 from harness.evaluation import presets
+from harness.reports.render import terminal_width
 
 EXAMPLE = "harness list tasks"
 KINDS = ("tasks", "presets", "engines", "graders", "metrics", "advantages", "objectives", "tables")
@@ -28,9 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: Arguments) -> int:
     found = _descriptions(args.kind)
     width = max(map(len, found), default=0)
-    lines = [f"{plugin_id:{width}}  {description}" for plugin_id, description in found.items()]
+    lines = [_wrapped(f"{plugin_id:{width}}  {description}", width + 2) for plugin_id, description in found.items()]
     print_result(args, found, "\n".join(lines))
     return DONE
+
+
+def _wrapped(line: str, indent: int) -> str:
+    """Wrap a line on a terminal, below its description; elsewhere one line is one id."""
+    if not sys.stdout.isatty():
+        return line
+    return textwrap.fill(line, terminal_width(), subsequent_indent=" " * indent, break_long_words=False)
 
 
 def _descriptions(kind: str) -> Mapping[str, str]:

@@ -27,6 +27,7 @@ from harness.evaluation import presets
 from harness.evaluation.select import find_problem
 from harness.models.chat import prompt_ids
 from harness.models.loading import load_tokenizer, resolve
+from harness.reports.run_facts import without_repeats
 from harness.runs.folder import RunReader
 
 EXAMPLE = "harness show countdown --problem 3"
@@ -291,7 +292,7 @@ def _run_text(folder: str) -> str:
     lines += [
         f"{task}: {e.name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}] over {e.n_problems} problems, {e.method}"
         for task, estimates in view.estimates().items()
-        for e in estimates
+        for e in without_repeats(estimates)
     ]
     steps = view.steps()
     if steps:

@@ -170,6 +170,9 @@ class Grader(Plugin, Generic[R]):
         """Return what the judging depends on, for the run record. Raise UsageError if nothing can be judged here."""
         return {}
 
+    def check(self) -> None:
+        """Raise UsageError where nothing could be judged. Called before anything is generated."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
@@ -268,6 +271,13 @@ class Metric(Plugin):
     @abstractmethod
     def estimate(self, graded: Sequence[Graded[Any]]) -> Sequence[Estimate]:
         """Return the estimates of one task: one, or a family such as pass@1, pass@2, pass@4."""
+
+    def applies_to(self, grader: Grader[Any], graded: Sequence[Graded[Any]]) -> bool:  # noqa: ARG002
+        """Return whether the estimates mean something for this grader's verdicts. If not, they are left out."""
+        return True
+
+    def check(self) -> None:
+        """Raise UsageError for what would fail once the completions are there. Called before they are generated."""
 
     def per_problem(self, graded: Sequence[Graded[Any]]) -> Mapping[str, Mapping[str, float]]:  # noqa: ARG002
         """Return by estimate and problem id the values, at least 0, that an estimate is the mean of.

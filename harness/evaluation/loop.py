@@ -262,7 +262,8 @@ def estimates_of(
     Parts that are `configured` as tasks themselves are left out.
     """
     own = dict(task.task.own_estimates(graded))
-    ours = [e for metric in metrics if task.task.has_right_and_wrong() for e in metric.estimate(graded)]
+    used = [metric for metric in metrics if task.task.has_right_and_wrong() and metric.applies_to(task.grader, graded)]
+    ours = [estimate for metric in used for estimate in metric.estimate(graded)]
     parts = {part: list(group) for part, group in own.items() if part not in configured}
     return {task.id: [*own.get(task.id, ()), *ours], **parts}
 

@@ -85,9 +85,14 @@ def resolve(
 def check(setup: EvalSetup) -> None:
     """Raise for everything that would fail after the model is loaded. Writes nothing.
 
-    That is a folder of another run, an engine that can't score texts, and prompts that the model can't read.
+    That is a folder of another run, a grader or metric that can't work here, an engine that can't score texts, and
+    prompts that the model can't read.
     """
     RunWriter.check(setup.folder, setup.identity)
+    for task in setup.tasks.values():
+        task.grader.check()
+    for metric in setup.metrics:
+        metric.check()
     check_scorer(setup)
     requests = (task.plan.request(p, 0, 0) for task in setup.tasks.values() for p in _generated(task.problems))
     setup.engine.check_prompts(setup.source, requests)

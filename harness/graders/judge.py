@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import cast
 
 from harness.core.config import PluginChoice, incidental, parse_plugin, plugin, to_tree
-from harness.core.errors import DiskError, EngineError, HarnessError, RunFolderError
+from harness.core.errors import ConfigError, DiskError, EngineError, HarnessError, RunFolderError
 from harness.core.protocols import Engine, Grader, ModelSource
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
 from harness.graders.math.extraction import answer_region
@@ -105,6 +105,14 @@ class JudgeGrader(Grader[TextReference]):
     def facts(self) -> Mapping[str, str]:
         """Return what identifies the judge, for the run record. Raises UsageError where its engine can't be used."""
         return self._judge.facts() if self._judge is not None else {}
+
+    def check(self) -> None:
+        if self._judge is None:
+            raise ConfigError(
+                "this task is graded by a judge, and none is named: add --grader judge --set "
+                "grader.base_url=http://localhost:8000/v1 --set grader.model=NAME, or choose a grader without a model, "
+                "such as --grader exact"
+            )
 
     def grade(self, problem: Problem[TextReference], completion: Completion) -> Verdict:
         reference: object = problem.reference

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from harness.core.errors import PluginError
+from harness.core.protocols import Grader
 from harness.core.types import Graded
 from harness.metrics.base.grouping import Family, Means, ProblemSamples
 
@@ -21,7 +22,8 @@ class DistinctAtK(Family):
 
     That is the expected number of distinct right solutions among k of the n samples (rarefaction, Hurlbert 1971),
     so different n compare. Two right samples are one solution when their `verdict.details["solution"]` is equal.
-    There is no estimate where right verdicts have no such key; where nothing is right it is 0.
+    There is no estimate where right verdicts have no such key. Where nothing is right it is 0 if the grader identifies
+    solutions, and there is no estimate otherwise.
     For k = 1, 4, 16, 64 ... and n itself, n being the smallest number of graded samples of a problem.
     """
 
@@ -30,6 +32,9 @@ class DistinctAtK(Family):
 
     def upper(self, _k: int) -> float:
         return float(_k)
+
+    def applies_to(self, grader: Grader[Any], graded: Sequence[Graded[Any]]) -> bool:
+        return grader.names_solutions or any("solution" in item.verdict.details for item in graded)
 
     def means(self, problems: Sequence[ProblemSamples]) -> Iterable[Means]:
         return super().means(problems) if _has_solutions(problems) else []

@@ -57,6 +57,10 @@ class EmbeddingDistance(MeanOverProblems):
         super().__init__(config)
         self._encoder = encoder if encoder is not None else SentenceModel(config.model, config.device)
 
+    def check(self) -> None:
+        """Load the model and embed a word, so that a model that can't be used is refused at once."""
+        self._directions(self._encoder.embed(["word"]))
+
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         used = [problem for problem in problems if problem.n_correct >= 2]
         if not used:

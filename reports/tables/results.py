@@ -20,6 +20,7 @@ from harness.reports.run_facts import (
     task_ids,
     trainer_of,
     unfinished,
+    without_repeats,
 )
 from harness.runs.folder import RunReader
 
@@ -40,7 +41,7 @@ class Results(TableBuilder[RunReader]):
         rows = [row for run, label in evaluations for row in _rows(run, label)]
         if not rows:
             return []
-        names = _column_order([name for row in rows for name in row.estimates])
+        names = _column_order([e.name for row in rows for e in without_repeats(list(row.estimates.values()))])
         cells = tuple((*row.leading, *(row.estimates.get(name) for name in names)) for row in rows)
         notes = (*unfinished(evaluations), *_deviations(evaluations), *_notes(rows))
         return [Table("Results", (*LEADING, *names), cells, notes)]

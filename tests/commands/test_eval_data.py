@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from command_output import output
+from command_output import output, tables
+from official_shapes import write
 
 from harness.core import config as configs
 from harness.core.types import LoadedData
@@ -67,3 +68,18 @@ def test_only_differing_or_unverified_rows_are_described():
 def test_task_without_files_has_no_data_facts():
     task = configs.parse_plugin("tasks", {"id": "countdown"}).build()
     assert "files" not in task_facts(task, "test", grader="countdown", is_strict=True, warn=print)
+
+
+def test_a_metric_that_does_not_apply_is_absent(capsys, mirror):
+    """Nothing is right, and the grader of maths does not identify solutions."""
+    (table,) = tables(capsys, *EVAL[:-2], "--set", ENGINE.replace("2}", "9}"), "--out", "run")
+    assert table["rows"][0]["avg@1"]["value"] == 0.0
+    assert not [name for name in table["columns"] if name.startswith("distinct")]
+
+
+def test_a_task_without_a_judge_is_refused_before_anything_is_generated(capsys, mirror):
+    write(mirror / "simpleqa/simple_qa_test_set.csv", [{"metadata": "{}", "problem": "Who?", "answer": "Ada"}])
+    command = ["eval", "countdown-tiny", "--tasks", "simpleqa", "--n", "1", "--quiet", "--out", "run"]
+    err = output(capsys, *command, code=2).err
+    assert "graded by a judge, and none is named: add --grader judge --set grader.base_url=" in err
+    assert not Path("run").exists()

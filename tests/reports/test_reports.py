@@ -13,8 +13,10 @@ import pytest
 
 from harness.core.errors import RunFolderError, UnknownNameError, UsageError
 from harness.core.types import Estimate, Table, Verdict
+from harness.reports import render
 from harness.reports.render import to_csv, to_markdown, to_plain, to_terminal
 from harness.reports.report import read_runs, tables_of, write_report
+from harness.reports.run_facts import without_repeats
 from harness.runs.folder import RunIdentity, RunReader, RunWriter
 
 AVG = Estimate("avg@16", 0.79253, 0.75149, 0.83151, 30, 480, 2, "95% bootstrap over 30 problems")
@@ -186,6 +188,59 @@ def test_a_wide_terminal_table_continues_below_with_the_identifying_columns():
         ["run", "task", *names[8:]],
     ]
     assert text.count("0.793 [0.751, 0.832]") == 18
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_a_terminal_table_fits_and_no_cell_is_broken(width, n_rows):
+    columns = ("run", "model", "split", "objective", "temperature", "n", *(f"pass@{2**i}" for i in range(6)))
+    rows = tuple(
+        (f"run-{i}", f"models/of-some-{'long-' * (i % 3)}name", "test", None, 0.6 + i, 16, *[AVG] * 6)
+        for i in range(n_rows)
+    )
+    text = to_terminal(Table("Wide", columns, rows, ("a note " * 30,)), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("0.793 [0.751, 0.832]") == 6 * n_rows
+    assert all(str(row[1]) in text.split() and f"{row[4]:.4g}" in text.split() for row in rows)
+    assert "objective" not in text
+    is_folded = n_rows > 1 and width < 200
+    assert ("in all rows: split test, n 16" in text) == is_folded
+
+
+def test_a_table_that_fits_keeps_its_columns_and_keys_too_wide_become_numbers():
+    rows = (("a", "test", 1.0), ("b", "test", 2.0))
+    assert "in all rows" not in to_terminal(Table("T", ("run", "split", "x"), rows), 60)
+    long = tuple((f"{'x' * 50}{i}", "y" * 30, AVG) for i in range(2))
+    text = to_terminal(Table("T", ("run", "what", "avg"), long), 60)
+    assert [line.split() for line in text.splitlines() if line.startswith("#")] == [["#", "run"], ["#", "avg"]]
+    assert "in all rows: what " + "y" * 30 in text
+
+
+def test_the_width_is_that_of_the_terminal_within_limits(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert render.terminal_width() == render.TERMINAL_WIDTH
+    for columns, width in (("20", 60), ("75", 75), ("400", 200)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert render.terminal_width() == width
+
+
+def test_no_output_is_coloured():
+    """Neither a table nor a progress line holds an escape sequence, so NO_COLOR has nothing to switch off."""
+    root = Path(__file__).resolve().parents[2]
+    sources = [path for folder in ("harness", "reports", "trainers", "tasks") for path in (root / folder).rglob("*.py")]
+    assert [str(path) for path in sources if "\\x1b[" in path.read_text() or "\\033[" in path.read_text()] == []
+
+
+def test_a_number_is_shown_under_one_name():
+    def estimate(name, value, n_problems=10):
+        return dataclasses.replace(AVG, name=name, value=value, n_problems=n_problems)
+
+    avg, others = estimate("avg@16", 0.25), [estimate("pass@2", 0.25), estimate("distinct@4", 1.25)]
+    repeats = [estimate(name, 0.25 + 1e-17) for name in ("pass@1", "distinct@1", "maj@1", "g-pass(tau=0.5)@1")]
+    assert without_repeats([repeats[0], avg, *repeats[1:], *others]) == [avg, *others]
+    assert without_repeats([*repeats, *others]) == [repeats[0], *others]
+    different = [avg, estimate("pass@1", 0.2), estimate("maj@1", 0.25, n_problems=9)]
+    assert without_repeats(different) == different
 
 
 def test_report_values_are_strict_json():

@@ -45,14 +45,14 @@ def measure(
         if sizes.samples is None:
             progress.warn(f"{task}: a run has fewer than 2 samples of a problem, so its diversity is not defined")
         progress.begin(f"diversity of {task}", len(names) * len(arms))
+        # Built once for all runs: a metric that loads a model does so for the first.
+        metrics = [metric for name in names if (metric := build(name, sizes, options.get(name, {}))) is not None]
         for arm in arms:
             values: dict[str, Mapping[str, tuple[float, ...]]] = {}
             cards: dict[str, Mapping[str, Any]] = {}
-            for name in names:
-                metric = build(name, sizes, options.get(name, {}))
-                if metric is not None:
-                    values |= single(metric.per_problem(flat(arm.graded[task])))
-                    cards |= metric.cards()
+            for metric in metrics:
+                values |= single(metric.per_problem(flat(arm.graded[task])))
+                cards |= metric.cards()
                 progress.advance()
             store(arm, task, sizes, arms, values, cards)
         progress.end()

@@ -25,6 +25,8 @@ TITLES = {
     "wording": ("distinct-", "ead", "1-self_bleu", "div_equ"),
 }
 OTHER = "other measures"
+CARDS = {"embeddings": ("encoder",), "strategies": ("judge", "flowrl-legacy")}
+"""The cards in the footer of each table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,12 @@ def _of_task(task: str, have: Sequence[Labelled], measured: Mapping[Any, TaskDiv
     methods = methods_of(have)
     columns = _columns(methods, measured)
     clusters = {problem: family for run, _ in have for problem, family in run.clusters().get(task, {}).items()}
-    notes = (*unfinished(have), *_notes(measured))
     by_title: dict[str, list[Column]] = defaultdict(list)
     for column in columns:
         by_title[_title(column.name)].append(column)
     for title in (*TITLES, OTHER):
         if title in by_title:
+            notes = (*unfinished(have), *_notes(measured, title))
             yield from _tables(f"Diversity of {task}: {title}", by_title[title], methods, clusters, notes)
 
 
@@ -152,8 +154,8 @@ def _estimate(column: Column, value: float, low: float, high: float, method: str
     return Estimate(column.name, value, low, high, len(column.problems), 0, 0, method)
 
 
-def _notes(measured: Mapping[Any, TaskDiversity]) -> list[str]:
-    """Note the sizes and the cards of the models that values depend on, each once."""
+def _notes(measured: Mapping[Any, TaskDiversity], title: str) -> list[str]:
+    """Note the sizes, and the cards of the models that this kind of measure depends on, each once."""
     sizes = {(one.samples, one.correct) for one in measured.values()}
     notes = [
         "[low, high] is a 95% interval over problems, and over runs and passes of the judge where there are several; n "
@@ -163,10 +165,15 @@ def _notes(measured: Mapping[Any, TaskDiversity]) -> list[str]:
         notes.append(
             "UNPAIRED: these runs were measured at different numbers of samples; run `harness diversity` on all of them"
         )
+    shown = CARDS.get(title, ())
     cards = [(kind, card) for one in measured.values() for kind, card in one.cards.items()]
-    lines = [f"{kind}: {', '.join(f'{key} {value}' for key, value in card.items())}" for kind, card in cards]
-    judged = any(kind == "judge" for kind, _ in cards)
-    return [*notes, *dict.fromkeys(lines), *([] if judged else ["Strategies by a judge: not measured."])]
+    lines = [
+        f"{kind}: {', '.join(f'{key} {value}' for key, value in card.items())}" for kind, card in cards if kind in shown
+    ]
+    is_judged = any(kind == "judge" for kind, _ in cards)
+    if title == "right solutions" and not is_judged:
+        lines.append("Strategies by a judge: not measured.")
+    return [*notes, *dict.fromkeys(lines)]
 
 
 TABLE = Diversity

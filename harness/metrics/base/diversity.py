@@ -27,6 +27,8 @@ class Part(NamedTuple):
     suffix: str
     features: Sequence[Any]
     are_right: bool
+    fewest: int | None = None
+    """Number of samples that are enough for a value; None for the common size."""
 
 
 class Diversity(MeanOverProblems):
@@ -86,7 +88,7 @@ class Diversity(MeanOverProblems):
             features = self.features(problem)
             for part in self.parts(problem, features) if features is not None else ():
                 size = sizes[part.are_right]
-                if size is None or len(part.features) < size:
+                if size is None or len(part.features) < (part.fewest if part.fewest is not None else size):
                     continue
                 for name, value in self.values(part.features, size):
                     if value is not None:

@@ -77,7 +77,7 @@ def describe(name: str, *, split: Split, problem: str | None, settings: Mapping[
         raise ConfigError(f"{name!r} is the name of several: to set options, name {choices}")
     if not others and not owners:
         raise _unknown(name)
-    described = [_plugin(kind, plugin_id, settings) for kind, plugin_id in owners]
+    described = [_plugin(kind, plugin_id, settings, split) for kind, plugin_id in owners]
     return SEPARATOR.join([*described, *(text() for text in others.values() if not settings)])
 
 
@@ -101,7 +101,7 @@ def _owners(name: str) -> list[tuple[str, str]]:
     kind, slash, plugin_id = name.partition("/")
     if slash and kind in registry.KINDS:
         return [(kind, plugin_id)]
-    if ":" in name:  # a member of a family; only tasks have families
+    if ":" in name or registry.is_data_file(name):  # a member of a family; only tasks have families
         return [("tasks", name)]
     return [(kind, name) for kind in registry.KINDS if name in registry.entries(kind)]
 
@@ -188,15 +188,15 @@ def _plain_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[
     return lines
 
 
-def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any]) -> str:
+def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any], split: Split) -> str:
     registry.load(kind, plugin_id)
-    module = registry.entries(kind)[plugin_id.partition(":")[0]].module.partition(":")[0]
+    module = registry.entries(kind)[registry.family_of(kind, plugin_id)[0]].module.partition(":")[0]
     documentation = inspect.getdoc(importlib.import_module(module))
     parts = [f"{registry.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
     options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")
     if kind == "tasks":
-        parts += _task_parts(build_task(plugin_id, settings))
+        parts += _task_parts(build_task(plugin_id, settings), split)
     return "\n\n".join(parts)
 
 
@@ -216,7 +216,7 @@ def _shown(value: Any) -> str:
     return configs.label_of(value) if isinstance(value, configs.PluginChoice) else repr(value)
 
 
-def _task_parts(task: Any) -> list[str]:
+def _task_parts(task: Any, split: Split) -> list[str]:
     card = task.card
     parts = [_section("card", {name: getattr(card, name) for name in CARD}), _section("sizes", card.sizes)]
     files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
@@ -225,6 +225,7 @@ def _task_parts(task: Any) -> list[str]:
     parts.append(_section("errata", {erratum.problem_id: erratum.reason for erratum in card.errata}))
     parts.append(_section("can't be decided by tests alone", _by_reason(card.exclusions)))
     presets = getattr(task, "PROMPTS", {})
+    parts.append(_section(f"answers of the {split} split, as its grader reads them", task.answers(split)))
     parts.append(_section("prompts", {name: prompt.source for name, prompt in presets.items()}))
     return [part for part in parts if part]
 

@@ -133,6 +133,10 @@ class Task(Plugin, Generic[R]):
         """Read a split and describe it; None for a task without files. Raise DataError if it can't be read."""
         return None
 
+    def answers(self, split: Split) -> Mapping[str, str]:  # noqa: ARG002
+        """Return how the grader reads the answers of a split, for `harness show`; empty if that is known."""
+        return {}
+
     def test_facts(self, split: Split) -> Mapping[str, str]:  # noqa: ARG002
         """Return `tests`, what the tests of programs cover, and `undecided`, the problems that they can't decide."""
         return {}

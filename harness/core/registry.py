@@ -51,6 +51,10 @@ KINDS = {
     "tables": Kind("table", "harness.reports.tables", "TABLE", protocols.TableBuilder),
 }
 
+DATA_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+"""Endings of file names that are read as rows; `.gz` may follow. Such a name is a task of the family OWN_DATA."""
+OWN_DATA = "jsonl"
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -71,7 +75,7 @@ def entries(kind_name: str) -> dict[str, Entry]:
 def load(kind_name: str, plugin_id: str) -> Any:
     """Return the class of a plug-in, checked. For `family:member` the plug-in `family` returns it."""
     kind, known = KINDS[kind_name], entries(kind_name)
-    family, is_member, member = plugin_id.partition(":")
+    family, is_member, member = family_of(kind_name, plugin_id)
     if is_member and family in known:
         return _stamped(load(kind_name, family).member(member), plugin_id)
     if plugin_id not in known:
@@ -91,6 +95,18 @@ def load(kind_name: str, plugin_id: str) -> Any:
         raise PluginError(f"{module_name} does not end in the constant {constant}; a {kind.noun} file must")
     _check(kind, plugin_id, plugin)
     return _stamped(plugin, plugin_id)
+
+
+def is_data_file(name: str) -> bool:
+    """Return whether this is the name of a file of rows."""
+    return name.lower().removesuffix(".gz").endswith(DATA_FILES)
+
+
+def family_of(kind_name: str, plugin_id: str) -> tuple[str, str, str]:
+    """Split `family:member` at the colon, as `str.partition` does. The path of a data file is a member by itself."""
+    if kind_name == "tasks" and is_data_file(plugin_id) and plugin_id.partition(":")[0] not in entries("tasks"):
+        return OWN_DATA, ":", plugin_id
+    return plugin_id.partition(":")
 
 
 def id_of(kind_name: str, plugin: type[protocols.Plugin]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import json
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from harness.core.types import DataFile
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
+LISTING_TIMEOUT_S = 10.0
 
 
 def cached(file: DataFile) -> Path | None:
@@ -24,14 +30,19 @@ def cached(file: DataFile) -> Path | None:
         return path if path.is_file() else None
     if file.repo is None:
         return None
-    # Same lookup as the hub client's, without the half second of importing it.
+    path = _snapshot(file.repo, file.revision)[1] / file.path
+    return path if path.is_file() else None
+
+
+def _snapshot(repo: str, revision: str) -> tuple[str, Path]:
+    """Return the commit of a revision and its folder in the hub client's cache, which need not exist."""
+    # Same lookup as the client's, without the half second of importing it.
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE, f"datasets--{file.repo.replace('/', '--')}")
-    ref = folder / "refs" / file.revision
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else file.revision
-    path = folder / "snapshots" / commit / file.path
-    return path if path.is_file() else None
+    folder = Path(HF_HUB_CACHE, f"datasets--{repo.replace('/', '--')}")
+    ref = folder / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    return commit, folder / "snapshots" / commit
 
 
 def download(file: DataFile) -> Path:
@@ -95,6 +106,58 @@ def _from_hub(file: DataFile) -> Path:
     return Path(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a dataset on the hub at one commit."""
+
+    commit: str
+    files: Sequence[str]
+
+
+def listing(repo: str, revision: str = "main") -> Listing:
+    """Return the files of a dataset: as listed before on this machine, else by the hub, else those in its cache.
+
+    Raise DataError if none of them has it.
+    """
+    path = cache_root() / "listings" / f"{repo.replace('/', '--')}@{revision.replace('/', '--')}.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Listing(stored["commit"], stored["files"])
+    except (OSError, ValueError, KeyError):  # not listed yet, or damaged
+        pass
+    try:
+        found = _list_on_hub(repo, revision)
+    except DataError:
+        cached_files = _list_in_cache(repo, revision)
+        if cached_files is None:
+            raise
+        return cached_files
+    with contextlib.suppress(OSError):  # the next call asks the hub again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"commit": found.commit, "files": list(found.files)}), encoding="utf-8")
+    return found
+
+
+def _list_in_cache(repo: str, revision: str) -> Listing | None:
+    """Return the files that the hub's client has downloaded; None without any."""
+    commit, snapshot = _snapshot(repo, revision)
+    files = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file())
+    return Listing(commit, files) if files else None
+
+
+def _list_on_hub(repo: str, revision: str) -> Listing:
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().dataset_info(repo, revision=revision, timeout=LISTING_TIMEOUT_S)
+    except Exception as error:  # the client does not wrap the errors of its transport
+        named = DataFile("(the list of files)", repo, revision)
+        raise DataError(_advice(named, error)) from error
+    if info.sha is None or info.siblings is None:
+        raise DataError(f"the hub lists no files of {repo} at {revision}; give another revision")
+    return Listing(info.sha, sorted(file.rfilename for file in info.siblings))
+
+
 def _advice(file: DataFile, error: Exception) -> str:
     """Explain an error of the hub's client and what to do about it."""
     from huggingface_hub import errors
@@ -129,6 +192,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _url_path(file: DataFile) -> Path:
+    assert file.url is not None
+    if file.url.startswith("file:"):  # on this machine already
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(file.url).path))
     return cache_root() / "files" / file.path
 
 
@@ -141,6 +207,8 @@ def cache_root() -> Path:
 def _from_url(file: DataFile) -> Path:
     """Download to a `.part` file, which a later call continues, then rename it."""
     path = _url_path(file)
+    if str(file.url).startswith("file:"):
+        raise DataError(f"{path} does not exist")
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     held = part.stat().st_size if part.exists() else 0

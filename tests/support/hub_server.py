@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, self.path, self.headers.get("Range")))
         if hub.refuses is not None:
             return self._refuse(*hub.refuses)
+        if self.path.startswith("/api/datasets/"):
+            return self._list("/".join(self.path.split("/")[3:5]))
         name = self._name()
         if name is None:
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
@@ -76,6 +79,20 @@ class Handler(BaseHTTPRequestHandler):
         if parts[0] != "datasets":
             return parts[0], "/".join(parts[1:])
         return ("/".join(parts[1:3]), "/".join(parts[5:])) if parts[4] in ("main", COMMIT) else None
+
+    def _list(self, repo: str) -> None:
+        """Send the list of a dataset's files, as the hub's API does."""
+        names = [name.removeprefix(f"{repo}/") for name in self.hub.files if name.startswith(f"{repo}/")]
+        if not names:
+            return self._refuse(401, "RepoNotFound", "Repository not found")
+        listing = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        content = json.dumps(listing).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        return None
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self.send_response(status)

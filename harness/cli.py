@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -20,7 +21,7 @@ from harness.commands import FAILED, INTERRUPTED
 from harness.core.errors import HarnessError, UnknownNameError, UsageError
 
 FOLDER = Path(__file__).resolve().parent / "commands"
-ORDER = ("train", "eval", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")
+ORDER = ("train", "eval", "import", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")
 """The order of commands in the help; the others follow by name."""
 
 
@@ -64,13 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def commands() -> Mapping[str, str]:
     """Return every command's name with one line of help, read from its file without importing it."""
-    names = {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__"}
+    files = (path for path in sorted(FOLDER.glob("*.py")) if path.stem != "__init__")
+    names = {path.stem.removesuffix("_"): path for path in files}  # import_.py, as `import` is a keyword of Python
     ordered = sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     return {name: _first_line(names[name]) for name in ordered}
 
 
 def load_command(name: str) -> Command:
-    module: Any = importlib.import_module(f"harness.commands.{name}")
+    module: Any = importlib.import_module(
+        f"harness.commands.{name}_" if iskeyword(name) else f"harness.commands.{name}"
+    )
     return module  # type: ignore[no-any-return]
 
 

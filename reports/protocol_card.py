@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from harness.core.types import Sampling
 from harness.reports.run_config import RunConfig, options_text, run_config
-from harness.reports.run_facts import Cell, facts_of, model_of, sampling_setting, sandbox_of
+from harness.reports.run_facts import UNKNOWN, Cell, facts_of, import_of, model_of, sampling_setting, sandbox_of
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import read_lines
 
@@ -31,12 +31,14 @@ PACKAGES = ("python", "torch", "transformers", "vllm", "math-verify")
 def card(run: RunReader, task: str) -> dict[str, Cell]:
     """Return every setting by name, always with the same names. None is what the run folder does not record."""
     config, record, facts = run_config(run), run.record, facts_of(run, task)
-    options = config.task(task)
+    imported = import_of(run)
     return {
         **{name: _cell(facts.get(key)) for key, name in CARD.items()},
         "preset": config.preset,
         "deviations": _joined(config.deviations),
-        "task options": options.options_text() if options is not None else None,
+        "imported from": _files(imported),
+        "not in those files": _joined(imported.get("unknown", [])),
+        "task options": _options(config, task, without=("prompt",) if imported else ()),
         "split": config.split,
         "problems graded": max((estimate.n_problems for estimate in run.estimates().get(task, [])), default=None),
         "limit": _limit(config),
@@ -48,11 +50,26 @@ def card(run: RunReader, task: str) -> dict[str, Cell]:
         "engine": str(config.engine) if config.engine is not None else None,
         "model": model_of(run),
         "model fingerprint": facts_of(run, "model").get("fingerprint"),
-        "model settings": options_text(config.model_options),
-        "seed": config.seed,
+        "model settings": options_text(config.model_options) if not imported else None,
+        "seed": UNKNOWN if imported else config.seed,
         "code": record.code,
         **{package: record.environment.get(package) for package in PACKAGES},
     }
+
+
+def _files(imported: Mapping[str, Any]) -> str | None:
+    """Return the format, the tool and the files of imported completions; None if they were not imported."""
+    if not imported:
+        return None
+    return f"{imported['format']} (tool: {imported['tool']}): {_joined(imported['files'])}"
+
+
+def _options(config: RunConfig, task: str, *, without: Sequence[str]) -> str | None:
+    """Return a task's options as text. Imported completions were not asked for with its prompt."""
+    chosen = config.task(task)
+    if chosen is None:
+        return None
+    return options_text({key: value for key, value in chosen.options.items() if key not in without})
 
 
 def _limit(config: RunConfig) -> Cell:

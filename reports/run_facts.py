@@ -19,6 +19,8 @@ Cell = str | int | float | Estimate | None
 Labelled = tuple[RunReader, str]
 CHECKPOINTS_FOLDER = "checkpoints"
 TASK_DEFAULT = "task's own"
+UNKNOWN = "unknown"
+"""Setting of completions that were imported from files which do not have it."""
 
 
 def labelled(runs: Sequence[RunReader], kind: Literal["eval", "train"]) -> list[Labelled]:
@@ -95,6 +97,11 @@ def facts_of(run: RunReader, name: str) -> Mapping[str, Any]:
     return subtable(run.record.data, name)
 
 
+def import_of(run: RunReader) -> Mapping[str, Any]:
+    """Return the recorded facts about the files that the completions were imported from; empty if they were not."""
+    return facts_of(run, "source")
+
+
 def sandbox_of(facts: Mapping[str, Any]) -> str | None:
     """Return the isolation level under which a task's programs ran."""
     level: str | None = subtable(facts, "judging").get("sandbox")
@@ -102,8 +109,13 @@ def sandbox_of(facts: Mapping[str, Any]) -> str | None:
 
 
 def sampling_setting(run: RunReader, task: str, key: str) -> str | int | float | None:
-    """Return a sampling setting: the config's, else the task's recorded default, else the words for that default."""
+    """Return a sampling setting: the config's, else the task's recorded default, else the words for that default.
+
+    Imported completions were not drawn with the task's default.
+    """
     value = run_config(run).sampling_of(task, key)
+    if value is None and import_of(run):
+        return UNKNOWN
     if value is None:
         value = subtable(facts_of(run, task), "sampling").get(key)
     return TASK_DEFAULT if value is None else value

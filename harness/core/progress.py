@@ -27,7 +27,7 @@ class Progress:
         self.begin("", 0)
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
-        """Start another piece of work, of which `done` items exist already."""
+        """Start another piece of work, of which `done` items exist already. A total of 0 is unknown."""
         self._title, self._total, self._done, self._first = title, total, done, done
         self._began_s = self._shown_s = time.monotonic()
         self._figures: Mapping[str, float] = {}
@@ -63,7 +63,8 @@ class Progress:
         rate = (self._done - self._first) / elapsed_s
         left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
         figures = "".join(f"  {name} {value:.3g}" for name, value in self._figures.items())
-        return f"{self.label}{self._title} {self._done}/{self._total}  {_rate(rate)}{left}{figures}"
+        of_total = f"/{self._total}" if self._total else ""
+        return f"{self.label}{self._title} {self._done}{of_total}  {_rate(rate)}{left}{figures}"
 
     def _write(self, text: str, end: str) -> None:
         if end == "\r":  # a line that wraps can't be overwritten

@@ -48,15 +48,21 @@ class _Grading(NamedTuple):
 
 
 def grade_in_order(
-    items: Iterable[Graded[Any] | Pending], grader: Grader[Any], sink: VerdictSink | None
+    items: Iterable[Graded[Any] | Pending],
+    grader: Grader[Any],
+    sink: VerdictSink | None,
+    most_begun: int | None = None,
 ) -> Iterator[Graded[Any]]:
-    """Grade what is pending and yield all items in their order. Each new verdict goes to the sink first."""
+    """Grade what is pending and yield all items in their order. Each new verdict goes to the sink first.
+
+    With `most_begun` no more items are taken until some of that many are graded.
+    """
     threads = ThreadPoolExecutor(grader.n_at_once)
     begun: deque[Graded[Any] | _Grading] = deque()
     try:
         for item in items:
             begun.append(item if isinstance(item, Graded) else _begin(item, grader, threads))
-            while begun and _is_done(begun[0]):
+            while begun and (_is_done(begun[0]) or len(begun) == most_begun):
                 yield _finish(begun.popleft(), sink)
         while begun:
             yield _finish(begun.popleft(), sink)

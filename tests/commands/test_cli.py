@@ -301,7 +301,7 @@ def test_the_typed_arguments_of_a_command_are_those_it_parses(name):
 
 
 def test_the_commands_of_the_help_are_the_files(capsys):
-    assert set(commands()) == {path.stem for path in (ROOT / "harness" / "commands").glob("[!_]*.py")}
+    assert set(commands()) == {path.stem.removesuffix("_") for path in (ROOT / "harness" / "commands").glob("[!_]*.py")}
     assert list(commands())[:2] == ["train", "eval"]
 
 

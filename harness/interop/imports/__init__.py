@@ -1,0 +1,1 @@
+"""Completions made by other tools, read into run folders: one file format per module."""

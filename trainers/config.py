@@ -64,6 +64,9 @@ class OptimizerConfig:
     decay_vectors: bool = False
     """Apply weight decay to biases, norms and other vectors as well, as verl does and transformers does not."""
     warmup_steps: int = 0
+    warmup_from_zero: bool = False
+    """Start the warm-up at 0, as verl does: the rate of step s is (s - 1) / warmup_steps of the whole, and the first
+    step does not move the weights. Otherwise it is s / (warmup_steps + 1)."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     decay_steps: int | None = None
     """The step at which a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
@@ -78,6 +81,8 @@ class OptimizerConfig:
             raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
         if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
             raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
+        if self.warmup_from_zero and self.warmup_steps == 0:
+            raise ValueError("warmup_from_zero needs warmup_steps above 0")
         if self.decay_vectors and self.weight_decay == 0:
             raise ValueError("decay_vectors needs a weight_decay above 0")
         if (self.schedule == "constant") != (self.decay_steps is None):
@@ -278,13 +283,17 @@ class WarningsConfig:
     truncated: float = 0.5
     """Warn when at least this share of the completions is truncated; 2 is off."""
     clipped: float = 0.5
-    """Warn when at least this share of the importance weights is at its bound; 2 is off."""
+    """Warn when at least this share of the importance ratios is beyond its bound; 2 is off. The weights of whole
+    completions (`flowrl`, `gflowrl`) do not count: over many tokens most of them are, by design."""
+    reward_nats: float = 50.0
+    """Warn when a completion's reward counts at least so many nats against its probability under the reference, so that
+    a balance loss (`flowrl`) is a reward maximiser; 0 is off."""
 
     def __post_init__(self) -> None:
         if self.window_steps < 1:
             raise ValueError("window_steps must be at least 1")
-        if min(self.entropy_share, self.distinct_share) < 0:
-            raise ValueError("entropy_share and distinct_share must not be negative (0 is off)")
+        if min(self.entropy_share, self.distinct_share, self.reward_nats) < 0:
+            raise ValueError("entropy_share, distinct_share and reward_nats must not be negative (0 is off)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ Shapes: B completions, T completion positions. A mask is boolean and true at com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -294,6 +295,20 @@ def summed(**per_completion: Tensor) -> dict[str, tuple[float, float]]:
     return {name: (float(values.sum()), float(len(values))) for name, values in per_completion.items()}
 
 
-def log_z_errors(log_z: Tensor, log_z_group: Tensor) -> dict[str, Tensor]:
-    """Return log Z, the group's estimate of it, and their distance, for `summed`. All (B,)"""
-    return {"log_z": log_z, "log_z_group": log_z_group, "log_z_error": (log_z - log_z_group).abs()}
+def log_z_estimates(log_weights: Tensor, group_ids: Tensor) -> dict[str, Tensor]:
+    """Return two estimates of log Z from a group's log(R / policy), which agree where the loss is zero. All (B,)
+
+    `log_z_target` is the mean, which a squared loss fits. `log_z_group` is the logarithm of the mean of exp, which
+    estimates the partition function.
+    """
+    return {
+        "log_z_target": group_mean(log_weights, group_ids),
+        "log_z_group": group_log_mean_exp(log_weights, group_ids),
+    }
+
+
+def log_z_errors(log_z: Tensor, estimates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return log Z, the estimates of `log_z_estimates`, and its distance from each, for `summed`. All (B,)"""
+    target, group = estimates["log_z_target"], estimates["log_z_group"]
+    distances = {"log_z_error": (log_z - target).abs(), "log_z_group_error": (log_z - group).abs()}
+    return {"log_z": log_z, "log_z_target": target, "log_z_group": group, **distances}

@@ -157,23 +157,24 @@ class Learner:
         pieces = microbatches(scored.batch, rows, self.config.loop.tokens_per_microbatch)
         results = [self._backward(scored, some, totals, metrics) for some in pieces]
         self._check_mismatch(step, metrics)
-        norm = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
-        metrics.add({"updates_skipped": (float(not math.isfinite(norm)), 1.0)})
-        if not math.isfinite(norm):
+        norms = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
+        is_finite = all(map(math.isfinite, norms.values()))
+        metrics.add({"updates_skipped": (float(not is_finite), 1.0)})
+        if not is_finite:
             if self.config.optimizer.on_non_finite == "skip":
                 return False
             raise RunError(
-                f"the gradient is not finite ({norm}). The newest checkpoint is from before it: look at the steps "
+                f"the gradient is not finite: {norms}. The newest checkpoint is from before it: look at the steps "
                 "before in steps.jsonl, and run the same command again with --set optimizer.on_non_finite=skip to "
                 "leave such updates out, or begin another run with a lower learning rate (model.path may be this "
                 "run's folder)"
             )
         # Also with a gradient of zero, as in verl and TRL: the moments decay, and still move the weights.
         self.optimizer.step()
-        metrics.add({"updates_without_gradient": (float(norm == 0), 1.0)})
+        metrics.add({"updates_without_gradient": (float(not any(norms.values())), 1.0)})
         for result in results:
             metrics.add({"loss": (float(result.loss), 0.0), **result.metrics})
-        metrics.add({"loss": (0.0, 1.0), "grad_norm": (norm, 1.0)})
+        metrics.add({"loss": (0.0, 1.0), **{name: (norm, 1.0) for name, norm in norms.items()}})
         return True
 
     def _backward(self, scored: ScoredBatch, rows: torch.Tensor, totals: Totals, metrics: StepMetrics) -> LossResult:
@@ -292,6 +293,7 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
             "params": list(group.parameters),
             "weight_decay": group.weight_decay if group.weight_decay is not None else config.weight_decay,
             "lr": group.lr if group.lr is not None else config.lr,
+            "own_clip": group.own_clip,
         }
         for group in objective.parameters()
     ]
@@ -312,7 +314,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig
 def schedule(config: OptimizerConfig, step: int) -> float:
     """Return the factor on all rates: linear warm-up, then constant or a decay that ends at `decay_steps`."""
     if step <= config.warmup_steps:
-        return step / (config.warmup_steps + 1)
+        return (step - 1) / config.warmup_steps if config.warmup_from_zero else step / (config.warmup_steps + 1)
     if config.schedule == "constant" or config.decay_steps is None:
         return 1.0
     span = max(1, config.decay_steps - config.warmup_steps)
@@ -321,10 +323,20 @@ def schedule(config: OptimizerConfig, step: int) -> float:
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * left
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    """Clip the gradients and return their norm before clipping. A `max_norm` of 0 is off."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return float(norm)
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[str, float]:
+    """Clip the gradients and return their norms before clipping. A `max_norm` of 0 is off.
+
+    The policy's is `grad_norm`, with that of parameters of the objective which are clipped with it; that of the others,
+    which are clipped by themselves, is `grad_norm_own`.
+    """
+    norms = {}
+    for name, is_own in (("grad_norm", False), ("grad_norm_own", True)):
+        groups = [group for group in optimizer.param_groups if group.get("own_clip", False) == is_own]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        if is_own and not parameters:
+            continue
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if max_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        norms[name] = float(norm)
+    return norms

@@ -143,7 +143,8 @@ def update(
         loss = flowrl_loss(log_z_of_prompt, logp, logp_old[rows], logp_reference[rows], r_hat[rows], part.mask)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], MAX_GRAD_NORM)
+        for group in optimizer.param_groups:  # each by itself, so that log Z does not use up the policy's share
+            nn.utils.clip_grad_norm_(group["params"], MAX_GRAD_NORM)
         optimizer.step()
         losses.append(float(loss.detach()))
     return sum(losses) / len(losses)

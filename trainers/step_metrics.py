@@ -201,6 +201,11 @@ CLIPPED = (
     "in the last {window} steps {now:.0%} of the importance weights were at their bound: a step's updates move the "
     "policy further than its samples can support. Lower optimizer.lr, loop.minibatches_per_step or loop.epochs"
 )
+MAXIMISES_REWARD = (
+    "in the last {window} steps the reward of a completion counted {nats:.0f} nats (beta x its tokens) against its "
+    "probability under the reference. Above about 50 the reference hardly matters, and the objective is a reward "
+    "maximiser with length normalisation; lower objective.beta for a distribution that keeps the reference's variety"
+)
 ENGINE_CLIPPED = (
     "in the last {window} steps {now:.0%} of the weights between engine and trainer were at engine_correction.cap: the "
     "two disagree on what was sampled; look at logp_gap in steps.jsonl"
@@ -248,6 +253,10 @@ class Diagnostics:
         yield from self._level("groups_with_signal", lambda share: share <= config.equal_groups, EQUAL_GROUPS)
         yield from self._level("truncated", lambda share: share >= config.truncated, TRUNCATED)
         yield from self._level("clip_fraction", lambda share: share >= config.clipped, CLIPPED)
+        temperature = _mean(self._last, "effective_temperature")
+        if temperature is not None and config.reward_nats > 0 and temperature <= 1 / config.reward_nats:
+            text = MAXIMISES_REWARD.format(nats=1 / temperature, window=config.window_steps)
+            yield "effective_temperature", text
         yield from self._level("engine_weight_at_cap", lambda share: share >= config.clipped, ENGINE_CLIPPED)
 
     def _fallen(self, key: str, name: str, share: float, text: str) -> Iterable[tuple[str, str]]:

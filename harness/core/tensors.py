@@ -25,6 +25,8 @@ class ParameterGroup:
     parameters: Sequence[torch.nn.Parameter]
     lr: float | None
     weight_decay: float | None = 0.0
+    own_clip: bool = False
+    """Whether its gradient is clipped by itself, and not with the policy's."""
 
 
 @dataclass(frozen=True, slots=True)

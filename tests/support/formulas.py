@@ -248,21 +248,25 @@ def vargrad_tb(beta: float, *, prior: bool) -> Loss:
     return loss
 
 
-def gflowrl(beta: float, low: float, high: float, cap: float) -> Loss:
+def gflowrl(beta: float, low: float, high: float, cap: float, *, reading: str = "both") -> Loss:
     def loss(now: Rows, held: Rows) -> float:
         scores = z_scores(held)
 
-        def drift(row: Row) -> float:
-            return (sum(row.old) - sum(row.ref)) / len(row.old)
+        def drift(row: Row, *, in_log_z: bool = False) -> float:
+            is_mean = reading == "both" or (reading == "printed" and not in_log_z)
+            return (sum(row.old) - sum(row.ref)) / (len(row.old) if is_mean else 1)
 
         terms = []
         for row, fixed, s in zip(now, held, scores, strict=True):
             log_z = statistics.fmean(
-                beta * r - drift(other) for other, r in zip(held, scores, strict=True) if other.group == row.group
+                beta * r - drift(other, in_log_z=True)
+                for other, r in zip(held, scores, strict=True)
+                if other.group == row.group
             )
             gap = clip(log_z + drift(fixed) - beta * s, -low, high)
             w = min(math.exp(sum(fixed.new) - sum(fixed.old)), cap)
-            terms.append(w * (gap + (sum(row.new) - sum(row.old)) / len(row.new)) ** 2)
+            length = 1 if reading == "none" else len(row.new)
+            terms.append(w * (gap + (sum(row.new) - sum(row.old)) / length) ** 2)
         return statistics.fmean(terms)
 
     return loss

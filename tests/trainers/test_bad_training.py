@@ -113,9 +113,9 @@ def test_loss_that_is_not_a_number_stops_the_run_without_that_update(
 ) -> None:
     clip, calls = learner.clip_gradients, []
 
-    def no_number_in_the_second_step(*arguments: Any) -> float:
+    def no_number_in_the_second_step(*arguments: Any) -> dict[str, float]:
         calls.append(clip(*arguments))
-        return float("nan") if len(calls) == 3 else calls[-1]
+        return {"grad_norm": float("nan")} if len(calls) == 3 else calls[-1]
 
     monkeypatch.setattr(learner, "clip_gradients", no_number_in_the_second_step)
     words = ["train", "countdown-grpo", "--quiet", "--out", str(tmp_path / "run")]

@@ -40,6 +40,7 @@ def watched(key: str, values: list[float], **settings: Any) -> list[TrainingWarn
         ("truncated", [0.6, 0.3, 0.8, 0.1, 0.1, 0.9, 0.9], [3, 6]),
         ("clip_fraction", [0.1, 0.6, 0.3, 0.7, 0.8], [4]),
         ("engine_weight_at_cap", [0.1, 0.6, 0.3, 0.7, 0.8], [4]),
+        ("effective_temperature", [0.1, 0.1, 0.02, 0.01, 0.1, 0.001, 0.001], [4, 7]),
     ],
 )
 def test_a_warning_fires_once_while_its_condition_holds(key: str, values: list[float], first_steps: list[int]) -> None:
@@ -61,6 +62,7 @@ def test_a_warning_has_the_numbers_and_a_remedy() -> None:
         ("groups_with_signal", [0.0] * 4, {"equal_groups": -1.0}),
         ("truncated", [1.0] * 4, {"truncated": 2.0}),
         ("clip_fraction", [1.0] * 4, {"clipped": 2.0}),
+        ("effective_temperature", [0.001] * 4, {"reward_nats": 0.0}),
     ],
 )
 def test_each_warning_can_be_switched_off(key: str, values: list[float], off: dict[str, float]) -> None:
@@ -107,7 +109,7 @@ def test_ratios_are_those_of_the_loss_or_else_of_tokens() -> None:
     means = [float((current.logp - old.logp)[row, :n].mean().exp().detach()) for row, n in enumerate(LENGTHS)]
     assert ratios_of(BATCH, current, old, result).tolist() == pytest.approx(means)
     bounded = sum(not 0.8 <= ratio <= 1.2 for ratio in means)
-    assert 0 < bounded == result.metrics["clip_fraction"][0]
+    assert 0 < bounded == result.metrics["weight_clipped"][0]
 
 
 def answer(problem_id: str, index: int, solution: str | None, *, is_right: bool = True) -> Graded[Any]:
@@ -156,7 +158,10 @@ def test_log_z_is_compared_with_the_groups_exact_one(objective: Any, by_length: 
         exact += [math.log(sum(weights) / 3)] * 3
     assert advantages.extra["log_z_group"].tolist() == pytest.approx(exact)
     mean = metrics["log_z"][0] / 6 if by_length or "residual_squared" not in metrics else 0.7
-    log_z = advantages.extra.get("log_z", torch.full((6,), 0.7)).tolist()
+    is_learned = isinstance(objective, TrajectoryBalance)
+    target = advantages.extra["log_z_target"].tolist()
+    log_z = [0.7] * 6 if is_learned else target
     assert mean == pytest.approx(sum(log_z) / 6)
-    errors = [abs(one - other) for one, other in zip(log_z, exact, strict=True)]
-    assert metrics["log_z_error"][0] / metrics["log_z_error"][1] == pytest.approx(sum(errors) / 6)
+    for name, others in (("log_z_group_error", exact), ("log_z_error", target)):
+        errors = [abs(one - other) for one, other in zip(log_z, others, strict=True)]
+        assert metrics[name][0] / metrics[name][1] == pytest.approx(sum(errors) / 6)

@@ -107,9 +107,9 @@ def test_an_update_that_is_not_finite_is_skipped_or_stops_the_run(
 
     clip, calls = learner.clip_gradients, []
 
-    def once_infinite(*arguments: Any) -> float:
+    def once_infinite(*arguments: Any) -> dict[str, float]:
         calls.append(clip(*arguments))
-        return float("nan") if len(calls) == 2 else calls[-1]
+        return {"grad_norm": float("nan")} if len(calls) == 2 else calls[-1]
 
     monkeypatch.setattr(learner, "clip_gradients", once_infinite)
     rows = figures(run(recipe("countdown-grpo", optimizer={"on_non_finite": "skip"}), tmp_path / "skip").folder)
@@ -117,7 +117,7 @@ def test_an_update_that_is_not_finite_is_skipped_or_stops_the_run(
     calls.clear()
     with pytest.raises(RunError, match=r"--set optimizer\.on_non_finite=skip"):
         run(recipe("countdown-grpo"), tmp_path / "stop")
-    monkeypatch.setattr(learner, "clip_gradients", lambda *_: float("inf"))
+    monkeypatch.setattr(learner, "clip_gradients", lambda *_: {"grad_norm": float("inf")})
     with pytest.raises(RunError, match="no gradient was finite"):
         run(recipe("countdown-grpo", optimizer={"on_non_finite": "skip"}), tmp_path / "never")
 

@@ -258,6 +258,22 @@ def test_warnings_are_printed_stored_and_reported_and_not_repeated_on_resume(tmp
     assert sum(told[0]["text"] in note for note in table.notes) == 1
 
 
+def test_normal_flowrl_run_is_not_warned_of_its_weights_and_is_of_a_large_beta(tmp_path: Path) -> None:
+    """beta x 12 tokens: 7 nats in the recipe, 180 with the paper's beta. Bounds so narrow stand for many tokens."""
+    changes: dict[str, Any] = {"loop": {"epochs": 2}, "optimizer": {"lr": 1e-3}, "warnings": {"window_steps": 2}}
+    names = {}
+    for beta in (0.6, 15.0):
+        objective = {"id": "flowrl", "beta": beta, "clip_low": 1e-3, "clip_high": 1e-3}
+        view = run(recipe("countdown-flowrl", objective=objective, **changes), tmp_path / str(beta))
+        names[beta] = {alarm["name"] for alarm in view.warnings()}
+        assert max(row["weight_clipped"] for row in view.steps()) > 0.5
+        assert all(row["grad_norm"] > 0 and row["grad_norm_own"] > 0 for row in view.steps()[1:])
+    assert "effective_temperature" not in names[0.6] and "effective_temperature" in names[15.0]
+    assert not {"clip_fraction", "weight_clipped"} & (names[0.6] | names[15.0])
+    (text,) = (alarm["text"] for alarm in view.warnings() if alarm["name"] == "effective_temperature")
+    assert "counted 180 nats (beta x its tokens)" in text
+
+
 def test_a_sampler_that_disagrees_stops_the_run_and_its_step_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,16 +11,23 @@ in w is that of whole sequences (a product over tokens) while the residual takes
 paper. A group of equal rewards has r_hat = 0 and still has a loss: it pulls towards the reference.
 
 Where the paper is silent the choice is ours: log Z learns alone (no gradient into the policy), from 0, without dropout,
-at a rate of its own; clip_low = clip_high = 0.2 is the default of the library that the paper builds on. The authors'
-code differs from the paper: `flowrl_release` is the code published with it, `flowrl_recipe` their later recipe for
-verl. `flowrl_ablation` changes one choice at a time: another log Z or none, another weight, no length normalisation,
-another reference.
+at a rate of its own and with a gradient clip of its own (`log_z_clip`; clipped with the policy, its gradient takes most
+of the norm as soon as weights leave 1). clip_low = clip_high = 0.2 is the default of the library that the paper builds
+on. The authors' code differs from the paper: `flowrl_release` is the code published with it, `flowrl_recipe` their
+later recipe for verl. `flowrl_ablation` changes one choice at a time: another log Z or none, another weight, no length
+normalisation, another reference.
 
 Zero loss: policy = reference exp(beta r_hat) / Z. With length normalisation the target of a whole completion is
 reference exp(|y| beta r_hat): its temperature is 1 / (beta |y|), in the step record as `effective_temperature`. Where
-that is small the reference term vanishes and the objective becomes a reward maximiser. `log_z_group` is the logarithm
-of the group's mean of exp(beta r_hat - 1/|y| log(old / reference)), which log Z estimates; `log_z_error` is the
-distance of the two.
+that is small the reference term vanishes and the objective becomes a reward maximiser; a run warns of it.
+
+What log Z learns: the square is smallest where log Z is the group's mean of beta r_hat - 1/|y| log(old / reference),
+`log_z_target`, and `log_z_error` is the distance to it. The logarithm of the group's mean of the exponential of the
+same, `log_z_group`, estimates the partition function itself. The two agree at zero loss only, and with beta = 15 they
+are some 20 apart at first. Once weights differ from 1, the mean is weighted by w.
+
+A group of one completion, the others not graded, has r_hat = 0 and is pulled to the reference. In verl it has the raw
+reward as r_hat.
 """
 
 from __future__ import annotations
@@ -34,9 +41,9 @@ from torch import Tensor
 from harness.core.protocols import Need, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
-    group_log_mean_exp,
     group_normalise,
     log_z_errors,
+    log_z_estimates,
     sequence_mean,
     sequence_sum,
     summed,
@@ -56,6 +63,7 @@ class FlowRL(MlpHead):
         log_z_dropout: float = 0.0
         log_z_lr: float | Literal["policy"] = 1e-3
         log_z_weight_decay: float | Literal["policy"] = 0.0
+        log_z_clip: Literal["own", "policy"] = "own"
 
         def __post_init__(self) -> None:
             if self.beta <= 0 or (self.log_z_lr != "policy" and self.log_z_lr <= 0):
@@ -76,7 +84,7 @@ class FlowRL(MlpHead):
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         scaled_reward = self.config.beta * self.score(batch)  # (B,)
         log_weights = scaled_reward - self.per_sequence(old.logp - self.prior(old), batch)  # (B,)
-        return Advantages(scaled_reward, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        return Advantages(scaled_reward, log_z_estimates(log_weights, batch.group_ids))
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         log_z = self.log_z(batch, current, advantages)  # (B,)
@@ -85,7 +93,7 @@ class FlowRL(MlpHead):
         ratio = self.ratio((current.logp - old.logp).detach(), batch)  # (B,)
         weight = self.weight(ratio)  # (B,)
         loss = self.mean(weight * residual.square(), batch)
-        errors = log_z_errors(log_z.detach(), advantages.extra["log_z_group"])
+        errors = log_z_errors(log_z.detach(), advantages.extra)
         return LossResult(loss, summed(**errors, **self.metrics(batch, current, old, ratio)), ratio)
 
     def score(self, batch: Batch) -> Tensor:
@@ -132,7 +140,8 @@ class FlowRL(MlpHead):
     def parameters(self) -> Sequence[ParameterGroup]:
         lr, decay = self.config.log_z_lr, self.config.log_z_weight_decay
         own_lr, own_decay = lr if lr != "policy" else None, decay if decay != "policy" else None
-        return (ParameterGroup(list(self.head.parameters()), own_lr, own_decay),)
+        own_clip = self.config.log_z_clip == "own"
+        return (ParameterGroup(list(self.head.parameters()), own_lr, own_decay, own_clip),)
 
     # --- the step record
 
@@ -141,7 +150,7 @@ class FlowRL(MlpHead):
         weight, log_ratio = self.weight(ratio), current.logp.detach() - self.prior(old)
         return {
             "importance_weight": weight,
-            "clip_fraction": (weight != ratio).double(),
+            "weight_clipped": (weight != ratio).double(),
             "effective_temperature": 1 / (self.config.beta * batch.completion_lengths),
             "kl_reference_per_sequence": sequence_sum(log_ratio, batch.completion_mask),
         }

@@ -202,7 +202,7 @@ class FlowRLAblation(FlowRL):
         if self.config.anchor != "reference":
             del metrics["kl_reference_per_sequence"]
         if self.config.importance_weight == "none":  # no weight, so no bound that it could be at
-            del metrics["clip_fraction"]
+            del metrics["weight_clipped"]
         return metrics
 
 

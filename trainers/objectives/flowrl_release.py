@@ -7,8 +7,8 @@ but for:
 - The reduction: 9 / completions of the minibatch * mean over the completions of a micro-batch. The 9 is the number of
   metrics it logs, in the place of the micro-batch's size. So the gradient depends on `tokens_per_microbatch`, and long
   completions weigh more, since fewer of them fit into a micro-batch.
-- log Z reads the prompt without its last token, has dropout, torch's own initialisation and the policy's learning rate
-  and weight decay, and its gradient flows into the policy.
+- log Z reads the prompt without its last token, has dropout, torch's own initialisation and the policy's learning rate,
+  weight decay and gradient clip, and its gradient flows into the policy.
 
 The gradient of a whole update is held against the published code's own, in tests/trainers/objectives.
 """
@@ -32,6 +32,7 @@ class FlowRLRelease(FlowRL):
         log_z_dropout: float = 0.1
         log_z_lr: float | Literal["policy"] = "policy"
         log_z_weight_decay: float | Literal["policy"] = "policy"
+        log_z_clip: Literal["own", "policy"] = "policy"
 
         def __post_init__(self) -> None:
             FlowRL.Config.__post_init__(self)

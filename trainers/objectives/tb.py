@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from harness.core.protocols import Need, Objective
 from harness.core.tensors import Advantages, Batch, LossResult, ModelShape, ParameterGroup, PolicyOutputs
 from harness.trainers.functional import (
-    group_log_mean_exp,
     log_z_errors,
+    log_z_estimates,
     sequence_sum,
     summed,
     trajectory_balance_residual,
@@ -69,7 +69,7 @@ class TrajectoryBalance(Objective):
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         pull = self.config.beta * batch.rewards
         log_weights = pull + self._log_prior(batch, old) - sequence_sum(old.logp, batch.completion_mask)
-        return Advantages(pull, {"log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        return Advantages(pull, log_z_estimates(log_weights, batch.group_ids))
 
     def _log_prior(self, batch: Batch, old: PolicyOutputs) -> Tensor:
         if self.config.prior == "none":
@@ -81,7 +81,7 @@ class TrajectoryBalance(Objective):
         mask, log_z = batch.completion_mask, self.log_z(batch, current)
         prior = self._log_prior(batch, old)
         residual = trajectory_balance_residual(log_z, sequence_sum(current.logp, mask), advantages.values, prior)
-        errors = log_z_errors(log_z.detach(), advantages.extra["log_z_group"])
+        errors = log_z_errors(log_z.detach(), advantages.extra)
         metrics = summed(**errors, residual_squared=residual.detach().square())
         return LossResult(residual.square().sum() / batch.totals.n_completions, metrics)
 
@@ -95,7 +95,7 @@ class TrajectoryBalance(Objective):
         return log_z + from_prompt
 
     def parameters(self) -> Sequence[ParameterGroup]:
-        return (ParameterGroup(list(self._own.parameters()), self.config.log_z_lr),)
+        return (ParameterGroup(list(self._own.parameters()), self.config.log_z_lr, own_clip=True),)
 
     def state_dict(self) -> Mapping[str, Any]:
         return self._own.state_dict()

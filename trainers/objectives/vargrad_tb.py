@@ -34,7 +34,7 @@ from torch import Tensor
 
 from harness.core.protocols import Need, Objective, Requirement
 from harness.core.tensors import Advantages, Batch, LossResult, PolicyOutputs
-from harness.trainers.functional import group_log_mean_exp, group_mean, log_z_errors, sequence_sum, summed
+from harness.trainers.functional import log_z_errors, log_z_estimates, sequence_sum, summed
 
 
 class VarGradTrajectoryBalance(Objective):
@@ -59,8 +59,7 @@ class VarGradTrajectoryBalance(Objective):
     def advantages(self, batch: Batch, old: PolicyOutputs) -> Advantages:
         log_reward = self._log_reward(batch, old)
         log_weights = log_reward - sequence_sum(old.logp, batch.completion_mask)
-        log_z = group_mean(log_weights, batch.group_ids)
-        return Advantages(log_reward, {"log_z": log_z, "log_z_group": group_log_mean_exp(log_weights, batch.group_ids)})
+        return Advantages(log_reward, log_z_estimates(log_weights, batch.group_ids))
 
     def _log_reward(self, batch: Batch, old: PolicyOutputs) -> Tensor:
         scaled = self.config.beta * batch.rewards
@@ -70,10 +69,10 @@ class VarGradTrajectoryBalance(Objective):
         return scaled + sequence_sum(old.logp_reference, batch.completion_mask)
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:  # noqa: ARG002
-        log_z = advantages.extra["log_z"]
+        log_z = advantages.extra["log_z_target"]
         residual = log_z + sequence_sum(current.logp, batch.completion_mask) - advantages.values
         loss = residual.square().sum() / batch.totals.n_completions
-        metrics = summed(**log_z_errors(log_z, advantages.extra["log_z_group"]))
+        metrics = summed(**log_z_errors(log_z, advantages.extra))
         return LossResult(loss, metrics)
 
 

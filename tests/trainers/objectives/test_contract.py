@@ -28,6 +28,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("reinforce_pp", {"baseline": "group_mean"}),
     ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": 0.0, "value_detach": False, "whiten": False}),
     ("kimi", {"anchor": "reference"}),
+    ("gflowrl", {"reading": "printed"}),
+    ("gflowrl", {"reading": "none", "normalise_by_std": False}),
     ("tb", {"log_z": "scalar", "prior": "none", "log_z_start": 5.0}),
     ("vargrad_tb", {"prior": "none"}),
     *(("flowrl_ablation", {"log_z": log_z}) for log_z in ("none", "group_mean", "random", "constant")),

@@ -70,6 +70,14 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("vargrad_tb", {"beta": 2.0}, formulas.vargrad_tb(2.0, prior=True)),
     ("vargrad_tb", {"beta": 2.0, "prior": "none"}, formulas.vargrad_tb(2.0, prior=False)),
     ("gflowrl", {"beta": 0.8, "gap_low": 0.6, "gap_high": 0.4}, formulas.gflowrl(0.8, 0.6, 0.4, 2.0)),
+    *(
+        (
+            "gflowrl",
+            {"beta": 0.8, "gap_low": 1.6, "gap_high": 1.4, "reading": reading},
+            formulas.gflowrl(0.8, 1.6, 1.4, 2.0, reading=reading),
+        )
+        for reading in ("printed", "none")
+    ),
     ("flowrl", {"beta": 0.7}, formulas.flowrl(0.7, weight=clipped)),
     ("flowrl_ablation", {"beta": 0.7, "log_z": "group_mean"}, formulas.flowrl(0.7, weight=clipped, log_z="group_mean")),
     ("flowrl_ablation", {"beta": 0.7, "log_z": "none"}, formulas.flowrl(0.7, weight=clipped)),

@@ -89,6 +89,40 @@ def test_gflowrl_without_its_clips_is_flowrl_with_the_group_s_mean() -> None:
     torch.testing.assert_close(gradient(wide, current, old), gradient(flowrl, current, old))
 
 
+@pytest.mark.parametrize(("reading", "is_fixed"), [("none", True), ("both", False), ("printed", False)])
+def test_fixed_point_of_gflowrl_without_lengths_is_the_tilted_reference(reading: str, is_fixed: bool) -> None:
+    """On a tree whose leaves are all in the group; the balanced policy is reference exp(2 r) / Z."""
+    batch, reference, balanced = tree()
+    lengths = torch.tensor([3, 2, 1, 3, 2, 1, 3, 2])  # the same policy, with its log-probs on fewer tokens
+    mask = torch.arange(DEPTH) < lengths[:, None]
+    short = [torch.zeros_like(reference).masked_scatter(mask, spread(x, lengths)) for x in (reference, balanced)]
+    batch = dataclasses.replace(batch, completion_mask=mask, completion_lengths=lengths)
+    current = dataclasses.replace(make_outputs(batch), logp=short[1].clone().requires_grad_())
+    old = PolicyOutputs(logp=short[1], logp_reference=short[0])
+    objective = build("gflowrl", beta=2.0, gap_low=9.0, gap_high=9.0, normalise_by_std=False, reading=reading)
+    assert bool(gradient(objective, current, old, batch).abs().max() < 1e-12) == is_fixed
+
+
+def spread(logp: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The sums over rows, as equal log-probs of the first tokens, in the order of the mask."""
+    return torch.cat([(row.sum() / n).expand(n) for row, n in zip(logp, lengths.tolist(), strict=True)])
+
+
+def test_gap_of_gflowrl_is_recorded_as_reward_and_drift() -> None:
+    current, old = on_policy()
+    assert old.logp_reference is not None
+    objective = build("gflowrl", beta=3.0, gap_low=2.0, gap_high=2.0)
+    advantages = objective.advantages(BATCH, old)
+    metrics = objective.loss(BATCH, current, old, advantages).metrics
+    drift = sequence_sum(old.logp - old.logp_reference, BATCH.completion_mask) / BATCH.completion_lengths
+    reward = -3.0 * group_normalise(BATCH.rewards, BATCH.group_ids)
+    centred = drift - group_mean(drift, BATCH.group_ids)
+    torch.testing.assert_close(advantages.extra["gap"], reward + centred)
+    assert metrics["gap_reward"] == pytest.approx((float(reward.abs().sum()), 6.0))
+    assert metrics["gap_drift"] == pytest.approx((float(centred.abs().sum()), 6.0))
+    assert metrics["gap_clipped"] == (float(((reward + centred).abs() > 2.0).sum()), 6.0)
+
+
 def test_ppo_is_grpo_s_surrogate_under_the_same_advantages() -> None:
     current, old = make_outputs(BATCH), detached(make_outputs(BATCH, seed=2))
     ppo, grpo = build("ppo"), build("grpo", kl_beta=0.0, reduction="token_mean")
@@ -250,6 +284,24 @@ def test_flowrl_random_log_z_is_one_draw_a_prompt_around_a_half() -> None:
     # four standard errors of 4000 draws from N(0.5, 1)
     assert float(draws[:, 0].mean()) == pytest.approx(0.5, abs=4 / math.sqrt(4000))
     assert float(draws[:, 0].std()) == pytest.approx(1.0, abs=4 / math.sqrt(8000))
+
+
+def test_flowrl_s_log_z_error_is_zero_where_its_loss_has_no_gradient_in_log_z() -> None:
+    """With weight 1, the loss of a group is smallest in log Z at `log_z_target`, and not at `log_z_group`."""
+    current, old = on_policy()
+    objective = build("flowrl_ablation", beta=1.7, log_z="constant", importance_weight="none")
+    advantages = objective.advantages(BATCH, old)
+    slopes = {}
+    for name in ("log_z_target", "log_z_group"):
+        log_z = advantages.extra[name].clone().requires_grad_()
+        at = Advantages(advantages.values, {**advantages.extra, "log_z": log_z})
+        result = objective.loss(BATCH, current, old, at)
+        (slope,) = torch.autograd.grad(result.loss, log_z, retain_graph=True)
+        slopes[name] = [float(slope[:3].sum()), float(slope[3:].sum())]
+        error = "log_z_error" if name == "log_z_target" else "log_z_group_error"
+        assert result.metrics[error] == pytest.approx((0.0, 6.0), abs=1e-12)
+    assert slopes["log_z_target"] == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert min(slopes["log_z_group"]) > 1e-3
 
 
 def test_flowrl_logs_the_temperature_and_the_group_s_own_log_z() -> None:

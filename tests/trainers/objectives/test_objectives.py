@@ -200,6 +200,7 @@ RELEASED: dict[str, Any] = {
     "log_z_dropout": 0.1,
     "log_z_lr": "policy",
     "log_z_weight_decay": "policy",
+    "log_z_clip": "policy",
     "log_z_pooling": "prompt_but_last",
     "log_z_detach": False,
     "log_z_from_zero": False,
@@ -228,7 +229,7 @@ def test_flowrl_siblings_are_the_paper_with_their_choices_applied_one_by_one(
         torch.manual_seed(4)  # of the dropout
         loss = loss_of(objective, current, old)
         loss.backward()
-        groups = [(group.lr, group.weight_decay) for group in objective.parameters()]
+        groups = [(group.lr, group.weight_decay, group.own_clip) for group in objective.parameters()]
         found.append([float(loss.detach()), current.logp.grad, groups, *(p.grad for p in objective.head.parameters())])
     assert all(
         torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

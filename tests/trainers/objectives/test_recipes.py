@@ -86,6 +86,8 @@ OF_SETTINGS = {
     "flowrl_no_log_z": "flowrl_ablation",
     "flowrl_random_z": "flowrl_ablation",
     "flowrl_vargrad": "flowrl_ablation",
+    "gflowrl_printed": "gflowrl",
+    "gflowrl_sums": "gflowrl",
     "for": "vargrad_tb",
     "tba": "vargrad_tb",
 }

@@ -22,12 +22,13 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,44 @@ def elapsed(before: tuple[float, float], after: tuple[float, float]) -> tuple[fl
 
 def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workload = SMALL) -> list[dict[str, float]]:
     """Return the step records, each with its `cpu_s` and `wall_s`."""
-    from harness.core import config as configs
     from harness.core.progress import Progress
-    from harness.core.protocols import ModelSource
     from harness.runs.folder import RunIdentity, RunWriter
-    from harness.trainers.config import TrainConfig
     from harness.trainers.loop import Trainer
     from harness.trainers.policy.model import Policy
     from harness.trainers.rollouts import Sampler
+
+    setup = make_setup(precision, objective, load)
+    config = setup.config
+    model, tokenizer = make_model(load), make_tokenizer(load)
+    policy = Policy(model, 1.0, precision=config.loop.precision)
+    with_reference = "reference_logp" in setup.objective.needs
+    reference = Policy(make_model(load), 1.0, precision=config.loop.precision) if with_reference else None
+    setup.objective.prepare(policy.shape, 0)
+    setup.engine.open(dataclasses.replace(setup.sampling_source, module=model, tokenizer=tokenizer))
+    clock = StepClock()
+    with tempfile.TemporaryDirectory() as folder:
+        store = RunWriter.open(Path(folder) / "run", RunIdentity.of("train", config, seeds={}, data={}))
+        Trainer(
+            setup=setup,
+            policy=policy,
+            reference=reference,
+            tokenizer=tokenizer,
+            source=Sampler(config, setup.task, setup.engine, with_greedy=False),
+            engine=setup.engine,
+            store=store,
+            trackers=[clock],
+            progress=Progress(quiet=True),
+            evaluate_held_out=lambda: None,
+        ).fit()
+        store.finish("done")
+    return clock.rows
+
+
+def make_setup(precision: str, objective: dict[str, Any], load: Workload) -> Any:
+    """Return the workload as a resolved training run; its model comes later."""
+    from harness.core import config as configs
+    from harness.core.protocols import ModelSource
+    from harness.trainers.config import TrainConfig
     from harness.trainers.setup import TrainSetup
 
     config = configs.parse(
@@ -178,18 +209,12 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
             "checkpoint": {"every_steps": 1000},
         },
     )
-    model, tokenizer = make_model(load), make_tokenizer(load)
-    engine, built = config.engine.build(), config.objective.build()
-    policy = Policy(model, 1.0, precision=config.loop.precision)
-    with_reference = "reference_logp" in built.needs
-    reference = Policy(make_model(load), 1.0, precision=config.loop.precision) if with_reference else None
-    built.prepare(policy.shape, 0)
     task = words_task(load)
-    setup = TrainSetup(
+    return TrainSetup(
         config=config,
         task=task,
-        objective=built,
-        engine=engine,
+        objective=config.objective.build(),
+        engine=config.engine.build(),
         base=ModelSource("unused"),
         temperature=1.0,
         max_tokens=task.sampling.max_tokens,
@@ -198,35 +223,25 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
         newest=None,
         warnings=(),
     )
-    engine.open(dataclasses.replace(setup.sampling_source, module=model, tokenizer=tokenizer))
-    marks: list[tuple[float, float]] = []
-    rows: list[dict[str, float]] = []
 
-    class Clock:
-        def resume(self, record: Any, step: int) -> None:  # noqa: ARG002
-            marks.append(clocks())
 
-        def log(self, row: dict[str, float]) -> None:
-            marks.append(clocks())
-            cpu_s, wall_s = elapsed(*marks[-2:])
-            rows.append({**row, "cpu_s": cpu_s, "wall_s": wall_s})
+class StepClock:
+    """A tracker that keeps the step records with the time since the one before."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        store = RunWriter.open(Path(folder) / "run", RunIdentity.of("train", config, seeds={}, data={}))
-        Trainer(
-            setup=setup,
-            policy=policy,
-            reference=reference,
-            tokenizer=tokenizer,
-            source=Sampler(config, task, engine, with_greedy=False),
-            engine=engine,
-            store=store,
-            trackers=[Clock()],  # type: ignore[list-item]
-            progress=Progress(quiet=True),
-            evaluate_held_out=lambda: None,
-        ).fit()
-        store.finish("done")
-    return rows
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._before = clocks()
+
+    def resume(self, record: Any, step: int) -> None:  # noqa: ARG002
+        self._before = clocks()
+
+    def log(self, row: Mapping[str, float]) -> None:
+        now = clocks()
+        cpu_s, wall_s = elapsed(self._before, now)
+        self.rows.append({**row, "cpu_s": cpu_s, "wall_s": wall_s})
+        self._before = now
+
+    def close(self) -> None: ...
 
 
 def measure_trl(precision: str, load: Workload) -> list[tuple[float, float]]:
@@ -286,7 +301,8 @@ def run_side(side: str, precision: str, workload: str, threads: int) -> tuple[fl
     command = [sys.executable, __file__, "--side", side, "--precision", precision, "--workload", workload]
     done = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{side} ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+        killed = ", killed: look for a lack of memory" if done.returncode == -signal.SIGKILL else ""
+        raise SystemExit(f"{side} ended with exit code {done.returncode}{killed}\n{done.stderr[-3000:]}")
     cpu_s, wall_s = zip(*json.loads(done.stdout.splitlines()[-1]), strict=True)
     return statistics.median(cpu_s), statistics.median(wall_s)
 
@@ -295,12 +311,10 @@ def compare(precisions: Sequence[str], n_rounds: int, workload: str, threads: in
     sides = [(side, precision) for precision in precisions for side in ("harness", "TRL")]
     found: dict[tuple[str, str], list[tuple[float, float]]] = {side: [] for side in sides}
     for number in range(n_rounds):
-        for side, precision in sides:
-            found[side, precision].append(run_side(side, precision, workload, threads))
-        printed = ", ".join(
-            "{} in {} {:.2f} ({:.2f})".format(side, precision, *found[side, precision][-1]) for side, precision in sides
-        )
-        print(f"round {number + 1}, CPU-s (wall-s) a step: {printed}", flush=True)
+        for side, precision in sides:  # one process after the other, so that each has the whole memory
+            cpu_s, wall_s = run_side(side, precision, workload, threads)
+            found[side, precision].append((cpu_s, wall_s))
+            print(f"round {number + 1}, {side} in {precision}: {cpu_s:.2f} CPU s, {wall_s:.2f} s a step", flush=True)
     for theirs, ours in itertools.product(precisions, precisions):
         pairs = list(zip(found["TRL", theirs], found["harness", ours], strict=True))
         for unit, number in (("CPU", 0), ("wall", 1)) if threads > 1 else (("CPU", 0),):

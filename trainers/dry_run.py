@@ -1,9 +1,12 @@
 """`harness train --dry-run`: effective batch sizes and a memory estimate, without loading the model.
 
-Peak memory is what stays (weights, gradients, optimiser states, reference) plus the larger of what an update needs
-(activations of a micro-batch, logits of a chunk), what the pass before it needs, and what sampling needs (the
-key-value cache). Activations are those of a Llama or Qwen decoder layer with scaled-dot-product attention. On a CPU
-the estimate is within a factor of 1.5 of the measured peak; docs/explanations/training.md has the table.
+Peak memory is what stays (weights, optimiser states, reference, an engine's own weights) plus the largest of three: an
+update (gradients, activations of a micro-batch, logits of a chunk), the pass before it, and sampling (the key-value
+cache). Activations are those of a Llama or Qwen decoder layer with scaled-dot-product attention. On a CPU the estimate
+is within a factor of 1.5 of the measured peak; docs/explanations/training.md has the table.
+
+A run consults the same estimate before it loads anything. It warns where memory is short, and does not start where the
+estimate is more than `REFUSED_ABOVE` times the memory there is.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.core.errors import UsageError
+from harness.core.errors import ConfigError, UsageError
+from harness.core.progress import Progress
 from harness.core.protocols import ModelSource
 from harness.core.tensors import ModelShape
 from harness.models.chat import prompt_ids
@@ -33,7 +37,21 @@ if TYPE_CHECKING:
     from harness.trainers.setup import TrainSetup
 
 N_PROMPTS_READ = 64
+REFUSED_ABOVE = 1.5
+"""The estimate is right within this factor, so a run that needs more cannot fit."""
+CARD_GB = 80
 KEPT = ("weights", "gradients", "optimiser states", "reference")
+
+QWEN2_SHAPES = {
+    "Qwen/Qwen2.5-7B": (152_064, 28, 3584, 18_944, 28, 4),
+    "Qwen/Qwen2.5-32B": (152_064, 64, 5120, 27_648, 40, 8),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (152_064, 28, 3584, 18_944, 28, 4),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (151_936, 28, 1536, 8960, 12, 2),
+}
+"""Vocabulary, layers, hidden and intermediate size, heads and key-value heads of the models in published recipes, from
+their config.json on the hub: for a dry run before the model is downloaded."""
+ASSUMED_PROMPT_TOKENS = 2048
+"""The longest prompt where the tokenizer is not downloaded: `max_prompt_length` of FlowRL's scripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,10 @@ class DryRun:
     counts: Mapping[str, int]
     memory: Mapping[str, int]
     remarks: tuple[str, ...]
+    shortage: str | None = None
+    """How much memory is missing and what to do about it, where the device has less than the estimate."""
+    is_refused: bool = False
+    """Whether so much is missing that the run does not start."""
 
     def lines(self) -> list[str]:
         """Return lines to print, each a TOML comment."""
@@ -50,7 +72,16 @@ class DryRun:
         sizes = {name: f"{value / 1e9:,.3g} GB" for name, value in self.memory.items()}
         width = max(map(len, [*numbers, *sizes]))
         table = [f"# {name:{width}}  {text}" for name, text in (*numbers.items(), *sizes.items())]
-        return [*table, *(f"# {remark}" for remark in self.remarks)]
+        shortage = [self.shortage] if self.shortage is not None else []
+        return [*table, *(f"# {remark}" for remark in (*self.remarks, *shortage))]
+
+    def check(self, progress: Progress, *, ignore_memory: bool) -> None:
+        """Warn if the run may not fit into memory, and refuse it if it cannot."""
+        if self.shortage is None:
+            return
+        if self.is_refused and not ignore_memory:
+            raise ConfigError(f"{self.shortage} --ignore-memory starts the run nevertheless")
+        progress.warn(self.shortage)
 
 
 def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
@@ -58,12 +89,13 @@ def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
     counts = batch_counts(config, with_greedy="greedy_reward" in setup.objective.needs)
     try:
         model = dimensions_of(setup.base, config.lora)
-        prompt_tokens = longest_prompt(setup)
+        prompt_tokens = longest_prompt(setup) if model.is_local else ASSUMED_PROMPT_TOKENS
     except (UsageError, OSError, ValueError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0]
         return DryRun(counts, {}, (*setup.warnings, f"No memory estimate: {first_line}"))
-    setup.objective.prepare(ModelShape(model.hidden, "cpu"), 0)
-    n_own = sum(p.numel() for group in setup.objective.parameters() for p in group.parameters)
+    objective = config.objective.build()  # the run prepares its own
+    objective.prepare(ModelShape(model.hidden, "cpu"), 0)
+    n_own = sum(p.numel() for group in objective.parameters() for p in group.parameters)
     max_tokens = config.sampling.over(setup.task.sampling).max_tokens
     longest = prompt_tokens + max_tokens
     memory = estimate_memory(
@@ -74,9 +106,18 @@ def dry_run(config: TrainConfig, setup: TrainSetup) -> DryRun:
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
         rows_at_once=setup.engine.n_at_once,
+        engine_has_copy=setup.engine.copies_policy,
     )
     counts |= {"tokens of the longest prompt seen": prompt_tokens, "tokens of the longest sequence": longest}
-    return DryRun(counts, memory, (*setup.warnings, *_remarks(config, setup, memory, longest, model.longest)))
+    needed, device = memory["at the peak"], pick_device(setup.base.device)
+    available = available_bytes(device)
+    return DryRun(
+        counts,
+        memory,
+        (*setup.warnings, *_remarks(config, setup, model, needed, longest)),
+        _shortage(memory, available, device) if needed > available else None,
+        needed > REFUSED_ABOVE * available,
+    )
 
 
 def batch_counts(config: TrainConfig, *, with_greedy: bool) -> dict[str, int]:
@@ -129,6 +170,8 @@ class ModelDimensions:
     """The longest sequence the model was made for."""
     n_adapters: int | None = None
     """Parameters of the LoRA adapters; None where all weights are trained."""
+    is_local: bool = True
+    """Whether the model's own config was read; else it is one of `QWEN2_SHAPES`."""
 
 
 def estimate_memory(
@@ -140,20 +183,30 @@ def estimate_memory(
     prompt_tokens: int,
     max_tokens: int,
     rows_at_once: int | None,
+    engine_has_copy: bool = False,
 ) -> dict[str, int]:
     """Return bytes by part, and at the peak, for prompts and completions of this length.
 
     `n_own` is the number of the objective's own parameters, `rows_at_once` how many completions the engine decodes at
-    once in this memory (None: its memory is its own).
+    once in this memory (None: its memory is its own). An engine with a copy of the weights takes them and the keys and
+    values of one completion at least.
     """
     lasting = _lasting(config, model, n_own=n_own, has_reference=has_reference)
-    rows = min(rows_at_once, _n_sequences(config)) if rows_at_once is not None else 0
-    cached = 2 * model.n_layers * model.key_value * model.weight_bytes * (prompt_tokens + max_tokens)
     passing = _passing(config, model, prompt_tokens, max_tokens)
     activations, logits, first_pass = passing.values()
-    sampling = int(rows * (1.5 * cached + 3 * 4 * model.vocabulary))  # a cache grows by halves
-    peak = sum(lasting.values()) + max(activations + logits, first_pass, sampling)
-    return {**lasting, **passing, "keys and values while sampling": sampling, "at the peak": peak}
+    is_cpu, is_bfloat16 = pick_device(config.model.device) == "cpu", config.loop.precision == "bfloat16"
+    rows = min(rows_at_once, _n_sequences(config)) if rows_at_once is not None else int(engine_has_copy)
+    copied = model.n_parameters * (2 if is_bfloat16 else model.weight_bytes) if engine_has_copy else 0
+    number_bytes = 2 if is_bfloat16 and not (is_cpu and rows_at_once is not None) else model.weight_bytes
+    cached = 2 * model.n_layers * model.key_value * number_bytes * (prompt_tokens + max_tokens)
+    # A cache grows by halves. A CPU hands memory out when it is written, a GPU when it is asked for.
+    growth = 1.5 if rows_at_once is not None and not is_cpu else 1
+    sampling = int(rows * (growth * cached + 3 * 4 * model.vocabulary))
+    update = lasting["gradients"] + activations + logits  # gradients are dropped after the update
+    kept = sum(lasting.values()) - lasting["gradients"] + copied
+    peak = kept + max(update, first_pass, sampling)
+    engine = {"weights of the engine": copied} if engine_has_copy else {}
+    return {**lasting, **engine, **passing, "keys and values while sampling": sampling, "at the peak": peak}
 
 
 def _lasting(config: TrainConfig, model: ModelDimensions, *, n_own: int, has_reference: bool) -> dict[str, int]:
@@ -201,9 +254,9 @@ def _passing(config: TrainConfig, model: ModelDimensions, prompt_tokens: int, ma
 
 def dimensions_of(source: ModelSource, lora: LoraConfig | None = None) -> ModelDimensions:
     """Read a model's config and count its parameters; weights are neither read nor downloaded."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source.path, revision=source.revision, local_files_only=True)
+    config, is_local = _model_config(source)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     head = getattr(config, "head_dim", None)
@@ -218,9 +271,25 @@ def dimensions_of(source: ModelSource, lora: LoraConfig | None = None) -> ModelD
         key_value=head * (groups if groups is not None else config.num_attention_heads),
         vocabulary=config.vocab_size,
         weight_bytes=getattr(torch, source.dtype).itemsize,
-        longest=getattr(config, "max_position_embeddings", None),
+        longest=getattr(config, "max_position_embeddings", None) if is_local else None,
         n_adapters=n_parameters(module, lora) if lora is not None and lora.rank > 0 else None,
+        is_local=is_local,
     )
+
+
+def _model_config(source: ModelSource) -> tuple[Any, bool]:
+    """Return the config of a model, and whether it is the model's own."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.path, revision=source.revision, local_files_only=True), True
+    except OSError:
+        if source.path not in QWEN2_SHAPES:
+            raise
+    vocabulary, layers, hidden, intermediate, heads, groups = QWEN2_SHAPES[source.path]
+    shape = {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate}
+    counts = {"num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": groups}
+    return AutoConfig.for_model("qwen2", **shape, **counts), False
 
 
 def longest_prompt(setup: TrainSetup) -> int:
@@ -233,36 +302,45 @@ def longest_prompt(setup: TrainSetup) -> int:
 
 
 def _remarks(
-    config: TrainConfig, setup: TrainSetup, memory: Mapping[str, int], longest: int, made_for: int | None
-) -> list[str]:
-    remarks = []
-    if made_for is not None and longest > made_for:
-        remarks.append(f"A sequence may have {longest} tokens, and the model was made for {made_for}.")
+    config: TrainConfig, setup: TrainSetup, model: ModelDimensions, needed: int, longest: int
+) -> Iterator[str]:
+    if not model.is_local:
+        yield (
+            f"{setup.base.path} is not on this machine: its sizes are those on the hub, and the longest prompt is "
+            f"taken to have {ASSUMED_PROMPT_TOKENS} tokens."
+        )
+    if model.longest is not None and longest > model.longest:
+        yield f"A sequence may have {longest} tokens, and the model was made for {model.longest}."
     if longest > config.loop.tokens_per_microbatch:
-        remarks.append(
+        yield (
             f"A sequence may have {longest} tokens, more than loop.tokens_per_microbatch = "
             f"{config.loop.tokens_per_microbatch}: such a sequence is a micro-batch of its own."
         )
     if config.loop.compile:
-        remarks.append("The estimate is that without loop.compile; compiled layers keep other activations.")
-    if setup.engine.n_at_once is None:
-        remarks.append(f"The estimate does not include the memory of the engine {config.engine.id!r}.")
-    device = pick_device(setup.base.device)
-    if memory["at the peak"] > (available := available_bytes(device)):
-        remarks.append(_does_not_fit(memory, available, device))
-    return remarks
+        yield "The estimate is that without loop.compile; compiled layers keep other activations."
+    if setup.engine.copies_policy:
+        yield (
+            f"The engine {config.engine.id!r} is counted with its weights and the keys and values of one completion; "
+            "it takes more where there is more."
+        )
+    elif setup.engine.n_at_once is None:
+        yield f"The estimate does not include the memory of the engine {config.engine.id!r}."
+    if needed > CARD_GB * 1e9:
+        yield (
+            f"That is the memory of at least {math.ceil(needed / 1e9 / CARD_GB)} cards of {CARD_GB} GB. This loop uses "
+            "one device and splits no model over several."
+        )
 
 
-def _does_not_fit(memory: Mapping[str, int], available: int, device: str) -> str:
+def _shortage(memory: Mapping[str, int], available: int, device: str) -> str:
     remedy = (
         "the model is too large to be trained here at all"
         if sum(memory[name] for name in KEPT) > available
         else "lower loop.tokens_per_microbatch or engine.batch_rows, or set loop.gradient_checkpointing = true"
     )
-    return (
-        f"DOES NOT FIT: {memory['at the peak'] / 1e9:.3g} GB are needed and {device} has {available / 1e9:.3g}: "
-        f"{remedy}."
-    )
+    needed = memory["at the peak"]
+    verdict = "DOES NOT FIT" if needed > REFUSED_ABOVE * available else "MAY NOT FIT"
+    return f"{verdict}: about {needed / 1e9:.3g} GB are needed and {device} has {available / 1e9:.3g}: {remedy}."
 
 
 def available_bytes(device: str) -> int:

@@ -144,6 +144,7 @@ class Learner:
                 for _ in range(loop.epochs)
                 for rows, totals in minibatches(scored.batch, loop.minibatches_per_step, trained)
             ]
+        self.optimizer.zero_grad(set_to_none=True)  # sampling has their memory
         if done and not any(done):
             raise RunError(
                 f"step {step}: no gradient was finite. The newest checkpoint is from before it: look at the steps "

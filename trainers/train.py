@@ -24,6 +24,7 @@ from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
+from harness.trainers.dry_run import dry_run
 from harness.trainers.loop import SHOWN, Trainer
 from harness.trainers.policy.model import Policy, load_policies
 from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
@@ -54,11 +55,15 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @explain_out_of_memory()
-def train(config: TrainConfig, folder: Path, progress: Progress) -> RunReader:
-    """Open or resume the run folder and train to the last step. Everything that can be refused is refused first."""
+def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memory: bool = False) -> RunReader:
+    """Open or resume the run folder and train to the last step. Everything that can be refused is refused first.
+
+    A run that does not fit into memory by the estimate of `--dry-run` is refused too, unless `ignore_memory` is set.
+    """
     setup = build_setup(config, folder)
     if config.rollouts.only:
         return collect(setup, folder, progress)
+    dry_run(config, setup).check(progress, ignore_memory=ignore_memory)
     for line in setup.warnings:
         progress.warn(line)
     data = _data_facts(setup, progress)

@@ -28,6 +28,7 @@ class Arguments(RunArguments):
     engine: str | None
     rollouts_only: bool
     from_rollouts: Path | None
+    ignore_memory: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollouts = parser.add_mutually_exclusive_group()
     rollouts.add_argument("--rollouts-only", action="store_true", help="sample and save every step without training")
     rollouts.add_argument("--from-rollouts", type=Path, metavar="RUN", help="train on what another run saved")
+    parser.add_argument("--ignore-memory", action="store_true", help="start a run that seems too large for memory")
     add_run_options(parser)
 
 
@@ -47,6 +49,7 @@ def run(args: Arguments) -> int:
 
     config = parse(TrainConfig, settings)
     folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
+    progress = Progress(quiet=args.quiet)
     from harness.trainers.train import train
 
     if args.dry_run:
@@ -55,8 +58,9 @@ def run(args: Arguments) -> int:
 
         estimate = dry_run(config, build_setup(config, folder))
         print_config(args, config, folder, asdict(estimate), estimate.lines())
+        estimate.check(progress, ignore_memory=args.ignore_memory)
         return DONE
-    view = train(config, folder, Progress(quiet=args.quiet))
+    view = train(config, folder, progress, ignore_memory=args.ignore_memory)
     result = {"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}
     print_result(args, result, folder)
     return DONE

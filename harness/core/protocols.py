@@ -209,6 +209,8 @@ class Engine(Plugin):
     """Whether its log-probabilities equal the trainer's own to float precision."""
     n_at_once: int | None = None
     """How many completions it decodes at once in the trainer's memory; None if its memory is its own."""
+    copies_policy: ClassVar[bool] = False
+    """Whether it holds weights of its own on the trainer's device, next to those of the policy."""
     version: int = 0
     """The steps that its weights were trained."""
 

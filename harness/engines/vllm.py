@@ -83,6 +83,7 @@ class VllmEngine(Engine):
                 raise ValueError("sleep_level must be 0, 1 or 2")
 
     follows_policy: ClassVar[bool] = True
+    copies_policy: ClassVar[bool] = True
     can_score: ClassVar[bool] = True
 
     config: Config

@@ -66,12 +66,36 @@ def test_the_estimate_of_a_small_model_is_that_counted_by_hand() -> None:
     assert memory["activations of a micro-batch"] == (121 * 14 + 8 * 9) * kept
     assert memory["logits of a chunk"] == 3 * 4 * (121 * 14 * 50) + 50 * 8 * 4
     assert memory["pass before the updates"] == 256 * 23 * 4 * (3 * 8 + 3 * 16)
-    # two layers' keys and values of 4 numbers, half as much again, for 23 tokens of 256 rows; logits three times
-    assert memory["keys and values while sampling"] == 256 * (1.5 * 2 * 2 * 4 * 4 * 23 + 3 * 4 * 50)
-    lasting = 4 * (weights + own) + weights
-    update = memory["activations of a micro-batch"] + memory["logits of a chunk"]
+    # two layers' keys and values of 4 numbers, for 23 tokens of 256 rows; logits three times
+    assert memory["keys and values while sampling"] == 256 * (2 * 2 * 4 * 4 * 23 + 3 * 4 * 50)
+    kept = 3 * (weights + own) + weights
+    update = weights + own + memory["activations of a micro-batch"] + memory["logits of a chunk"]
     others = [memory[name] for name in ("pass before the updates", "keys and values while sampling")]
-    assert memory["at the peak"] == lasting + max(update, *others)
+    assert memory["at the peak"] == kept + max(update, *others)
+
+
+def test_on_a_gpu_a_cache_has_room_to_grow_and_autocast_halves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelDimensions(1000, 2, 8, 16, 8, 4, 50, 4)
+    monkeypatch.setattr("harness.trainers.dry_run.pick_device", lambda _: "cuda:0")
+    for precision, number_bytes in (("float32", 4), ("bfloat16", 2)):
+        config = recipe("countdown-flowrl", loop={"precision": precision})
+        memory = estimate_memory(config, model, n_own=10, has_reference=True, **LENGTHS)
+        cache = 1.5 * 2 * 2 * 4 * number_bytes * 23
+        assert memory["keys and values while sampling"] == 256 * (cache + 3 * 4 * 50)
+
+
+def test_an_engine_with_a_copy_of_the_weights_is_counted_with_one_completion() -> None:
+    model = ModelDimensions(1000, 2, 8, 16, 8, 4, 50, 4)
+    config = recipe("countdown-flowrl", loop={"precision": "bfloat16"})
+    lengths = {"prompt_tokens": 9, "max_tokens": 14, "rows_at_once": None}
+    own, copy = (
+        estimate_memory(config, model, n_own=10, has_reference=True, **lengths, engine_has_copy=has_copy)
+        for has_copy in (False, True)
+    )
+    assert own["keys and values while sampling"] == 0
+    assert copy["keys and values while sampling"] == 2 * 2 * 4 * 2 * 23 + 3 * 4 * 50
+    assert copy["weights of the engine"] == 2000
+    assert copy["at the peak"] == own["at the peak"] + 2000, "the peak is that of the update"
 
 
 def test_checkpointing_keeps_layer_inputs_and_autocast_halves_the_mlp() -> None:
@@ -133,7 +157,7 @@ def test_an_engine_with_memory_of_its_own_is_not_in_the_estimate() -> None:
 def test_the_estimate_is_within_a_factor_of_the_measured_peak(
     method: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    loop = {"steps": 1, "prompts_per_step": 16, "samples_per_prompt": 8, "minibatches_per_step": 1}
+    loop = {"steps": 2, "prompts_per_step": 16, "samples_per_prompt": 8, "minibatches_per_step": 1}
     loop |= {"tokens_per_microbatch": 5000}
     changes = configs.merge({"loop": loop, "sampling": {"max_tokens": 32}}, changes)
     program = Path(__file__).parents[1] / "support" / "measured_peak.py"
@@ -147,15 +171,67 @@ def test_the_estimate_is_within_a_factor_of_the_measured_peak(
     assert 1 / 1.5 < sizes["estimate"] / sizes["measured"] < 1.5, sizes
 
 
-def test_a_batch_that_does_not_fit_is_remarked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.trainers.dry_run.available_bytes", lambda _: 40_000_000)
-    too_large = dry_run_of("countdown-flowrl").remarks
-    assert len(too_large) == 1
-    assert "DOES NOT FIT" in too_large[0]
-    assert "tokens_per_microbatch" in too_large[0]
-    assert dry_run_of("countdown-flowrl", loop={"tokens_per_microbatch": 200}, engine={"batch_rows": 32}).remarks == ()
+def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Give the device this share of the estimate of countdown-flowrl."""
+    needed = dry_run_of("countdown-flowrl").memory["at the peak"]
+    monkeypatch.setattr("harness.trainers.dry_run.available_bytes", lambda _: int(share * needed))
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict", "is_refused"),
+    [(1.01, None, False), (0.99, "MAY NOT FIT", False), (0.66, "DOES NOT FIT", True)],
+)
+def test_a_batch_that_does_not_fit_is_refused_above_the_error_of_the_estimate(
+    share: float, verdict: str | None, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, share)
+    estimate = dry_run_of("countdown-flowrl")
+    assert estimate.is_refused == is_refused
+    if verdict is None:
+        assert estimate.shortage is None
+    else:
+        assert estimate.shortage.startswith(verdict)
+        assert "lower loop.tokens_per_microbatch" in estimate.shortage
+        smaller = {"loop": {"tokens_per_microbatch": 200}, "engine": {"batch_rows": 32}}
+        assert dry_run_of("countdown-flowrl", **smaller).shortage is None
+
+
+def test_a_model_that_does_not_fit_has_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.trainers.dry_run.available_bytes", lambda _: 1_000_000)
-    assert "too large to be trained here at all" in dry_run_of("countdown-flowrl").remarks[0]
+    assert "too large to be trained here at all" in dry_run_of("countdown-flowrl").shortage
+
+
+def test_dry_run_and_run_refuse_too_little_memory_with_the_same_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    limit_memory(monkeypatch, 0.5)
+    words = ["train", "countdown-flowrl", "--out", str(tmp_path / "run")]
+    assert main([*words, "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert "# DOES NOT FIT: about 0.0" in printed.out and "[model]" in printed.out
+    assert main(words) == 2
+    assert capsys.readouterr().err == printed.err
+    assert printed.err.startswith("harness: DOES NOT FIT") and "--ignore-memory" in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "flags", "verdict"), [(0.9, [], "MAY NOT FIT"), (0.5, ["--ignore-memory"], "DOES NOT FIT")]
+)
+def test_a_run_with_little_memory_starts_with_a_warning(
+    share: float,
+    flags: list[str],
+    verdict: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    limit_memory(monkeypatch, share)
+    words = ["train", "countdown-flowrl", "--set", "loop.steps=1", *flags]
+    assert main([*words, "--dry-run"]) == 0
+    assert f"warning: {verdict}" in capsys.readouterr().err
+    assert main([*words, "--quiet", "--out", str(tmp_path / "run")]) == 0
+    assert f"warning: {verdict}" in capsys.readouterr().err
 
 
 def test_sequences_longer_than_a_micro_batch_or_the_model_are_remarked() -> None:
@@ -171,6 +247,21 @@ def test_the_objectives_warnings_come_before_the_remarks() -> None:
     remarks = dry_run(config, setup).remarks
     assert remarks[0] == "objective: a warning"
     assert remarks[1].startswith("The estimate is that without loop.compile")
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "cards"),
+    [("flowrl-math-7b", 7.616, 3), ("grpo-code-7b", 7.616, 3), ("flowrl-math-32b", 32.764, 11)],
+)
+def test_dry_run_of_a_published_recipe_counts_cards_without_the_model(name: str, billions: float, cards: int) -> None:
+    estimate = dry_run_of(name)
+    own = 4 * 25.7e6 if billions < 10 else 4 * 52.5e6  # FlowRL's head for log Z
+    assert estimate.memory["weights"] == pytest.approx(4e9 * billions + own * ("flowrl" in name), rel=1e-3)
+    assert estimate.memory["weights of the engine"] == pytest.approx(2e9 * billions, rel=1e-3)
+    assert estimate.counts["tokens of the longest sequence"] == 2048 + 8192
+    assert any("is not on this machine" in remark for remark in estimate.remarks)
+    assert any(f"at least {cards} cards of 80 GB. This loop uses one device" in remark for remark in estimate.remarks)
+    assert estimate.is_refused
 
 
 def test_dry_run_without_the_model_keeps_the_batch_counts() -> None:

@@ -1,10 +1,10 @@
-"""Bootstrap intervals against scipy's and a plain loop: 1,000 problems x 64 samples x 10,000 draws.
+"""Intervals against scipy's bootstrap and a plain loop: 1,000 problems x 64 samples x 10,000 draws.
 
     python bench/intervals.py --rounds 3
 
-`problems` draws problems (scipy.stats.bootstrap of the mean). `samples` draws the samples of each problem as well,
-which scipy can't, so the loop does a few hundred draws and is scaled up. `seeds` does so under five seeds. CPU seconds
-of one thread.
+`mean` is the interval of a report, without draws, and `problems` draws problems (both against scipy.stats.bootstrap of
+the mean). `samples` draws the samples of each problem as well, which scipy can't, so the loop does a few hundred draws
+and is scaled up. `seeds` does so under five seeds. CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from harness.stats.intervals import DRAWS, bootstrap_interval, hierarchical_interval
+from harness.stats.intervals import DRAWS, bootstrap_interval, hierarchical_interval, mean_interval
 from harness.stats.paired_tests import sign_flip
 
 PROBLEMS, SAMPLES, SEEDS, LOOP_DRAWS = 1000, 64, 5, 100
@@ -71,6 +71,7 @@ def main() -> None:
             (rates - other,), np.mean, permutation_type="samples", n_resamples=DRAWS, batch=100
         )
 
+    compare("mean", lambda: mean_interval(rates.tolist()), theirs(rates), 1, rounds)
     compare("problems, 65 values", lambda: bootstrap_interval(rates, 0), theirs(rates), 1, rounds)
     compare("problems, all values different", lambda: bootstrap_interval(other, 0), theirs(other), 1, rounds)
     one = (lambda: hierarchical_interval(right[0], SAMPLES), lambda: loop(right[:1], LOOP_DRAWS))

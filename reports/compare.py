@@ -6,7 +6,7 @@ Only the run folders are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from harness.core.errors import RunFolderError, UsageError
@@ -45,9 +45,12 @@ COLUMNS = (
     "p (Holm)",
     "McNemar p",
     "p (runs)",
+    "p (these runs only)",
     "detectable",
 )
 ALL = "all problems"
+FEWEST_RUNS = 3
+"""With fewer runs a side their spread is hardly known, and the t quantile is 4.3 or more."""
 
 
 def compare(
@@ -147,21 +150,16 @@ def _over_all(found: Sequence[Paired]) -> list[Paired]:
 
 
 def _row(paired: Paired) -> dict[str, Cell]:
-    from harness.stats.intervals import by_cluster
-    from harness.stats.paired_tests import crossed_interval, detectable, mcnemar, regrouped, sign_flip, standard_error
+    from harness.stats.paired_tests import crossed_interval, detectable, mcnemar
 
     first, second = _means(paired.first), _means(paired.second)
     differences = [b - a for a, b in zip(first, second, strict=True)]
     # Intervals are for values up to 1; tokens and numbers of solutions exceed that.
     largest = max(1.0, *(value for run in (*paired.first, *paired.second) for value in run))
     sides = [[[value / largest for value in run] for run in side] for side in (paired.first, paired.second)]
-    clusters = paired.clusters
-    interval = crossed_interval(sides[0], sides[1], clusters)
-    test = sign_flip(differences if clusters is None else by_cluster(differences, clusters)[0][0])
-    error = standard_error(differences, clusters) if len(differences) > 1 else 0.0
-    by_run = None
-    if len(paired.first) + len(paired.second) > 2:
-        by_run = regrouped([math.fsum(run) for run in paired.first], [math.fsum(run) for run in paired.second])
+    interval = crossed_interval(sides[0], sides[1], paired.clusters)
+    tests, how = _tests(paired, differences, sides)
+    error = largest * _error(differences, sides, largest, paired.clusters)
     difference = Estimate(
         name="difference",
         value=math.fsum(differences) / len(differences),
@@ -170,7 +168,7 @@ def _row(paired: Paired) -> dict[str, Cell]:
         n_problems=len(differences),
         n_completions=paired.n_graded,
         n_ungraded=paired.n_ungraded,
-        method=f"{interval.method}; p by {test.method}" + (f"; p (runs) by {by_run.method}" if by_run else ""),
+        method="; ".join([interval.method, *how]),
     )
     return {
         "task": paired.task,
@@ -179,11 +177,42 @@ def _row(paired: Paired) -> dict[str, Cell]:
         "second": math.fsum(second) / len(second),
         "difference": difference,
         "problems": len(differences),
-        "p": test.p,
+        **tests,
         "McNemar p": mcnemar(differences.count(-1), differences.count(1)) if paired.are_single else None,
-        "p (runs)": by_run.p if by_run is not None else None,
         "detectable": detectable(error) if error > 0 else None,
     }
+
+
+Sides = Sequence[Sequence[Sequence[float]]]
+
+
+def _tests(paired: Paired, differences: Sequence[float], sides: Sides) -> tuple[dict[str, Cell], list[str]]:
+    """Return the p-values by column, and their methods. With several runs a side, `p` counts runs and problems."""
+    from harness.stats.intervals import by_cluster
+    from harness.stats.paired_tests import crossed_test, regrouped, sign_flip
+
+    flipped = sign_flip(differences if paired.clusters is None else by_cluster(differences, paired.clusters)[0][0])
+    if len(paired.first) + len(paired.second) == 2:
+        return {"p": flipped.p}, [f"p by {flipped.method}"]
+    crossed = crossed_test(sides[0], sides[1], paired.clusters)
+    by_run = regrouped([math.fsum(run) for run in paired.first], [math.fsum(run) for run in paired.second])
+    return (
+        {"p": crossed.p if crossed is not None else 1.0, "p (runs)": by_run.p, "p (these runs only)": flipped.p},
+        [
+            f"p by {crossed.method if crossed is not None else 'one problem, which says nothing about others'}",
+            f"p (runs) by {by_run.method}",
+            f"p (these runs only) by {flipped.method}",
+        ],
+    )
+
+
+def _error(differences: Sequence[float], sides: Sides, largest: float, clusters: Sequence[Hashable] | None) -> float:
+    """Return the standard error of the difference over problems, and over runs where there are several."""
+    from harness.stats.paired_tests import seed_error, standard_error
+
+    of_problems = standard_error(differences, clusters) / largest if len(differences) > 1 else 0.0
+    seeds = seed_error(*([math.fsum(run) / len(run) for run in side] for side in sides))
+    return math.hypot(of_problems, seeds.error) if seeds is not None else of_problems
 
 
 def _means(runs: Sequence[Sequence[float]]) -> list[float]:
@@ -199,15 +228,21 @@ def _notes(sides: Sequence[Sequence[RunReader]]) -> list[str]:
         *unfinished(list(zip(runs, names, strict=True))),
         f"first: {', '.join(first)}; second: {', '.join(second)}. The difference is the second less the first, with a "
         "95% interval" + (", over runs and problems." if len(runs) > 2 else "."),
-        "p: sign-flip test of the paired differences, and after Holm over the rows of single tasks. McNemar: where "
-        "both runs have one sample of each problem. detectable: the smallest true difference found with 80% power at "
-        "the 5% level.",
+        f"p: {'t test over runs and problems' if len(runs) > 2 else 'sign-flip test of the paired differences'}, and "
+        "after Holm over the rows of single tasks. McNemar: where both runs have one sample of each problem. "
+        "detectable: the smallest true difference found with 80% power at the 5% level.",
     ]
     if len(runs) > 2:
         notes.append(
-            "p and detectable hold for these runs. p (runs) is about other seeds: it regroups the runs, so it is never "
-            "small with few of them."
+            "Interval, p, p (Holm) and detectable count seeds: they are about other runs of the same two kinds. p "
+            "(runs) regroups the runs, so it is never small with few of them. p (these runs only) is the sign-flip "
+            "test over problems: it ignores seeds, and says nothing about the methods behind the runs."
         )
+        if min(map(len, sides)) < FEWEST_RUNS:
+            notes.append(
+                f"FEW RUNS: a statement about seeds needs at least {FEWEST_RUNS} runs a side; with "
+                f"{min(map(len, sides))} the interval is valid but so wide that it decides little."
+            )
     return notes
 
 

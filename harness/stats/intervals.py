@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from harness.stats.distributions import t_quantile
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,6 +23,13 @@ LEVEL = 0.95
 DRAWS = 10_000
 FEWEST_CLUSTERS = 20
 """With fewer clusters their interval would be too narrow, and problems are resampled one by one."""
+FEW_OF_MEANS = (8.0, 24.0)
+"""Unseen problems count fully up to the first effective number of problems away from the end, and not at all from the
+second. Chosen on the grid of tools/coverage_of_intervals.py, as MOST_SKEW and FEW_OF_DIFFERENCES are."""
+FEW_OF_DIFFERENCES = (2.0, 5.0)
+"""The same for differences, by the effective number of problems that differ."""
+MOST_SKEW = 0.3
+"""Most skewness of the mean that is corrected for."""
 CHUNK_ELEMENTS = 2**20
 """Resampled values in memory at a time: 4 MB of indices and 8 MB of values."""
 
@@ -177,17 +184,6 @@ def _resampled_means(values: Floats, generator: np.random.Generator, rows: int) 
     return means
 
 
-def wilson_interval(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion, without continuity correction (Wilson 1927)."""
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, not {successes} of {n}")
-    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    centre = (successes + z2 / 2) / (n + z2)
-    half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
-    # For 0 and n successes the exact ends are 0 and 1. Floats give that 0 (centre equals half) but not that 1.
-    return centre - half, (1.0 if successes == n else centre + half)
-
-
 def usable(clusters: Sequence[Hashable]) -> Sequence[Hashable] | None:
     """Return the clusters if there are enough of them and fewer than problems, else None."""
     return clusters if FEWEST_CLUSTERS <= len(set(clusters)) < len(clusters) else None
@@ -195,32 +191,99 @@ def usable(clusters: Sequence[Hashable]) -> Sequence[Hashable] | None:
 
 def mean_interval(
     per_problem_values: Sequence[float],
-    seed: int = INTERVAL_SEED,
     upper: float = 1.0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """Return the 95% interval of a mean over problems, of a quantity between 0 and `upper`.
 
-    It is a bootstrap over problems, or over whole clusters where each problem has one and they are `usable`. Where all
-    problems have the same value (all right, all wrong) a bootstrap would claim certainty; there it is the Wilson
-    interval of value / upper over the problems, that of the widest distribution with this mean. A single problem says
-    nothing about the others: the interval is the whole range.
+    Problems are the units, or whole clusters where each problem has one and they are `usable`. See `Units.margin`
+    for the method. A single problem says nothing about the others: the interval is the whole range.
     """
-    n_problems = len(per_problem_values)
-    spread = _spread(per_problem_values, upper)
-    if n_problems == 1:
+    values: Floats = np.asarray(per_problem_values, dtype=np.float64)
+    if values.size == 0 or not (np.min(values) >= 0 and np.max(values) <= upper):
+        raise ValueError(f"an interval needs values between 0 and {upper}, at least one")
+    if values.size == 1:
         return Interval(0.0, upper, "one problem says nothing about others: the whole range")
-    if spread <= 1e-9 * upper:
-        low, high = wilson_interval(math.fsum(per_problem_values) / upper, n_problems)
-        return Interval(low * upper, high * upper, f"{LEVEL:.0%} Wilson over {n_problems} problems, all of one value")
-    if clusters is not None and usable(clusters) is not None:
-        sums, sizes = by_cluster(per_problem_values, clusters)
-        low, high = ratio_interval(sums[0], sizes, seed)
-        over = f"{sizes.size} clusters of {n_problems} problems"
-    else:
-        low, high = bootstrap_interval(per_problem_values, seed)
-        over = f"{n_problems} problems"
-    return Interval(low, high, f"{LEVEL:.0%} bootstrap over {over}, {DRAWS} draws, seed {seed}")
+    units = Units.of(values, clusters)
+    # No problem is expected to have more than twice the most solutions or tokens seen. A rate can always be 1.
+    farthest = upper if units.are_equal else min(upper, max(1.0, 2 * float(values.max())))
+    below, above = (
+        units.margin(side, distance, tail_weight(effective_number(rest), *FEW_OF_MEANS))
+        for side, distance, rest in (
+            (-1, units.mean, farthest * units.sizes - units.sums),
+            (1, farthest - units.mean, units.sums),
+        )
+    )
+    return Interval(max(0.0, units.mean - below), min(upper, units.mean + above), units.method)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The independent units that a mean is over: problems, or clusters of them."""
+
+    sums: Floats
+    """Of each unit, in units of the mean size."""
+    sizes: Floats
+    """1 on average."""
+    mean: float
+    deviations: Floats
+    """sums - mean x sizes."""
+    over: str
+    are_equal: bool
+
+    @classmethod
+    def of(cls, values: Floats, clusters: Sequence[Hashable] | None) -> Units:
+        kept = usable(clusters) if clusters is not None else None
+        # Sorted, so that the order of the problems changes no bit.
+        sums, sizes, over = np.sort(values), np.ones(values.size), f"{values.size} problems"
+        if kept is not None:
+            (sums,), sizes = by_cluster(values, kept)
+            sums, sizes = sums / sizes.mean(), sizes / sizes.mean()
+            over = f"{sizes.size} clusters of {over}"
+        mean = float(sums.sum() / sizes.sum())
+        deviations = sums - mean * sizes
+        are_equal = bool(np.abs(deviations).max() <= 1e-9 * max(1.0, abs(mean)))
+        return cls(sums, sizes, mean, deviations, over, are_equal)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        squares = 0.0 if self.are_equal else float(self.deviations @ self.deviations)
+        return math.sqrt(squares / max(1, self.sums.size - 1) / self.sums.size)
+
+    def margin(self, side: int, distance: float, weight: float, level: float = LEVEL) -> float:
+        """Return how far the interval reaches below (-1) or above (1) the mean, where the end of the range is.
+
+        Three parts: the half width t s / sqrt(m) of the t interval; Johnson's correction for skewness (1978) where it
+        widens; and the change of the mean if the largest share of unseen units that is compatible with m units seen
+        (Clopper-Pearson of 0 in m) lay at the end of the range, times `weight`. The last is added as independent of
+        the others, by the root of the sum of squares (Zou and Donner 2008). With equal values only the last is left.
+        """
+        n, error = self.sums.size, self.error
+        unseen = 1.0 - float(((1 - level) / 2) ** (1 / n))
+        if error == 0:
+            return unseen * distance
+        t = t_quantile(level, n - 1)
+        squares = self.deviations**2
+        skewness = float(squares @ self.deviations) / float(squares.sum()) ** 1.5
+        skewed = max(0.0, side * min(MOST_SKEW, max(-MOST_SKEW, skewness))) * (1 + 2 * t * t) / 6
+        return math.hypot((t + skewed) * error, weight * unseen * distance)
+
+    @property
+    def method(self) -> str:
+        kind = "Clopper-Pearson" if self.are_equal else "t, skewness and unseen problems"
+        return f"{LEVEL:.0%} {kind} over {self.over}{', all of one value' if self.are_equal else ''}"
+
+
+def effective_number(parts: Floats) -> float:
+    """Return the number of equal parts that are as concentrated as these: (sum of |x|)^2 / sum of x^2."""
+    squares = float(parts @ parts)
+    return float(np.abs(parts).sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def tail_weight(number: float, few: float, many: float) -> float:
+    """Return 1 up to `few`, 0 from `many`, linear between them."""
+    return min(1.0, max(0.0, (many - number) / (many - few)))
 
 
 def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:
@@ -238,15 +301,8 @@ def rate_interval(right: Sequence[int], n_samples: Sequence[int], seed: int = IN
     Where all problems have the same rate it is that of `mean_interval`.
     """
     rates = [c / n for c, n in zip(right, n_samples, strict=True)]
-    if _spread(rates, 1.0) <= 1e-9:
-        return mean_interval(rates, seed)
+    if len(rates) == 1 or max(rates) - min(rates) <= 1e-9:
+        return mean_interval(rates)
     low, high = hierarchical_interval(right, n_samples, seed)
     how = f"{LEVEL:.0%} bootstrap over {len(rates)} problems and the samples of each, {DRAWS} draws, seed {seed}"
     return Interval(low, high, how)
-
-
-def _spread(values: Sequence[float], upper: float) -> float:
-    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
-    if array.size == 0 or not (np.min(array) >= 0 and np.max(array) <= upper):
-        raise ValueError(f"an interval needs values between 0 and {upper}, at least one")
-    return float(np.max(array) - np.min(array))

@@ -14,15 +14,19 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from harness.stats.distributions import t_quantile
 from harness.stats.intervals import (
     CHUNK_ELEMENTS,
     DRAWS,
+    FEW_OF_DIFFERENCES,
     INTERVAL_SEED,
     LEVEL,
     Floats,
     Interval,
-    bootstrap_interval,
+    Units,
     by_cluster,
+    effective_number,
+    tail_weight,
 )
 
 MOST_EXACT = 20
@@ -53,71 +57,92 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None
     return math.sqrt(float(sums @ sums) * n_clusters / (n_clusters - 1)) / numbers.size
 
 
-def difference_interval(differences: Sequence[float], seed: int = INTERVAL_SEED) -> Interval:
-    """Return the 95% interval of a mean of paired differences between -1 and 1, by a bootstrap over problems.
+def difference_interval(
+    differences: ArrayLike, clusters: Sequence[Hashable] | None = None, level: float = LEVEL
+) -> Interval:
+    """Return the interval of a mean of paired differences between -1 and 1, over problems or clusters of them.
 
-    Where all differences have one value v a bootstrap would claim certainty. There at most a share u of all problems
-    may differ from v, where u is the upper end of Wilson's interval of 0 in n. These lie between -1 and 1, which bounds
-    the mean.
+    See `Units.margin` for the method. Where all differences have one value v, at most a share u of all problems may
+    differ from v, where u is the upper end of the Clopper-Pearson interval of 0 in n.
     """
-    values = np.asarray(differences, dtype=np.float64)
+    values: Floats = np.asarray(differences, dtype=np.float64)
     if values.size == 0 or not np.all(np.abs(values) <= 1):
         raise ValueError("an interval of differences needs values between -1 and 1, at least one")
     if values.size == 1:
         return Interval(-1.0, 1.0, "one problem says nothing about others: the whole range")
-    if np.ptp(values) <= 1e-9:
-        z2 = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
-        same, other = float(values[0]), z2 / (values.size + z2)
-        low, high = same - other * (same + 1), same + other * (1 - same)
-        return Interval(low, high, f"{LEVEL:.0%} Wilson over {values.size} problems, all of one difference")
-    low, high = bootstrap_interval(differences, seed)
-    return Interval(low, high, f"{LEVEL:.0%} bootstrap over {values.size} problems, {DRAWS} draws, seed {seed}")
+    units = Units.of(values, clusters)
+    weight = tail_weight(effective_number(units.sums), *FEW_OF_DIFFERENCES)
+    below = units.margin(-1, units.mean + 1, weight, level)
+    above = units.margin(1, 1 - units.mean, weight, level)
+    return Interval(max(-1.0, units.mean - below), min(1.0, units.mean + above), units.method)
 
 
-def crossed_interval(
-    first: ArrayLike,
-    second: ArrayLike,
-    clusters: Sequence[Hashable] | None = None,
-    seed: int = INTERVAL_SEED,
-    draws: int = DRAWS,
-) -> Interval:
-    """Return the 95% interval of the mean of `second` less that of `first`, by a bootstrap over runs and problems.
+@dataclass(frozen=True, slots=True)
+class SeedError:
+    """The standard error of a difference of means that comes from the runs, and its degrees of freedom."""
 
-    Both are [runs, problems] of values between 0 and 1. A draw takes the same problems (or whole clusters of them) in
-    all runs, and draws the runs of each side independently. With one run per side and no clusters this is
-    `difference_interval`.
+    error: float
+    df: float
+    method: str
+
+
+def seed_error(first: ArrayLike, second: ArrayLike) -> SeedError | None:
+    """Return Welch's standard error of the difference of the means over runs; None with one run a side.
+
+    The values are the means of the runs. A side of one run is given the variance of the other.
+    """
+    one, two = (np.asarray(side, dtype=np.float64) for side in (first, second))
+    if max(one.size, two.size) < 2:
+        return None
+    own = [float(side.var(ddof=1)) if side.size > 1 else None for side in (one, two)]
+    known = [variance for variance in own if variance is not None]
+    variances = [variance if variance is not None else known[0] for variance in own]
+    parts = [variances[0] / one.size, variances[1] / two.size]
+    if len(known) == 1:
+        return SeedError(math.sqrt(sum(parts)), max(one.size, two.size) - 1, "the variance of the side with runs")
+    total, dfs = sum(parts), (one.size - 1, two.size - 1)
+    spread = sum(part**2 / df for part, df in zip(parts, dfs, strict=True))
+    return SeedError(math.sqrt(total), total**2 / spread if spread > 0 else float(sum(dfs)), "Welch")
+
+
+def crossed_interval(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable] | None = None) -> Interval:
+    """Return the 95% interval of the mean of `second` less that of `first`, over runs (seeds) and problems.
+
+    Both are [runs, problems] of values between 0 and 1. The margin over problems is that of `difference_interval` of
+    the means over runs. With several runs a side, Welch's t margin over runs is added by the root of the sum of
+    squares (Zou and Donner 2008). The noise of the samples is part of both, so without an effect of seeds the interval
+    is too wide, never too narrow.
     """
     one, two = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
     differences = two.mean(axis=0) - one.mean(axis=0)
-    are_equal = max(np.ptp(one, axis=0).max(initial=0), np.ptp(two, axis=0).max(initial=0)) <= 1e-9
-    is_plain = len(one) == len(two) == 1 and clusters is None
-    if is_plain or differences.size < 2 or (are_equal and np.ptp(differences) <= 1e-9):
-        return difference_interval(differences.tolist(), seed)
-    ours, sizes = by_cluster(one, clusters if clusters is not None else range(differences.size))
-    theirs, _ = by_cluster(two, clusters if clusters is not None else range(differences.size))
-    generator = np.random.default_rng(seed)
-    rows_at_once = max(1, CHUNK_ELEMENTS // sizes.size)
-    means = []
-    for done in range(0, draws, rows_at_once):
-        rows = min(rows_at_once, draws - done)
-        drawn = _runs_drawn(theirs, generator, rows) - _runs_drawn(ours, generator, rows)
-        times = generator.multinomial(sizes.size, np.full(sizes.size, 1 / sizes.size), size=rows)
-        means.append((drawn * times).sum(axis=1) / (times @ sizes))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    over = [f"{len(one)} and {len(two)} runs"] if len(one) + len(two) > 2 else []
-    over += [
-        f"{sizes.size} clusters of {differences.size} problems" if clusters is not None else f"{sizes.size} problems"
-    ]
-    return Interval(
-        float(low), float(high), f"{LEVEL:.0%} bootstrap over {' and '.join(over)}, {draws} draws, seed {seed}"
-    )
+    interval, mean = difference_interval(differences, clusters), float(differences.mean())
+    seeds = seed_error(one.mean(axis=1), two.mean(axis=1))
+    if seeds is None or differences.size == 1:
+        return interval
+    of_runs = t_quantile(LEVEL, seeds.df) * seeds.error
+    low, high = mean - math.hypot(mean - interval.low, of_runs), mean + math.hypot(interval.high - mean, of_runs)
+    method = f"{interval.method} and {len(one)} and {len(two)} runs ({seeds.method})"
+    return Interval(max(-1.0, low), min(1.0, high), method)
 
 
-def _runs_drawn(side: Floats, generator: np.random.Generator, rows: int) -> Floats:
-    """Return for each draw the mean over runs drawn with replacement: [rows, problems]."""
-    times = generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=rows)
-    means: Floats = times @ side / len(side)
-    return means
+def crossed_test(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable] | None = None) -> PValue | None:
+    """Return the p-value of no difference over runs and problems; None with one run a side, or a single problem.
+
+    It is the level at which the margins of `crossed_interval`, those of t over problems and over runs, reach 0.
+    """
+    one, two = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
+    differences = two.mean(axis=0) - one.mean(axis=0)
+    seeds = seed_error(one.mean(axis=1), two.mean(axis=1))
+    if seeds is None or differences.size == 1:
+        return None
+    units = Units.of(differences, clusters)
+    distance, n = abs(units.mean), units.sums.size
+    low, high = 0.0, 1.0  # of p: the margins fall as it grows
+    while high - low > 1e-10:
+        p = (low + high) / 2
+        margin = math.hypot(t_quantile(1 - p, n - 1) * units.error, t_quantile(1 - p, seeds.df) * seeds.error)
+        low, high = (p, high) if margin > distance else (low, p)
+    return PValue(high, f"t over problems and {len(one)} and {len(two)} runs ({seeds.method})")
 
 
 def regrouped(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,16 @@ from harness.core.types import Completion, Tokens, Verdict
 from harness.reports import compare as comparing
 from harness.reports.compare import ALL
 from harness.runs.folder import RunIdentity, RunWriter
-from harness.stats.intervals import bootstrap_interval
-from harness.stats.paired_tests import crossed_interval, holm, regrouped, sign_flip
+from harness.stats.paired_tests import (
+    crossed_interval,
+    crossed_test,
+    difference_interval,
+    holm,
+    regrouped,
+    seed_error,
+    sign_flip,
+    standard_error,
+)
 
 MARKS = {"+": "correct", "-": "incorrect", "?": "ungraded"}
 
@@ -200,7 +209,8 @@ def test_differences_above_one_have_an_interval_of_their_scale(tmp_path):
     two = run_of(tmp_path / "two", {"sums": {str(i): "+" * (40 + i) for i in range(30)}}, metrics=["tokens"], n=99)
     found = row(compare(one, two), metric="tokens")["difference"]
     assert found.value == pytest.approx(14.5)
-    assert (found.low, found.high) == pytest.approx(bootstrap_interval(list(range(30)), 0))
+    interval = difference_interval(np.arange(30) / 69)  # the longest has 69
+    assert (found.low, found.high) == pytest.approx((69 * interval.low, 69 * interval.high))
 
 
 @pytest.mark.parametrize(("metric", "names"), [("pass@2", ["pass@2"]), ("avg", ["avg"]), ("avg@4", ["avg"])])
@@ -256,7 +266,7 @@ def test_problems_of_one_family_count_as_one(tmp_path):
     assert found["difference"].value == single["difference"].value == pytest.approx(differences.mean())
     assert found["p"] == sign_flip(differences).p
     assert found["detectable"] == pytest.approx(2.8016 * scipy.stats.sem(differences), rel=1e-4)
-    assert found["difference"].method.startswith("95% bootstrap over 30 clusters of 90 problems")
+    assert found["difference"].method.startswith("95% t, skewness and unseen problems over 30 clusters of 90 problems")
     # Three copies bring no precision: sqrt(3) times as wide as if they were drawn one by one.
     width, narrow = (e.high - e.low for e in (found["difference"], single["difference"]))
     assert width / narrow == pytest.approx(3**0.5, rel=0.1)
@@ -288,11 +298,35 @@ def test_runs_of_several_seeds_are_resampled_too(tmp_path):
     assert found["difference"].value == pytest.approx(second.mean() - first.mean())
     interval = crossed_interval(first, second)
     assert (found["difference"].low, found["difference"].high) == pytest.approx((interval.low, interval.high))
-    assert found["p"] == sign_flip(second.mean(axis=0) - first.mean(axis=0)).p
+    differences = second.mean(axis=0) - first.mean(axis=0)
+    assert found["p"] == found["p (Holm)"] == pytest.approx(crossed_test(first, second).p)
+    assert found["p (these runs only)"] == sign_flip(differences).p
+    error = math.hypot(standard_error(differences), seed_error(first.mean(axis=1), second.mean(axis=1)).error)
+    assert found["detectable"] == pytest.approx(2.8016 * error, rel=1e-4)
     assert found["p (runs)"] == regrouped(first.mean(axis=1), second.mean(axis=1)).p
     assert found["difference"].n_completions == 5 * 20 * 4
     assert "differs: seed: 0 / 1 / 2" in table.notes
     assert any("over runs and problems" in note for note in table.notes)
+    assert any("p (these runs only) is the sign-flip test over problems: it ignores seeds" in n for n in table.notes)
+    assert any(note.startswith("FEW RUNS: a statement about seeds needs at least 3 runs") for note in table.notes)
+
+
+def test_the_corrected_column_of_several_runs_counts_seeds(tmp_path):
+    """Under no effect but the seeds', as large as in training, few comparisons are significant."""
+    rng, table_of = np.random.default_rng(8), {}
+    for place in range(40):
+        skill = rng.normal(0, 1.5, size=60)
+        for side in "ab":
+            runs = []
+            for seed in range(3):
+                rates = 1 / (1 + np.exp(-skill - rng.normal(0, 0.3)))
+                marks = {f"p{i:02}": marks_of(c) for i, c in enumerate(rng.binomial(4, rates))}
+                runs.append(run_of(tmp_path / f"{place}{side}{seed}", {"sums": marks}, seed=seed))
+            table_of[place, side] = runs
+    found = [row(comparing.compare(table_of[place, "a"], table_of[place, "b"])) for place in range(40)]
+    # Binomial(40, 0.05) exceeds 6 in one of 300; p of these runs alone is below 0.05 in about a third.
+    assert sum(f["p (Holm)"] <= 0.05 for f in found) <= 6
+    assert sum(f["p (these runs only)"] <= 0.05 for f in found) >= 8
 
 
 def test_a_run_of_a_group_under_another_protocol_is_refused(tmp_path):

@@ -21,7 +21,6 @@ from harness.stats.intervals import (
     pass_at_k,
     pass_hat_k,
     ratio_interval,
-    wilson_interval,
 )
 
 RATES = np.random.default_rng(11).beta(0.6, 0.9, size=200)
@@ -128,46 +127,74 @@ def test_the_bootstrap_refuses_empty_and_infinite_samples(values):
         bootstrap_interval(values, seed=0)
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_wilson_agrees_with_scipy(level):
-    for n in (1, 2, 5, 30, 1000):
-        for successes in sorted({0, 1, n // 2, n - 1, n}):
-            theirs = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-            assert wilson_interval(successes, n, level) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
+# --- means over problems ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0.5, 0.68, 0.9, 0.95, 0.99])
-def test_wilson_ends_exactly_at_the_ends(level):
-    for n in range(1, 200):
-        assert wilson_interval(0, n, level)[0] == 0.0
-        assert wilson_interval(n, n, level)[1] == 1.0
+def spelled_out(values, upper=1.0):
+    """The interval of unclustered problems with scipy and plain sums."""
+    m, mean, error = len(values), np.mean(values), scipy.stats.sem(values)
+    t = scipy.stats.t.ppf(0.975, m - 1)
+    unseen = scipy.stats.binomtest(0, m).proportion_ci(0.95, method="exact").high
+    skewness = np.clip(scipy.stats.skew(values) / math.sqrt(m), -0.3, 0.3)
+    farthest = min(upper, max(1, 2 * max(values)))
+    ends = []
+    for side, end in ((-1, 0.0), (1, farthest)):
+        away = [farthest - v if side < 0 else v for v in values]
+        weight = np.clip((24 - sum(away) ** 2 / sum(v * v for v in away)) / 16, 0, 1)
+        half = t * error + max(0, side * skewness) * (1 + 2 * t * t) / 6 * error
+        ends.append(mean + side * math.hypot(half, weight * unseen * abs(end - mean)))
+    return max(0.0, ends[0]), min(upper, ends[1])
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_wilson_refuses_impossible_counts(successes, n):
-    with pytest.raises(ValueError, match="0 <= successes <= n"):
-        wilson_interval(successes, n)
+@pytest.mark.parametrize(
+    ("values", "upper"),
+    [
+        (RATES.tolist(), 1.0),
+        ([1.0] * 28 + [0.5, 0.0], 1.0),
+        ([0.0] * 27 + [0.25, 1.0, 1.0], 1.0),
+        ([1.0] * 99 + [0.98], 1.0),
+        ([3.0, 0.0, 2.0, 1.0, 5.0] * 4, 64.0),
+        ([0.0] * 20 + [0.5], 64.0),
+        ([0.25, 0.75], 1.0),
+    ],
+)
+def test_the_interval_of_a_mean_is_its_formula(values, upper):
+    interval = mean_interval(values, upper=upper)
+    assert (interval.low, interval.high) == pytest.approx(spelled_out(values, upper), rel=1e-9, abs=1e-12)
+    assert interval.method == f"95% t, skewness and unseen problems over {len(values)} problems"
 
 
-def test_a_mean_has_the_bootstrap_over_problems():
-    interval = mean_interval(RATES, seed=9)
-    assert (interval.low, interval.high) == bootstrap_interval(RATES, seed=9)
-    assert interval.method == "95% bootstrap over 200 problems, 10000 draws, seed 9"
+def test_the_order_of_problems_changes_no_bit_of_an_interval():
+    assert mean_interval(RATES[::-1].tolist()) == mean_interval(RATES.tolist())
+
+
+def test_many_problems_with_different_rates_have_the_t_interval():
+    values = np.linspace(0.3, 0.7, 500)  # no skewness
+    half = scipy.stats.t.ppf(0.975, 499) * scipy.stats.sem(values)
+    interval = mean_interval(values.tolist())
+    assert (interval.low, interval.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-9)
 
 
 @pytest.mark.parametrize(("value", "upper"), [(0.0, 1.0), (1.0, 1.0), (0.3, 1.0), (0.0, 16.0), (16.0, 16.0)])
-def test_problems_of_one_value_have_the_wilson_interval(value, upper):
+def test_problems_of_one_value_have_the_clopper_pearson_interval(value, upper):
+    """At most a share of all problems may have another value, and that lies between 0 and the largest."""
     interval = mean_interval([value] * 30, upper=upper)
-    theirs = scipy.stats.binomtest(round(value / upper * 30), 30).proportion_ci(0.95, method="wilson")
-    assert (interval.low, interval.high) == pytest.approx(
-        (theirs.low * upper, theirs.high * upper), rel=1e-9, abs=1e-12
-    )
-    assert interval.low <= value <= interval.high
-    assert interval.method == "95% Wilson over 30 problems, all of one value"
+    others = scipy.stats.binomtest(0, 30).proportion_ci(0.95, method="exact").high
+    expected = ((1 - others) * value, (1 - others) * value + others * upper)
+    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert interval.method == "95% Clopper-Pearson over 30 problems, all of one value"
+
+
+@pytest.mark.parametrize("n_wrong", range(5))
+def test_a_few_unsolved_problems_bound_the_mean_about_as_clopper_pearson(n_wrong):
+    theirs = scipy.stats.binomtest(30 - n_wrong, 30).proportion_ci(0.95, method="exact")
+    interval = mean_interval([0.0] * n_wrong + [1.0] * (30 - n_wrong))
+    assert interval.low == pytest.approx(theirs.low, abs=0.02)
+    assert interval.high >= theirs.high - 1e-12
 
 
 def test_values_that_differ_by_rounding_are_equal():
-    assert "Wilson" in mean_interval([0.3, 0.1 + 0.2, 0.3]).method
+    assert "Clopper-Pearson" in mean_interval([0.3, 0.1 + 0.2, 0.3]).method
 
 
 @pytest.mark.parametrize("upper", [1.0, 16.0])
@@ -183,18 +210,34 @@ def test_mean_interval_refuses_values_out_of_range(values):
         mean_interval(values)
 
 
-def test_clusters_are_drawn_whole_where_there_are_enough():
+def test_clusters_are_the_units_where_there_are_enough():
     rates = np.repeat(np.random.default_rng(2).random(25), 4)
     clusters = np.repeat(np.arange(25), 4).tolist()
-    found = mean_interval(rates, clusters=clusters)
-    # All of a cluster are alike, so they are as one: the bootstrap of the clusters.
-    once = bootstrap_interval(rates[::4], seed=1)
-    assert (found.low, found.high) == pytest.approx(once, abs=0.15 * scipy.stats.sem(rates[::4]))
-    assert found.method == "95% bootstrap over 25 clusters of 100 problems, 10000 draws, seed 0"
+    found = mean_interval(rates.tolist(), clusters=clusters)
+    # All of a cluster are alike, so they are as one.
+    once = mean_interval(rates[::4].tolist())
+    assert (found.low, found.high) == pytest.approx((once.low, once.high), rel=1e-12)
+    assert found.method == "95% t, skewness and unseen problems over 25 clusters of 100 problems"
     order = np.random.default_rng(3).permutation(100)
-    assert mean_interval(rates[order], clusters=[clusters[i] for i in order]) == found
+    again = mean_interval(rates[order].tolist(), clusters=[clusters[i] for i in order])
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), rel=1e-12)
     for others in (list(range(100)), [c % 19 for c in clusters]):
-        assert mean_interval(rates, clusters=others) == mean_interval(rates)
+        assert mean_interval(rates.tolist(), clusters=others) == mean_interval(rates.tolist())
+
+
+def test_clusters_of_different_sizes_weigh_by_their_problems():
+    """Against the linearised ratio estimator: deviations sum_c - mean x size_c, in mean sizes."""
+    rng = np.random.default_rng(12)
+    sizes = rng.integers(1, 5, size=40)
+    values, clusters = rng.random(sizes.sum()), np.repeat(np.arange(40), sizes).tolist()
+    deviations = np.array([(values[np.equal(clusters, c)] - values.mean()).sum() for c in range(40)]) / sizes.mean()
+    half = scipy.stats.t.ppf(0.975, 39) * scipy.stats.sem(deviations)
+    found = mean_interval(values.tolist(), clusters=clusters)
+    skewness = np.clip(scipy.stats.skew(deviations) / math.sqrt(40), -0.3, 0.3)
+    factor = (1 + 2 * scipy.stats.t.ppf(0.975, 39) ** 2) / 6
+    narrow, wide = half, half + abs(skewness) * factor * scipy.stats.sem(deviations)
+    expected = (narrow, wide) if skewness > 0 else (wide, narrow)
+    assert (values.mean() - found.low, found.high - values.mean()) == pytest.approx(expected, rel=1e-9)
 
 
 # --- all right, and most right ----------------------------------------------------------------------------------

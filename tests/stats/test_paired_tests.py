@@ -10,11 +10,13 @@ import scipy.stats
 from harness.stats import intervals, paired_tests
 from harness.stats.paired_tests import (
     crossed_interval,
+    crossed_test,
     detectable,
     difference_interval,
     holm,
     mcnemar,
     regrouped,
+    seed_error,
     sign_flip,
     standard_error,
 )
@@ -66,26 +68,39 @@ def test_a_standard_error_needs_two_clusters(values, clusters):
 # --- intervals of a difference ----------------------------------------------------------------------------------
 
 
-def test_a_difference_has_the_bootstrap_of_its_problems():
-    interval = difference_interval(DIFFERENCES, seed=2)
-    theirs = scipy.stats.bootstrap(
-        (DIFFERENCES,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    # Four times the error of a 2.5% quantile of 10,000 draws, on either side.
-    assert (interval.low, interval.high) == pytest.approx(
-        (theirs.low, theirs.high), abs=0.15 * scipy.stats.sem(DIFFERENCES)
+def spelled_out(differences):
+    m, mean, error = len(differences), np.mean(differences), scipy.stats.sem(differences)
+    t = scipy.stats.t.ppf(0.975, m - 1)
+    unseen = scipy.stats.binomtest(0, m).proportion_ci(0.95, method="exact").high
+    skewness = np.clip(scipy.stats.skew(differences) / math.sqrt(m), -0.3, 0.3)
+    number = sum(map(abs, differences)) ** 2 / sum(d * d for d in differences)
+    weight = np.clip((5 - number) / 3, 0, 1)
+    return tuple(
+        mean
+        + side
+        * math.hypot((t + max(0, side * skewness) * (1 + 2 * t * t) / 6) * error, weight * unseen * (1 - side * mean))
+        for side in (-1, 1)
     )
-    assert interval.method == "95% bootstrap over 300 problems, 10000 draws, seed 2"
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [DIFFERENCES.tolist(), [0.0] * 29 + [0.25], [0.0] * 96 + [0.5, 0.25, -0.25, 1.0], [0.125, -0.5, 0.25] * 10],
+)
+def test_the_interval_of_a_difference_is_its_formula(differences):
+    interval = difference_interval(differences)
+    assert (interval.low, interval.high) == pytest.approx(spelled_out(differences), rel=1e-9)
+    assert interval.method == f"95% t, skewness and unseen problems over {len(differences)} problems"
 
 
 @pytest.mark.parametrize("value", [-1.0, -0.25, 0.0, 1.0])
 def test_equal_differences_have_an_interval_of_some_width(value):
     interval = difference_interval([value] * 30)
-    most_others = scipy.stats.binomtest(0, 30).proportion_ci(0.95, method="wilson").high
+    most_others = scipy.stats.binomtest(0, 30).proportion_ci(0.95, method="exact").high
     # That share of problems lies at the one end or at the other.
     assert interval.low == pytest.approx((1 - most_others) * value - most_others)
     assert interval.high == pytest.approx((1 - most_others) * value + most_others)
-    assert "all of one difference" in interval.method
+    assert "all of one value" in interval.method
 
 
 def test_one_difference_is_the_whole_range():
@@ -101,64 +116,82 @@ def test_differences_out_of_range_are_refused(values):
 # --- runs as a level --------------------------------------------------------------------------------------------
 
 
-def crossed_draws(first, second, n_draws):
-    """Runs of either side drawn apart, problems together, one draw after another."""
-    rng, means = np.random.default_rng(9), []
-    for _ in range(n_draws):
-        problems = rng.integers(first.shape[1], size=first.shape[1])
-        one, two = (side[rng.integers(len(side), size=len(side))][:, problems] for side in (first, second))
-        means.append(two.mean() - one.mean())
-    return np.array(means)
+SKILL = np.random.default_rng(4).random(25)
 
 
-def test_crossed_interval_draws_runs_and_problems_independently():
-    rng = np.random.default_rng(4)
-    skill = rng.random(25)
-    first, second = (np.clip(skill + rng.normal(0, 0.2, (n, 25)) + rng.normal(0, 0.1, (n, 1)), 0, 1) for n in (3, 4))
-    found, plain = crossed_interval(first, second, seed=2), crossed_draws(first, second, 10_000)
-    # 0.15 standard errors, as for the bootstrap over problems alone.
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=0.15 * plain.std())
-    assert found.method == "95% bootstrap over 3 and 4 runs and 25 problems, 10000 draws, seed 2"
-    turned = crossed_interval(second, first, seed=2)
-    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=0.15 * plain.std())
+def some_runs(n, seed):
+    rng = np.random.default_rng(seed)
+    return np.clip(SKILL + rng.normal(0, 0.2, (n, 25)) + rng.normal(0, 0.1, (n, 1)), 0, 1)
 
 
-def test_differing_runs_widen_the_crossed_interval():
-    rates = np.random.default_rng(4).random(200)
-    alike = crossed_interval([rates, rates], [rates / 2, rates / 2])
-    other = crossed_interval([rates, rates], [rates / 4, rates * 3 / 4])
-    single = difference_interval((rates / 2 - rates).tolist())
-    assert (alike.low, alike.high) == pytest.approx((single.low, single.high), abs=0.005)
-    assert other.high - other.low > 3 * (alike.high - alike.low)
+def test_the_margin_over_runs_is_welchs_and_is_added_by_squares():
+    first, second = some_runs(3, 1), some_runs(4, 2)
+    found = crossed_interval(first, second)
+    over_problems = difference_interval(second.mean(axis=0) - first.mean(axis=0))
+    welch = scipy.stats.ttest_ind(second.mean(axis=1), first.mean(axis=1), equal_var=False)
+    mean = second.mean() - first.mean()
+    of_runs = welch.confidence_interval(0.95).high - mean
+    assert found.low == pytest.approx(mean - math.hypot(mean - over_problems.low, of_runs), rel=1e-9)
+    assert found.high == pytest.approx(mean + math.hypot(over_problems.high - mean, of_runs), rel=1e-9)
+    assert found.method == "95% t, skewness and unseen problems over 25 problems and 3 and 4 runs (Welch)"
+    turned = crossed_interval(second, first)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), rel=1e-12)
 
 
-def test_one_run_per_side_has_the_paired_bootstrap():
-    first, second = np.zeros(300), np.abs(DIFFERENCES)
-    assert crossed_interval(first, second) == difference_interval(second.tolist())
-    assert crossed_interval([[0.5] * 30] * 2, [[0.75] * 30] * 3) == difference_interval([0.25] * 30)
+def test_runs_that_differ_alone_have_welchs_interval_and_p():
+    """All problems alike: nothing is left but the runs."""
+    first, second = ([[level] * 400 for level in side] for side in ([0.2, 0.3, 0.25], [0.4, 0.45]))
+    welch = scipy.stats.ttest_ind([0.4, 0.45], [0.2, 0.3, 0.25], equal_var=False)
+    assert crossed_test(first, second).p == pytest.approx(welch.pvalue, rel=1e-6)
+    error = seed_error([0.2, 0.3, 0.25], [0.4, 0.45])
+    assert (error.error, error.df) == pytest.approx((0.175 / welch.statistic, welch.df), rel=1e-9)
+
+
+def test_equal_runs_leave_the_t_test_over_problems():
+    rates = np.random.default_rng(4).random(40)
+    test = crossed_test([rates / 2] * 3, [rates**2] * 3)
+    assert test.p == pytest.approx(scipy.stats.ttest_rel(rates**2, rates / 2).pvalue, rel=1e-6)
+
+
+def test_the_crossed_p_value_is_the_level_whose_margins_reach_zero():
+    first, second = some_runs(3, 1), some_runs(3, 2) + 0.05
+    p = crossed_test(first, second).p
+    differences = second.mean(axis=0) - first.mean(axis=0)
+    seeds = seed_error(first.mean(axis=1), second.mean(axis=1))
+    margins = (
+        scipy.stats.t.ppf(1 - p / 2, 24) * scipy.stats.sem(differences),
+        scipy.stats.t.ppf(1 - p / 2, seeds.df) * seeds.error,
+    )
+    assert math.hypot(*margins) == pytest.approx(abs(differences.mean()), rel=1e-6)
+
+
+def test_a_single_run_is_given_the_variance_of_the_other_side():
+    error = seed_error([0.5], [0.2, 0.3, 0.25])
+    assert (error.error, error.df) == pytest.approx((math.sqrt(np.var([0.2, 0.3, 0.25], ddof=1) * (1 + 1 / 3)), 2))
+    assert seed_error([0.5], [0.25]) is None
+    assert crossed_test([[0.5, 0.25]], [[0.5, 0.75]]) is None
+    assert crossed_test([[0.5], [0.25]], [[0.5], [0.75]]) is None
+
+
+def test_one_run_a_side_has_the_interval_of_a_difference():
+    first, second = some_runs(1, 1), some_runs(1, 2)
+    assert crossed_interval(first[0], second[0]) == difference_interval((second - first)[0])
+    assert crossed_interval([[0.5] * 30] * 2, [[0.75] * 30] * 3).low == difference_interval([0.25] * 30).low
     assert crossed_interval([[0.5], [0.25]], [[1.0]]).low == -1.0
 
 
-def test_clusters_are_drawn_whole():
+def test_clusters_are_the_units_of_a_difference():
     rng = np.random.default_rng(12)
-    sizes = rng.integers(1, 5, size=30)
-    clusters = np.repeat(np.arange(30), sizes).tolist()
-    values = np.repeat(rng.random(30), sizes)
-    found = crossed_interval(np.zeros(values.size), values, clusters)
-    plain = []
-    for _ in range(10_000):
-        chosen = rng.integers(30, size=30)
-        plain.append(np.concatenate([values[np.equal(clusters, cluster)] for cluster in chosen]).mean())
-    spread = np.std(plain)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=0.15 * spread)
-    assert "over 30 clusters of" in found.method
-    # Problems of one cluster are alike here, so that they are worth little more than one.
-    single = difference_interval(values.tolist())
-    assert found.high - found.low > 1.3 * (single.high - single.low)
-    assert standard_error(values, clusters) == pytest.approx(spread, rel=0.1)
-    both = crossed_interval(np.zeros((2, values.size)), [values, values], clusters)
-    assert (both.low, both.high) == pytest.approx((found.low, found.high), abs=0.15 * spread)
-    assert both.method.startswith("95% bootstrap over 2 and 2 runs and 30 clusters of")
+    values = np.repeat(rng.random(30), 3)
+    clusters = np.repeat(np.arange(30), 3).tolist()
+    found, once = crossed_interval(np.zeros(90), values, clusters), difference_interval(values[::3])
+    assert (found.low, found.high) == pytest.approx((once.low, once.high), rel=1e-12)
+    assert "over 30 clusters of 90 problems" in found.method
+    # Problems of one cluster are alike here, so that they are worth no more than one.
+    single = difference_interval(values)
+    assert found.high - found.low > 1.6 * (single.high - single.low)
+    both = crossed_interval(np.zeros((2, 90)), [values, values], clusters)
+    assert (both.low, both.high) == pytest.approx((found.low, found.high), rel=1e-12)
 
 
 def test_the_permutation_test_agrees_with_scipy():

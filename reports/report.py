@@ -82,6 +82,7 @@ def _build(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
 
 def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:
     """Name the CSV files: `results.csv`, or `protocol-1.csv`, `protocol-2.csv` where an id has several tables."""
+    table_id = Path(table_id).stem  # of the path of a file
     if len(tables) == 1:
         return [(f"{table_id}.csv", tables[0])]
     return [(f"{table_id}-{number}.csv", table) for number, table in enumerate(tables, 1)]

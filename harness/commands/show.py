@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from harness.commands import DONE
 from harness.commands.base.arguments import add_set, add_split, build_task, parse_sets
 from harness.core import config as configs
-from harness.core import registry
+from harness.core import plugin_files, registry
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError, UsageError
 from harness.core.protocols import ModelSource, Split
 from harness.core.recipes import ConfigFile, find_config, lineage, methods_of_settings, recipes
@@ -103,6 +104,8 @@ def _owners(name: str) -> list[tuple[str, str]]:
         return [(kind, plugin_id)]
     if ":" in name or registry.is_data_file(name):  # a member of a family; only tasks have families
         return [("tasks", name)]
+    if plugin_files.is_file(name) and Path(name).is_file():
+        return [(kind, name) for kind in registry.kinds_of_file(name)]
     return [(kind, name) for kind in registry.KINDS if name in registry.entries(kind)]
 
 
@@ -189,9 +192,13 @@ def _plain_lines(table: str, values: Mapping[str, Any], comments: Mapping[tuple[
 
 
 def _plugin(kind: str, plugin_id: str, settings: Mapping[str, Any], split: Split) -> str:
-    registry.load(kind, plugin_id)
-    module = registry.entries(kind)[registry.family_of(kind, plugin_id)[0]].module.partition(":")[0]
-    documentation = inspect.getdoc(importlib.import_module(module))
+    plugin = registry.load(kind, plugin_id)
+    if plugin_files.is_file(plugin_id):
+        module = sys.modules[plugin.__module__]
+    else:
+        family = registry.family_of(kind, plugin_id)[0]
+        module = importlib.import_module(registry.entries(kind)[family].module.partition(":")[0])
+    documentation = inspect.getdoc(module)
     parts = [f"{registry.KINDS[kind].noun} {plugin_id}", documentation if documentation is not None else ""]
     options = _options(kind, plugin_id, settings)
     parts.append("\n".join(["options:", *options]) if options else "options: none")

@@ -2,7 +2,7 @@
 
 Listing reads file names and docstrings and imports nothing. Loading imports one module, checks that its constant is a
 subclass of the kind's base class with everything that class demands, and sets its `plugin_id`. Other distributions
-plug in through entry-point groups that are named like the folders' packages.
+plug in through entry-point groups that are named like the folders' packages. The path of a `.py` file is an id too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import importlib
 import importlib.metadata
 import inspect
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from harness.core import protocols
+from harness.core import plugin_files, protocols
 from harness.core.errors import PluginError, UnknownNameError, UsageError
 
 
@@ -56,6 +58,7 @@ DATA_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 OWN_DATA = "jsonl"
 
 PACKAGE = Path(__file__).resolve().parents[1]
+IMPORT_SYSTEM = (__file__, importlib.__file__)
 
 
 def entries(kind_name: str) -> dict[str, Entry]:
@@ -73,8 +76,14 @@ def entries(kind_name: str) -> dict[str, Entry]:
 
 
 def load(kind_name: str, plugin_id: str) -> Any:
-    """Return the class of a plug-in, checked. For `family:member` the plug-in `family` returns it."""
-    kind, known = KINDS[kind_name], entries(kind_name)
+    """Return the class of a plug-in, checked. For `family:member` the plug-in `family` returns it.
+
+    An id that ends in `.py` is the path of a file.
+    """
+    kind = KINDS[kind_name]
+    if plugin_files.is_file(plugin_id):
+        return _plugin_of(kind, plugin_id, plugin_files.load_file(plugin_id), plugin_id, kind.constant)
+    known = entries(kind_name)
     family, is_member, member = family_of(kind_name, plugin_id)
     if is_member and family in known:
         return _stamped(load(kind_name, family).member(member), plugin_id)
@@ -85,14 +94,19 @@ def load(kind_name: str, plugin_id: str) -> Any:
     module_name, _, attribute = known[plugin_id].module.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:
         raise PluginError(
-            f"the {kind.noun} {plugin_id!r} can't be imported from {module_name}: {type(error).__name__}: {error}"
+            f"the {kind.noun} {plugin_id!r} can't be imported from {module_name}{_place(error)}: "
+            f"{plugin_files.described(error)}"
         ) from error
-    constant = attribute if attribute else kind.constant
+    return _plugin_of(kind, plugin_id, module, module_name, attribute if attribute else kind.constant)
+
+
+def _plugin_of(kind: Kind, plugin_id: str, module: ModuleType, where: str, constant: str) -> Any:
+    """Return the class that a module assigns to its constant, checked and with its id."""
     plugin = getattr(module, constant, None)
     if plugin is None:
-        raise PluginError(f"{module_name} does not end in the constant {constant}; a {kind.noun} file must")
+        raise PluginError(f"{where} does not end in the constant {constant}, as a file of this kind ({kind.noun}) must")
     _check(kind, plugin_id, plugin)
     return _stamped(plugin, plugin_id)
 
@@ -107,6 +121,20 @@ def family_of(kind_name: str, plugin_id: str) -> tuple[str, str, str]:
     if kind_name == "tasks" and is_data_file(plugin_id) and plugin_id.partition(":")[0] not in entries("tasks"):
         return OWN_DATA, ":", plugin_id
     return plugin_id.partition(":")
+
+
+def _place(error: Exception) -> str:
+    """Return ` (file:line)` of an error outside the import system, if there is such a line."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
+    places = [f"{frame.filename}:{frame.lineno}" for frame in frames if not frame.filename.startswith(IMPORT_SYSTEM)]
+    return f" ({places[-1]})" if places else ""
+
+
+def kinds_of_file(path: str) -> list[str]:
+    """Return the kinds of which a file defines a plug-in, without importing it."""
+    return [name for name, kind in KINDS.items() if _assigns(kind.constant, Path(path))]
 
 
 def id_of(kind_name: str, plugin: type[protocols.Plugin]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.core import registry
 from harness.core.errors import ConfigError, UnknownNameError
+from harness.core.plugin_files import is_file
 
 PRINTED = {
     "pass^k": "pass_hat_k",
@@ -43,12 +44,14 @@ def samples_averaged(names: Sequence[str]) -> int | None:
 
 
 def _id_and_k(name: str) -> tuple[str, int | None]:
+    if is_file(name):
+        return name, None
     known: Mapping[str, Any] = registry.entries("metrics")
     one = ONE_NAME.fullmatch(name)
     general = f"{one['family']}{one['sign']}k" if one is not None else name
     general = re.sub(r"\(tau=.*\)", "", general)
     plugin_id = PRINTED.get(general, general.replace("@k", "_at_k").replace("-", "_").replace(" ", "_"))
-    if plugin_id not in known and not plugin_id.endswith(".py"):
+    if plugin_id not in known:
         printed = [registry_id.replace("_at_k", "@k") for registry_id in known]
         raise UnknownNameError("metric", name, [*known, *printed, *PRINTED])
     k = int(one["k"]) if one is not None and one["k"] != "k" else None

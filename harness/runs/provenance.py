@@ -10,6 +10,7 @@ from pathlib import Path
 
 import harness
 from harness.core.extras import installed_version
+from harness.core.plugin_files import loaded_files
 
 RECORDED_PACKAGES = (
     "torch",
@@ -42,6 +43,7 @@ def environment() -> Mapping[str, str]:
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         **versions,
+        **{f"plug-in {path}": digest for path, digest in loaded_files().items()},
     }
 
 

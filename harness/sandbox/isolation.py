@@ -43,11 +43,15 @@ string threading traceback types typing
 """
 # When files can't be opened, these are the only ones available.
 _PRELOADED_WHEN_SEALED = """
-abc argparse array ast asyncio base64 binascii bz2 calendar cmath collections.abc concurrent.futures.thread contextlib
-csv ctypes dataclasses difflib encodings.ascii encodings.latin_1 encodings.utf_8_sig enum errno fileinput gc glob
-graphlib hashlib html inspect keyword locale logging mmap numbers pathlib pickle platform pprint queue resource
-secrets select selectors shlex shutil signal socket stat struct subprocess tempfile textwrap time timeit tokenize
-unicodedata unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo
+_strptime abc argparse array ast asyncio base64 binascii bz2 cProfile calendar cmath cmd code collections.abc colorsys
+concurrent.futures.thread configparser contextlib csv ctypes ctypes.util dataclasses difflib doctest encodings.ascii
+encodings.base64_codec encodings.cp1252 encodings.hex_codec encodings.idna encodings.iso8859_15 encodings.latin_1
+encodings.punycode encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape encodings.utf_16
+encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.utf_8_sig
+enum errno fileinput gc getopt getpass glob graphlib gzip hashlib html html.parser inspect keyword locale logging mmap
+multiprocessing numbers optparse pathlib pickle platform pprint pstats queue resource sched secrets select selectors
+shlex shutil signal socket stat struct subprocess symtable tempfile textwrap time timeit tokenize tomllib tracemalloc
+unicodedata unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zlib zoneinfo
 """
 
 

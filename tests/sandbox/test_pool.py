@@ -251,6 +251,7 @@ def test_system_call_filter_follows_its_table(machine):
         ("ioctl", [0, 0x5412], False),
         ("fcntl", [0, 3], True),
         ("fcntl", [0, 8], False),
+        ("readlinkat", [0], True),
         ("socketpair", [1, 1 | 0o2000000], True),
         ("socketpair", [1, 2], False),
         ("socketpair", [2, 1], False),
@@ -285,7 +286,8 @@ def test_system_call_filter_kills_other_architectures():
     assert interpret(code, "aarch64", 39, [0] * 6) == seccomp._KILL
     assert interpret(code, "x86_64", 0x40000000 + 39, [0] * 6) == seccomp._KILL
     sealed = seccomp.compile_filter("x86_64", may_open=False)
-    assert interpret(sealed, "x86_64", 257, [0] * 6) == seccomp._ENOENT
+    for opening_or_reading_a_link in (2, 257, 89, 267):
+        assert interpret(sealed, "x86_64", opening_or_reading_a_link, [0] * 6) == seccomp._ENOENT
 
 
 def interpret(code, machine, number, arguments):

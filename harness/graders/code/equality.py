@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import marshal
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,8 @@ def is_right_packed(rule: AnswerRule, expected: bytes, body: bytes) -> bool:
 
 def _unpacked(body: bytes) -> Any:
     """Return the value, or None for bytes that our encoder would not have packed."""
+    if not _is_flat(body):
+        return None
     try:
         value = marshal.loads(body)
     except Exception:  # a forged text can raise any exception
@@ -81,9 +84,42 @@ def _unpacked(body: bytes) -> Any:
     return Container("tuple", list(value)) if type(value) is tuple else value
 
 
+_FIXED_ITEMS = re.compile(rb"(?:[NTF]|i.{4}|g.{8})++", re.DOTALL)
+_HEAD_BYTES = 5
+_UNIT_BYTES = {b"u": 1, b"l": 2}
+"""Bytes per unit of length: a text's bytes, and the digits of an integer beyond 32 bits."""
+
+
+def _is_flat(body: bytes) -> bool:
+    """Return whether these are the marshal bytes of a text, or of a list or tuple of numbers and texts.
+
+    A few hundred bytes of nested tuples that refer to each other can take a reader hours. A flat value takes as long
+    as its bytes are many.
+    """
+    kind, length = body[:1], int.from_bytes(body[1:_HEAD_BYTES], "little", signed=True)
+    if kind == b"u":
+        return length == len(body) - _HEAD_BYTES
+    if kind not in (b"[", b"(") or not 0 <= length <= len(body) - _HEAD_BYTES:
+        return False
+    at = _HEAD_BYTES
+    while at < len(body):
+        if (fixed := _FIXED_ITEMS.match(body, at)) is not None:
+            at = fixed.end()
+            continue
+        unit_bytes = _UNIT_BYTES.get(body[at : at + 1])
+        if unit_bytes is None:
+            return False
+        n_units = int.from_bytes(body[at + 1 : at + _HEAD_BYTES], "little", signed=True)
+        at += _HEAD_BYTES + unit_bytes * abs(n_units)
+    return at == len(body)
+
+
 def start_of_packed(body: bytes) -> str:
     value = _unpacked(body)
-    return repr(value.items if _is_tuple(value) else value)[:_SHOWN_CHARACTERS]
+    try:
+        return repr(value.items if _is_tuple(value) else value)[:_SHOWN_CHARACTERS]
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "with an integer of thousands of digits"
 
 
 def _follows(rule: AnswerRule, expected: bytes, got: Any) -> bool:

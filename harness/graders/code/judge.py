@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.types import Answer, Call, Execution, Limits, Program
-from harness.graders.code.isolated_compare import difference, start_of
+from harness.graders.code.isolated_compare import difference, spent_s, start_of
 from harness.graders.code.output_match import room_for
 from harness.sandbox import Pool
 
@@ -19,6 +19,8 @@ _OUTPUT_BYTES = 16 << 20
 _LATE = ("cpu_limit", "wall_limit")
 _TOO_LARGE = "too_large"
 _OUT_OF_MEMORY = (b"MemoryError", b"_ArrayMemoryError")
+_MOST_COMPARING_S = 60.0
+"""CPU time of all comparisons for one program that are made in separate processes."""
 _GRACE = 2.0  # on a loaded machine, a program may take this much longer before TLE is final
 _STATUS_CODES: dict[str, tuple[Code, str]] = {
     "cpu_limit": ("TLE", "cpu"),
@@ -52,6 +54,8 @@ class JudgeResult:
     wall_s: float
     memory_bytes: int
     n_retried: int
+    compare_s: float = 0.0
+    """CPU time of comparing its large answers."""
 
     @property
     def n_passed(self) -> int:
@@ -64,7 +68,8 @@ class JudgeResult:
     def used(self) -> dict[str, Any]:
         numbers = {"cpu_s": round(self.cpu_s, 4), "wall_s": round(self.wall_s, 4)}
         retried = {"n_retried": self.n_retried} if self.n_retried else {}
-        return {**numbers, "memory_bytes": self.memory_bytes, **retried}
+        compared = {"compare_s": round(self.compare_s, 4)} if self.compare_s else {}
+        return {**numbers, "memory_bytes": self.memory_bytes, **retried, **compared}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Allowance:
 
     def is_spent(self, total: _Total) -> bool:
         """Return whether all tests together took too long; sleeping counts at half the rate."""
+        if total.compare_s >= _MOST_COMPARING_S:
+            return True
         limit_s = self.total_cpu_s
         return limit_s is not None and (total.cpu_s >= limit_s or total.own_wall_s >= wall_s(limit_s))
 
@@ -93,6 +100,11 @@ class _Total:
         self.outcomes: list[TestOutcome] = []
         self.cpu_s = self.wall_s = self.own_wall_s = 0.0
         self.memory_bytes = self.n_retried = 0
+        self._spent_before_s = spent_s()
+
+    @property
+    def compare_s(self) -> float:
+        return spent_s() - self._spent_before_s
 
     def add(self, execution: Execution) -> None:
         self.cpu_s += execution.cpu_s
@@ -101,7 +113,7 @@ class _Total:
         self.memory_bytes = max(self.memory_bytes, execution.memory_bytes)
 
     def result(self, n_tests: int) -> JudgeResult:
-        used = (self.cpu_s, self.wall_s, self.memory_bytes, self.n_retried)
+        used = (self.cpu_s, self.wall_s, self.memory_bytes, self.n_retried, self.compare_s)
         return JudgeResult(tuple(self.outcomes), n_tests, *used)
 
 
@@ -187,7 +199,7 @@ def judge_function(
         if allowed.total_cpu_s is not None:
             cpu_s = min(cpu_s, allowed.total_cpu_s - total.cpu_s)
         limits = allowed.limits(max(cpu_s, 0.01), wall_s(max(cpu_s, 0.01)))
-        heard = _Heard(rest, allowed.runs_all_tests)
+        heard = _Heard(rest, total, allowed.runs_all_tests)
         execution = pool.call(program, name, rest, limits, heard.look)
         if _deserves_a_retry(execution, pool, allowed):
             total.n_retried += 1
@@ -203,8 +215,8 @@ def judge_function(
 class _Heard:
     """Checks the answers of one process as they arrive: none is stored, and none is awaited after a failure."""
 
-    def __init__(self, tests: Sequence[FunctionTest], runs_all_tests: bool) -> None:
-        self._tests, self._runs_all_tests = tests, runs_all_tests
+    def __init__(self, tests: Sequence[FunctionTest], total: _Total, runs_all_tests: bool) -> None:
+        self._tests, self._total, self._runs_all_tests = tests, total, runs_all_tests
         self.outcomes: list[TestOutcome] = []
 
     @property
@@ -217,11 +229,16 @@ class _Heard:
         if not self.outcomes:
             return False
         last = self.outcomes[-1]
-        return last.cause == _TOO_LARGE or not (self._runs_all_tests or last.code == "AC")
+        return last.cause == _TOO_LARGE or self._is_spent or not (self._runs_all_tests or last.code == "AC")
+
+    @property
+    def _is_spent(self) -> bool:
+        return self._total.compare_s >= _MOST_COMPARING_S
 
     def look(self, place: int, answer: Answer) -> bool:
         del self.outcomes[place:]
-        self.outcomes.append(_of_answer(answer, self._tests[place]))
+        outcome = _of_answer(answer, self._tests[place])
+        self.outcomes.append(TestOutcome("TLE", "comparing") if outcome.code == "AC" and self._is_spent else outcome)
         return not self.is_enough
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import os
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, NoReturn
 
@@ -98,6 +100,8 @@ def _seal(walls: Walls, request: Request, descriptors: Sequence[int], ready: int
     syscalls.drop_capabilities()
     os.closerange(len(moved) - 1, seccomp.BINARY_FD)
     os.closerange(seccomp.BINARY_FD + (request.kind == "binary"), moved[-1])
+    if walls.filters and walls.landlock is None:  # no file can be opened: what is not loaded does not exist
+        sys.meta_path.remove(importlib.machinery.PathFinder)
     if walls.filters:
         code = walls.filters[request.kind]
         syscalls.load_filter(code if walls.owns_namespace else seccomp.with_pid(code, os.getpid()))

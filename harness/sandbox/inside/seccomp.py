@@ -15,8 +15,8 @@ Code = list[tuple[int, int, int, int]]
 _ALLOWED = """
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, preadv 295 69, pwritev 296 70,
 preadv2 327 286, pwritev2 328 287, lseek 8 62, close 3 57, close_range 436 436, fstat 5 80, newfstatat 262 79,
-stat 4 -, lstat 6 -, statx 332 291, access 21 -, faccessat 269 48, faccessat2 439 439, readlink 89 -,
-readlinkat 267 78, getcwd 79 17, getdents64 217 61, mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216,
+stat 4 -, lstat 6 -, statx 332 291, access 21 -, faccessat 269 48, faccessat2 439 439, getcwd 79 17,
+getdents64 217 61, mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216,
 madvise 28 233, brk 12 214, msync 26 227, fadvise64 221 223, ftruncate 77 46, fsync 74 82, fdatasync 75 83,
 futex 202 98, set_robust_list 273 99, get_robust_list 274 100, rseq 334 293, set_tid_address 218 96, exit 60 93,
 exit_group 231 94, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
@@ -34,7 +34,7 @@ recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsoc
 # Allowed on a condition, see `_conditions`.
 _CONDITIONAL = """
 open 2 -, openat 257 56, clone 56 220, tgkill 234 131, kill 62 129, setrlimit 160 164, prlimit64 302 261,
-prctl 157 167, ioctl 16 29, fcntl 72 25, socketpair 53 199, execveat 322 281
+prctl 157 167, ioctl 16 29, fcntl 72 25, socketpair 53 199, execveat 322 281, readlink 89 -, readlinkat 267 78
 """
 # "Not implemented" makes libraries fall back to an older call; "not permitted" would not.
 # For programs with a writable folder; Landlock decides where. Not chmod, chown, utime and link, which Landlock does not
@@ -89,7 +89,8 @@ def compile_filter(machine: str, *, may_open: bool, kind: str = "python") -> byt
     if kind == "compiler":
         tables.append(_OF_COMPILERS)
         conditions = {name: conditions[name] for name in ("setrlimit", "prlimit64", "prctl", "ioctl", "fcntl")}
-        conditions.update({name: [_ret(_ALLOW)] for name in ("open", "openat", "clone", "kill", "tgkill")})
+        allowed = ("open", "openat", "readlink", "readlinkat", "clone", "kill", "tgkill")
+        conditions.update({name: [_ret(_ALLOW)] for name in allowed})
     actions: dict[int, Code] = {
         number: [_ret(_ALLOW)] for table in tables for number in numbers(table, machine).values()
     }
@@ -112,8 +113,7 @@ def _conditions(*, may_open: bool) -> Mapping[str, Code]:
     is_unix = [_load_argument(0), _equal(_AF_UNIX, 1, 0), _ret(_EPERM)]
     type_alone: Code = [_load_argument(1), (0x54, 0, 0, ~_SOCK_FLAGS & 0xFFFFFFFF)]
     return {
-        "open": opening,
-        "openat": opening,
+        **dict.fromkeys(("open", "openat", "readlink", "readlinkat"), opening),  # links in /proc show others' paths
         "execveat": [_load_argument(0), _equal(BINARY_FD, 1, 0), _ret(_EPERM), *_one_of(4, (_AT_EMPTY_PATH,))],
         "clone": [_load_argument(0), _any_bit(_CLONE_THREAD, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
         "tgkill": _to_itself(signal_argument=2),

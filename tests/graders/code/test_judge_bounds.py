@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import marshal
 import math
 import os
 import signal
@@ -18,8 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.core.errors import SandboxError
-from harness.core.types import Answer, Call, Completion, Limits, Problem, Program, Tokens
-from harness.graders.code import isolated_compare
+from harness.core.types import Answer, Call, Completion, Execution, Limits, Problem, Program, Tokens
+from harness.graders.code import equality, isolated_compare
 from harness.graders.code import values as _plain_values
 from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.extraction import official_program_in, program_in
@@ -331,7 +332,69 @@ def test_killed_comparison_gives_no_verdict(monkeypatch):
     for number, is_verdict in ((signal.SIGKILL, False), (signal.SIGSEGV, True)):
         monkeypatch.setattr(isolated_compare, "_QUESTION", f"import os; os.kill(os.getpid(), {int(number)})")
         with contextlib.nullcontext() if is_verdict else pytest.raises(SandboxError, match="killed by the machine"):
-            assert not is_right_answer(("plain", 0.0), expected, Answer("packed", b"", 0.0))
+            assert not is_right_answer(("plain", 0.0), expected, Answer("packed", bytes(30_000), 0.0))
+
+
+def bomb(n_levels):
+    """Return a dict whose key is a tuple of tuples that share their parts: its hash takes 2**n_levels steps."""
+    tuples = b"".join(b"\xa9\2" for _ in range(n_levels)) + b"\xa9\0"
+    shared = b"".join(b"r" + (level + 1).to_bytes(4, "little") for level in reversed(range(n_levels)))
+    return b"{" + tuples + shared + b"N0"
+
+
+def test_forged_packed_answers_cost_the_judge_no_more_than_honest_ones():
+    """Of the three, only the second needs a process, which reads its bytes but not its values."""
+    begun, expected = isolated_compare.spent_s(), ExpectedAnswer(_plain_values.encode(list(range(30_000))))
+    in_a_list = b"[\2\0\0\0u" + (30_000).to_bytes(4, "little") + b"x" * 30_000 + bomb(60)
+    for body in (bomb(60), in_a_list, b"["):
+        assert not is_right_answer(("plain", 0.0), expected, Answer("packed", body, 0.0))
+        assert isolated_compare.start_of(Answer("packed", body, 0.0)) in (b"", b"None")
+    assert isolated_compare.spent_s() - begun < 1.0
+
+
+@given(st.lists(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())))
+def test_packed_values_are_flat_and_no_others_are(items):
+    for body in (marshal.dumps(items, 2), marshal.dumps(tuple(items), 2), marshal.dumps("".join(map(str, items)), 2)):
+        assert equality._is_flat(body)
+        assert not equality._is_flat(body + b"[")
+    for other in ([items], {1: items}, [b""], {1}, 5):
+        assert not equality._is_flat(marshal.dumps(other, 2))
+
+
+def test_time_for_comparing_is_limited_by_the_size_of_what_is_compared(monkeypatch):
+    given_s = []
+
+    class Comparers:
+        def run(self, program, stdin, limits):
+            given_s.append(limits.cpu_s)
+            return Execution("cpu_limit", 9, b"", b"", limits.cpu_s, limits.wall_s, 0)
+
+    monkeypatch.setattr(isolated_compare, "_comparers", lambda process: Comparers())
+    begun = isolated_compare.spent_s()
+    for n_mib in (0, 4, 64):
+        body = b"x" * (n_mib << 20)
+        isolated_compare._apart(equality.is_right_packed, ("plain", 0.0), b"[]", body)
+    assert given_s == pytest.approx([3.0, 11.0, 20.0], abs=0.01)
+    assert isolated_compare.spent_s() - begun == sum(given_s)
+
+
+@pytest.mark.parametrize("reward", ["all", "fraction"])
+def test_a_program_whose_comparisons_take_too_long_is_stopped(monkeypatch, reward):
+    monkeypatch.setattr("harness.graders.code.judge._MOST_COMPARING_S", 0.001)
+    tests = [(str(n), json.dumps(list(range(n, n + 30_000)))) for n in range(3)]
+    source = "def f(n): return list(map(float, range(n, n + 30_000)))"
+    verdict = judged(source, function_of(*tests), reward=reward)
+    assert (verdict.outcome, verdict.details["verdict"], verdict.details["cause"]) == ("incorrect", "TLE", "comparing")
+    assert (verdict.details["n_passed"], verdict.details["test"]) == (0, 0)
+    assert verdict.details["compare_s"] > 0.001
+    monkeypatch.undo()
+    assert judged(source, function_of(*tests), reward=reward).outcome == "correct"
+
+
+def test_answer_with_an_integer_too_long_to_show_is_wrong():
+    verdict = judged("def f(n): return [10**5000] + [1] * 29_999", function_of(("1", json.dumps([1] * 30_000))))
+    assert (verdict.outcome, verdict.details["verdict"]) == ("incorrect", "WA")
+    assert "integer of thousands of digits" in verdict.details["got"]
 
 
 def test_packed_answer_is_not_accepted_as_a_digest():

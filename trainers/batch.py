@@ -120,7 +120,13 @@ def minibatches(batch: Batch, n_minibatches: int, trained: Tensor | None = None)
         is_in = torch.isin(batch.group_ids, part)
         rows = (is_in if trained is None else is_in & trained.to(is_in.device)).nonzero()[:, 0]
         if len(rows):
-            yield rows, Totals(len(rows), int(batch.completion_lengths[rows].sum()))
+            yield rows, totals_of(batch.completion_lengths[rows], batch.group_ids[rows])
+
+
+def totals_of(completion_lengths: Tensor, group_ids: Tensor) -> Totals:
+    """Return the totals of a minibatch, given the length and the group of each of its completions."""
+    by_prompt = group_ids.bincount(completion_lengths.float())  # float32 counts exactly to 16 million tokens
+    return Totals(len(completion_lengths), int(completion_lengths.sum()), by_prompt)
 
 
 def microbatches(batch: Batch, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ N_PROMPTS_READ = 32
 
 
 def reads_reference(config: TrainConfig, objective: Objective) -> bool:
-    return "reference_logp" in objective.needs or config.kl.place != "off"
+    return "reference_logp" in objective.needs or config.kl.place != "off" or config.mara.beta > 0
 
 
 def check_steps(folder: Path, steps: int) -> None:
@@ -75,6 +75,7 @@ def check_rewards(config: TrainConfig, grader: Grader[Any], objective: Objective
         f"the grader {grader.plugin_id!r} gives rewards from {low:g} to {high:g}": low < 0 or high > 1,
         "overlong.buffer_tokens subtracts a penalty from them": config.overlong.buffer_tokens > 0,
         "kl.place = 'reward' subtracts a KL from them": config.kl.place == "reward",
+        "mara.beta adds to them": config.mara.beta > 0,
     }
     name = f"the advantage {objective.advantage.plugin_id!r}" if objective.advantage is not None else "this objective"
     for reason in (reason for reason, holds in reasons.items() if holds and "unit_rewards" in objective.requires):
@@ -84,6 +85,17 @@ def check_rewards(config: TrainConfig, grader: Grader[Any], objective: Objective
             f"{name} compares the solutions of right completions, and the grader {grader.plugin_id!r} does not name "
             "them: set objective.advantage.classes = 'answer', or choose another advantage"
         )
+
+
+def warnings_of(config: TrainConfig, objective: Objective) -> tuple[str, ...]:
+    """Return warnings about settings that are allowed and do less than their name says."""
+    found = [f"objective: {line}" for line in objective.warnings()]
+    if config.mara.beta > 0 and config.kl.place != "off" and config.kl.coefficient != config.mara.beta:
+        found.append(
+            f"mara.beta = {config.mara.beta:g} and kl.coefficient = {config.kl.coefficient:g}: right completions "
+            "become equally probable only where the two are the same"
+        )
+    return tuple(found)
 
 
 def check_rollout_settings(config: TrainConfig, task: Task[Any], objective: Objective) -> None:
@@ -97,6 +109,7 @@ def check_rollout_settings(config: TrainConfig, task: Task[Any], objective: Obje
     of_rewards_and_samples = {
         "kl.place = 'reward'": config.kl.place == "reward",
         "overlong.buffer_tokens": config.overlong.buffer_tokens > 0,
+        "mara.beta": config.mara.beta > 0,
         "dynamic_sampling": config.dynamic_sampling.max_extra_rounds > 0,
         "engine_correction": config.engine_correction.level != "off",
         "engine_correction.max_gap": config.engine_correction.max_gap is not None,

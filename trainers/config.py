@@ -138,6 +138,23 @@ class OverlongConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaraConfig:
+    """Mode-anchored reward augmentation (arXiv 2510.20817): a group's right completions get rewards under which the
+    optimum of KL-regularised training has them all equally probable."""
+
+    beta: float = 0.0
+    """The coefficient of the KL that is trained with, or 1 / `objective.beta` of `tb` and `vargrad_tb`; 0 is off."""
+    threshold: float = 1.0
+    """A completion is right if its reward is at least this."""
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError("beta must not be negative (0 is off)")
+        if self.beta == 0 and _has_changes(self):
+            raise ValueError("a threshold needs beta above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KlConfig:
     """A KL to the reference, in addition to a KL of the objective's own."""
 
@@ -323,6 +340,7 @@ class TrainConfig:
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    mara: MaraConfig = field(default_factory=MaraConfig)
     kl: KlConfig = field(default_factory=KlConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     engine_correction: EngineCorrectionConfig = field(default_factory=EngineCorrectionConfig)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.core.tensors import Batch, LossResult, PolicyOutputs, Totals
 
-Reduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
+Reduction = Literal["sequence_mean", "token_mean", "sequence_sum", "prompt_mean"]
 KlEstimator = Literal["k1", "k2", "k3", "k1_plus", "k3_plus"]
 
 # --- over tokens ------------------------------------------------------------------------------------------------
@@ -30,13 +30,19 @@ def sequence_mean(values: Tensor, completion_mask: Tensor) -> Tensor:
     return sequence_sum(values, completion_mask) / completion_mask.sum(1).clamp(min=1)
 
 
-def reduced(per_token: Tensor, completion_mask: Tensor, totals: Totals, reduction: Reduction) -> Tensor:
+def reduced(per_token: Tensor, batch: Batch, reduction: Reduction) -> Tensor:
     """Return a micro-batch's share of the loss of its minibatch. (B, T) -> ()
 
     `sequence_mean`: mean over a completion's tokens, then over completions. `token_mean`: mean over all tokens.
-    `sequence_sum`: sum over a completion's tokens, then mean over completions.
+    `sequence_sum`: sum over a completion's tokens, then mean over completions. `prompt_mean`: mean over all tokens of a
+    prompt's completions, then over prompts.
     """
+    completion_mask, totals = batch.completion_mask, batch.totals
     match reduction:
+        case "prompt_mean":
+            assert totals.tokens_by_prompt is not None
+            shares = sequence_sum(per_token, completion_mask) / totals.tokens_by_prompt[batch.group_ids]
+            return shares.sum() / (totals.tokens_by_prompt > 0).sum()
         case "sequence_mean":
             return sequence_mean(per_token, completion_mask).sum() / totals.n_completions
         case "token_mean":
@@ -113,28 +119,36 @@ def _centred(values: Tensor, group_ids: Tensor) -> Tensor:
 
 def group_log_mean_exp(values: Tensor, group_ids: Tensor) -> Tensor:
     """Return the log of the mean of exp(value) over the group of each completion. (B,) -> (B,)"""
-    index = _group_index(group_ids)
-    largest = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
+    largest = group_max(values, group_ids)
     return largest + group_mean((values - largest).exp(), group_ids).log()
+
+
+def group_max(values: Tensor, group_ids: Tensor) -> Tensor:
+    """Return the largest value of the group of each completion. (B,) -> (B,)"""
+    index = _group_index(group_ids)
+    return torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
 
 
 def group_softmax(values: Tensor, group_ids: Tensor) -> Tensor:
     """Return exp(value) over its sum in the group, 0 where the value is -inf. (B,) -> (B,)"""
-    index = _group_index(group_ids)
-    largest = torch.full_like(values, -torch.inf).scatter_reduce(0, index, values, "amax")[index]
+    largest = group_max(values, group_ids)
     weights = torch.where(values == -torch.inf, 0.0, (values - largest).exp())
-    return torch.where(weights > 0, weights / group_sum(weights, group_ids), 0.0)
+    return weights / group_sum(weights, group_ids).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def group_ranks(values: Tensor, group_ids: Tensor) -> Tensor:
-    """Return how many values of the group are larger; equal ones share the mean of their ranks. (B,) -> (B,)"""
+    """Return how many values of the group are larger; equal ones share the mean of their ranks. (B,) -> (B,)
+
+    A value that is not a number has no rank, and stays what it is.
+    """
     order = values.argsort(descending=True)
     order = order[group_ids[order].argsort(stable=True)]  # by group, the largest value first
     places = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
     index = _group_index(group_ids)
     sizes = index.bincount()
     ranks = places - (sizes.cumsum(0) - sizes)[index]
-    return group_mean(ranks.to(values.dtype), _pair_index(index.to(values.dtype), values))
+    shared = group_mean(ranks.to(values.dtype), _pair_index(index.to(values.dtype), values))
+    return torch.where(values.isnan(), values, shared)
 
 
 def class_sizes(classes: Tensor, group_ids: Tensor) -> Tensor:
@@ -251,7 +265,7 @@ def clipped_policy_gradient(
     """Return PPO's clipped surrogate, negated and reduced. Advantages: (B,) or (B, T)"""
     mask, log_ratio, weights = batch.completion_mask, current.logp - old.logp, by_token(advantages)
     per_token = -clipped_surrogate(log_ratio, weights, config.clip_low, config.clip_high, config.dual_clip)
-    loss = reduced(per_token, mask, batch.totals, config.reduction)
+    loss = reduced(per_token, batch, config.reduction)
     return LossResult(loss, {"clip_fraction": total(clipped(log_ratio.detach(), weights, config), mask)})
 
 

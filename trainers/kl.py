@@ -86,7 +86,7 @@ def with_kl_in_loss(
     estimate = kl_estimate(current.logp, old.logp_reference, kl.estimator)
     if kl.ratio_weighted:
         estimate = (current.logp - old.logp).exp() * estimate
-    loss = result.loss + kl.coefficient * reduced(estimate, part.completion_mask, part.totals, kl.reduction)
+    loss = result.loss + kl.coefficient * reduced(estimate, part, kl.reduction)
     metrics = {**result.metrics, "kl_loss": total(estimate, part.completion_mask)}
     return dataclasses.replace(result, loss=loss, metrics=metrics)
 
@@ -94,6 +94,6 @@ def with_kl_in_loss(
 def with_entropy_bonus(result: LossResult, part: Batch, current: PolicyOutputs, coefficient: float) -> LossResult:
     """Subtract the mean entropy of the token distributions from the loss."""
     assert current.entropy is not None
-    loss = result.loss - coefficient * reduced(current.entropy, part.completion_mask, part.totals, "token_mean")
+    loss = result.loss - coefficient * reduced(current.entropy, part, "token_mean")
     metrics = {**result.metrics, "policy_entropy": total(current.entropy, part.completion_mask)}
     return dataclasses.replace(result, loss=loss, metrics=metrics)

@@ -27,7 +27,7 @@ from harness.trainers.kl import AdaptiveKl, with_entropy_bonus, with_kl_in_loss,
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
 from harness.trainers.reference import ReferenceReset
-from harness.trainers.reward_shaping import with_overlong_penalty
+from harness.trainers.reward_shaping import with_mara, with_overlong_penalty
 from harness.trainers.step_metrics import StepMetrics, ratios_of
 
 NO_GRADIENT_FACTOR = 4
@@ -74,6 +74,8 @@ class Learner:
             metrics.set(kl_to_reference=float(drift.mean()))
         if config.overlong.buffer_tokens > 0:
             batch = with_overlong_penalty(batch, config.overlong, self.max_tokens)
+        if config.mara.beta > 0:
+            batch = with_mara(batch, old, config.mara)
         if config.kl.place == "reward":
             batch = with_kl_in_reward(batch, old, self.kl.config)
         weights = None
@@ -258,7 +260,7 @@ def why_not_live(config: TrainConfig, objective: Objective) -> str | None:
         return "a step has several updates, of which all but the first begin with another policy"
     if {"logp_old", "completion_hidden"} & objective.needs:
         return "the objective makes its credit of a pass before it"
-    if "reference_logp" in objective.needs or config.kl.place != "off":
+    if "reference_logp" in objective.needs or config.kl.place != "off" or config.mara.beta > 0:
         return "the KL to the reference is measured before it"
     if config.engine_correction.level != "off":
         return "engine_correction weighs with them"

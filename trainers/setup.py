@@ -22,6 +22,7 @@ from harness.trainers.checks import (
     check_steps,
     reads_reference,
     temperature_of,
+    warnings_of,
 )
 from harness.trainers.config import TrainConfig
 from harness.trainers.saved_rollouts import RolloutFile, open_rollouts
@@ -46,7 +47,7 @@ class TrainSetup:
     newest: Path | None
     """The checkpoint to resume from."""
     warnings: tuple[str, ...]
-    """Warnings about options of the objective."""
+    """Warnings about settings that have no effect, or less than their name says."""
 
     @property
     def with_reference(self) -> bool:
@@ -95,7 +96,7 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
         held_out=held_out,
         saved=saved,
         newest=Checkpoints(folder, config.checkpoint.keep).newest(),
-        warnings=tuple(f"objective: {line}" for line in objective.warnings()),
+        warnings=warnings_of(config, objective),
     )
 
 

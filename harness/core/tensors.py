@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Totals:
 
     n_completions: int
     n_tokens: int
+    tokens_by_prompt: torch.Tensor | None = field(default=None, compare=False)
+    """The completion tokens of each prompt by its group id, 0 for prompts of other minibatches. (largest id + 1,)"""
 
 
 @dataclass(frozen=True, slots=True)

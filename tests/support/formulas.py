@@ -63,6 +63,13 @@ def mean_of_sums(per_token: list[list[float]]) -> float:
     return statistics.fmean(sum(tokens) for tokens in per_token)
 
 
+def mean_by_prompt(rows: Rows, per_token: list[list[float]]) -> float:
+    by_prompt: dict[int, list[float]] = {}
+    for row, tokens in zip(rows, per_token, strict=True):
+        by_prompt.setdefault(row.group, []).extend(tokens)
+    return statistics.fmean(map(statistics.fmean, by_prompt.values()))
+
+
 def score(rows: Rows, advantages: list[float]) -> float:
     return mean_of_sums([[-a * lp for lp in row.new] for row, a in zip(rows, advantages, strict=True)])
 
@@ -157,6 +164,10 @@ def dr_grpo(longest: int) -> Loss:
     return loss
 
 
+def dapo_as_printed(now: Rows, held: Rows) -> float:
+    return mean_by_prompt(now, token_surrogates(now, spread(held, z_scores(held)), 0.2, 0.28))
+
+
 def dapo(now: Rows, held: Rows) -> float:
     return mean_of_tokens(token_surrogates(now, spread(held, z_scores(held)), 0.2, 0.28))
 
@@ -193,11 +204,19 @@ def gmpo(now: Rows, held: Rows) -> float:
 
 
 def cispo(now: Rows, held: Rows) -> float:
+    return mean_of_tokens(cispo_tokens(now, held))
+
+
+def cispo_as_printed(now: Rows, held: Rows) -> float:
+    return mean_by_prompt(now, cispo_tokens(now, held))
+
+
+def cispo_tokens(now: Rows, held: Rows) -> list[list[float]]:
     tokens = []
     for row, fixed, a in zip(now, held, z_scores(held), strict=True):
         weights = [clip(math.exp(n - o), 0.0, 1.2) for n, o in zip(fixed.new, fixed.old, strict=True)]
         tokens.append([-w * a * lp for w, lp in zip(weights, row.new, strict=True)])
-    return mean_of_tokens(tokens)
+    return tokens
 
 
 def trpo(coefficient: float) -> Loss:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from harness.core.protocols import ModelSource
-from harness.core.tensors import Batch, PolicyOutputs, Totals
+from harness.core.tensors import Batch, PolicyOutputs
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
 from harness.models.loading import load_module, load_tokenizer, resolve
+from harness.trainers.batch import totals_of
 
 VOCABULARY = 110
 
@@ -53,7 +54,7 @@ def make_batch(
         logp_behaviour=None,
         rewards=torch.tensor(rewards if rewards is not None else [float(i % 2) for i in range(n_rows)]),
         group_ids=torch.tensor(group_ids),
-        totals=Totals(n_rows, int(lengths.sum())),
+        totals=totals_of(lengths, torch.tensor(group_ids)),
         greedy_rewards=torch.tensor([float(group % 2) / 2 for group in group_ids]),
     )
 

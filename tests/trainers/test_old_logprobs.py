@@ -40,7 +40,8 @@ def test_an_objective_whose_advantages_read_old_log_probs_needs_them(path: Path)
     objective = objective_of(recipe(path.stem))
     old = detached(make_outputs(BATCH))
     old = dataclasses.replace(old, logp=torch.full_like(old.logp, torch.nan))
-    assert has_nan(objective.advantages(BATCH, old)) == ("logp_old" in objective.needs)
+    batch = dataclasses.replace(BATCH, classes=torch.zeros_like(BATCH.group_ids))
+    assert has_nan(objective.advantages(batch, old)) == ("logp_old" in objective.needs)
 
 
 def test_reading_pending_old_log_probs_fails() -> None:

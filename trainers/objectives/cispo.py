@@ -1,9 +1,12 @@
 """CISPO: every token keeps its gradient, and the clipped ratio only weighs it.
 
-Paper: MiniMax 2025, arXiv 2506.13585, eq. 4 and 5. To be minimised, mean over the tokens of the minibatch:
+Paper: MiniMax 2025, arXiv 2506.13585, eq. 4 and 5. To be minimised:
 
     - sg( clip(rho, 1 - clip_low, 1 + clip_high) ) A_i log policy(y_t)
     rho = policy(y_t) / old(y_t),  A_i: the advantage `group`, or another one,  sg: no gradient
+
+Reduction: `token_mean`, the default, is verl's and TRL's: mean over all tokens of the minibatch. The paper's equation
+4 is `prompt_mean`: mean over the tokens of a prompt's completions, then over prompts.
 
 Unlike PPO's clip this never drops a token. The paper sets no lower bound (`clip_low = 1` or more is off; verl's example
 has 10) and does not state the upper one. The default of 0.2 is verl's example. TRL's documentation has 5, which bounds
@@ -42,7 +45,7 @@ class Cispo(PolicyGradient):
         ratio = (current.logp.detach() - old.logp).exp()
         weight = ratio.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
         per_token = -weight * by_token(advantages.values) * current.logp
-        loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
+        loss = reduced(per_token, batch, self.config.reduction)
         return LossResult(loss, {"clip_fraction": total(weight != ratio, batch.completion_mask)})
 
 

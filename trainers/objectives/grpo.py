@@ -6,19 +6,24 @@ Paper: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4. To be minimised, for G c
     rho = policy(y_t) / old(y_t),  A_i: the advantage `group`, (r_i - mean r) / (std r + eps), or another one,
     k3 = exp(-d) - 1 + d,  d = log policy(y_t) - log reference(y_t)
 
-Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions); `token_mean` is DAPO's and verl's
-(mean over all tokens of the minibatch), under which long completions weigh more; `sequence_sum` divides each
-completion's sum by `length_constant`, the same for all, and takes the mean over completions.
+Reduction: `sequence_mean` is the paper's (mean over tokens, then over completions). `prompt_mean` is DAPO's equation 8:
+mean over all tokens of a prompt's completions, then over prompts. `token_mean` is verl's form of it, and DAPO's own
+code: mean over all tokens of the minibatch, under which prompts with long completions weigh more. On random batches of
+unequal groups the gradients of the two differ by up to 101 %. `sequence_sum` divides each completion's sum by
+`length_constant`, the same for all, and takes the mean over completions.
 
-Three methods are this loss with other settings, and have a recipe each in the place of a file (`countdown-dr_grpo`,
-`countdown-dapo`, `countdown-prorl`):
+Four methods are this loss with other settings, and have a recipe each in the place of a file (`countdown-dr_grpo`,
+`countdown-dapo`, `countdown-prorl`, `countdown-mara`):
 
 - Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): the advantage `mean`, `reduction = "sequence_sum"` with the
   longest allowed completion as `length_constant`, no KL.
-- DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"`, `clip_high = 0.28`, no KL, and
-  settings of the loop: groups of equal rewards are sampled again, and long completions are penalised.
+- DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8 to 13): `reduction = "token_mean"` as in its code (`prompt_mean` as in
+  its equation), `clip_high = 0.28`, no KL, and settings of the loop: groups of equal rewards are sampled again, and
+  long completions are penalised.
 - ProRL (Liu et al. 2025, arXiv 2505.24864): `clip_high = 0.4`, a KL term, and settings of the loop: groups of equal
   rewards are sampled again, reference and optimiser are reset regularly.
+- MARA (GX-Chen et al. 2025, arXiv 2510.20817): the advantage `mean`, a KL in the loss, and the loop's `mara.beta` equal
+  to its coefficient, which shapes the rewards.
 
 The coefficient `kl_beta` is the paper's 0.04; today's recipes set 0, and then no reference pass is made. `dual_clip` is
 verl's bound on punished tokens (3 there; off here, as in the paper).
@@ -68,7 +73,7 @@ class Grpo(PolicyGradient):
             # As in verl and TRL, the weights between engine and trainer belong to the surrogate, not to the KL.
             logp = current.logp_unweighed if current.logp_unweighed is not None else current.logp
             kl = kl_estimate(logp, old.logp_reference, "k3")
-            loss = loss + self.config.kl_beta * reduced(kl, batch.completion_mask, batch.totals, self.config.reduction)
+            loss = loss + self.config.kl_beta * reduced(kl, batch, self.config.reduction)
             metrics["kl_reference_k3"] = total(kl, batch.completion_mask)
         return dataclasses.replace(result, loss=loss / self.config.length_constant, metrics=metrics)
 

@@ -81,7 +81,7 @@ class Ppo(MlpHead):
         result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)
         values, returns, mask = self.values(current), advantages.extra["returns"], batch.completion_mask
         error = clipped_value_loss(values, advantages.extra["values"], returns, self.config.value_clip)
-        value_loss = reduced(error, mask, batch.totals, "token_mean")
+        value_loss = reduced(error, batch, "token_mean")
         metrics = {**result.metrics, "value_loss": total(error, mask), "value": total(values, mask)}
         return dataclasses.replace(
             result, loss=result.loss + self.config.value_coefficient * value_loss, metrics=metrics

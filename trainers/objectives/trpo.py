@@ -72,7 +72,7 @@ class Trpo(PolicyGradient):
         ratio = log_ratio.exp()
         kl = self._kl_before(current, old)
         per_token = -ratio * by_token(advantages.values) + self.coefficient * kl
-        loss = reduced(per_token, batch.completion_mask, batch.totals, self.config.reduction)
+        loss = reduced(per_token, batch, self.config.reduction)
         measured = total(kl, batch.completion_mask)
         self._kl = (self._kl[0] + measured[0], self._kl[1] + measured[1])
         return LossResult(loss, {"kl_before": measured, "kl_coefficient": (self.coefficient, 1.0)})

@@ -26,6 +26,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("reinforce", {"advantage": {"id": "baseline", "mean": "batch"}, "surrogate": "clipped"}),
     ("reinforce", {"advantage": {"id": "baseline", "mean": "none"}, "reduction": "token_mean"}),
     ("reinforce_pp", {"baseline": "group_mean"}),
+    ("grpo", {"reduction": "prompt_mean", "kl_beta": 0.1}),
     ("ppo", {"gamma": 0.9, "lam": 0.8, "value_clip": 0.0, "value_detach": False, "whiten": False}),
     ("kimi", {"anchor": "reference"}),
     ("gflowrl", {"reading": "printed"}),
@@ -186,6 +187,9 @@ def test_minibatches_keep_groups_whole_and_hold_every_row() -> None:
     assert sum(map(len, groups)) == 4, "a group is in one minibatch only"
     for rows, totals in pieces:
         assert totals == Totals(len(rows), int(batch.completion_lengths[rows].sum()))
+        tokens = {g: int(batch.completion_lengths[batch.group_ids == g].sum()) for g in batch.group_ids[rows].tolist()}
+        assert totals.tokens_by_prompt is not None
+        assert {g: int(n) for g, n in enumerate(totals.tokens_by_prompt) if n > 0} == tokens
 
 
 def test_minibatches_leave_out_untrained_rows_and_their_counts() -> None:

@@ -62,6 +62,8 @@ CASES: list[tuple[str, dict[str, Any], Loss]] = [
     ("gspo", {"clip_low": 0.3, "clip_high": 0.5}, formulas.gspo(0.3, 0.5)),
     ("gmpo", {}, formulas.gmpo),
     ("cispo", {}, formulas.cispo),
+    ("cispo", {"reduction": "prompt_mean"}, formulas.cispo_as_printed),
+    ("grpo", {"clip_high": 0.28, "reduction": "prompt_mean", "kl_beta": 0.0}, formulas.dapo_as_printed),
     ("trpo", {"coefficient": 0.7}, formulas.trpo(0.7)),
     ("kimi", {"tau": 0.3}, formulas.kimi(0.3, "old")),
     ("kimi", {"tau": 0.3, "anchor": "reference"}, formulas.kimi(0.3, "reference")),

@@ -82,6 +82,7 @@ OF_SETTINGS = {
     "dapo": "grpo",
     "dr_grpo": "grpo",
     "prorl": "grpo",
+    "mara": "grpo",
     "reinforce_pp_baseline": "reinforce_pp",
     "flowrl_no_log_z": "flowrl_ablation",
     "flowrl_random_z": "flowrl_ablation",

@@ -48,4 +48,4 @@ def policy_gradient(
     if config.surrogate == "clipped":
         return clipped_policy_gradient(batch, current, old, advantages, config)
     per_token = -current.logp * by_token(advantages)
-    return LossResult(reduced(per_token, batch.completion_mask, batch.totals, config.reduction), {})
+    return LossResult(reduced(per_token, batch, config.reduction), {})

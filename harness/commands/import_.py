@@ -35,7 +35,7 @@ EXAMPLE = "harness import outputs.jsonl --tasks aime24 --model my-model --out ru
 
 class Arguments(OutputArguments):
     files: list[Path]
-    tasks: str
+    tasks: str | None
     out: Path
     format: str | None
     map: list[str]
@@ -53,7 +53,7 @@ class Arguments(OutputArguments):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, help="files of one format, by one model")
-    parser.add_argument("--tasks", required=True, help="the tasks that the completions are for: ids, with commas")
+    parser.add_argument("--tasks", help="the tasks that the completions are for: ids, separated by commas")
     parser.add_argument("--out", required=True, type=Path, help="the run folder; the same command continues in it")
     parser.add_argument("--format", **one_of(list(FORMATS)), help="if the content does not decide")
     parser.add_argument(
@@ -78,10 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
+    settings = merge(_flags(args), parse_sets(args.set))
+    if "tasks" not in settings:
+        raise UsageError("name the tasks that the completions are for, such as --tasks aime24 or --tasks mine.jsonl")
     request = ImportRequest(
         files=args.files,
         out=args.out,
-        settings=merge(_flags(args), parse_sets(args.set)),
+        settings=settings,
         format=args.format,
         columns=_columns(args.map),
         by=args.match,

@@ -265,6 +265,8 @@ def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "names the columns of plain rows" in refused(capsys, file, "--format", "verl", "--map", "completion=id")
     assert "decides 'n' by its files" in refused(capsys, file, "--set", "n=3")
     assert "needs k = 8 samples" in refused(capsys, file, "--set", 'metrics=[{id="pass_at_k", ks=[8]}]')
+    assert main(["import", file, "--out", "run"]) == 2
+    assert "name the tasks" in capsys.readouterr().err
     Path("run").mkdir()
     Path("run/notes.txt").touch()
     assert "not a run folder" in refused(capsys, file)

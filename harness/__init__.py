@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "harness.api": ("Run", "Runs", "compare", "evaluate", "grade", "load_runs", "train"),
+    "harness.api": ("Run", "Runs", "compare", "evaluate", "grade", "import_completions", "load_runs", "train"),
     "harness.core.errors": ("HarnessError",),
     "harness.core.types": ("Completion", "Estimate", "Message", "Problem", "Verdict"),
 }

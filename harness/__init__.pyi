@@ -3,6 +3,7 @@ from harness.api import Runs as Runs
 from harness.api import compare as compare
 from harness.api import evaluate as evaluate
 from harness.api import grade as grade
+from harness.api import import_completions as import_completions
 from harness.api import load_runs as load_runs
 from harness.api import train as train
 from harness.core.errors import HarnessError as HarnessError

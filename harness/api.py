@@ -25,6 +25,9 @@ from harness.evaluation.metric_names import metric_settings
 from harness.evaluation.pipeline import verdict_of
 from harness.evaluation.select import find_problem
 from harness.evaluation.sweep import eval_runs, evaluate_runs
+from harness.interop.imports import importer
+from harness.interop.imports.matching import Key
+from harness.interop.imports.run_files import ImportRequest
 from harness.reports import compare as comparisons
 from harness.reports.run_facts import labels, model_of
 from harness.runs import frames
@@ -284,6 +287,43 @@ def train(
     parsed = parse(TrainConfig, merge(read_toml(path), flags, _tree(settings)))
     folder = Path(out) if out is not None else default_folder(f"train-{path.stem}", parsed)
     return Run(train_run(parsed, folder, Progress(quiet=quiet)).folder)
+
+
+def import_completions(
+    files: StrPath | Sequence[StrPath],
+    tasks: str | Sequence[str],
+    *,
+    out: StrPath,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    match: Key = "auto",
+    model: str | None = None,
+    grader: str | Settings | None = None,
+    n: int | None = None,
+    limit: int | None = None,
+    allow_missing: bool = False,
+    skip_unmatched: bool = False,
+    settings: Settings | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Make a run of completions that another tool wrote, as `harness import` does. `columns` are those of `--map`."""
+    flags = {
+        "tasks": [tasks] if isinstance(tasks, str) else list(tasks),
+        **_without_none(grader=grader, limit=limit),
+        **({"model": {"path": model}} if model is not None else {}),
+    }
+    request = ImportRequest(
+        files=[Path(path) for path in ([files] if isinstance(files, (str, Path)) else files)],
+        out=Path(out),
+        settings=merge(_plugins_as_tables(flags), _tree(settings)),
+        format=format,
+        columns=columns if columns is not None else {},
+        by=match,
+        n=n,
+        allow_missing=allow_missing,
+        skip_unmatched=skip_unmatched,
+    )
+    return Run(importer.import_completions(request, Progress(quiet=quiet)).evaluation.run.folder)
 
 
 def _without_none(**settings: Any) -> Tree:

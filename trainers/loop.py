@@ -7,7 +7,7 @@ the bit where the arithmetic does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,11 @@ from harness.trainers.setup import TrainSetup
 from harness.trainers.step_metrics import Diagnostics, StepMetrics
 from harness.trainers.trackers import Tracker
 
-SHOWN = ("reward", "solve_rate")
+
+def shown(row: Mapping[str, float]) -> dict[str, float]:
+    """Return the reward of a step, and its solve rate where that is another number, for the progress line."""
+    figures = {"reward": row["reward"]}
+    return figures if row["solve_rate"] == row["reward"] else {**figures, "solve rate": row["solve_rate"]}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +144,7 @@ class Trainer:
             self.progress.warn(f"step {warning.step}: {warning.text}")
         for tracker in self.trackers:
             tracker.log(row)
-        self.progress.advance(figures={name: row[name] for name in SHOWN})
+        self.progress.advance(figures=shown(row))
 
     def _should_checkpoint(self, step: int) -> bool:
         config = self.setup.config

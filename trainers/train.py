@@ -25,7 +25,7 @@ from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import dry_run
-from harness.trainers.loop import SHOWN, Trainer
+from harness.trainers.loop import Trainer, shown
 from harness.trainers.policy.model import Policy, load_policies
 from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
 from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, refuse_other_rollouts, rollout_facts
@@ -209,5 +209,5 @@ def _collect_steps(
         row: dict[str, Any] = metrics.row()
         store.append_step(row)
         writer.append(step, rollouts, weights)
-        progress.advance(figures={name: row[name] for name in SHOWN})
+        progress.advance(figures=shown(row))
     progress.end()

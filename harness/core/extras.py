@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -85,4 +87,20 @@ def installed_version(package: str) -> str | None:
 
 
 def install_command(extra: str) -> str:
-    return f"pip install 'flowrl-harness[{extra}]'"
+    """Return the command that adds an extra to this installation. One from a folder or repository is taken again."""
+    origin = _origin()
+    return f"pip install 'flowrl-harness[{extra}]{f' @ {origin}' if origin is not None else ''}'"
+
+
+@functools.cache
+def _origin() -> str | None:
+    """Return the address that harness was installed from; None for a release on an index."""
+    try:
+        text = importlib.metadata.distribution("flowrl-harness").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = json.loads(text) if text is not None else {}
+    if "vcs_info" in found:
+        return f"{found['vcs_info']['vcs']}+{found['url']}@{found['vcs_info']['commit_id']}"
+    url: str | None = found.get("url")
+    return url if "dir_info" in found else None

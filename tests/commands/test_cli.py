@@ -241,12 +241,10 @@ def test_missing_extra_is_one_line_with_the_command_that_installs_it(extra, caps
         pytest.skip(f"{extra} is installed here")
     with pytest.raises(MissingExtraError) as caught:
         extras.require(extra, "this feature")
-    assert str(caught.value).startswith(
-        f"this feature needs the extra {extra!r}: pip install 'flowrl-harness[{extra}]'"
-    )
+    assert str(caught.value).startswith(f"this feature needs the extra {extra!r}: pip install 'flowrl-harness[{extra}]")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
-    assert f"pip install 'flowrl-harness[{extra}]'" in done(capsys, "doctor", "--explain", extra).out
+    assert f"pip install 'flowrl-harness[{extra}]" in done(capsys, "doctor", "--explain", extra).out
 
 
 def test_a_folder_named_like_an_extra_is_not_that_extra(workplace, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import harness
 from harness.commands.doctor import explain
@@ -52,3 +55,29 @@ def test_vllm_requirements_do_not_contradict_the_tested_versions() -> None:
     assert {name: needs[name] for name in needs.keys() & tested.keys()} == {
         name: tested[name] for name in needs.keys() & tested.keys()
     }
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "command"),
+    [
+        (None, "pip install 'flowrl-harness[lora]'"),
+        ('{"url": "file:///a/b", "dir_info": {}}', "pip install 'flowrl-harness[lora] @ file:///a/b'"),
+        ('{"url": "file:///a/b.whl", "archive_info": {}}', "pip install 'flowrl-harness[lora]'"),
+        (
+            '{"url": "https://x.org/a.git", "vcs_info": {"vcs": "git", "commit_id": "0f"}}',
+            "pip install 'flowrl-harness[lora] @ git+https://x.org/a.git@0f'",
+        ),
+    ],
+)
+def test_the_command_for_an_extra_installs_from_where_harness_is_from(monkeypatch, direct_url, command):
+    class Distribution:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return direct_url
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
+    extras._origin.cache_clear()
+    try:
+        assert extras.install_command("lora") == command
+    finally:
+        extras._origin.cache_clear()

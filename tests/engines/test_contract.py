@@ -119,7 +119,7 @@ def test_missing_engine_package_is_one_line_with_the_extra(
     assert main([*command, *address]) == 2
     message = capsys.readouterr().err
     assert message.startswith(
-        f"harness: the engine {name} needs the extra '{extra}': pip install 'flowrl-harness[{extra}]'"
+        f"harness: the engine {name} needs the extra '{extra}': pip install 'flowrl-harness[{extra}]"
     )
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()

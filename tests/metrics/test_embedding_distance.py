@@ -122,7 +122,7 @@ def test_the_missing_extra_embed_is_refused_before_anything_is_generated(tmp_pat
     assert main(["eval", "countdown-tiny", "--tasks", "countdown", "--limit", "2", "--out", str(tmp_path / "run"),
                  "--metrics", "embedding_distance"]) == 2  # fmt: skip
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install 'flowrl-harness[embed]'" in line
+    assert "pip install 'flowrl-harness[embed]" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -31,6 +31,7 @@ from harness.reports.report import tables_of
 from harness.runs.folder import RunReader
 from harness.trainers import learner
 from harness.trainers.config import TrainConfig
+from harness.trainers.loop import shown
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl", "countdown-base"])
@@ -307,3 +308,8 @@ def test_a_task_that_cannot_be_held_out_is_refused_before_the_first_step(tmp_pat
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="a task twice"):
         recipe("countdown-grpo", held_out={"tasks": ["countdown", "countdown"]})
+
+
+def test_the_progress_line_has_the_solve_rate_where_it_differs_from_the_reward():
+    assert shown({"reward": 0.5, "solve_rate": 0.5, "kl": 0.1}) == {"reward": 0.5}
+    assert shown({"reward": 0.4, "solve_rate": 0.5}) == {"reward": 0.4, "solve rate": 0.5}

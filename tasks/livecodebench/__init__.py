@@ -105,11 +105,11 @@ def _tolerance(statement: str) -> dict[str, Any]:
     if found is None:
         return {}
     exponent = found.group(2) if found.group(2) is not None else found.group(3)
-    kind = found.group("kind")
+    kinds = (found.group("kind") or "absolute").lower().split(" or ")
     return {
         "comparison": "close_lines",
         "tolerance": float(f"1e{exponent}"),
-        "is_tolerance_absolute": kind is None or kind.lower() == "absolute",
+        "tolerance_kind": kinds[0] if len(set(kinds)) == 1 else "either",
     }
 
 

@@ -125,9 +125,9 @@ SOURCES = {
 def seen_in_a_jail(*folders):
     """Return the files in the first of these folders, which are all that is mounted."""
     look = (
-        "from inside import jail; import os, socket; "
+        "from inside import namespaces; import os, socket; "
         "ours, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
-        "jail.enter({0!r}, asked.detach()); print(os.listdir(({0!r} or ['/'])[0]), flush=True)"
+        "namespaces.enter({0!r}, asked.detach()); print(os.listdir(({0!r} or ['/'])[0]), flush=True)"
     )
     start = f"import sys; sys.path.insert(0, {str(Path(harness.sandbox.__file__).parent)!r}); {look.format(folders)}"
     return subprocess.run([sys.executable, "-I", "-c", start], capture_output=True, text=True, timeout=60)

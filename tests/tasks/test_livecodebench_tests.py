@@ -340,12 +340,13 @@ def test_reading_a_file_of_large_lines_needs_little_memory(tmp_path):
 # --- the tolerance of a statement -------------------------------------------------------------------------------
 
 STATED = {
-    "when the relative or absolute error from the true value is at most 10 ^ {-5}.": (1e-5, False),
-    "correct if the absolute or relative error from the true value does not exceed 10^{-6}.": (1e-6, False),
-    "if its absolute or relative error from the true answer is at most 10^{-9}": (1e-9, False),
-    "Answers with an absolute or relative error of at most 10^{-9} from the true answer are correct.": (1e-9, False),
-    "considered correct if the absolute error from the true value is at most 10 ^ {-8}.": (1e-8, True),
-    "Answers within 10^-5 of the actual answer will be accepted": (1e-5, True),
+    "when the relative or absolute error from the true value is at most 10 ^ {-5}.": (1e-5, "either"),
+    "correct if the absolute or relative error from the true value does not exceed 10^{-6}.": (1e-6, "either"),
+    "if its absolute or relative error from the true answer is at most 10^{-9}": (1e-9, "either"),
+    "Answers with an absolute or relative error of at most 10^{-9} from the true answer are correct.": (1e-9, "either"),
+    "considered correct if the absolute error from the true value is at most 10 ^ {-8}.": (1e-8, "absolute"),
+    "Your output is correct if its relative error is at most 10^{-4}.": (1e-4, "relative"),
+    "Answers within 10^-5 of the actual answer will be accepted": (1e-5, "absolute"),
     "Print the absolute value. There is an error. The answer is at most 10^{9}.": None,
     "Print the largest x within 10^5 steps.": None,
 }
@@ -357,5 +358,5 @@ def test_the_tolerance_is_read_from_the_statement(statement):
     if STATED[statement] is None:
         assert found == {}
     else:
-        tolerance, is_absolute = STATED[statement]
-        assert found == {"comparison": "close_lines", "tolerance": tolerance, "is_tolerance_absolute": is_absolute}
+        tolerance, kind = STATED[statement]
+        assert found == {"comparison": "close_lines", "tolerance": tolerance, "tolerance_kind": kind}

@@ -166,12 +166,12 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         if reference.checker is not None and self.config.comparison is None:
             checker = reference.checker
             return ScriptTest(stdin, expected, lambda output: self._checked(checker, test, output), _CHECKED_BYTES)
-        rule, tolerance = reference.comparison, reference.tolerance
+        rule, tolerance, kind = reference.comparison, reference.tolerance, reference.tolerance_kind
         if self.config.comparison is not None:
-            rule, tolerance = self.config.comparison, self.config.tolerance
-        accepts = functools.partial(is_right_output, rule, tolerance, expected)
+            rule, tolerance, kind = self.config.comparison, self.config.tolerance, "either"
+        accepts = functools.partial(is_right_output, rule, tolerance, kind, expected)
         if rule == "close_lines":
-            exactly = functools.partial(is_right_output, "lines", 0.0, expected)
+            exactly = functools.partial(is_right_output, "lines", 0.0, kind, expected)
             accepts = functools.partial(_accept, exactly, accepts, test.input, by_tolerance)
         return ScriptTest(stdin, expected, accepts)
 
@@ -203,8 +203,11 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         is_overridden = self.config.tolerance > 0 or self.config.comparison is not None
         accepts = functools.partial(is_right_answer, ("plain", self.config.tolerance), answer)
         if reference.tolerance and not is_overridden:
-            relative = 0.0 if reference.is_tolerance_absolute else None
-            close = functools.partial(is_right_answer, ("plain", reference.tolerance, relative), answer)
+            absolute, relative = (
+                reference.tolerance if reference.tolerance_kind in ("either", one) else 0.0
+                for one in ("absolute", "relative")
+            )
+            close = functools.partial(is_right_answer, ("plain", absolute, relative), answer)
             accepts = functools.partial(_accept, accepts, close, test.input, by_tolerance)
         return FunctionTest(arguments, cpu_s, answer.room_bytes, accepts)
 

@@ -18,7 +18,7 @@ from harness.core.errors import SandboxError
 from harness.core.types import Answer, Limits, Program
 from harness.graders.code import equality, evalplus_rules, output_match, values
 from harness.graders.code.equality import AnswerRule, ExpectedAnswer, is_right, is_right_packed, start_of_packed
-from harness.graders.code.output_match import Comparison, first_difference, is_expected, is_same
+from harness.graders.code.output_match import Comparison, ToleranceKind, first_difference, is_expected, is_same
 from harness.sandbox import Pool, strongest
 from harness.sandbox.inside import codec
 
@@ -63,12 +63,14 @@ def start_of(answer: Answer) -> bytes:
     return _apart(start_of_packed, answer.body).encode() if len(answer.body) >= codec.LEAST_PACKED else b""
 
 
-def is_right_output(comparison: Comparison, tolerance: float, expected: bytes, output: bytes) -> bool:
+def is_right_output(
+    comparison: Comparison, tolerance: float, kind: ToleranceKind, expected: bytes, output: bytes
+) -> bool:
     if is_same(output, expected):
         return True
     if len(output) + len(expected) <= _LARGE_BYTES:
-        return is_expected(comparison, output, expected, tolerance)
-    return _apart(is_expected, comparison, output, expected, tolerance) == "True"
+        return is_expected(comparison, output, expected, tolerance, kind)
+    return _apart(is_expected, comparison, output, expected, tolerance, kind) == "True"
 
 
 def difference(output: bytes, expected: bytes) -> str:

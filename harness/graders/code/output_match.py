@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 Comparison = Literal["lines", "tokens", "words", "floats", "close_lines"]
+ToleranceKind = Literal["either", "absolute", "relative"]
 
 _MOST_TOKENS, _LONGEST_TOKEN, _LARGEST_EXPONENT = 100_000, 4300, 10_000
 _SHOWN_CHARACTERS = 100
@@ -29,13 +30,15 @@ def is_same(output: bytes, expected: bytes) -> bool:
     return len(output) <= room_for(expected) and output.strip() == expected.strip()
 
 
-def is_expected(comparison: Comparison, output: bytes, expected: bytes, tolerance: float) -> bool:
+def is_expected(
+    comparison: Comparison, output: bytes, expected: bytes, tolerance: float, kind: ToleranceKind = "either"
+) -> bool:
     if len(output) > room_for(expected):
         return False
-    return _RULES[comparison](output.decode("utf-8", "replace"), expected.decode("utf-8", "replace"), tolerance)
+    return _RULES[comparison](output.decode("utf-8", "replace"), expected.decode("utf-8", "replace"), tolerance, kind)
 
 
-def lines_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
+def lines_equal(output: str, expected: str, *_tolerance: object) -> bool:
     """LiveCodeBench's rule: stripped lines are equal as text, or as exact decimal numbers token by token."""
     return _all_pairs(_line_equal, _lines(output), _lines(expected))
 
@@ -94,7 +97,7 @@ def _decimal(token: str) -> Decimal:
     return number
 
 
-def tokens_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
+def tokens_equal(output: str, expected: str, *_tolerance: object) -> bool:
     """Whitespace-separated tokens are equal as text; yes and no in any case, as on CodeForces."""
     return _all_pairs(operator.eq, map(_token, _tokens(output)), map(_token, _tokens(expected)))
 
@@ -103,41 +106,43 @@ def _token(token: str) -> str:
     return token.upper() if token.upper() in ("YES", "NO") else token
 
 
-def words_equal(output: str, expected: str, _tolerance: float = 0.0) -> bool:
+def words_equal(output: str, expected: str, *_tolerance: object) -> bool:
     """Tokens are equal as text, in any case."""
     return _all_pairs(operator.eq, map(str.upper, _tokens(output)), map(str.upper, _tokens(expected)))
 
 
-def floats_close(output: str, expected: str, tolerance: float) -> bool:
-    """As many tokens; where a number with a point or an exponent is expected, one within the absolute or relative
-    tolerance; elsewhere the same text, also for an infinity or NaN.
+def floats_close(output: str, expected: str, tolerance: float, kind: ToleranceKind = "either") -> bool:
+    """As many tokens; where a number with a point or an exponent is expected, one within the tolerance; elsewhere the
+    same text, also for an infinity or NaN.
     """
 
     def is_close(token: str, wanted: str) -> bool:
-        return _token_close(token, wanted, tolerance)
+        return _token_close(token, wanted, wanted, tolerance, kind)
 
     return _all_pairs(is_close, _tokens(output), _tokens(expected))
 
 
-def close_lines_equal(output: str, expected: str, tolerance: float) -> bool:
+def close_lines_equal(output: str, expected: str, tolerance: float, kind: ToleranceKind = "either") -> bool:
     """LiveCodeBench's rule, or as many tokens, with numbers within the tolerance if one has a point or an exponent."""
 
     def is_close(token: str, wanted: str) -> bool:
-        return token == wanted or _token_close(token, wanted, tolerance) or _token_close(wanted, token, tolerance)
+        return _token_close(token, wanted, token + wanted, tolerance, kind)
 
     return lines_equal(output, expected) or _all_pairs(is_close, _tokens(output), _tokens(expected))
 
 
-def _token_close(token: str, wanted: str, tolerance: float) -> bool:
+def _token_close(token: str, wanted: str, floating: str, tolerance: float, kind: ToleranceKind) -> bool:
+    """Return whether two tokens are equal, or numbers within the tolerance if `floating` has a point or an exponent."""
     if token == wanted:
         return True
-    if not (_is_number(wanted) and _is_number(token) and set(wanted) & set(".eE")):
+    if not (_is_number(wanted) and _is_number(token) and set(floating) & set(".eE")):
         return False
     number, other = float(token), float(wanted)
     room = tolerance + 1e-15
     if not (math.isfinite(number) and math.isfinite(other)):
         return False
-    return abs(number - other) <= max(room, room * abs(other))
+    absolute, relative = (room if kind in ("either", one) else 0.0 for one in ("absolute", "relative"))
+    return abs(number - other) <= max(absolute, relative * abs(other))
 
 
 def _is_number(token: str) -> bool:
@@ -173,7 +178,7 @@ def _piece(line: str, begin: int) -> str:
     return repr(("... " if begin else "") + line[begin:end] + (" ..." if len(line) > end else ""))
 
 
-_RULES: Mapping[Comparison, Callable[[str, str, float], bool]] = {
+_RULES: Mapping[Comparison, Callable[[str, str, float, ToleranceKind], bool]] = {
     "lines": lines_equal,
     "tokens": tokens_equal,
     "words": words_equal,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from harness.graders.code.output_match import Comparison
+from harness.graders.code.output_match import Comparison, ToleranceKind
 
 Origin = Literal["sample", "private", "official", "generated"]
 
@@ -54,8 +54,8 @@ class ProgramReference:
     comparison: Comparison = "lines"
     tolerance: float = 0.0
     """Tolerance of the comparisons `floats` and `close_lines`, and of the floats that a function returns."""
-    is_tolerance_absolute: bool = False
-    """Whether a function's tolerance is absolute only."""
+    tolerance_kind: ToleranceKind = "either"
+    """Which errors the statement tolerates."""
     checker: str | None = None
     """The source of a Python checker, if the data has one."""
     excluded_because: str | None = None

@@ -141,6 +141,29 @@ def test_the_strict_judge_alone_uses_the_tolerance_of_the_statement(name):
     assert found[1].get("verdict_without_tolerance") == ("WA" if official != strict else None)
 
 
+@pytest.mark.parametrize("function", [None, "f"], ids=["printed", "returned"])
+@pytest.mark.parametrize(
+    ("kind", "accepted"),
+    [("either", ("far", "near 0", "same")), ("absolute", ("near 0", "same")), ("relative", ("far", "same"))],
+)
+def test_only_the_kind_of_error_that_the_statement_names_is_tolerated(kind, accepted, function):
+    """The first differs by a relative error of 2e-7 and the second by an absolute one of 5e-7."""
+    for name, (expected, found) in {
+        "far": ("3000000.0", "3000000.5"),
+        "near 0": ("0.000001", "0.0000015"),
+        "same": ("0.000001", "0.000001000"),
+        "neither": ("3000000.0", "3000030.0"),
+    }.items():
+        tests = HeldTests((ProgramTest("1", expected, "sample"),))
+        reference = ProgramReference(
+            tests, "samples", function, comparison="close_lines", tolerance=1e-6, tolerance_kind=kind
+        )
+        source = f"print({found!r})" if function is None else f"def f(n): return {found}"
+        reply = Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
+        verdict = GRADERS[1].grade(Problem("p", "t", (), reference), reply)
+        assert (verdict.outcome == "correct") is (name in accepted), name
+
+
 @pytest.mark.parametrize(
     ("expected", "returned", "official", "strict"),
     [
@@ -153,7 +176,7 @@ def test_the_strict_judge_alone_uses_the_tolerance_of_the_statement(name):
 )
 def test_a_function_has_the_tolerance_of_its_statement(expected, returned, official, strict):
     tests = HeldTests((ProgramTest("1", expected, "sample"),))
-    reference = ProgramReference(tests, "samples", "f", "", tolerance=1e-5, is_tolerance_absolute=True)
+    reference = ProgramReference(tests, "samples", "f", "", tolerance=1e-5, tolerance_kind="absolute")
     source = f"class Solution:\n    def f(self, n): return {returned}"
     reply = Completion("p", 0, 0, f"```python\n{source}\n```", "stop", Tokens(1, 1))
     found = [grader.grade(Problem("p", "t", (), reference), reply).details["verdict"] for grader in GRADERS]

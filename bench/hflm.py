@@ -4,8 +4,9 @@
 
 Workload: the Llama of train_step.py, of whose tokens about one in twenty ends its reply, so that lengths are geometric;
 one thread. Replies: 96 problems of 4 to 60 tokens, 4 samples each, at most 128 new tokens, temperature 1. Scoring: 200
-questions of 20 to 80 tokens with four choices of one token, and with four endings of 3 to 12 tokens. HFLM takes its
-requests as lm-eval's evaluator gives them (each as often as it has samples), in batches of --batch.
+questions of 20 to 80 tokens with four choices of one token, with four endings of 3 to 12 tokens, and 60 of them with
+four choices behind 600 tokens that all questions share (five examples). HFLM takes its requests as lm-eval's evaluator
+gives them (each as often as it has samples), in batches of --batch.
 CPU seconds, because they hold still on a shared machine where wall seconds do not.
 """
 
@@ -28,7 +29,7 @@ from harness.core.types import Message, Passage, Request, Sampling
 from harness.models.chat import PLAIN
 
 ENDINGS = list(range(100, 100 + VOCABULARY // 20))
-PROBLEMS, SAMPLES, NEW_TOKENS, QUESTIONS = 96, 4, 128, 200
+PROBLEMS, SAMPLES, NEW_TOKENS, QUESTIONS, CONTEXT = 96, 4, 128, 200, 1024
 
 Pair = tuple[str, str]
 
@@ -104,29 +105,36 @@ def compare(name: str, ours: Callable[[int], int], theirs: Callable[[int], int],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="only the workloads whose name contains this")
     parser.add_argument("--batch", type=int, default=64, help="of HFLM (default: 64)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = make_model().eval(), make_tokenizer()
+    model.config.max_position_embeddings = CONTEXT
     model.generation_config.eos_token_id = ENDINGS
     engine = parse_plugin("engines", "hf").build()
     with tempfile.TemporaryDirectory() as folder:  # an evaluation's weights are its own
         model.save_pretrained(folder)
         engine.open(ModelSource(folder, tokenizer=tokenizer))
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, max_length=256)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, max_length=CONTEXT)
     draw = random.Random(0)
     prompts = [words(draw, 4, 60) for _ in range(PROBLEMS)]
     questions = [words(draw, 20, 80) for _ in range(QUESTIONS)]
     letters = [(question, f" w{letter}") for question in questions for letter in range(4)]
     endings = [(question, " " + words(draw, 3, 12)) for question in questions for _ in range(4)]
+    examples = words(draw, 600, 600)
+    five_shot = [(f"{examples} {question}", f" w{letter}") for question in questions[:60] for letter in range(4)]
     asked: dict[str, tuple[Any, Any, Any]] = {
         "replies of mixed lengths": (reply_with_harness, reply_with_hflm, prompts),
         "choices of one token": (score_with_harness, score_with_hflm, letters),
         "endings": (score_with_harness, score_with_hflm, endings),
+        "choices behind five examples": (score_with_harness, score_with_hflm, five_shot),
     }
     for name, (ours, theirs, what) in asked.items():
+        if options.only not in name:
+            continue
         compare(
             name,
             lambda seed, ours=ours, what=what: ours(engine, what, seed),

@@ -190,17 +190,37 @@ class VllmEngine(Engine):
             yield scored_completion(request, of_request, found)
 
     def _logps_of(self, several: Sequence[ScoringWindow]) -> list[tuple[float, bool]]:
-        """Return the log-probability of the scored tokens of each, and whether every one was the likeliest."""
+        """Return the log-probability of the scored tokens of each, and whether every one was the likeliest.
+
+        vLLM gives no log-probabilities for tokens in its prefix cache. A window whose scored tokens were found there is
+        read a second time without the cache.
+        """
+        found: dict[ScoringWindow, tuple[float, bool]] = {}
+        for skips_cache in (False, True):
+            unread = [window for window in dict.fromkeys(several) if window not in found]
+            for window, output in zip(unread, self._prompt_outputs(unread, skips_cache), strict=True):
+                n_cached = output.num_cached_tokens if output.num_cached_tokens is not None else 0
+                if skips_cache or n_cached < len(window.ids) - window.n_scored:
+                    found[window] = _prompt_logp(output.prompt_logprobs, window)
+        return [found[window] for window in several]
+
+    def _prompt_outputs(self, windows: Sequence[ScoringWindow], skips_cache: bool) -> list[Any]:
         from vllm import SamplingParams
 
-        for number, window in enumerate(several):
-            parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
+        for number, window in enumerate(windows):
+            parameters = SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                prompt_logprobs=1,
+                detokenize=False,
+                skip_reading_prefix_cache=skips_cache,
+            )
             prompt = {"type": "token", "prompt_token_ids": list(window.ids)}
             self._engine.add_request(str(number), prompt, parameters, lora_request=self._lora)
         outputs: dict[str, Any] = {}
-        while len(outputs) < len(several):
+        while len(outputs) < len(windows):
             outputs |= {output.request_id: output for output in self._engine.step() if output.finished}
-        return [_prompt_logp(outputs[str(number)].prompt_logprobs, window) for number, window in enumerate(several)]
+        return [outputs[str(number)] for number in range(len(windows))]
 
     def _submit(self, name: str, request: Request, ids: list[int]) -> None:
         parameters = _parameters(request.sampling, request.seed, self._stop_ids, with_logp=self.config.logp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +22,16 @@ from harness.models.loading import load_module
 pytest.importorskip("vllm", reason="vllm is not installed; `tox -e vllm-cpu` runs this")
 
 
+CONTEXT = 1024
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    return ModelSource(str(write_wide_model(tmp_path_factory.mktemp("wide"))), device="cpu")
+    folder = write_wide_model(tmp_path_factory.mktemp("wide"))
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = CONTEXT  # several blocks of vLLM's prefix cache, of 128 tokens on a processor
+    (folder / "config.json").write_text(json.dumps(config))
+    return ModelSource(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +87,28 @@ def test_vllm_likelihoods_equal_those_of_the_hf_engine(engine: Any, wide: ModelS
     assert any(found.is_greedy for found in mine.likelihoods)
 
 
+def test_scoring_reads_a_shared_prefix_from_the_cache(engine: Any, wide: ModelSource, monkeypatch: Any) -> None:
+    hf = parse_plugin("engines", "hf").build()
+    hf.open(wide)
+    long = "1+2+3=6 " * 40
+    passages = [
+        Passage((Message("user", "1+2+3=6 " * 40 + str(n)),), text)
+        for n in range(3)
+        for text in (long + "1+", long + "2+", "+5")
+    ]
+    asked = [Request(str(n), 0, (), 0, Sampling(1), tuple(passages[3 * n : 3 * n + 3])) for n in range(3)]
+    outputs: list[Any] = []
+    read = engine._prompt_outputs
+    monkeypatch.setattr(engine, "_prompt_outputs", lambda *a: outputs.append((a[1], read(*a))) or outputs[-1][1])
+    for mine, other in zip(engine.score(asked), hf.score(asked), strict=True):
+        for one, two in zip(mine.likelihoods, other.likelihoods, strict=True):
+            assert abs(one.logp - two.logp) < TOLERANCE * two.n_tokens
+    cached = [output.num_cached_tokens for skips, several in outputs if not skips for output in several]
+    assert all(n > 0 for n in cached[3:])
+    assert all(output.num_cached_tokens == 0 for skips, several in outputs if skips for output in several)
+    assert any(skips and several for skips, several in outputs)  # two endings that begin alike
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely(engine: Any, wide: ModelSource) -> None:
     asked = [Request("p", i, (Message("user", PROMPTS[0]),), i, Sampling(max_tokens=1)) for i in range(2000)]
     drawn = [c.tokens for c in engine.generate(asked)]
@@ -103,8 +133,8 @@ def test_prompts_are_rendered_by_our_template_without_a_second_beginning(engine:
 
 
 def test_vllm_refuses_prompts_beyond_the_context(engine: Any) -> None:
-    with pytest.raises(ModelError, match="context of 64"):
-        next(engine.generate([*requests(1), *requests(1, max_tokens=60)]))
+    with pytest.raises(ModelError, match=f"context of {CONTEXT}"):
+        next(engine.generate([*requests(1), *requests(1, max_tokens=CONTEXT - 4)]))
     assert len(list(engine.generate(requests(1)))) == 2  # and nothing of it is left behind
 
 

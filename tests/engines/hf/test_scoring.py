@@ -14,6 +14,7 @@ from harness.core.config import parse_plugin
 from harness.core.errors import EngineError
 from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Passage, Request, Sampling
+from harness.engines.hf.prefix_tree import Node, pack
 from harness.engines.hf.scoring import last_logits
 from harness.models.chat import PLAIN
 from harness.models.passages import scoring_windows
@@ -129,7 +130,7 @@ def test_a_passage_without_a_token_is_refused(engine: Any) -> None:
 
 def test_rows_of_unequal_length_in_one_batch_have_the_logits_of_single_rows(engine: Any) -> None:
     draw = random.Random(3)
-    rows = [tuple(engine.tokenizer(text(draw, n))["input_ids"]) for n in (50, 37, 36)]
+    rows = [pack(Node(0, tuple(engine.tokenizer(text(draw, n))["input_ids"]), [], True), ()) for n in (50, 37, 36)]
     together = last_logits(engine.module, rows, 4)[:, -4:]
     alone = torch.cat([last_logits(engine.module, [row], 4)[:, -4:] for row in rows])
     assert (together - alone).abs().max() < 1e-4

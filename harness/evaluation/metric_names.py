@@ -18,6 +18,8 @@ PRINTED = {
     "pass^k": "pass_hat_k",
     "pass-all@k": "pass_hat_k",
     "g-pass@k": "g_pass_at_k",
+    "bayes@k": "bayes_at_n",
+    "best@k": "best_of_k",
     "no answer": "no_answer",
     "engine seconds per right answer": "engine_time",
     "tokens per right answer": "tokens",
@@ -39,8 +41,9 @@ def metric_settings(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def samples_averaged(names: Sequence[str]) -> int | None:
-    """Return the 16 of `avg@16`, which has to be the number of samples; None without such a name."""
-    return next((int(name[4:]) for name in names if re.fullmatch(r"avg@\d+", name)), None)
+    """Return the 16 of `avg@16` or `bayes@16`, which has to be the number of samples; None without such a name."""
+    matches = (re.fullmatch(r"(?:avg|bayes)@(\d+)", name) for name in names)
+    return next((int(match[1]) for match in matches if match is not None), None)
 
 
 def _id_and_k(name: str) -> tuple[str, int | None]:
@@ -59,7 +62,7 @@ def _id_and_k(name: str) -> tuple[str, int | None]:
 
 
 def _table(plugin_id: str, ks: Sequence[int]) -> dict[str, Any]:
-    if not ks or plugin_id == "avg_at_k":
+    if not ks or plugin_id in ("avg_at_k", "bayes_at_n"):
         return {"id": plugin_id}
     if 0 in ks:
         raise ConfigError(f"every k of {plugin_id} is at least 1, not 0")

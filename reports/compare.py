@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import RunFolderError, UsageError
 from harness.core.types import Estimate, Table
-from harness.reports.paired_values import Paired, measure, pairs, pooled
+from harness.reports.paired_values import RATE, Paired, measure, pairs, pooled
+from harness.reports.power import NO_POWER, no_power
 from harness.reports.protocol_card import card
 from harness.reports.run_facts import Cell, labels, task_ids, unfinished
 from harness.runs.folder import RunReader
@@ -60,28 +62,56 @@ def compare(
     metric: str | None = None,
     grader: str | None = None,
     anyway: bool = False,
+    detect: float | None = None,
 ) -> Table:
     """Tabulate the second runs less the first, per task and over all, by each metric that all have, or by one.
 
     Runs of one side differ in their seeds. Runs under different protocols are refused unless `anyway`. With a `grader`
-    its verdicts are used instead of those of the runs' own graders.
+    its verdicts are used instead of those of the runs' own graders. Rows that cannot find a difference of `detect` are
+    noted, as are sets that are nearly all solved or unsolved.
     """
+    found = comparable(first, second, is_regraded=grader is not None, anyway=anyway)
+    ours, theirs = ([measure(run, found.tasks, grader, metric) for run in side] for side in found.sides)
+    paired = [pairs(task, [run[task] for run in ours], [run[task] for run in theirs]) for task in found.tasks]
+    notes = [*found.alarms, *_notes(found.sides), *found.notes]
+    return _table([one for group in paired for one in group], notes, detect)
+
+
+def check_detect(difference: float | None) -> float | None:
+    """Return the difference to detect, or refuse one that is not between 0 and 1."""
+    if difference is not None and not 0 < difference < 1:
+        raise UsageError(f"--detect is a difference between 0 and 1, such as 0.02, not {difference:g}")
+    return difference
+
+
+@dataclass(frozen=True, slots=True)
+class Comparable:
+    """Runs of two sides that may be compared."""
+
+    sides: tuple[list[RunReader], list[RunReader]]
+    tasks: Sequence[str]
+    """Those that all runs have."""
+    alarms: Sequence[str]
+    """Lines on settings that make the comparison void, and were let through."""
+    notes: Sequence[str]
+    """Lines on other settings that differ."""
+
+
+def comparable(first: Sequence[Path], second: Sequence[Path], *, is_regraded: bool, anyway: bool) -> Comparable:
+    """Read the runs; refuse those that are not evaluations of common tasks under one protocol, unless `anyway`."""
     sides = ([RunReader.read(folder) for folder in first], [RunReader.read(folder) for folder in second])
     runs = [*sides[0], *sides[1]]
     _refuse(runs)
     tasks = [task for task in task_ids(runs[0]) if all(task in task_ids(run) for run in runs)]
     if not tasks:
         raise UsageError(f"{_named(runs)} have no task in common, so there is nothing to compare")
-    deciding, noted = _card_differences(runs, tasks, is_regraded=grader is not None)
+    deciding, noted = _card_differences(runs, tasks, is_regraded=is_regraded)
     if deciding and not anyway:
         raise UsageError(
             f"{_named(runs)} were not evaluated alike ({'; '.join(deciding)}); evaluate one of them again as "
             "the other was, or pass --anyway"
         )
-    ours, theirs = ([measure(run, tasks, grader, metric) for run in side] for side in sides)
-    found = [pairs(task, [run[task] for run in ours], [run[task] for run in theirs]) for task in tasks]
-    notes = [*(f"NOT ALIKE: {line}" for line in deciding), *_notes(sides), *(f"differs: {line}" for line in noted)]
-    return _table([paired for group in found for paired in group], notes)
+    return Comparable(sides, tasks, [f"NOT ALIKE: {line}" for line in deciding], [f"differs: {line}" for line in noted])
 
 
 def _refuse(runs: Sequence[RunReader]) -> None:
@@ -128,7 +158,7 @@ def _text(cell: Cell) -> str:
 # --- the table --------------------------------------------------------------------------------------------------
 
 
-def _table(found: Sequence[Paired], notes: Sequence[str]) -> Table:
+def _table(found: Sequence[Paired], notes: Sequence[str], detect: float | None) -> Table:
     from harness.stats.paired_tests import holm  # numpy
 
     if not found:
@@ -139,7 +169,21 @@ def _table(found: Sequence[Paired], notes: Sequence[str]) -> Table:
     rows += [_row(paired) for paired in _over_all(found)]
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     cells = tuple(tuple(row.get(column) for column in columns) for row in rows)
-    return Table("Comparison", tuple(columns), cells, (*notes, *_left_out(found)))
+    return Table("Comparison", tuple(columns), cells, (*notes, *_without_power(rows, detect), *_left_out(found)))
+
+
+def _without_power(rows: Sequence[dict[str, Cell]], detect: float | None) -> list[str]:
+    """Return a line for each row whose set is at its ceiling or floor, or that cannot find the difference asked for."""
+    notes = []
+    for row in rows:
+        name, found = f"{row['metric']} on {row['task']}", row["detectable"]
+        reasons = [no_power(float(str(row[side]))) for side in ("first", "second")] if row["metric"] == RATE else [""]
+        if all(reasons):
+            notes.append(f"{NO_POWER}: {name}: both sides are {reasons[0]}")
+        elif detect is not None and (found is None or float(str(found)) > detect):
+            smallest = f"{float(str(found)):.3f}" if found is not None else "not known, since no problem differs"
+            notes.append(f"{NO_POWER}: {name}: the smallest detectable difference is {smallest}, above {detect:g}")
+    return notes
 
 
 def _over_all(found: Sequence[Paired]) -> list[Paired]:

@@ -9,9 +9,12 @@ from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_tables
 from harness.core.errors import UsageError
-from harness.reports.compare import compare
+from harness.core.types import Table
+from harness.reports.compare import check_detect, compare
+from harness.reports.plan import plan
 
 EXAMPLE = "harness compare runs/base runs/trained"
+DETECT, POWER = 0.02, 0.8
 
 
 class Arguments(JsonArguments):
@@ -20,6 +23,9 @@ class Arguments(JsonArguments):
     metric: str | None
     grader: str | None
     anyway: bool
+    plan: bool
+    detect: float | None
+    power: float | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +34,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", help="only one metric, such as pass@8 (default: all that the runs have)")
     parser.add_argument("--grader", help="by its verdicts, where the runs hold them (`harness grade`)")
     parser.add_argument("--anyway", action="store_true", help="though they were asked, drawn or graded differently")
+    parser.add_argument("--plan", action="store_true", help="how many samples, problems and runs tell the two apart")
+    parser.add_argument(
+        "--detect", type=float, help="the difference to find: --plan is for it (default: 0.02), other rows are marked"
+    )
+    parser.add_argument("--power", type=float, help="with --plan: the chance to find it (default: 0.8)")
     add_json(parser)
 
 
 def run(args: Arguments) -> int:
     first, second = _sides(args)
-    print_tables(args, [compare(first, second, metric=args.metric, grader=args.grader, anyway=args.anyway)])
+    if args.plan:
+        print_tables(args, [_plan(args, first, second)])
+        return DONE
+    if args.power is not None:
+        raise UsageError("--power is for --plan; the column detectable is for a power of 0.8")
+    table = compare(
+        first, second, metric=args.metric, grader=args.grader, anyway=args.anyway, detect=check_detect(args.detect)
+    )
+    print_tables(args, [table])
     return DONE
+
+
+def _plan(args: Arguments, first: list[Path], second: list[Path]) -> Table:
+    if args.metric not in (None, "avg"):
+        raise UsageError(f"--plan is for the rate of right samples, not for {args.metric}; leave --metric out")
+    detect = check_detect(args.detect)
+    return plan(
+        first,
+        second,
+        difference=detect if detect is not None else DETECT,
+        power=args.power if args.power is not None else POWER,
+        grader=args.grader,
+        anyway=args.anyway,
+    )
 
 
 def _sides(args: Arguments) -> tuple[list[Path], list[Path]]:

@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Estimate, Table
+from harness.reports.power import NO_POWER, no_power
 from harness.reports.run_config import run_config
 from harness.reports.run_facts import (
     Cell,
@@ -97,7 +98,16 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         for row, n in zip(rows, most, strict=True)
         if n
     ]
-    return [*notes, *_detectable(rows)]
+    return [*notes, *_without_power(rows), *_detectable(rows)]
+
+
+def _without_power(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{NO_POWER}: {row.leading[0]} on {row.leading[3]}: {e.name} is {reason}"
+        for row in rows
+        for e in row.estimates.values()
+        if e.name.startswith("avg@") and (reason := no_power(e.value))
+    ]
 
 
 def _detectable(rows: Sequence[Row]) -> list[str]:

@@ -15,6 +15,7 @@ from harness.core.errors import RunFolderError, UsageError
 from harness.core.types import Completion, Tokens, Verdict
 from harness.reports import compare as comparing
 from harness.reports.compare import ALL
+from harness.reports.plan import plan
 from harness.runs.folder import RunIdentity, RunWriter
 from harness.stats.paired_tests import (
     crossed_interval,
@@ -270,6 +271,82 @@ def test_problems_of_one_family_count_as_one(tmp_path):
     # Three copies bring no precision: sqrt(3) times as wide as if they were drawn one by one.
     width, narrow = (e.high - e.low for e in (found["difference"], single["difference"]))
     assert width / narrow == pytest.approx(3**0.5, rel=0.1)
+
+
+# --- planning, and sets without power ----------------------------------------------------------------------------
+
+
+def simulated(folder, rates, n, seed):
+    rng = np.random.default_rng(seed)
+    marks = {f"p{i:03}": "+" * c + "-" * (n - c) for i, c in enumerate(rng.binomial(n, rates))}
+    return run_of(folder, {"sums": marks}, seed=seed, n=n)
+
+
+def test_a_plan_says_what_tells_two_runs_apart(tmp_path):
+    rates = np.random.default_rng(2).beta(2, 2, size=80)
+    runs = [[simulated(tmp_path / f"{side}{i}", rates, 8, 10 * s + i) for i in range(1)] for s, side in enumerate("ab")]
+    table = plan(*runs, difference=0.05, power=0.8)
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert [row["samples"] for row in rows] == [1, 4, 8, 16, 64, 256]
+    one, eight = rows[0], rows[2]
+    # No true difference: 0.2 + 0.2 is the variance of a sample of both sides.
+    assert eight["detectable"] == pytest.approx(2.8016 * math.sqrt(0.4 / 8 / 80), rel=0.15)
+    assert one["problems needed"] == pytest.approx(2.8016**2 * 0.4 / 0.05**2, rel=0.25)
+    assert one["completions a run"] == one["problems needed"]
+    assert eight["completions a run"] == 8 * eight["problems needed"]
+    assert "samples of each problem find 0.05" in table.notes[0]
+
+
+def test_a_plan_of_several_runs_counts_seeds(tmp_path):
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 1, size=80)
+    runs = [
+        [
+            simulated(tmp_path / f"{side}{i}", 1 / (1 + np.exp(-logits - rng.normal(0, 1))), 8, 10 * s + i)
+            for i in range(3)
+        ]
+        for s, side in enumerate("ab")
+    ]
+    table = plan(*runs, difference=0.02, power=0.8)
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert {row["runs a side"] for row in rows} == {1, 3, 5}
+    assert all(row["problems needed"] is None for row in rows)
+    assert "no number of samples finds 0.02: more problems or runs are needed" in table.notes[0]
+    at_eight = [row["detectable"] for row in rows if row["samples"] == 8]
+    assert at_eight == sorted(at_eight, reverse=True)
+
+
+def test_plan_command_refuses_what_cannot_be_planned(tmp_path, capsys):
+    single = {"sums": {"a": "+", "b": "-", "c": "+"}}
+    runs = [str(run_of(tmp_path / name, single)) for name in "ab"]
+    assert main(["compare", *runs, "--plan"]) == 2
+    assert "two graded samples" in capsys.readouterr().err
+    several = [str(run_of(tmp_path / name, FULL_ONE if name == "c" else FULL_TWO)) for name in "cd"]
+    for arguments, message in (
+        (["--plan", "--detect", "2"], "--detect is a difference between 0 and 1"),
+        (["--plan", "--power", "1"], "--power is between"),
+        (["--power", "0.9"], "--power is for --plan"),
+        (["--plan", "--metric", "pass@2"], "--plan is for the rate"),
+    ):
+        assert main(["compare", *several, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["compare", *several, "--plan"]) == 0
+    assert "problems needed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("marks", "word"), [("+" * 99 + "-", "above 95%"), ("-" * 99 + "+", "below 2%")])
+def test_a_set_at_its_ceiling_or_floor_has_no_power(tmp_path, marks, word):
+    runs = [run_of(tmp_path / name, {"sums": {"a": marks, "b": marks}}, n=100) for name in ("one", "two")]
+    assert any(note.startswith(f"NO POWER: avg on sums: both sides are {word}") for note in compare(*runs).notes)
+    half = run_of(tmp_path / "half", {"sums": {"a": "+-" * 50, "b": "+-" * 50}}, n=100)
+    assert not any("NO POWER" in note for note in compare(runs[0], half).notes)
+
+
+def test_rows_that_cannot_find_the_difference_asked_for_are_marked(tmp_path):
+    one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND)
+    assert not any("NO POWER" in note for note in compare(one, two, detect=0.9).notes)
+    (note,) = [note for note in compare(one, two, detect=0.02).notes if "NO POWER" in note]
+    assert note.startswith("NO POWER: avg on sums: the smallest detectable difference is 0.")
 
 
 # --- several runs a side ----------------------------------------------------------------------------------------

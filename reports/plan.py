@@ -1,0 +1,89 @@
+"""How many samples, problems and runs tell two runs apart, from the variances seen in runs that are there.
+
+Only the run folders are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.core.errors import UsageError
+from harness.core.types import Table
+from harness.reports.compare import comparable
+from harness.reports.paired_values import RATE, Measured, Paired, measure, pairs
+from harness.reports.run_facts import Cell
+
+COLUMNS = ("task", "runs a side", "samples", "detectable", "problems needed", "completions a run")
+
+
+def plan(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    *,
+    difference: float,
+    power: float,
+    grader: str | None = None,
+    anyway: bool = False,
+) -> Table:
+    """Tabulate for each task what detects a difference of the rates, for several numbers of samples and of runs."""
+    if not 0.05 < power < 1:
+        raise UsageError(f"--power is between 0.05 and 1, such as 0.8, not {power:g}")
+    found = comparable(first, second, is_regraded=grader is not None, anyway=anyway)
+    sides = [[measure(run, found.tasks, grader, RATE) for run in side] for side in found.sides]
+    rows: list[tuple[Cell, ...]] = []
+    notes: list[str] = []
+    for task in found.tasks:
+        ours, theirs = ([run[task] for run in side] for side in sides)
+        for paired in pairs(task, ours, theirs):
+            more, note = _of_task(paired, ours, theirs, difference, power)
+            rows += more
+            notes.append(note)
+    if not rows:
+        raise UsageError("no problem has graded samples in all runs, so there is nothing to plan from")
+    notes += [
+        f"detectable: the smallest true difference of avg found with {power:.0%} power at the 5% level on the same "
+        f"number of problems. problems needed: for a difference of {difference:g}; empty where no number suffices, "
+        "because seeds alone differ too much. The components are estimates from these runs: with few problems they are "
+        "rough.",
+        *found.alarms,
+        *found.notes,
+    ]
+    return Table("Plan", COLUMNS, tuple(rows), tuple(notes))
+
+
+def _of_task(
+    paired: Paired, first: Sequence[Measured], second: Sequence[Measured], difference: float, power: float
+) -> tuple[list[tuple[Cell, ...]], str]:
+    from harness.stats.planning import Components, components, factor
+
+    kept = [p for p in paired.problems if all(run.counts[p].n_graded >= 2 for run in (*first, *second))]
+    if len(kept) < 2:
+        raise UsageError(
+            f"{paired.task} has {len(kept)} problems with two graded samples in every run, and planning needs two: "
+            "sampling variance shows only in repeated samples; run the evaluations with --n 2 or more"
+        )
+
+    def counts(side: Sequence[Measured]) -> list[list[tuple[int, int]]]:
+        return [[(round(run.values[RATE][p] * (n := run.counts[p].n_graded)), n) for p in kept] for run in side]
+
+    seen: Components = components(counts(first), counts(second))
+    m, most = len(kept), max(run.counts[p].n_graded for run in (*first, *second) for p in kept)
+    shown = {1, 4, 16, 64, 256, most}
+    rows: list[tuple[Cell, ...]] = []
+    for n_runs in sorted({1, len(first), len(second), 3, 5}) if seen.seeds > 0 else [max(len(first), len(second))]:
+        for n in sorted(shown):
+            needed = seen.problems_needed(difference, n, n_runs, power)
+            detectable = factor(power) * seen.error(m, n, n_runs)
+            rows.append((paired.task, n_runs, n, detectable, needed, needed * n if needed is not None else None))
+    with_these = seen.samples_needed(difference, m, max(len(first), len(second)), power)
+    answer = (
+        f"{with_these} samples of each problem find {difference:g}"
+        if with_these is not None
+        else f"no number of samples finds {difference:g}: more problems or runs are needed"
+    )
+    return rows, (
+        f"{paired.task}: with these {m} problems and {max(len(first), len(second))} runs a side {answer}. Variances: "
+        f"between problems {seen.between:.4f}, of one sample of both sides {seen.samples:.4f}, of seeds "
+        f"{seen.seeds:.6f}."
+    )

@@ -1,4 +1,4 @@
-"""The mark of sets on which nothing can be told apart: nearly all solved, or nearly nothing.
+"""The mark of sets on which no two runs can differ by much: nearly all is solved, or nearly nothing.
 
 A module of its own because both the results and the comparison print it.
 """

@@ -11,6 +11,7 @@ from harness.commands import DONE, UNGRADED
 from harness.commands.base.arguments import (
     RunArguments,
     add_run_options,
+    decimal,
     decimals,
     given,
     integer,
@@ -43,6 +44,7 @@ class Arguments(RunArguments):
     metrics: str | None
     split: str | None
     n: int | None
+    until: float | None
     limit: int | None
     problem: str | None
     temperature: list[float]
@@ -64,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="train, validation or test (default: test)")
     parser.add_argument("--n", type=integer, help="samples per problem (default: 16); a larger n extends a run")
+    parser.add_argument(
+        "--until", type=decimal, help="stop below --n once avg of these problems is known to plus and minus this (0.02)"
+    )
     parser.add_argument("--limit", type=integer, help="only the first problems; a larger limit extends a run")
     parser.add_argument("--problem", help="only these: ids, or numbers counted from 0, separated by commas")
     parser.add_argument(
@@ -110,7 +115,7 @@ def _flags(args: Arguments) -> Tree:
         **plugin_settings("grader", args.grader),
         **given(sampling={"max_tokens": args.max_tokens} if args.max_tokens is not None else None),
         **_metrics(args),
-        **given(preset=args.preset, split=args.split, limit=args.limit, seed=args.seed),
+        **given(preset=args.preset, split=args.split, limit=args.limit, seed=args.seed, until=args.until),
     }
 
 

@@ -112,6 +112,8 @@ class EvalConfig:
     """Settings that differ from that protocol."""
     split: Literal["train", "validation", "test"] = "test"
     n: int = incidental(default=16)
+    until: float | None = incidental(default=None)
+    """Stop a task before n samples once the interval from sampling is within plus and minus this."""
     limit: int | None = incidental(default=None)
     problems: tuple[str, ...] | None = incidental(default=None)
     """Ask only these: ids, or numbers counted from 0. Every task must have some of them."""
@@ -130,6 +132,8 @@ class EvalConfig:
             raise ValueError("n must be at least 1")
         if self.limit is not None and self.limit < 1:
             raise ValueError("limit must be at least 1")
+        if self.until is not None and not 0 < self.until < 0.5:
+            raise ValueError("until is half the width of an interval of a rate: above 0 and below 0.5, such as 0.02")
         if not 0 <= self.max_ungraded <= 1:
             raise ValueError("max_ungraded is a share, from 0 to 1")
         if not self.tasks:

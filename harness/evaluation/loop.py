@@ -31,6 +31,7 @@ from harness.core.types import (
 )
 from harness.evaluation.config import EvalConfig, Plan
 from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
+from harness.evaluation.sequential import check_until, sample_until, sampling_estimate
 from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve
 from harness.runs.folder import RunReader, RunWriter, finishing
 from harness.runs.index import NO_COMPLETION, CompletionIndex, TaskResults
@@ -164,6 +165,7 @@ def checked_setup(config: EvalConfig, folder: Path, progress: Progress, label: s
     """Resolve an evaluation and raise now for everything that would fail later."""
     setup = replace(resolve(config, folder, progress), label=label)
     check(setup)
+    check_until(setup)
     return setup
 
 
@@ -214,6 +216,8 @@ def _evaluate_tasks(setup: EvalSetup, writer: RunWriter, progress: Progress) -> 
     for task in setup.tasks.values():
         graded = _evaluate_task(setup, task, writer, index, progress)
         estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
+        if setup.config.until is not None:
+            estimates[task.id] += sampling_estimate(graded, setup.config.until)
         everything += graded
     writer.write_metrics(estimates)
     return everything
@@ -224,13 +228,22 @@ def _evaluate_task(
 ) -> list[Graded[Any]]:
     results = TaskResults(writer, task.id, task.grader_name, with_ids=setup.config.store_ids, index=index)
     ids = {problem.id for problem in task.problems}
-    stored = {key for key in results.completions if key[0] in ids and key[1] < task.plan.n}
-    stopwatch = Stopwatch()
-    stream = generate_and_grade(task.problems, setup.engine, task.grader, task.plan, results, stopwatch)
-    graded = list(with_progress(stream, task.id, task.n_completions, stored, progress))
-    if stopwatch.n_completions:
-        writer.log(f"{task.id}: {stopwatch}")
-    return graded
+
+    def stored(n: int) -> set[tuple[str, int]]:
+        return {key for key in results.completions if key[0] in ids and key[1] < n}
+
+    def evaluated(plan: Plan) -> list[Graded[Any]]:
+        stopwatch, n_wanted = Stopwatch(), len(task.problems) * plan.n
+        stream = generate_and_grade(task.problems, setup.engine, task.grader, plan, results, stopwatch)
+        graded = list(with_progress(stream, task.id, n_wanted, stored(plan.n), progress))
+        if stopwatch.n_completions:
+            writer.log(f"{task.id}: {stopwatch}")
+        return graded
+
+    if setup.config.until is None:
+        return evaluated(task.plan)
+    n_stored = len(stored(task.plan.n)) // len(ids)
+    return sample_until(setup, task, n_stored, evaluated, progress)
 
 
 def _warn_of_other_code(setup: EvalSetup, writer: RunWriter, index: CompletionIndex, progress: Progress) -> None:

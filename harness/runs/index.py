@@ -144,6 +144,8 @@ class TaskResults:
         return stored
 
     def append_verdict(self, completion: Completion | StoredCompletion, verdict: Verdict) -> None:
+        if NO_COMPLETION not in verdict.details:
+            self.verdicts[completion.problem_id, completion.index] = verdict
         self._writer.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
 
 

@@ -282,7 +282,7 @@ def simulated(folder, rates, n, seed):
     return run_of(folder, {"sums": marks}, seed=seed, n=n)
 
 
-def test_a_plan_says_what_tells_two_runs_apart(tmp_path):
+def test_a_plan_gives_samples_and_problems(tmp_path):
     rates = np.random.default_rng(2).beta(2, 2, size=80)
     runs = [[simulated(tmp_path / f"{side}{i}", rates, 8, 10 * s + i) for i in range(1)] for s, side in enumerate("ab")]
     table = plan(*runs, difference=0.05, power=0.8)

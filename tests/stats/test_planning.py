@@ -42,14 +42,15 @@ def test_a_planned_comparison_has_its_power():
 
 def test_plans_are_the_smallest_that_suffice():
     seen = Components(between=0.02, samples=0.35, seeds=0.0002)
-    for power in (0.5, 0.8, 0.95):
+    for power in (0.5, 0.8, 0.9):
         for n_runs in (1, 3):
             m = seen.problems_needed(0.06, 4, n_runs, power)
             reached = [factor(power) * seen.error(problems, 4, n_runs) for problems in (m, m - 1)]
             assert reached[0] <= 0.06 < reached[1]
-            n = seen.samples_needed(0.06, 200, n_runs, power)
-            assert factor(power) * seen.error(200, n, n_runs) <= 0.06
-            assert n == 1 or factor(power) * seen.error(200, n - 1, n_runs) > 0.06
+            n = seen.samples_needed(0.08, 200, n_runs, power)
+            assert n is not None
+            assert factor(power) * seen.error(200, n, n_runs) <= 0.08
+            assert n == 1 or factor(power) * seen.error(200, n - 1, n_runs) > 0.08
 
 
 def test_what_no_number_of_problems_or_samples_finds_is_none():

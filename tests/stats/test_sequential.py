@@ -50,7 +50,7 @@ def test_looking_after_every_round_keeps_the_coverage():
 
 
 def test_plain_intervals_looked_at_after_every_round_would_not_cover():
-    """What the confidence sequence is for: 1.96 standard errors at every look miss far more often than 5%."""
+    """The reason for a confidence sequence: 1.96 standard errors at every look miss far more often than 5%."""
     rng = np.random.default_rng(1)
     misses = 0
     for _ in range(200):

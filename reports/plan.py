@@ -83,7 +83,7 @@ def _of_task(
         else f"no number of samples finds {difference:g}: more problems or runs are needed"
     )
     return rows, (
-        f"{paired.task}: with these {m} problems and {max(len(first), len(second))} runs a side {answer}. Variances: "
-        f"between problems {seen.between:.4f}, of one sample of both sides {seen.samples:.4f}, of seeds "
+        f"{paired.task}: with these {m} problems and {max(len(first), len(second))} run(s) a side, {answer}. "
+        f"Variances: between problems {seen.between:.4f}, of one sample of both sides {seen.samples:.4f}, of seeds "
         f"{seen.seeds:.6f}."
     )

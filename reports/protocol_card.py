@@ -44,7 +44,7 @@ def card(run: RunReader, task: str) -> dict[str, Cell]:
         "limit": _limit(config),
         "problem seed": config.problem_seed,
         **{key.replace("_", " "): _cell(sampling_setting(run, task, key)) for key in SAMPLING},
-        "samples a problem": config.n,
+        "samples a problem": config.n if config.until is None else f"up to {config.n}, until ±{config.until:g}",
         "grader": grader_of(run, task),
         "sandbox": sandbox_of(facts),
         "engine": str(config.engine) if config.engine is not None else None,

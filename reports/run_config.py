@@ -50,6 +50,7 @@ class RunConfig:
     deviations: Sequence[str]
     split: str | None
     n: int | None
+    until: float | None
     limit: int | None
     problems: Sequence[str]
     seed: int | None
@@ -83,6 +84,7 @@ def run_config(run: RunReader) -> RunConfig:
         deviations=config.get("deviations", []),
         split=config.get("split"),
         n=config.get("n"),
+        until=config.get("until"),
         limit=config.get("limit"),
         problems=config.get("problems", []),
         seed=config.get("seed"),

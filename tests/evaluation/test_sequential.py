@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness.cli import main
+from harness.reports.protocol_card import card
 from harness.runs.folder import RunReader
 
 COMMAND = ["--tasks", "countdown", "--limit", "24", "--max-tokens", "24", "--quiet"]
@@ -40,6 +41,7 @@ def test_an_evaluation_stops_once_sampling_is_narrow_enough(stopped):
     assert max(narrow["high"] - narrow["value"], narrow["value"] - narrow["low"]) <= 0.1
     assert "confidence sequence over samples, valid under stopping" in narrow["method"]
     assert RunReader.read(stopped).status == "done"
+    assert card(RunReader.read(stopped), "countdown")["samples a problem"] == "up to 64, until ±0.1"
 
 
 def test_a_stopped_evaluation_resumes_where_it_ended_and_goes_on_for_more(stopped):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from harness.stats.intervals import mean_interval
 from harness.stats.sequential import fewest_samples, least_margin, margin, next_look, sampling_error
 
 RATES = ((0.6, 0.9), (0.2, 1), (0.15, 1.35), (3, 1.5), (8, 2), (4, 4))
@@ -13,7 +14,11 @@ UNTIL = 0.02
 
 
 def followed(rng, rates, until, most):
-    """Return the samples used, the estimate, its margin, whether all looks covered, and the estimate of all samples."""
+    """Follow one run to its stop.
+
+    Return the samples used, the estimate, its margin, whether all looks covered, the estimate of all samples, and the
+    interval over problems at the stop.
+    """
     n_problems, right, n, always = len(rates), np.zeros(len(rates), int), 4, True
     outcomes = rng.random((most, n_problems)) < rates
     while True:
@@ -21,19 +26,23 @@ def followed(rng, rates, until, most):
         reached = margin(right.tolist(), [n] * n_problems, until)
         always &= abs(right.mean() / n - rates.mean()) <= reached
         if reached <= until or n >= most:
-            return n, right.mean() / n, reached, always, outcomes.mean()
+            over_problems = mean_interval((right / n).tolist())
+            return n, right.mean() / n, reached, always, outcomes.mean(), over_problems
         n = next_look(n, reached, until, most)
 
 
 def test_sequential_intervals_cover_at_every_look_and_save_samples():
     rng = np.random.default_rng(0)
     runs = [followed(rng, rng.beta(*RATES[i % 6], size=m), UNTIL, MOST) for m in (30, 100, 500) for i in range(90)]
-    assert np.mean([always for *_, always, _ in runs]) >= 0.93
+    assert np.mean([always for *_, always, _, _ in runs]) >= 0.93
     assert np.median([n for n, *_ in runs]) <= 0.6 * MOST
     # The decision: the estimate is known to the precision that was asked for.
-    agree = [abs(estimate - of_all) <= UNTIL for _, estimate, _, _, of_all in runs]
+    agree = [abs(estimate - of_all) <= UNTIL for _, estimate, _, _, of_all, _ in runs]
     assert np.mean(agree) >= 0.95
     assert all(reached <= UNTIL or n == MOST for n, _, reached, *_ in runs)
+    truths = [a / (a + b) for _ in (30, 100, 500) for a, b in (RATES[i % 6] for i in range(90))]
+    covered = [i.low <= truth <= i.high for (*_, i), truth in zip(runs, truths, strict=True)]
+    assert np.mean(covered) >= 0.93
 
 
 def test_looking_after_every_round_keeps_the_coverage():

@@ -138,6 +138,25 @@ def test_signal_sent_to_all_processes_of_a_job_changes_no_verdict(pool, number):
     assert (ended.status, ended.exit_code, ended.stdout) == ("exited", 0, b"done\n")
 
 
+def test_signals_are_handled_the_same_however_harness_was_started():
+    """A shell starts a program in the background with SIGINT ignored, and `nohup` with SIGHUP ignored."""
+    source = (
+        "import signal\n"
+        "print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGALRM, signal.SIGTERM, signal.SIGHUP)])"
+    )
+    script = (
+        "import signal\nfrom harness.core.types import Limits, Program\nfrom harness.sandbox import Pool, strongest\n"
+        f"for n in (2, 14, 1): signal.signal(n, signal.{{}})\npool = Pool(strongest()[0], 1)\n"
+        f"print(pool.run(Program({source!r}), b'', Limits(1, 3, 1 << 28)).stdout.decode())\npool.close()"
+    )
+    found = [
+        subprocess.run([sys.executable, "-c", script.format(how)], capture_output=True, text=True, timeout=60).stdout
+        for how in ("SIG_DFL", "SIG_IGN")
+    ]
+    assert found[0] == found[1]
+    assert "default_int_handler" in found[0]
+
+
 @BY_LEVEL
 @pytest.mark.parametrize("way", ["os.kill(os.getpid(), 9)", "signal.pthread_kill(threading.get_ident(), 9)"])
 def test_program_that_kills_itself_is_a_runtime_error(pool, way):
@@ -147,8 +166,8 @@ def test_program_that_kills_itself_is_a_runtime_error(pool, way):
 
 @pytest.mark.parametrize("level", [strongest()[0]], ids=lambda level: level.title)
 def test_program_can_not_let_the_kernel_kill_it_at_a_limit_of_its_own(pool):
-    limits = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))"
-    outcome = _outcome(pool, f"{limits}\nassert resource.getrlimit(resource.RLIMIT_CPU)[0] > 1\nwhile True: pass", 1.3)
+    limits = "import ctypes\nctypes.CDLL(None).setrlimit(0, (ctypes.c_ulong * 2)(1, 1))"
+    outcome = _outcome(pool, f"{limits}\nwhile True: pass", 1.3)
     assert (outcome.code, outcome.cause) == ("TLE", "cpu")
 
 

@@ -57,7 +57,6 @@ _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_NUMBERS = 0x40000000  # the x32 interface shares x86-64's architecture constant
 
 _ALLOW, _KILL, _EPERM, _ENOENT, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050002, 0x00050026
-_NOTHING = 0x00050000  # success without any effect
 _SIGKILL, _RLIMIT_CPU = 9, 0
 _CLONE_THREAD = 0x10000
 _PRCTL_NAMES = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA
@@ -118,7 +117,7 @@ def _conditions(*, may_open: bool) -> Mapping[str, Code]:
         "clone": [_load_argument(0), _any_bit(_CLONE_THREAD, 0, 1), _ret(_ALLOW), _ret(_EPERM)],
         "tgkill": _to_itself(signal_argument=2),
         "kill": _to_itself(signal_argument=1),
-        "setrlimit": [_load_argument(0), _equal(_RLIMIT_CPU, 0, 1), _ret(_NOTHING), _ret(_ALLOW)],
+        "setrlimit": [_load_argument(0), _equal(_RLIMIT_CPU, 0, 1), _ret(_EPERM), _ret(_ALLOW)],
         "prlimit64": _own_limits(),
         "prctl": _one_of(0, _PRCTL_NAMES),
         "ioctl": _one_of(1, _IOCTLS),
@@ -139,10 +138,10 @@ def _to_itself(signal_argument: int) -> Code:
 
 
 def _own_limits() -> Code:
-    """Allow own limits; a new one of CPU time is ignored: the kernel would end the program with SIGKILL."""
+    """Allow own limits, except a new one of CPU time: at that the kernel ends a program with SIGKILL."""
     own = [_load_argument(0), _equal(0, 1, 0), _ret(_EPERM)]
     is_cpu = [_load_argument(1), _equal(_RLIMIT_CPU, 1, 0), _ret(_ALLOW)]
-    is_new = [_load_argument(2), _equal(0, 0, 2), _load(16 + 8 * 2 + 4), _equal(0, 1, 0), _ret(_NOTHING)]
+    is_new = [_load_argument(2), _equal(0, 0, 2), _load(16 + 8 * 2 + 4), _equal(0, 1, 0), _ret(_EPERM)]
     return [*own, *is_cpu, *is_new, _ret(_ALLOW)]
 
 

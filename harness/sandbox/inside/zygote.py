@@ -122,11 +122,7 @@ class _Worker:
             landlock=_ruleset(level, folders, self.scratch, executable),
             owns_namespace=self._own_namespace is not None,
         )
-        # Python ignores these two signals, and programs would swallow the exceptions.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        for number in _SENT_TO_ALL:
-            signal.signal(number, signal.SIG_IGN)
+        _set_signals()
         self._ready = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         lockdown.limit_worker()
         _prepare_interpreter()
@@ -291,6 +287,13 @@ def _ruleset(level: str, folders: Sequence[str], room: tmpdir.Scratch | None, ex
     # In a jail, mount the folder around it: its content changes, and the folder itself is read-only.
     writable = None if room is None else tmpdir.HOLDER if level == "namespaces" else room.path
     return os.dup2(landlock.ruleset(landlock.readable(folders), writable, executable), lockdown.LANDLOCK_FD)
+
+
+def _set_signals() -> None:
+    """Set what signals do, whatever the caller ignores. Python would ignore SIGPIPE and SIGXFSZ."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN if number in _SENT_TO_ALL else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _prepare_interpreter() -> None:

@@ -60,10 +60,13 @@ def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memor
 
     A run that does not fit into memory by the estimate of `--dry-run` is refused too, unless `ignore_memory` is set.
     """
-    setup = build_setup(config, folder)
+    with progress.working(f"reading the task {config.task.id}"):
+        setup = build_setup(config, folder)
     if config.rollouts.only:
         return collect(setup, folder, progress)
-    dry_run(config, setup).check(progress, ignore_memory=ignore_memory)
+    with progress.working(f"estimating the memory of {config.model.path}"):
+        estimate = dry_run(config, setup)
+    estimate.check(progress, ignore_memory=ignore_memory)
     for line in setup.warnings:
         progress.warn(line)
     data = _data_facts(setup, progress)
@@ -73,16 +76,17 @@ def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memor
     identity = RunIdentity.of("train", config, seeds={"run": config.seed}, data=facts)
     RunWriter.check(folder, identity)
     trackers = make_trackers(config.track, folder, configs.to_tree(config))  # loading the model may take minutes
-    tokenizer = load_tokenizer(setup.base)
-    policy, reference = load_policies(
-        config, setup.base, setup.newest, setup.temperature, with_reference=setup.with_reference
-    )
+    with progress.working(f"loading {config.model.path}"):
+        tokenizer = load_tokenizer(setup.base)
+        policy, reference = load_policies(
+            config, setup.base, setup.newest, setup.temperature, with_reference=setup.with_reference
+        )
     check_prompts(setup.task, setup.base, tokenizer, policy.module, _n_sampled(setup))
     setup.objective.prepare(policy.shape, derive(config.seed, "objective"))
     saved_facts = rollout_facts(config, setup.task, data, tokenizer, policy.tensors())
     if setup.saved is not None:
         refuse_other_rollouts(setup.saved, saved_facts, is_begun=setup.newest is not None)
-    with _opened(setup, policy.module, tokenizer) as engine_closing:
+    with _opened(setup, policy.module, tokenizer, progress) as engine_closing:
         store = RunWriter.open(folder, identity)
         with finishing(store), explain_out_of_memory(), engine_closing.pop_all() as closing:
             if Checkpoints(folder, config.checkpoint.keep).newest() != setup.newest:
@@ -109,11 +113,12 @@ def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memor
 
 
 @contextlib.contextmanager
-def _opened(setup: TrainSetup, module: Any, tokenizer: Any) -> Iterator[contextlib.ExitStack]:
+def _opened(setup: TrainSetup, module: Any, tokenizer: Any, progress: Progress) -> Iterator[contextlib.ExitStack]:
     """Open the engine, where anything is sampled; what is yielded closes it, whatever happens next."""
     with contextlib.ExitStack() as closing:
         if setup.needs_engine:
-            setup.engine.open(dataclasses.replace(setup.sampling_source, module=module, tokenizer=tokenizer))
+            with progress.working(f"starting the engine {setup.config.engine.id}"):
+                setup.engine.open(dataclasses.replace(setup.sampling_source, module=module, tokenizer=tokenizer))
             closing.callback(setup.engine.close)
         yield closing
 
@@ -137,7 +142,8 @@ def _data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
     """Return what the run record keeps of the task and its grader. Unknown data are warned of, or refused."""
     config = setup.config
     grader = grader_name(setup.task, config.grader)
-    return task_facts(setup.task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
+    with progress.working(f"reading the data of {config.task.id}"):
+        return task_facts(setup.task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
 
 
 def _evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) -> None:
@@ -180,10 +186,11 @@ def collect(setup: TrainSetup, folder: Path, progress: Progress) -> RunReader:
     facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
     identity = RunIdentity.of("rollouts", config, seeds={"run": config.seed}, data=facts)
     RunWriter.check(folder, identity)  # loading a large model takes minutes
-    tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
+    with progress.working(f"loading {config.model.path}"):
+        tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
     check_prompts(task, setup.base, tokenizer, module, _n_sampled(setup))
     saved_facts = rollout_facts(config, task, data, tokenizer, module.state_dict().items())
-    with _opened(setup, module, tokenizer) as engine_closing:
+    with _opened(setup, module, tokenizer, progress) as engine_closing:
         setup.engine.load_weights(module.state_dict().items(), version=0)
         store = RunWriter.open(folder, identity)
         with finishing(store), engine_closing.pop_all() as closing:

@@ -45,18 +45,19 @@ def run(args: Arguments) -> int:
     # Imported here because they load torch, which `harness train --help` and a misspelt config can do without.
     path = find_config(args.config)
     settings = merge(read_toml(path), _settings(args))
-    from harness.trainers.config import TrainConfig
+    progress = Progress(quiet=args.quiet)
+    with progress.working("loading torch"):
+        from harness.trainers.config import TrainConfig
+        from harness.trainers.train import train
 
     config = parse(TrainConfig, settings)
     folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
-    progress = Progress(quiet=args.quiet)
-    from harness.trainers.train import train
-
     if args.dry_run:
         from harness.trainers.dry_run import dry_run
         from harness.trainers.setup import build_setup
 
-        estimate = dry_run(config, build_setup(config, folder))
+        with progress.working(f"reading the task {config.task.id}"):
+            estimate = dry_run(config, build_setup(config, folder))
         print_config(args, config, folder, asdict(estimate), estimate.lines())
         estimate.check(progress, ignore_memory=args.ignore_memory)
         return DONE

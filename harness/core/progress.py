@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 LIVE_EVERY_S = 0.1
 LINE_EVERY_S = 15.0
+WORKING_LIVE_EVERY_S, WORKING_LINE_EVERY_S = 0.5, 4.0
+"""Between reports of work that has no count. Nobody waits for more than 5 s without one."""
 UNKNOWN_COLUMNS = 80
 
 
@@ -22,6 +26,7 @@ class Progress:
         self._is_live = self._stream.isatty()
         self._width = 0
         self._warned: set[str] = set()
+        self._lock = threading.Lock()
         self.label = ""
         """Printed before every title, to tell several evaluations apart."""
         self.begin("", 0)
@@ -40,6 +45,27 @@ class Progress:
 
     def end(self) -> None:
         self._show("\n")
+
+    @contextlib.contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Report work without a count, such as loading a model, again and again while it lasts."""
+        done, began_s = threading.Event(), time.monotonic()
+        every_s, end = (WORKING_LIVE_EVERY_S, "\r") if self._is_live else (WORKING_LINE_EVERY_S, "\n")
+
+        def report() -> None:
+            while not done.wait(every_s):
+                self._write(f"{self.label}{text} ... {_duration(time.monotonic() - began_s)}", end)
+
+        reporter = threading.Thread(target=report, daemon=True)
+        if not self._quiet:
+            reporter.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if not self._quiet:
+                reporter.join()
+                self._clear_live_line()
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
@@ -66,13 +92,18 @@ class Progress:
         of_total = f"/{self._total}" if self._total else ""
         return f"{self.label}{self._title} {self._done}{of_total}  {_rate(rate)}{left}{figures}"
 
+    def _clear_live_line(self) -> None:
+        if self._is_live and self._width > 0:
+            self._write("", "\r")
+
     def _write(self, text: str, end: str) -> None:
         if end == "\r":  # a line that wraps can't be overwritten
             text = text[: self._columns() - 1]
-        padding = " " * max(0, self._width - len(text)) if self._is_live else ""
-        self._width = len(text) if end == "\r" else 0
-        self._stream.write(text + padding + end)
-        self._stream.flush()
+        with self._lock:
+            padding = " " * max(0, self._width - len(text)) if self._is_live else ""
+            self._width = len(text) if end == "\r" else 0
+            self._stream.write(text + padding + end)
+            self._stream.flush()
 
     def _columns(self) -> int:
         try:

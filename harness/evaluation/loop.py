@@ -163,16 +163,18 @@ def evaluate(config: EvalConfig, folder: Path, progress: Progress) -> RunReader:
 
 def checked_setup(config: EvalConfig, folder: Path, progress: Progress, label: str = "") -> EvalSetup:
     """Resolve an evaluation and raise now for everything that would fail later."""
-    setup = replace(resolve(config, folder, progress), label=label)
-    check(setup)
-    check_until(setup)
+    with progress.working(f"reading the problems of {', '.join(chosen.id for chosen in config.tasks)}"):
+        setup = replace(resolve(config, folder, progress), label=label)
+        check(setup)
+        check_until(setup)
     return setup
 
 
 def evaluate_all(setups: Sequence[EvalSetup], progress: Progress) -> Iterator[Evaluation]:
     """Run evaluations of one model, which is loaded once."""
-    engine, source = setups[0].engine, setups[0].source
-    engine.open(source)
+    engine, source, config = setups[0].engine, setups[0].source, setups[0].config
+    with progress.working(f"loading {config.model.path} with the engine {config.engine.id}"):
+        engine.open(source)
     try:
         for setup in setups:
             yield evaluate_opened(replace(setup, engine=engine, source=source), progress)
@@ -298,8 +300,11 @@ def with_progress(
     """Yield the same items and print their number, the share solved, and a warning if completions are empty."""
     progress.begin(f"eval {task}", n_wanted, len(stored))
     n_correct = n_graded = n_empty = n_seen = 0
+    items = iter(graded)
     try:
-        for item in graded:
+        with progress.working(f"eval {task}: the first completion"):  # an engine may compile before it
+            first = list(itertools.islice(items, 1))
+        for item in itertools.chain(first, items):
             n_graded += item.verdict.outcome != "ungraded"
             n_correct += item.verdict.outcome == "correct"
             n_seen += 1

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import time
 
 import pytest
 
@@ -184,3 +185,60 @@ def test_durations_are_rounded_for_people(clock, seconds, text):
     advance(progress, clock, 1, elapsed_s=seconds)
     progress.end()
     assert f"{text} left" in stream.getvalue()
+
+
+# --- work without a count ---------------------------------------------------------------------------------------
+
+
+def wait_for(condition):
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_work_without_a_count_is_reported_at_least_every_five_seconds():
+    assert module.WORKING_LINE_EVERY_S < 5 and module.WORKING_LIVE_EVERY_S < 5
+
+
+def test_work_is_reported_in_lines_while_it_lasts(monkeypatch):
+    monkeypatch.setattr(module, "WORKING_LINE_EVERY_S", 0.01)
+    stream = io.StringIO()
+    with Progress(stream=stream).working("loading tiny"):
+        wait_for(lambda: stream.getvalue().count("\n") >= 2)
+    printed = stream.getvalue()
+    assert set(printed.splitlines()) == {"loading tiny ... 0s"}
+    time.sleep(0.05)
+    assert stream.getvalue() == printed
+
+
+def test_live_line_of_work_is_cleared_when_it_ends(monkeypatch):
+    monkeypatch.setattr(module, "WORKING_LIVE_EVERY_S", 0.01)
+    stream = Terminal()
+    progress = Progress(stream=stream)
+    with progress.working("loading tiny"):
+        wait_for(lambda: "loading tiny ... 0s" in stream.getvalue())
+        assert stream.screen() == ["loading tiny ... 0s"]
+    assert stream.screen() == [""]
+    progress.say("done")
+    assert stream.screen() == ["done", ""]
+
+
+def test_quick_work_and_quiet_work_print_nothing(monkeypatch):
+    stream = io.StringIO()
+    with Progress(stream=stream).working("loading tiny"):
+        pass
+    monkeypatch.setattr(module, "WORKING_LINE_EVERY_S", 0.01)
+    with Progress(stream=stream, quiet=True).working("loading tiny"):
+        time.sleep(0.05)
+    assert stream.getvalue() == ""
+
+
+def test_error_in_reported_work_passes_and_ends_the_report(monkeypatch):
+    monkeypatch.setattr(module, "WORKING_LINE_EVERY_S", 0.01)
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="no"), Progress(stream=stream).working("loading tiny"):
+        raise ValueError("no")
+    printed = stream.getvalue()
+    time.sleep(0.05)
+    assert stream.getvalue() == printed

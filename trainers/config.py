@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from harness.core.config import PluginChoice, incidental, plugin
+from harness.core.types import Bounds, MaxTokens, Temperature
 from harness.evaluation.config import ModelConfig, SamplingConfig
 from harness.trainers.functional import KlEstimator, Reduction
 
 Precision = Literal["float32", "bfloat16"]
+OffAtZero = Annotated[int, Bounds(ge=0), "0 is off"]
+Beta = Annotated[float, Bounds(ge=0, lt=1)]
 DEFAULT_HORIZON = 10_000
+CHECKPOINTS_OF_A_RUN = 10
 
 
 def _has_changes(settings: Any, but: str = "") -> bool:
@@ -23,13 +28,13 @@ def _has_changes(settings: Any, but: str = "") -> bool:
 class LoopConfig:
     """The batch sizes, and how a step is computed. `steps` may grow on resuming."""
 
-    steps: int = incidental()
+    steps: Annotated[int, Bounds(ge=1), "such as 160"] = incidental()
     """Rounds of sampling, each with minibatches_per_step x epochs optimiser updates."""
-    prompts_per_step: int
-    samples_per_prompt: int
-    minibatches_per_step: int = 1
-    epochs: int = 1
-    tokens_per_microbatch: int = incidental(default=2048)
+    prompts_per_step: Annotated[int, Bounds(ge=1), "such as 16"]
+    samples_per_prompt: Annotated[int, Bounds(ge=1), "such as 8"]
+    minibatches_per_step: Annotated[int, Bounds(ge=1), "1 is one update a step"] = 1
+    epochs: Annotated[int, Bounds(ge=1), "1 learns from each completion once"] = 1
+    tokens_per_microbatch: Annotated[int, Bounds(ge=1), "such as 2048"] = incidental(default=2048)
     """Padded tokens in one forward and backward pass. Results depend on it by rounding only."""
     logp_old: Literal["auto", "engine", "recompute", "live"] = "auto"
     """Where the old log-probs come from: the engine; `recompute`, a pass of the policy before the updates; or `live`,
@@ -45,10 +50,6 @@ class LoopConfig:
     """torch.compile for the layers in training. Sampling in this process is not compiled."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "prompts_per_step", "samples_per_prompt", "minibatches_per_step", "epochs")
-        for name in (*counts, "tokens_per_microbatch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
         if self.minibatches_per_step > self.prompts_per_step:
             raise ValueError("minibatches_per_step can't exceed prompts_per_step: groups are not split")
 
@@ -57,30 +58,26 @@ class LoopConfig:
 class OptimizerConfig:
     """AdamW on the policy. Parameters of the objective share everything but learning rate and weight decay."""
 
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: Annotated[float, Bounds(gt=0), "such as 1e-6"]
+    betas: Annotated[tuple[Beta, Beta], "such as [0.9, 0.999]"] = (0.9, 0.999)
+    eps: Annotated[float, Bounds(gt=0), "such as 1e-8"] = 1e-8
+    weight_decay: Annotated[float, Bounds(ge=0), "0 is off, 0.1 is common"] = 0.0
     decay_vectors: bool = False
     """Apply weight decay to biases, norms and other vectors as well, as verl does and transformers does not."""
-    warmup_steps: int = 0
+    warmup_steps: OffAtZero = 0
     warmup_from_zero: bool = False
     """Start the warm-up at 0, as verl does: the rate of step s is (s - 1) / warmup_steps of the whole, and the first
     step does not move the weights. Otherwise it is s / (warmup_steps + 1)."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     decay_steps: int | None = None
     """The step at which a cosine or linear schedule ends, at `final_lr_fraction` of the learning rate."""
-    final_lr_fraction: float = 0.0
-    grad_clip: float = 1.0
+    final_lr_fraction: Annotated[float, Bounds(ge=0), "0 decays to nothing"] = 0.0
+    grad_clip: Annotated[float, Bounds(ge=0), "1 is common, 0 is off"] = 1.0
     """The largest norm of the gradient; 0 is off."""
     on_non_finite: Literal["stop", "skip"] = incidental(default="stop")
     """Stop the run or skip the update when a gradient is not finite. A step with all updates skipped stops the run."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("lr and eps must be above 0, and betas in [0, 1)")
-        if min(self.weight_decay, self.warmup_steps, self.grad_clip, self.final_lr_fraction) < 0:
-            raise ValueError("weight_decay, warmup_steps, grad_clip and final_lr_fraction must not be negative")
         if self.warmup_from_zero and self.warmup_steps == 0:
             raise ValueError("warmup_from_zero needs warmup_steps above 0")
         if self.decay_vectors and self.weight_decay == 0:
@@ -111,28 +108,22 @@ class RolloutsConfig:
 class DynamicSamplingConfig:
     """Replacement of groups whose rewards are all equal (DAPO, arXiv 2503.14476)."""
 
-    max_extra_rounds: int = 0
+    max_extra_rounds: OffAtZero = 0
     """The most rounds of replacement in a step; 0 is off. Groups that are still missing are left out."""
-
-    def __post_init__(self) -> None:
-        if self.max_extra_rounds < 0:
-            raise ValueError("max_extra_rounds must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongConfig:
     """The penalty on completions near the token limit, and the masking of truncated ones."""
 
-    buffer_tokens: int = 0
+    buffer_tokens: OffAtZero = 0
     """Tokens before the limit over which the penalty grows linearly; 0 is off."""
-    penalty: float = 1.0
+    penalty: Annotated[float, Bounds(ge=0), "such as 0.5"] = 1.0
     """The penalty at the limit. DAPO's 1 is for rewards of -1 and 1; for 0 and 1 it is 0.5."""
     mask_truncated: bool = False
     """Leave truncated completions out of the loss. They still count in the statistics of their group."""
 
     def __post_init__(self) -> None:
-        if min(self.buffer_tokens, self.penalty) < 0:
-            raise ValueError("buffer_tokens and penalty must not be negative")
         if self.buffer_tokens == 0 and _has_changes(self, but="mask_truncated"):
             raise ValueError("a penalty needs buffer_tokens above 0")
 
@@ -165,15 +156,13 @@ class KlConfig:
     ratio_weighted: bool = False
     """Multiply the KL in the loss by policy / old policy, which makes k1 and k3 right in value and gradient."""
     reduction: Reduction = "token_mean"
-    target: float | None = None
+    target: Annotated[float, Bounds(gt=0), "such as 0.01"] | None = None
     """The KL in nats per token that an adaptive coefficient aims at; without one the coefficient is fixed."""
-    horizon: int = DEFAULT_HORIZON
+    horizon: Annotated[int, Bounds(ge=1), "such as 10000"] = DEFAULT_HORIZON
     """The time constant of the KL controller, in completions. A step changes the coefficient by at most 20 % x
     completions / horizon."""
 
     def __post_init__(self) -> None:
-        if (self.target is not None and self.target <= 0) or self.horizon < 1:
-            raise ValueError("target must be above 0, and horizon at least 1")
         if self.target is None and self.horizon != DEFAULT_HORIZON:
             raise ValueError("kl.horizon has no effect without kl.target")
         if self.place != "off" and self.coefficient <= 0:
@@ -193,9 +182,9 @@ class KlConfig:
 class ReferenceConfig:
     """Resets of the reference to the policy. Without any, the reference is the model that training started with."""
 
-    reset_every_steps: int = 0
+    reset_every_steps: OffAtZero = 0
     """Reset after every so many steps; 0 is never."""
-    reset_on_stall_steps: int = 0
+    reset_on_stall_steps: OffAtZero = 0
     """Reset when the mean reward of the last so many steps is not above that of as many before; 0 is never."""
     stall_margin: float = 0.0
     """How far above it has to be."""
@@ -203,8 +192,6 @@ class ReferenceConfig:
     """Clear the moments of the optimiser at a reset, those of the objective's parameters included."""
 
     def __post_init__(self) -> None:
-        if min(self.reset_every_steps, self.reset_on_stall_steps) < 0:
-            raise ValueError("reset_every_steps and reset_on_stall_steps must not be negative")
         if self.reset_optimizer and not self.is_ever_reset:
             raise ValueError("reset_optimizer needs reset_every_steps or reset_on_stall_steps")
         if self.stall_margin != 0 and self.reset_on_stall_steps == 0:
@@ -220,14 +207,12 @@ class EngineCorrectionConfig:
     """Truncated importance sampling for the mismatch between the engine and the policy, and its largest value."""
 
     level: Literal["off", "token", "sequence"] = "off"
-    cap: float = 2.0
-    max_gap: float | None = incidental(default=None)
+    cap: Annotated[float, Bounds(gt=0), "such as 2"] = 2.0
+    max_gap: Annotated[float, Bounds(gt=0), "such as 0.01"] | None = incidental(default=None)
     """The largest mean over tokens of |log-prob of the engine - log-prob of the policy|; above it the run stops.
     None is 1e-4 for an engine that computes as the trainer does, 1e-3 for others in float32, and 0.1 in bfloat16."""
 
     def __post_init__(self) -> None:
-        if self.cap <= 0 or (self.max_gap is not None and self.max_gap <= 0):
-            raise ValueError("cap and max_gap must be above 0")
         if self.level == "off" and _has_changes(self, but="max_gap"):
             raise ValueError("a cap needs a level other than 'off'")
 
@@ -236,64 +221,59 @@ class EngineCorrectionConfig:
 class LoraConfig:
     """Low-rank adapters on a frozen base model: the policy is W + alpha / rank * B A, the reference is W."""
 
-    rank: int = 0
+    rank: Annotated[int, Bounds(ge=0), "0 is off, 16 is common"] = 0
     """The rank of the adapters; 0 is off, and all weights are trained."""
-    alpha: float = 32.0
+    alpha: Annotated[float, Bounds(gt=0), "such as 32"] = 32.0
     target_modules: tuple[str, ...] = ()
     """Names of the adapted layers, such as ["q_proj", "v_proj"]; empty is every linear layer but the output."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha <= 0:
-            raise ValueError("alpha must be above 0 and rank not negative")
         if self.rank == 0 and _has_changes(self):
             raise ValueError("the adapters have settings and rank = 0, which is off; set a rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """How often checkpoints are saved. With 1, a kill loses at most one step; large models need fewer."""
+    """How often checkpoints are saved, and how many stay. There is always one after the last step."""
 
-    every_steps: int = 1
-    keep: int = 2
+    every_steps: Annotated[int, Bounds(ge=1), "such as 10"] | None = None
+    """Steps between two checkpoints; a kill loses the steps since the last one. Unset: a tenth of the run's steps, so
+    that a run saves about ten checkpoints."""
+    keep: Annotated[int, Bounds(ge=1), "such as 2"] = 2
+    """The newest so many stay, and the others are deleted."""
 
-    def __post_init__(self) -> None:
-        if self.every_steps < 1 or self.keep < 1:
-            raise ValueError("every_steps and keep must be at least 1")
+    def interval(self, n_steps: int) -> int:
+        """Return the number of steps between two checkpoints of a run of `n_steps`."""
+        return self.every_steps if self.every_steps is not None else math.ceil(n_steps / CHECKPOINTS_OF_A_RUN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutConfig:
     """Evaluation during training, on problems that are never trained on."""
 
-    every_steps: int = 0
+    every_steps: OffAtZero = 0
     """Evaluate after every so many steps; 0 is never."""
     tasks: tuple[PluginChoice, ...] = plugin("tasks", otherwise=())
     """The tasks to evaluate; empty is the task that is trained on."""
     split: Literal["validation", "test"] = "validation"
-    limit: int = 96
-    n: int = 16
-    temperature: float | None = None
-    max_tokens: int | None = None
+    limit: Annotated[int, Bounds(ge=1), "such as 96"] = 96
+    n: Annotated[int, Bounds(ge=1), "such as 16"] = 16
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
 
     def __post_init__(self) -> None:
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
             raise ValueError("tasks names a task twice")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
-        if min(self.n, self.limit) < 1 or self.every_steps < 0:
-            raise ValueError("n and limit must be at least 1, and every_steps not negative")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError("temperature must not be negative (0 is greedy)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarningsConfig:
     """Thresholds of the warnings that a run is collapsing. Each metric is a mean over a window."""
 
-    window_steps: int = 10
-    entropy_share: float = 0.3
+    window_steps: Annotated[int, Bounds(ge=1), "such as 10"] = 10
+    entropy_share: Annotated[float, Bounds(ge=0), "0 is off"] = 0.3
     """Warn when the entropy is below this share of its value in the first window; 0 is off."""
-    distinct_share: float = 0.5
+    distinct_share: Annotated[float, Bounds(ge=0), "0 is off"] = 0.5
     """Warn when a solved problem has fewer different right answers than this share of the first window's; 0 is off."""
     equal_groups: float = 0.05
     """Warn when at most this share of the groups has different rewards; -1 is off."""
@@ -302,15 +282,9 @@ class WarningsConfig:
     clipped: float = 0.5
     """Warn when at least this share of the importance ratios is beyond its bound; 2 is off. The weights of whole
     completions (`flowrl`, `gflowrl`) do not count: over many tokens most of them are, by design."""
-    reward_nats: float = 50.0
+    reward_nats: Annotated[float, Bounds(ge=0), "0 is off"] = 50.0
     """Warn when a completion's reward counts at least so many nats against its probability under the reference, so that
     a balance loss (`flowrl`) is a reward maximiser; 0 is off."""
-
-    def __post_init__(self) -> None:
-        if self.window_steps < 1:
-            raise ValueError("window_steps must be at least 1")
-        if min(self.entropy_share, self.distinct_share, self.reward_nats) < 0:
-            raise ValueError("entropy_share, distinct_share and reward_nats must not be negative (0 is off)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ the bit where the arithmetic does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -64,8 +65,11 @@ class Trainer:
             self.evaluate_held_out()  # a kill may have come between that checkpoint and its evaluation
         self.source.start(position.n_problems_drawn)
         self.progress.begin("train", config.loop.steps, position.step)
-        for step in range(position.step + 1, config.loop.steps + 1):
-            row, n_drawn = self._step(step, learner)
+        first = position.step + 1
+        for step in range(first, config.loop.steps + 1):
+            # The first step of a process may compile, and there is no rate to print yet.
+            with self.progress.working(f"step {step}") if step == first else contextlib.nullcontext():
+                row, n_drawn = self._step(step, learner)
             position = Position(step, position.n_problems_drawn + n_drawn)
             self._record(row, diagnostics)
             if self._should_checkpoint(step):
@@ -147,9 +151,9 @@ class Trainer:
         self.progress.advance(figures=shown(row))
 
     def _should_checkpoint(self, step: int) -> bool:
-        config = self.setup.config
-        is_last = step == config.loop.steps
-        return is_last or step % config.checkpoint.every_steps == 0 or self._should_evaluate(step)
+        n_steps = self.setup.config.loop.steps
+        is_due = step % self.setup.config.checkpoint.interval(n_steps) == 0
+        return is_due or step == n_steps or self._should_evaluate(step)
 
     def _should_evaluate(self, step: int) -> bool:
         every = self.setup.config.held_out.every_steps

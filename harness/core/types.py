@@ -63,12 +63,18 @@ class Bounds:
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
+    lt: float | None = None
 
     def __iter__(self) -> Iterator[Any]:
         import annotated_types
 
-        kinds = {"ge": annotated_types.Ge, "gt": annotated_types.Gt, "le": annotated_types.Le}
+        kinds = {"ge": annotated_types.Ge, "gt": annotated_types.Gt, "le": annotated_types.Le, "lt": annotated_types.Lt}
         return (kind(bound) for name, kind in kinds.items() if (bound := getattr(self, name)) is not None)
+
+    def __str__(self) -> str:
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        bounds = ((word, getattr(self, name)) for name, word in words.items())
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
 MaxTokens = Annotated[int, Bounds(ge=1)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from harness.core import registry
 from harness.core.config import PluginChoice, incidental, plugin, sections
 from harness.core.errors import ConfigError
 from harness.core.protocols import ModelSource, Task
 from harness.core.seeds import derive_each
-from harness.core.types import MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
+from harness.core.types import Bounds, MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
 from harness.models.loading import resolve
 
 DEFAULT_METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
@@ -111,15 +111,15 @@ class EvalConfig:
     deviations: tuple[str, ...] = incidental(default=())
     """Settings that differ from that protocol."""
     split: Literal["train", "validation", "test"] = "test"
-    n: int = incidental(default=16)
+    n: Annotated[int, Bounds(ge=1), "such as 16"] = incidental(default=16)
     until: float | None = incidental(default=None)
     """Stop a task before n samples once the interval from sampling is within plus and minus this."""
-    limit: int | None = incidental(default=None)
+    limit: Annotated[int, Bounds(ge=1), "such as 100"] | None = incidental(default=None)
     problems: tuple[str, ...] | None = incidental(default=None)
     """Ask only these: ids, or numbers counted from 0. Every task must have some of them."""
     seed: int = 0
     problem_seed: int = 0
-    max_ungraded: float = incidental(default=0.01)
+    max_ungraded: Annotated[float, Bounds(ge=0, le=1), "a share, such as 0.01"] = incidental(default=0.01)
     """Share of ungraded completions above which the command ends with exit code 3."""
     strict_data: bool = incidental(default=False)
     """Refuse data whose fingerprint is not the stored one, instead of printing a warning."""
@@ -128,14 +128,8 @@ class EvalConfig:
     metrics: tuple[PluginChoice, ...] = plugin("metrics", default=list(DEFAULT_METRICS), is_incidental=True)
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("n must be at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("limit must be at least 1")
         if self.until is not None and not 0 < self.until < 0.5:
             raise ValueError("until is half the width of an interval of a rate: above 0 and below 0.5, such as 0.02")
-        if not 0 <= self.max_ungraded <= 1:
-            raise ValueError("max_ungraded is a share, from 0 to 1")
         if not self.tasks:
             raise ValueError("tasks must name at least one task")
         for chosen in self.metrics:

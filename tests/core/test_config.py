@@ -253,9 +253,17 @@ def test_a_task_named_twice_is_refused_rather_than_dropped():
     assert "twice" in refusal(EvalConfig, {**MINIMAL, "tasks": twice})
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_of_ungraded_is_between_0_and_1(share):
-    assert "max_ungraded" in refusal(EvalConfig, {**MINIMAL, "max_ungraded": share})
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("max_ungraded", -0.1, "at least 0 (a share, such as 0.01)"),
+        ("max_ungraded", 1.1, "at most 1 (a share, such as 0.01)"),
+        ("n", 0, "at least 1 (such as 16)"),
+        ("limit", 0, "at least 1 (such as 100)"),
+    ],
+)
+def test_a_number_of_an_evaluation_out_of_range_names_the_bound_and_a_good_value(key, value, bound):
+    assert refusal(EvalConfig, {**MINIMAL, key: value}) == f"{key!r} must be {bound}, not {value!r}"
 
 
 # --- files ------------------------------------------------------------------------------------------------------

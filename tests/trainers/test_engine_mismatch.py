@@ -121,7 +121,7 @@ def test_the_mismatch_bound_is_set_or_follows_from_the_precision(
 
 
 def test_a_mismatch_bound_is_above_zero() -> None:
-    with pytest.raises(ConfigError, match="max_gap must be above 0"):
+    with pytest.raises(ConfigError, match="max_gap' must be above 0"):
         recipe("countdown-grpo", engine_correction={"max_gap": 0.0})
 
 

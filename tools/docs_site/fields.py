@@ -16,6 +16,7 @@ from typing import Any
 
 from docs_site.markdown import code, toml_value
 from harness.core import config as configs
+from harness.core.types import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def _values(field: dataclasses.Field[Any], hint: Any) -> str:
 def _type(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _type(arguments[0])
+        bounds = [str(note) for note in hint.__metadata__ if isinstance(note, Bounds)]
+        return ", ".join([_type(arguments[0]), *bounds])
     if origin is typing.Literal:
         return ", ".join(code(toml_value(value)) for value in arguments)
     if origin in (types.UnionType, typing.Union):

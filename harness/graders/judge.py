@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import cast
 
 from harness.core.config import PluginChoice, incidental, parse_plugin, plugin, to_tree
-from harness.core.errors import ConfigError, DiskError, EngineError, HarnessError, RunFolderError
+from harness.core.errors import ConfigError, EngineError, HarnessError
 from harness.core.protocols import Engine, Grader, ModelSource
 from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
 from harness.graders.math.extraction import answer_region
 from harness.graders.references.text import TextReference
 from harness.models.loading import resolve
-from harness.runs.jsonl import write_whole
+from harness.runs.reply_cache import ReplyCache
 
 MOST_CHARACTERS = 20_000
 
@@ -231,32 +231,6 @@ def _make_engine(config: JudgeGrader.Config) -> Engine:
         "is_counted": False,
     }
     return cast(Engine, parse_plugin("engines", {"id": "openai", **options}, "judge").build())
-
-
-class ReplyCache:
-    """Replies on disk. A file that can't be read is asked for again; a disk that can't be written costs the cache."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def get(self, digest: str) -> str | None:
-        try:
-            reply = json.loads(self._path(digest).read_text(encoding="utf-8"))["reply"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return reply if isinstance(reply, str) else None
-
-    def put(self, digest: str, reply: str) -> bool:
-        """Return whether it is kept."""
-        try:
-            self._path(digest).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(digest), json.dumps({"reply": reply}) + "\n")
-        except (OSError, DiskError, RunFolderError):
-            return False
-        return True
-
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / f"{digest}.json"
 
 
 GRADER = JudgeGrader

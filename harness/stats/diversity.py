@@ -237,3 +237,39 @@ def crossed_interval(draws: Floats) -> tuple[float, float]:
     """Return the 95% percentile interval of one column of `crossed_draws`, or of the difference of two."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def adjusted_rand_interval(
+    counts: Sequence[Sequence[int]], seed: int = INTERVAL_SEED, draws: int = DRAWS
+) -> tuple[float, float, float] | None:
+    """Return the adjusted Rand index over all problems' pairs, and its 95% interval by a bootstrap over problems.
+
+    `counts` are those of `pair_counts`, one for each problem. None where the index is not defined.
+    """
+    array = np.asarray(counts, dtype=np.int64).reshape(-1, 4)
+    value = adjusted_rand(array.sum(axis=0).tolist()) if len(array) else None
+    if value is None:
+        return None
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(array), np.full(len(array), 1 / len(array)), size=draws) @ array
+    kinds, sizes = np.unique(drawn, axis=0, return_counts=True)
+    found = [adjusted_rand(kind) for kind in kinds.tolist()]
+    known = [(index, size) for index, size in zip(found, sizes.tolist(), strict=True) if index is not None]
+    spread = np.repeat([index for index, _ in known], [size for _, size in known])
+    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return value, float(low), float(high)
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's rank correlation, ties sharing their mean rank; 0 where a side has one value only."""
+    ranks = [_ranks(np.asarray(side, dtype=np.float64)) for side in (first, second)]
+    centred = [side - side.mean() for side in ranks]
+    scale = math.sqrt(float(centred[0] @ centred[0]) * float(centred[1] @ centred[1]))
+    return float(centred[0] @ centred[1]) / scale if scale > 0 else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    found: Floats = (ends - (counts - 1) / 2)[places]
+    return found

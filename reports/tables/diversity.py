@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from harness.core.protocols import TableBuilder
@@ -131,13 +132,18 @@ def _cells(
         over = _over(array.shape, families)
         how = f"{LEVEL:.0%} bootstrap over {over}, {DRAWS} draws, seed {INTERVAL_SEED}"
         low, high = crossed_interval(draws[:, place])
-        if array.shape[2] == 1 or high - low <= 1e-9 * upper:  # a bootstrap would claim certainty
-            interval = mean_interval(array.mean(axis=(0, 1)).clip(0, upper).tolist(), upper=upper)
+        if array.shape[:2] == (1, 1) or array.shape[2] == 1 or high - low <= 1e-9 * upper:
+            # Without levels, or where a bootstrap would claim certainty.
+            interval = mean_interval(array.mean(axis=(0, 1)).clip(0, upper).tolist(), upper, families)
             low, high, how = interval.low, interval.high, interval.method
         means[label] = _estimate(column, float(array.mean()), low, high, how)
         if first in labels and label != first:
             gap = float(array.mean() - arrays[labels.index(first)].mean())
             low, high = crossed_interval(draws[:, place] - draws[:, labels.index(first)])
+            if high - low <= 1e-9 * upper:  # at most a share u of all problems may have another difference
+                z2 = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
+                margin = upper * z2 / (array.shape[2] + z2)
+                low, high = gap - margin, gap + margin
             less[label] = _estimate(column, gap, low, high, f"paired, {how}")
     return means, less
 

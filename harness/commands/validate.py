@@ -1,7 +1,8 @@
-"""Grade every reference, and answers that are known to be wrong, without a model.
+"""Grade every reference, and answers that are known to be wrong, without a model; or test diversity metrics.
 
 A reference that its own grader rejects, or one that accepts its nearest wrong neighbour, is a fault of the data or of
-the grader, and would falsify every number made with them.
+the grader, and would falsify every number made with them. With --metric, a diversity metric is computed on runs of
+known diversity, and on ones that are reworded, padded or spoilt by odd errors, which must not count.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from harness.commands.base.arguments import (
     positive,
 )
 from harness.commands.base.output import print_tables
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, UsageError
 from harness.core.progress import Progress
 from harness.core.protocols import Split, Task
 from harness.core.types import Completion, GoldenCompletion, Problem, Table, Tokens, Verdict
+from harness.diversity.measures import check_ids, measures
+from harness.diversity.validation import N_PROBLEMS, validate_metrics
 from harness.evaluation.pipeline import Pending, grade_in_order
 from harness.evaluation.select import problems_of
 
@@ -38,10 +41,17 @@ class Arguments(OutputArguments):
     split: Split
     limit: int | None
     set: list[str]
+    metric: list[str] | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tasks", nargs="+", metavar="TASK")
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        metavar="ID",
+        help="test this diversity metric instead; `all`: those without a model",
+    )
     add_split(parser)
     parser.add_argument("--limit", type=positive, help="only the first problems; needed for train")
     add_set(parser)
@@ -49,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
+    if args.metric is not None:
+        return _test_metrics(args, args.metric)
+    if not args.tasks:
+        raise UsageError("give a TASK, or --metric ID")
     tables: list[Table] = []
     outcomes: list[TestOutcome] = []
     settings = parse_sets(args.set)
@@ -62,6 +76,18 @@ def run(args: Arguments) -> int:
     if not failures:
         return DONE
     return UNGRADED if all(failure.is_ungraded for failure in failures) else FAILED
+
+
+def _test_metrics(args: Arguments, metrics: Sequence[str]) -> int:
+    """Print the tests of these metrics, whose options are given by --set."""
+    if args.tasks:
+        raise UsageError("--metric tests metrics on countdown; leave out the tasks")
+    ids = measures(with_models=False) if list(metrics) == ["all"] else metrics
+    check_ids(ids)
+    n_problems = args.limit if args.limit is not None else N_PROBLEMS
+    options = parse_sets(args.set)
+    print_tables(args, [validate_metrics([{"id": name, **options} for name in ids], n_problems)])
+    return DONE
 
 
 @dataclass(frozen=True, slots=True)

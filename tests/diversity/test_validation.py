@@ -1,0 +1,130 @@
+"""Unit tests of metrics: the made-up runs have the diversity they claim, and bad metrics are found out."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import scipy.stats
+from command_output import output, tables
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.diversity.validation import AVOID, BELIEVE, CARE, Findings, findings_of, made_up_runs, sources
+from harness.diversity.wordings import written
+from harness.stats.diversity import spearman
+
+
+@pytest.fixture(scope="module")
+def made():
+    return sources(6)
+
+
+@pytest.fixture(scope="module")
+def scenarios(made):
+    return made_up_runs(made)
+
+
+def n_solutions(items):
+    return len({item.verdict.details["solution"] for item in items})
+
+
+def test_made_up_runs_have_the_diversity_of_their_names(made, scenarios):
+    by_problem = {
+        name: [[item for item in graded if item.problem.id == one.problem.id] for one in made]
+        for name, graded in scenarios.items()
+    }
+    for size in (1, 2, 4, 8):
+        assert [n_solutions(items) for items in by_problem[f"{size} solutions"]] == [size] * 6
+    for items in by_problem["reworded"]:
+        assert n_solutions(items) == 1 and len({item.completion.text for item in items}) > 12
+    assert [len({item.completion.text for item in items}) for items in by_problem["one"]] == [1] * 6
+    for step in (2, 8):
+        texts = [[item.completion.text for item in items] for items in by_problem[f"mix {step}"]]
+        assert [sorted(map(found.count, set(found)))[0] for found in texts] == [step] * 6
+    for items in by_problem["odd errors"]:
+        assert [item.verdict.outcome for item in items].count("incorrect") == 4
+    assert {len(items) for name in by_problem for items in by_problem[name]} == {16, 64}
+
+
+def test_every_chain_is_a_right_solution(made):
+    from harness.core.config import parse_plugin
+    from harness.core.types import Completion, Tokens
+
+    grader = parse_plugin("tasks", "countdown").build().grader
+    for one in made:
+        verdicts = [
+            grader.grade(one.problem, Completion("", 0, 0, chain, "stop", Tokens(0, 0))) for chain in one.chains
+        ]
+        assert [verdict.details["solution"] for verdict in verdicts] == list(one.solutions)
+        assert len(set(one.solutions)) == 8
+
+
+def test_a_wording_keeps_the_numbers_of_a_chain():
+    from random import Random
+
+    for seed in range(50):
+        text = written("18/6=3;3-2=1", Random(seed))
+        assert [int(n) for n in re.findall(r"\d+", re.sub(r"Step \d:", "", text))] in (
+            [18, 6, 3, 3, 2, 1],
+            [18, 6, 3, 2, 3, 1],
+        )
+    assert written("4*9=36;36+2=38") == written("4*9=36;36+2=38")
+
+
+def test_exact_solutions_are_believed_and_wording_is_not(scenarios):
+    found = {f.measure: f for name in ("hill_numbers", "coverage_at_n", "self_bleu", "distinct_n", "majority_share")
+             for f in findings_of({"id": name}, scenarios)}  # fmt: skip
+    for measure in ("hill0", "hill1", "hill2", "coverage_area", "majority_share"):
+        assert found[measure].truth > 0.9 and found[measure].mixture
+        assert (found[measure].reworded, found[measure].padded, found[measure].errors) == (0, 0, 0)
+    assert found["1-self_bleu"].verdict() == AVOID and found["1-self_bleu"].reworded > 0.25
+    assert found["distinct-4"].padded < -0.05  # it falls with length
+    assert found["1-self_bleu_correct"].errors == 0 < found["1-self_bleu"].errors
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, BELIEVE),
+        ({"truth": 0.7}, CARE),
+        ({"truth": 0.5}, AVOID),
+        ({"truth": None}, AVOID),
+        ({"mixture": False}, CARE),
+        ({"padded": -0.5}, CARE),
+        ({"bias": 0.1}, CARE),
+        ({"reworded": 0.1}, CARE),
+        ({"reworded": 0.3}, AVOID),
+        ({"errors": math.inf}, AVOID),
+        ({"errors": None}, AVOID),
+    ],
+)
+def test_verdict_rules(changed, verdict):
+    good = {"truth": 0.95, "reworded": 0.0, "mixture": True, "padded": 0.01, "errors": 0.0, "bias": -0.02}
+    assert Findings("m", **{**good, **changed}).verdict() == verdict
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=9))
+def test_spearman_is_that_of_scipy(pairs):
+    first, second = zip(*pairs, strict=True)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert spearman(first, second) == 0
+    else:
+        assert spearman(first, second) == pytest.approx(scipy.stats.spearmanr(first, second).statistic, abs=1e-12)
+    assert np.isfinite(spearman(first, second))
+
+
+def test_validate_prints_a_verdict_for_each_measure_of_the_metric(capsys):
+    (table,) = tables(capsys, "validate", "--metric", "hill_numbers", "--metric", "ead", "--limit", "4")
+    assert [row["measure"] for row in table["rows"]] == ["hill0", "hill1", "hill2", "ead", "ead_correct"]
+    assert table["rows"][0]["verdict"] == BELIEVE
+
+
+def test_bad_requests_are_refused(capsys):
+    assert "does not measure diversity" in output(capsys, "validate", "--metric", "avg_at_k", code=2).err
+    assert "did you mean 'ead'" in output(capsys, "validate", "--metric", "eat", code=2).err
+    assert "TASK" in output(capsys, "validate", code=2).err
+    assert "--metric" in output(capsys, "validate", "countdown", "--metric", "ead", code=2).err

@@ -66,6 +66,7 @@ class Countdown(Task[CountdownReference]):
             paper="",
             sizes={split: f"{len(self._pool(split))} problems" for split in get_args(Split)},
             fingerprint=self._fingerprint(),
+            several_approaches=1.0 if self.config.min_solutions > 1 else None,
             notes=f"problems with at least {self.config.min_solutions} distinct solutions",
         )
 

@@ -59,6 +59,7 @@ class Gsm8k(Maths):
         paper="Cobbe et al., arXiv 2110.14168",
         sizes={"train": "7473 problems", "test": "1319 problems"},
         fingerprint="",
+        several_approaches=0.007,  # arXiv 2606.29985
         fields={"question": "the problem", "answer": "a worked solution that ends in #### and the number"},
     )
     PROMPTS = maths_prompts(

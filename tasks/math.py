@@ -22,6 +22,7 @@ class Math(Maths):
         notes="7500 rows, one of which repeats another except for a space. None is in MATH-500: a comparison without "
         "signs finds two that differ from a test problem only in a sign. The split known as MATH 12k contains 4500 "
         "rows of the test set.",
+        several_approaches=0.33,  # arXiv 2606.29985
         fields={"problem": "the statement in LaTeX", "solution": "with a box", "level": "1 to 5", "type": "of seven"},
         errata=tuple(
             Erratum(key, f"the box is empty; {answer} is what the solution says") for key, answer in UNBOXED.items()

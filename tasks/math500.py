@@ -35,6 +35,7 @@ class Math500(Maths):
         paper="Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874",
         sizes={"test": "500 problems"},
         fingerprint="",
+        several_approaches=0.33,  # of MATH, arXiv 2606.29985
         notes="PRIME's cleaned copy rewrites 85 answers; each should grade as equal to the original.",
         fields={
             "problem": "the statement in LaTeX",

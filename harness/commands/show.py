@@ -225,7 +225,10 @@ def _shown(value: Any) -> str:
 
 def _task_parts(task: Any, split: Split) -> list[str]:
     card = task.card
-    parts = [_section("card", {name: getattr(card, name) for name in CARD}), _section("sizes", card.sizes)]
+    facts = {name: getattr(card, name) for name in CARD}
+    if card.several_approaches is not None:
+        facts["several approaches"] = f"{card.several_approaches:.1%} of the problems are known to admit more than one"
+    parts = [_section("card", facts), _section("sizes", card.sizes)]
     files: dict[str, str] = {split: "\n    ".join(map(str, of_split)) for split, of_split in task.files().items()}
     parts.append(_section("files", files))
     parts.append(_section("fields", card.fields))

@@ -310,6 +310,8 @@ class DatasetCard:
     errata: tuple[Erratum, ...] = ()
     exclusions: tuple[Erratum, ...] = ()
     """Problems that tests alone can't decide, and the reasons."""
+    several_approaches: float | None = None
+    """Share of the problems that are known to admit more than one approach; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,5 +74,6 @@ def store(
 ) -> None:
     """Add values to the file of a run."""
     former = read_diversity(arm.run.folder)
+    cards = {**cards, "problems": {"several_approaches": arm.tasks[task].task.card.several_approaches}}
     mine = TaskDiversity(sizes.samples, sizes.correct, tuple(other.id for other in arms), values, cards)
     write_diversity(arm.run.folder, {**former, task: mine.added_to(former.get(task))})

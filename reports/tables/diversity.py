@@ -26,6 +26,8 @@ TITLES = {
     "wording": ("distinct-", "ead", "1-self_bleu", "div_equ"),
 }
 OTHER = "other measures"
+FEW_WITH_SEVERAL = 0.1
+"""Below this share of problems with several approaches a table says that its numbers mean little."""
 CARDS = {"embeddings": ("encoder",), "strategies": ("judge", "flowrl-legacy")}
 """The cards in the footer of each table."""
 
@@ -164,8 +166,9 @@ def _notes(measured: Mapping[Any, TaskDiversity], title: str) -> list[str]:
     """Note the sizes, and the cards of the models that this kind of measure depends on, each once."""
     sizes = {(one.samples, one.correct) for one in measured.values()}
     notes = [
+        *_approaches(measured),
         "[low, high] is a 95% interval over problems, and over runs and passes of the judge where there are several; n "
-        "is the number of problems that all rows have. `-`: not measured, or not defined."
+        "is the number of problems that all rows have. `-`: not measured, or not defined.",
     ]
     if len(sizes) > 1:
         notes.append(
@@ -180,6 +183,18 @@ def _notes(measured: Mapping[Any, TaskDiversity], title: str) -> list[str]:
     if title == "right solutions" and not is_judged:
         lines.append("Strategies by a judge: not measured.")
     return [*notes, *dict.fromkeys(lines)]
+
+
+def _approaches(measured: Mapping[Any, TaskDiversity]) -> list[str]:
+    """Note how many problems admit more than one approach, first of all where almost none does."""
+    shares = {one.cards.get("problems", {}).get("several_approaches") for one in measured.values()}
+    if shares == {None}:
+        return ["It is not known how many of these problems admit more than one approach."]
+    share = min(share for share in shares if share is not None)
+    text = f"{share:.1%} of the problems are known to admit more than one approach"
+    if share < FEW_WITH_SEVERAL:
+        return [f"NOTHING TO BE DIVERSE ABOUT: only {text}, so a difference in diversity is one of wording."]
+    return [f"{text}."]
 
 
 TABLE = Diversity

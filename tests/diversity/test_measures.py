@@ -12,7 +12,7 @@ from harness.core.progress import Progress
 from harness.core.registry import load
 from harness.diversity.arms import flat, read_arms, sizes_of
 from harness.reports.methods import methods_of
-from harness.runs.diversity_file import read_diversity
+from harness.runs.diversity_file import read_diversity, write_diversity
 from harness.runs.folder import RunReader
 from harness.stats.diversity import crossed_draws
 
@@ -148,3 +148,42 @@ def test_crossed_bootstrap_keeps_arms_paired_by_problem_and_pass():
     clustered = crossed_draws([one[:, :1]], clusters=["a"] * 10 + ["b"] * 10)
     sides = np.array([one[0, 0, :10].mean(), one[0, 0, 10:].mean()])
     assert set(np.round(clustered[:, 0], 9)) <= set(np.round([*sides, sides.mean()], 9))
+
+
+@pytest.mark.parametrize(
+    ("share", "note"),
+    [
+        (0.007, "NOTHING TO BE DIVERSE ABOUT: only 0.7% of the problems"),
+        (0.33, "33.0% of the problems are known to admit more than one approach."),
+        (None, "It is not known how many"),
+    ],
+)
+def test_a_table_says_where_there_is_nothing_to_be_diverse_about(runs, capsys, monkeypatch, share, note):
+    import dataclasses
+
+    from harness.diversity import measures
+
+    read = measures.read_diversity
+    monkeypatch.setattr(
+        measures,
+        "write_diversity",
+        lambda folder, tasks: write_diversity(
+            folder,
+            {
+                task: dataclasses.replace(one, cards={**one.cards, "problems": {"several_approaches": share}})
+                for task, one in tasks.items()
+            },
+        ),
+    )
+    printed = output(capsys, "diversity", str(runs / "cold"), "--metrics", "ead", "--quiet").out
+    assert note in " ".join(printed.split())
+    assert read(runs / "cold")["countdown"].cards["problems"]["several_approaches"] == share
+
+
+def test_countdown_has_several_solutions_of_every_problem_and_gsm8k_hardly_any():
+    from harness.core.config import parse_plugin
+
+    shares = {
+        task: parse_plugin("tasks", task).build().card.several_approaches for task in ("countdown", "gsm8k", "math")
+    }
+    assert shares == {"countdown": 1.0, "gsm8k": 0.007, "math": 0.33}

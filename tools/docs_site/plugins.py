@@ -133,10 +133,15 @@ def _task_parts(task_id: str) -> list[str]:
         "sampling": _sampling(task.sampling),
         "errata": f"{len(card.errata)} problems" if card.errata else "",
         "not decided by tests alone": f"{len(card.exclusions)} problems" if card.exclusions else "",
+        "several approaches": _share(card.several_approaches),
         "note": card.notes,
     }
     rows = [[name, escaped(text)] for name, text in facts.items() if text]
     return [table(["card", ""], rows), _prompts(task), _fields(card.fields)]
+
+
+def _share(share: float | None) -> str:
+    return f"{share:.1%} of the problems are known to admit more than one" if share is not None else ""
 
 
 def _grader_of(task: Any) -> str:

@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 3.5
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was asked of a judge, and what it used."""
+    """Counts of what was asked of a judge, and of the tokens that it took."""
 
     n_asked: int = 0
     n_cached: int = 0

@@ -224,7 +224,9 @@ def _row(found: Findings) -> tuple[str | float | None, ...]:
 def _percent(change: float | None) -> str | None:
     if change is None:
         return None
-    return "unbounded" if math.isinf(change) else f"{100 * change:+.0f} %"
+    if math.isinf(change):
+        return "unbounded"
+    return f"{round(100 * change):+d} %".replace("+0 %", "0 %")
 
 
 def _notes(n_problems: int) -> tuple[str, ...]:

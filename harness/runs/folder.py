@@ -8,6 +8,7 @@
     rollouts.jsonl      the completions of each step, if the config asks for them (training)
     warnings.jsonl      signs of collapse in the step metrics (training)
     metrics.json        the estimates
+    diversity.json      diversity by problem, judgements.jsonl a judge's labels (`harness diversity`)
     clusters.json       the family of each problem, for tasks whose problems come in families
     checkpoints/        policies as Hugging Face models, with the training state (training)
     evals/              held-out evaluations, each a run folder of its own (training)

@@ -103,6 +103,8 @@ def test_the_report_has_the_table_and_names_missing_judges(runs, capsys, tmp_pat
     page = (tmp_path / "report/report.md").read_text()
     assert "## Diversity of countdown: right solutions" in page
     assert "Strategies by a judge: not measured." in page
+    assert "## Unit tests of diversity metrics on countdown" in page
+    assert "| hill1 | 1.00 | 0 % | rises |" in page
 
 
 def test_eval_computes_the_cheap_measures(capsys, tmp_path):

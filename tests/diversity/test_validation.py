@@ -128,3 +128,17 @@ def test_bad_requests_are_refused(capsys):
     assert "did you mean 'ead'" in output(capsys, "validate", "--metric", "eat", code=2).err
     assert "TASK" in output(capsys, "validate", code=2).err
     assert "--metric" in output(capsys, "validate", "countdown", "--metric", "ead", code=2).err
+
+
+def test_the_results_that_reports_show_are_current():
+    from harness.diversity.measures import measures
+    from harness.diversity.validation import validate_metrics
+    from harness.reports.tables.diversity_tests import RESULTS
+
+    lines = RESULTS.read_text(encoding="utf-8").splitlines()
+    stored = {line.split("\t")[0]: line.split("\t") for line in lines[1:]}
+    table = validate_metrics([{"id": name} for name in measures(with_models=False)])
+    assert lines[0].split("\t") == list(table.columns)
+    for row in table.rows:
+        assert stored.pop(str(row[0])) == [str(cell) if cell is not None else "" for cell in row]
+    assert all(name.startswith(("embedding_distance", "vendi_score")) for name in stored)

@@ -82,7 +82,7 @@ def run(args: Arguments) -> int:
             cards = (
                 rate_arms(arms, judge, progress)
                 if args.legacy
-                else judge_arms(arms, judge, args.passes, args.solutions, progress)
+                else judge_arms(arms, judge, args.passes, args.solutions, progress, _encoder(args))
             )
         finally:
             judge.close()
@@ -103,6 +103,13 @@ def _chosen(args: Arguments, options: Tree) -> tuple[list[str], Tree]:
         options = {**options, **{name: {"model": args.embed, **options.get(name, {})} for name in embedding}}
     check_ids([*chosen, *options])
     return chosen, options
+
+
+def _encoder(args: Arguments) -> Any:
+    """Return the encoder of --embed, whose clusters the judge is compared with."""
+    if args.embed is None:
+        return None
+    return parse_plugin("metrics", {"id": "embedding_distance", "model": args.embed}).build().encoder
 
 
 def _judge(args: Arguments, options: dict[str, Any]) -> Judge | None:

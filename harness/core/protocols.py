@@ -170,6 +170,10 @@ class Grader(Plugin, Generic[R]):
     def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
         """Return a verdict for any text, in bounded time and memory; never raise."""
 
+    def are_equal(self, first: str, second: str) -> bool:
+        """Return whether two extracted answers are one answer: by default, equal without regard to white space."""
+        return "".join(first.split()) == "".join(second.split())
+
     def facts(self) -> Mapping[str, str]:
         """Return what the judging depends on, for the run record. Raise UsageError if nothing can be judged here."""
         return {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.core.errors import UsageError
 from harness.core.progress import Progress
+from harness.core.protocols import Grader
 from harness.core.types import Graded
 from harness.evaluation.regrade import stored_config
 from harness.evaluation.setup import TaskSetup, resolve_tasks
@@ -17,6 +18,8 @@ from harness.runs.folder import RunReader
 from harness.runs.index import NO_COMPLETION, CompletionIndex
 
 FEWEST = 2
+MOST_CLASSES, MOST_CHARACTERS = 32, 200
+"""Limits of comparing wrong answers in pairs: longer ones, and those beyond so many classes, are compared as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def _read(folder: Path, progress: Progress) -> Arm:
     tasks = resolve_tasks(config, progress)
     index = CompletionIndex(run, {name: task.grader_name for name, task in tasks.items()})
     graded = {name: _graded(task, index) for name, task in tasks.items()}
+    graded = {name: {p: merged(items, tasks[name].grader) for p, items in of.items()} for name, of in graded.items()}
     if not any(graded.values()):
         raise UsageError(f"{folder} has no graded completions; finish the evaluation first")
     return Arm(run, tasks, graded)
@@ -74,6 +78,31 @@ def _graded(task: TaskSetup, index: CompletionIndex) -> dict[str, list[Graded[An
         if items := [item for item in items if NO_COMPLETION not in item.verdict.details]:
             found[problem.id] = items
     return found
+
+
+def merged(items: Sequence[Graded[Any]], grader: Grader[Any]) -> list[Graded[Any]]:
+    """Return the samples with equal wrong answers, by the grader's equivalence, written alike.
+
+    Each different text is compared with the first of every class so far, up to MOST_CLASSES of them.
+    """
+    firsts: list[str] = []
+    names: dict[str, str] = {}
+    for item in items:
+        text = item.verdict.extracted
+        if text is None or text in names or item.verdict.outcome != "incorrect" or len(text) > MOST_CHARACTERS:
+            continue
+        same = next((first for first in firsts[:MOST_CLASSES] if grader.are_equal(first, text)), None)
+        names[text] = same if same is not None else text
+        if same is None:
+            firsts.append(text)
+    return [_renamed(item, names) for item in items]
+
+
+def _renamed(item: Graded[Any], names: Mapping[str, str]) -> Graded[Any]:
+    text = item.verdict.extracted
+    if item.verdict.outcome != "incorrect" or text is None or names.get(text, text) == text:
+        return item
+    return dataclasses.replace(item, verdict=dataclasses.replace(item.verdict, extracted=names[text]))
 
 
 def flat(graded: Mapping[str, Sequence[Graded[Any]]]) -> list[Graded[Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from harness.core.errors import UsageError
 from harness.core.progress import Progress
@@ -26,6 +26,14 @@ RANDOM = "strategy_random_"
 """Prefix of the control: as many labels as the judge found, dealt at random."""
 MEASURES = ("coverage_at_n", "hill_numbers", "majority_share")
 UNKNOWN = "not known"
+LEAST_COSINE = 0.9
+"""Texts at least as near as this to the first text of a cluster belong to it."""
+
+
+class Encoder(Protocol):
+    """A model that gives a unit vector for each text."""
+
+    def directions(self, texts: Sequence[str]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,17 @@ class Judged:
 
 
 def judge_arms(
-    arms: Sequence[Arm], judge: Judge, n_passes: int, n_solutions: int | None, progress: Progress
+    arms: Sequence[Arm],
+    judge: Judge,
+    n_passes: int,
+    n_solutions: int | None,
+    progress: Progress,
+    encoder: Encoder | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Label the strategies of all runs, store values, replies and the card in each, and return the cards by task."""
+    """Label the strategies of all runs, store values, replies and the card in each, and return the cards by task.
+
+    With an encoder the card has the agreement with clusters of embeddings.
+    """
     refuse_reward_judges(arms, judge)
     cards = {}
     for task in common_tasks(arms):
@@ -60,6 +76,9 @@ def judge_arms(
             continue
         judged = _label(arms, task, sizes, judge, n_passes, n_solutions, progress)
         cards[task] = card_of(judged, judge)
+        if encoder is not None:
+            index = _index(_agreement_with(judged, _embedded(judged, encoder)))
+            cards[task] |= {f"adjusted Rand with embeddings of cosine {LEAST_COSINE:g}": index}
         for arm in arms:
             store(arm, task, sizes, arms, values_of(judged, arm), {"judge": cards[task]})
             _write_replies(judged, arm, judge)
@@ -148,7 +167,7 @@ def card_of(judged: Judged, judge: Judge) -> dict[str, Any]:
         "adjusted Rand between orders": _index(passes),
         "pair decisions that the order changes": _changed(passes),
         "adjusted Rand between wordings": _index(_agreement(judged, wordings)),
-        "adjusted Rand with exact solutions": _index(_exact_agreement(judged)),
+        "adjusted Rand with exact solutions": _index(_agreement_with(judged, _exact(judged))),
         "failed": f"{len(judged.labelled.failures)} of {n_all} labellings (missing, never a score)",
         "replies": f"{usage.n_asked} asked, {usage.n_cached} from the cache",
         "tokens": f"{usage.n_prompt_tokens} in, {usage.n_completion_tokens} out",
@@ -171,16 +190,31 @@ def _agreement(judged: Judged, pairs: Iterable[tuple[Labelling, Labelling]]) -> 
     return found
 
 
-def _exact_agreement(judged: Judged) -> list[tuple[int, int, int, int]]:
-    """Return the pair counts of each labelling and the task's own solutions; nothing where it identifies none."""
+def _exact(judged: Judged) -> dict[tuple[str, str], list[Any]]:
+    """Return the task's own solution of each sample, for the problems whose samples all have one."""
+    found = {key: [g.verdict.details.get("solution") for g in items] for key, items in judged.items.items()}
+    return {key: solutions for key, solutions in found.items() if None not in solutions}
+
+
+def _embedded(judged: Judged, encoder: Encoder) -> dict[tuple[str, str], list[Any]]:
+    """Return the cluster of each sample's embedding."""
+    from harness.stats.diversity import leader_clusters  # numpy
+
+    texts = {key: [item.completion.load().text for item in items] for key, items in judged.items.items()}
+    return {key: list(leader_clusters(encoder.directions(found), LEAST_COSINE)) for key, found in texts.items()}
+
+
+def _agreement_with(judged: Judged, others: Mapping[tuple[str, str], Sequence[Any]]) -> list[tuple[int, int, int, int]]:
+    """Return the pair counts of each labelling and another partition, summed over labellings."""
     from harness.stats.diversity import pair_counts  # numpy
 
     found = []
-    for key, items in judged.items.items():
-        exact = [item.verdict.details.get("solution") for item in items]
-        if None not in exact:
-            labels = [judged.labels(key, way) for way in judged.ways]
-            found += [pair_counts(of_way, exact) for of_way in labels if of_way is not None]
+    for key, other in others.items():
+        labels = [judged.labels(key, way) for way in judged.ways]
+        counts = [pair_counts(of_way, other) for of_way in labels if of_way is not None]
+        if counts:
+            both, first, second, neither = (sum(column) for column in zip(*counts, strict=True))
+            found.append((both, first, second, neither))
     return found
 
 

@@ -164,6 +164,20 @@ def vendi_score(directions: Floats) -> float:
     return min(float(n), max(1.0, float(np.exp(-(kept * np.log(kept)).sum()))))
 
 
+def leader_clusters(directions: Floats, least_cosine: float) -> list[int]:
+    """Return a cluster for each unit vector: the nearest first member with at least this cosine, or a new one."""
+    labels: list[int] = []
+    leaders: list[int] = []
+    for place, direction in enumerate(directions):
+        cosines = directions[leaders] @ direction if leaders else np.zeros(0)
+        if cosines.size and cosines.max() >= least_cosine:
+            labels.append(int(cosines.argmax()))
+        else:
+            labels.append(len(leaders))
+            leaders.append(place)
+    return labels
+
+
 # --- agreement of two partitions --------------------------------------------------------------------------------
 
 

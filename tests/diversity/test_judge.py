@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from command_output import output
 from judge_server import MODEL, grouped, running, solutions_in
@@ -171,6 +172,27 @@ def test_a_judge_that_looks_at_positions_is_found_out(capsys, runs):
     assert float(card["pair decisions that the order changes"].rstrip("%")) > 20
     assert card["adjusted Rand between wordings"].startswith("1.00")
     assert "3 orders x 2 wordings" in card["passes"]
+
+
+def test_the_card_compares_the_judge_with_embeddings(runs, tmp_path):
+    """An encoder that sees operations alone clusters as the obedient judge does."""
+    from harness.core.config import parse_plugin
+    from harness.diversity.asking import Judge
+    from harness.diversity.judged import judge_arms
+    from harness.runs.reply_cache import ReplyCache
+
+    class Operations:
+        def directions(self, texts):
+            kinds = sorted({operations(text) for text in texts})
+            return np.eye(len(kinds))[[kinds.index(operations(text)) for text in texts]]
+
+    with running(obedient) as server:
+        choice = parse_plugin("engines", {"id": "openai", "base_url": server.url, "omit": ["seed"]}, "judge")
+        judge = Judge(MODEL, choice, ReplyCache(tmp_path / "replies"), 10**9)
+        arms = read_arms(runs[:1], Progress(quiet=True))
+        card = judge_arms(arms, judge, 1, None, Progress(quiet=True), Operations())["countdown"]
+        judge.close()
+    assert card["adjusted Rand with embeddings of cosine 0.9"] == "1.00 [1.00, 1.00]"
 
 
 def test_more_tokens_than_the_budget_need_consent_and_ask_nothing_without(capsys, runs):

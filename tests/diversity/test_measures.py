@@ -189,3 +189,22 @@ def test_countdown_has_several_solutions_of_every_problem_and_gsm8k_hardly_any()
         task: parse_plugin("tasks", task).build().card.several_approaches for task in ("countdown", "gsm8k", "math")
     }
     assert shares == {"countdown": 1.0, "gsm8k": 0.007, "math": 0.33}
+
+
+def test_wrong_answers_are_merged_by_the_graders_equivalence():
+    from diverse_samples import sample, values_of
+
+    from harness.core.types import Verdict
+    from harness.diversity.arms import flat, merged
+    from harness.graders.exact import GRADER as EXACT
+    from harness.graders.math import MathGrader
+
+    texts = ["x+1", "1+x", "(x+1)", "2x", "x \\cdot 2", "2x", "?!", "?!"]
+    items = [sample("p", i, text, Verdict("incorrect", 0.0, text, "wrong")) for i, text in enumerate(texts)]
+    items.append(sample("p", len(texts), "7", Verdict("correct", 1.0, "7")))
+    by_maths = merged(items, MathGrader(MathGrader.Config()))
+    assert values_of("distinct_answers", by_maths)[f"distinct_answers@{len(items)}"] == 4
+    as_text = merged(items, EXACT(EXACT.Config()))
+    assert values_of("distinct_answers", as_text)[f"distinct_answers@{len(items)}"] == 7
+    assert [item.completion for item in by_maths] == [item.completion for item in items]
+    assert flat({"p": by_maths})[-1].verdict.extracted == "7"

@@ -132,6 +132,14 @@ def test_mean_distance_agrees_with_a_loop_over_pairs():
     assert diversity.mean_distance(rows[[0, 0, 0]]) == pytest.approx(0, abs=1e-12)
 
 
+def test_leader_clusters_join_the_nearest_leader():
+    angles = np.radians([0, 5, 90, 80, 10, 45])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert diversity.leader_clusters(rows, math.cos(math.radians(12))) == [0, 0, 1, 1, 0, 2]
+    assert diversity.leader_clusters(rows, -1.0) == [0] * 6
+    assert diversity.leader_clusters(rows[:0], 0.5) == []
+
+
 # --- agreement ----------------------------------------------------------------------------------------------------
 
 

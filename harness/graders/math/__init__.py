@@ -94,6 +94,14 @@ class MathGrader(Grader[MathReference]):
             return Verdict("incorrect", 0.0, reason="truncated" if is_cut else found.reason)
         return self._compared(gold, found.answers)
 
+    def are_equal(self, first: str, second: str) -> bool:
+        """Return whether the second answer is right where the first is the reference; unreadable ones are compared as
+        text."""
+        try:
+            return self._compared(typed_reference(first), (second,)).outcome == "correct"
+        except DataError:
+            return super().are_equal(first, second)
+
     def grade_many(self, pairs: Iterable[tuple[Problem[MathReference], Completion]]) -> list[Verdict]:
         """Return the verdicts in order. Threads share the algebra workers, so one slow answer delays few others."""
         with ThreadPoolExecutor(max_workers=4) as threads:

@@ -10,7 +10,6 @@ bytes, a verdict for each, nothing left to generate. Each step is a separate pro
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -25,6 +24,7 @@ from harness.core.seeds import derive
 from harness.evaluation.config import EvalConfig
 from harness.evaluation.setup import resolve
 from harness.runs.folder import RunWriter
+from harness.runs.jsonl import encode_line
 
 WORDS = ["so", "we", "have", "$\\frac{3}{4}$", "and", "then", "the", "sum", "of", "17", "=", '"x"', "wait,", "\n\n"]
 TASKS = '--set=tasks=[{id="countdown", min_solutions=1}]'
@@ -53,14 +53,14 @@ def make(folder: Path, problems: int, samples: int, share_right: float) -> None:
     writer = RunWriter.open(folder, setup.identity)
     rng = random.Random(1)
     pool = [" ".join(rng.choices(WORDS, k=rng.randint(80, 280)))[: rng.randint(300, 1000)] for _ in range(5000)]
-    with (folder / "completions.jsonl").open("w") as completions, (folder / "verdicts.jsonl").open("w") as verdicts:
+    with (folder / "completions.jsonl").open("wb") as completions, (folder / "verdicts.jsonl").open("wb") as verdicts:
         for problem in setup.tasks["countdown"].problems:
             share = rng.betavariate(2 * share_right, 2 * (1 - share_right))
             for index in range(samples):
                 key = {"task": "countdown", "problem_id": problem.id, "index": index}
                 seed = derive(0, "eval", "countdown", problem.id, index)
-                write(completions, completion_row(key, seed, rng.choice(pool)))
-                write(verdicts, verdict_row(key, rng.random() < share, rng))
+                completions.write(encode_line(completion_row(key, seed, rng.choice(pool))))
+                verdicts.write(encode_line(verdict_row(key, rng.random() < share, rng)))
     writer.finish("interrupted")
 
 
@@ -75,10 +75,6 @@ def verdict_row(key: dict[str, Any], is_right: bool, rng: random.Random) -> dict
     judged = ("correct", 1.0, chain, "") if is_right else ("incorrect", 0.0, chain, "the target is missed")
     fields = dict(zip(("outcome", "reward", "extracted", "reason"), judged, strict=True))
     return {**key, "grader": "countdown", **fields, "details": {"solution": chain} if is_right else {}}
-
-
-def write(file: Any, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def measure(name: str, arguments: list[str]) -> float:

@@ -10,7 +10,6 @@ from harness.core.types import Sampling
 from harness.reports.run_config import RunConfig, options_text, run_config
 from harness.reports.run_facts import UNKNOWN, Cell, facts_of, import_of, model_of, sampling_setting, sandbox_of
 from harness.runs.folder import RunReader
-from harness.runs.jsonl import read_lines
 
 SAMPLING = tuple(option.name for option in fields(Sampling))
 CARD = {
@@ -87,8 +86,7 @@ def grader_of(run: RunReader, task: str) -> Cell:
     recorded: Cell = facts_of(run, task).get("grader")
     if recorded is not None:
         return recorded
-    rows = read_lines(run.folder / "verdicts.jsonl")
-    graders = sorted({row["grader"] for row in rows if row["task"] == task})
+    graders = sorted(run.graders(task))
     return ", ".join(graders) if graders else None
 
 

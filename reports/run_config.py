@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from harness.core.errors import RunFolderError
 from harness.runs.folder import RunReader
 
 Table = Mapping[str, Any]
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +71,28 @@ class RunConfig:
 
 def run_config(run: RunReader) -> RunConfig:
     """Parse the config of a run."""
-    config = run.config()
+    config, where = run.config(), run.folder / "config.toml"
     model = subtable(config, "model")
-    tasks = config.get("tasks", []) if run.record.kind == "eval" else [config.get("task")]
+    tasks = _found(config, "tasks", list, where) if run.record.kind == "eval" else [config.get("task")]
     return RunConfig(
-        model=model.get("path"),
+        model=_found(model, "path", str, where),
         model_options={key: value for key, value in model.items() if key != "path"},
-        tasks=_plugins(tasks),
+        tasks=_plugins(tasks or []),
         objective=_plugin(config.get("objective")),
         engine=_plugin(config.get("engine")),
-        metrics=_plugins(config.get("metrics", [])),
+        metrics=_plugins(_found(config, "metrics", list, where) or []),
         sampling=subtable(config, "sampling"),
         per_task=subtable(config, "per_task"),
-        preset=config.get("preset"),
-        deviations=config.get("deviations", []),
-        split=config.get("split"),
-        n=config.get("n"),
-        until=config.get("until"),
-        limit=config.get("limit"),
-        problems=config.get("problems", []),
-        seed=config.get("seed"),
-        problem_seed=config.get("problem_seed"),
-        n_steps=subtable(config, "loop").get("steps"),
+        preset=_found(config, "preset", str, where),
+        deviations=[str(line) for line in _found(config, "deviations", list, where) or []],
+        split=_found(config, "split", str, where),
+        n=_found(config, "n", int, where),
+        until=_found(config, "until", float, where),  # a resolved config writes it with its point
+        limit=_found(config, "limit", int, where),
+        problems=[str(name) for name in _found(config, "problems", list, where) or []],
+        seed=_found(config, "seed", int, where),
+        problem_seed=_found(config, "problem_seed", int, where),
+        n_steps=_found(subtable(config, "loop"), "steps", int, where),
     )
 
 
@@ -97,6 +100,14 @@ def subtable(table: Table, key: str) -> Table:
     """Return the table under a key; an empty one where there is none."""
     found = table.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+def _found(table: Table, key: str, kind: type[V], where: Path) -> V | None:
+    """Return the value under a key, None if there is none. Raise RunFolderError if it has another type."""
+    value = table.get(key)
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise RunFolderError(f"{where}: {key} has the wrong type, {type(value).__name__}; the file was altered: restore it")
 
 
 def options_text(options: Table) -> str | None:
@@ -111,6 +122,6 @@ def _plugins(tables: Sequence[Any]) -> list[PluginSettings]:
 def _plugin(table: Any) -> PluginSettings | None:
     if isinstance(table, str):
         return PluginSettings(table, {})
-    if not isinstance(table, Mapping) or "id" not in table:
+    if not isinstance(table, Mapping) or not isinstance(table.get("id"), str):
         return None
     return PluginSettings(table["id"], {key: value for key, value in table.items() if key != "id"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 R = TypeVar("R")
 
@@ -219,6 +219,13 @@ class Failure:
     reason: str
 
 
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+
+def is_finite_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of one completion. `ungraded` has no reward; the other outcomes always have one."""
@@ -230,8 +237,12 @@ class Verdict:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"a verdict is {', '.join(OUTCOMES)}, not {self.outcome!r}")
         if (self.outcome == "ungraded") != (self.reward is None):
             raise ValueError(f"a verdict has a reward exactly when it is graded: {self.outcome}, {self.reward}")
+        if self.reward is not None and not is_finite_number(self.reward):
+            raise ValueError(f"a reward is a finite number, not {self.reward!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +369,10 @@ class RunRecord:
     error: str | None = None
     regraded: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     """By task and by grader that graded it again: the version of the code, and the grader's facts."""
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Digests of config.toml and of the JSON files: the current one, and the one before it. Earlier ones have none."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the files of lines when the run ended, which only grow from then on. Empty while it runs."""
 
 
 @dataclass(frozen=True, slots=True)

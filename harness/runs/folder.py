@@ -23,10 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
-import json
 import os
-import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +34,7 @@ from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
 from harness.core.types import Completion, Estimate, RunRecord, Sampling, Status, StoredCompletion, Verdict
 from harness.runs import schema
+from harness.runs.files import open_regular, read_text, refuse_link, refuse_special
 from harness.runs.jsonl import (
     JsonlFile,
     altered_in_use,
@@ -44,8 +42,11 @@ from harness.runs.jsonl import (
     disk_error,
     read_line_at,
     read_lines,
+    refuse_altered_line,
+    size_of_lines,
     write_whole,
 )
+from harness.runs.lock import in_use_error, is_held, locked
 from harness.runs.provenance import code_version, environment
 from harness.runs.schema import BAD_ROW, Key
 
@@ -54,7 +55,9 @@ RunKind = Literal["eval", "train", "rollouts"]
 Facts = Mapping[str, Mapping[str, Any]]
 """Name of a task, or `model` -> what the run record keeps of it."""
 
-_LOCK_TRIES, _BETWEEN_TRIES_S = 4, 0.05
+_LINES = ("completions", "verdicts", "steps", "rollouts", "warnings")
+FILES = ("run.lock", "config.toml", "log.txt", "metrics.json", "clusters.json", *(f"{name}.jsonl" for name in _LINES))
+FOLDERS = ("checkpoints", "evals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +107,19 @@ class RunWriter:
     def open(cls, folder: Path, identity: RunIdentity) -> RunWriter:
         """Create the folder, or resume the run in it if that has the same identity."""
         resumed = _resumable_record(folder, identity)  # before anything is written
-        with _locked(folder) as lock:
+        with locked(folder) as lock:
             if _read_record(folder) != resumed:  # another process has used the folder in between
                 resumed = _resumable_record(folder, identity)
-            write_whole(folder / "config.toml", configs.to_toml(identity.config))
+            config = configs.to_toml(identity.config)
             if resumed is None:
+                write_whole(folder / "config.toml", config)
                 record = _new_record(folder, identity)
             else:  # another grader, or another wording of a dataset card
                 record = dataclasses.replace(resumed, data=dict(identity.data))
             writer = cls(folder, record, lock)
-            writer._update(status="running", error=None)
+            writer._update(status="running", error=None, files=writer._files_with("config.toml", config), sizes={})
+            if resumed is not None:
+                write_whole(folder / "config.toml", config)
             writer.log(f"{'created' if resumed is None else 'resumed'} by version {code_version()}")
         return writer
 
@@ -124,8 +130,9 @@ class RunWriter:
         The config is not compared: a later version may have removed keys that do not matter to a grader.
         """
         record = RunReader.read(folder).record
+        _refuse_special_files(folder)
         _refuse_other_data(folder, record, data)
-        with _locked(folder) as lock:
+        with locked(folder) as lock:
             writer = cls(folder, RunReader.read(folder).record, lock)
             writer._update(data={**writer.record.data, **data})
         return writer
@@ -138,7 +145,7 @@ class RunWriter:
         """
         _resumable_record(folder, identity)
         if is_held(folder):
-            raise _in_use_error(folder)
+            raise in_use_error(folder)
 
     # --- completions and verdicts
 
@@ -168,7 +175,7 @@ class RunWriter:
 
     def rewind_steps(self, last_step: int) -> list[dict[str, Any]]:
         """Drop the rows of steps after `last_step`, which will run again; return the rows that are kept."""
-        kept = [row for row in read_lines(self._steps.path) if row["step"] <= last_step]
+        kept = [row for row in self.reader().steps() if row["step"] <= last_step]
         self._steps.rewrite(kept)
         return kept
 
@@ -187,14 +194,15 @@ class RunWriter:
 
     def write_clusters(self, clusters: Mapping[str, Mapping[str, str]]) -> None:
         """Write the family of each problem of each task."""
-        write_whole(self.folder / "clusters.json", schema.clusters_to_json(clusters))
+        self._write_known("clusters.json", schema.clusters_to_json(clusters))
 
     def write_metrics(self, estimates: Mapping[str, Sequence[Estimate]]) -> None:
-        write_whole(self.folder / "metrics.json", schema.estimates_to_json(estimates))
+        self._write_known("metrics.json", schema.estimates_to_json(estimates))
 
     def log(self, text: str) -> None:
         try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+            descriptor = open_regular(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            with open(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{_now()} {text}\n")
         except OSError as error:
             raise disk_error(self.folder / "log.txt", error) from error
@@ -205,7 +213,7 @@ class RunWriter:
             if status == "done":
                 self.sync()
             self._close_files()
-            self._update(status=status, error=error)
+            self._update(status=status, error=error, sizes=self._sizes())
             self.log(status if error is None else f"{status}: {error}")
         finally:
             os.close(self._lock)
@@ -215,12 +223,27 @@ class RunWriter:
         try:
             self.sync()
             self._close_files()
+            if self.record.sizes:
+                self._update(sizes=self._sizes())
         finally:
             os.close(self._lock)
+
+    def _sizes(self) -> dict[str, int]:
+        return {file.path.name: size_of_lines(file.path) for file in self._files if file.path.is_file()}
 
     def _close_files(self) -> None:
         for file in self._files:
             file.close()
+
+    def _write_known(self, name: str, text: str) -> None:
+        """Write a file whose digest run.json keeps. Both digests are there first, so that a kill in between is none."""
+        self._update(files=self._files_with(name, text))
+        write_whole(self.folder / name, text)
+
+    def _files_with(self, name: str, text: str) -> Mapping[str, Sequence[str]]:
+        """Return the recorded digests with the file's new one, and its former one behind it."""
+        former = [digest for digest in self.record.files.get(name, [])[:1] if digest != schema.digest(text)]
+        return {**self.record.files, name: [schema.digest(text), *former]}
 
     def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
@@ -285,34 +308,49 @@ class RunReader:
     def config(self) -> Mapping[str, Any]:
         path = self.folder / "config.toml"
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            return tomllib.loads(self._known_text("config.toml"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} can't be read: {error}") from None
+
+    def lines(self, name: str) -> Path:
+        """Return the path of a file of lines. Raise if it has lost what it had when the run ended."""
+        path = self.folder / name
+        if _is_short(self.record, path):
+            current = _read_record(self.folder)  # the run may have been resumed since
+            if current is None or _is_short(current, path):
+                with contextlib.suppress(FileNotFoundError):
+                    refuse_altered_line(path)  # an edit that made a line shorter
+                raise RunFolderError(
+                    f"{path} has lost its end: it is shorter than when the run ended; restore it, or run the command "
+                    "of the run again to generate what is missing"
+                )
+        return path
 
     def completions(self) -> Iterator[tuple[str, Completion]]:
         """Yield every completion with its task, oldest first."""
-        return _read_rows(self.folder / "completions.jsonl", schema.completion_from_row)
+        return _read_rows(self.lines("completions.jsonl"), schema.completion_from_row)
 
     def verdicts(self, grader: str) -> dict[Key, Verdict]:
         """Return the last verdict of a grader for each key."""
-        rows = _read_rows(self.folder / "verdicts.jsonl", schema.verdict_from_row)
+        rows = _read_rows(self.lines("verdicts.jsonl"), schema.verdict_from_row)
         return {key: verdict for key, owner, verdict in rows if owner == grader}
 
-    def graders(self) -> list[str]:
-        """Return the graders that have verdicts here, in the order of their first verdicts."""
-        rows = _read_rows(self.folder / "verdicts.jsonl", schema.verdict_from_row)
-        return list(dict.fromkeys(owner for _, owner, _ in rows))
+    def graders(self, task: str | None = None) -> list[str]:
+        """Return the graders that have verdicts here, or on a task, in the order of their first verdicts."""
+        rows = _read_rows(self.lines("verdicts.jsonl"), schema.verdict_from_row)
+        return list(dict.fromkeys(owner for key, owner, _ in rows if task in (None, key[0])))
 
     def steps(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.folder / "steps.jsonl"))
+        """Return the step metrics of a training."""
+        return list(_read_rows(self.lines("steps.jsonl"), schema.step_from_row))
 
     def warnings(self) -> list[dict[str, Any]]:
         """Return the warnings of a training: step, name and text."""
-        return list(read_lines(self.folder / "warnings.jsonl"))
+        return list(_read_rows(self.lines("warnings.jsonl"), schema.warning_from_row))
 
     def clusters(self) -> dict[str, dict[str, str]]:
         """Return the family of each problem by task; empty if no task has families."""
-        found: dict[str, dict[str, str]] | None = self._read_json("clusters.json", json.loads)
+        found = self._read_json("clusters.json", schema.clusters_from_json)
         return found if found is not None else {}
 
     def estimates(self) -> dict[str, list[Estimate]]:
@@ -323,11 +361,39 @@ class RunReader:
     def _read_json(self, name: str, parse: Callable[[str], T]) -> T | None:
         path = self.folder / name
         try:
-            return parse(path.read_text(encoding="utf-8"))
+            return parse(self._known_text(name))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, AttributeError, *BAD_ROW) as error:
             raise RunFolderError(f"{path} can't be read: {error}; run the evaluation again to write it") from None
+
+    def _known_text(self, name: str) -> str:
+        """Return the text of a file. Raise ValueError if run.json has other digests; earlier versions kept none."""
+        text = read_text(self.folder / name)
+        if not _is_known(self.record, name, text):
+            current = _read_record(self.folder)  # a writer may have replaced both since
+            if current is None or not _is_known(current, name, read_text(self.folder / name)):
+                raise ValueError("it does not fit its digest in run.json, so one of the two was altered")
+        return text
+
+
+def _is_known(record: RunRecord, name: str, text: str) -> bool:
+    return name not in record.files or schema.digest(text) in record.files[name]
+
+
+def _is_short(record: RunRecord, path: Path) -> bool:
+    """Return whether a file has lost lines since the run ended, or its last newline."""
+    expected = record.sizes.get(path.name, 0)
+    if expected == 0:
+        return False
+    try:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
+            size = file.seek(-1, os.SEEK_END) + 1
+            return size < expected or (size == expected and file.read() != b"\n")
+    except FileNotFoundError:
+        return True
+    except OSError:  # empty, or refused where it is read
+        return path.stat().st_size < expected
 
 
 def _read_rows(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
@@ -349,10 +415,10 @@ def bad_row_error(path: Path, number: int, error: Exception) -> RunFolderError:
 def _read_record(folder: Path) -> RunRecord | None:
     path = folder / "run.json"
     try:
-        found = schema.record_from_json(path.read_text(encoding="utf-8"))
+        found = schema.record_from_json(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, *BAD_ROW) as error:
+    except (OSError, AttributeError, *BAD_ROW) as error:
         raise RunFolderError(f"{path} can't be read as a run record: {error}; choose another folder") from None
     if isinstance(found, RunRecord):
         return found
@@ -378,6 +444,15 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _refuse_special_files(folder: Path) -> None:
+    """Raise for links, pipes and devices in place of files, before anything is written."""
+    for name in FILES:
+        with contextlib.suppress(OSError):  # absent, or found to be unreadable when it is read
+            refuse_special(folder / name, os.lstat(folder / name).st_mode, "written")
+    for name in FOLDERS:
+        refuse_link(folder / name)
+
+
 # --- which folders can be resumed -------------------------------------------------------------------------------
 
 
@@ -385,6 +460,7 @@ def _resumable_record(folder: Path, identity: RunIdentity) -> RunRecord | None:
     """Return the record of the run to resume, None for a new folder, or raise. Writes nothing."""
     record = _read_record(folder)
     if record is not None:
+        _refuse_special_files(folder)
         _refuse_another_config(RunReader(folder, record), identity)
         _refuse_other_data(folder, record, identity.data)
     elif not _is_new(folder):
@@ -465,63 +541,3 @@ _SAMPLING_DEFAULTS = {
     for field in dataclasses.fields(Sampling)
     if field.default is not dataclasses.MISSING
 }
-
-
-# --- one process at a time --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Create and lock the folder; release it again only if the block raises."""
-    lock = _lock(folder)
-    try:
-        yield lock
-    except BaseException:
-        os.close(lock)
-        raise
-
-
-def _lock(folder: Path) -> int:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except (FileExistsError, PermissionError) as error:
-        raise RunFolderError(f"{folder} can't be a run folder: {error.strerror}; choose another --out") from None
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    try:
-        _acquire(descriptor)
-    except OSError as error:
-        os.close(descriptor)
-        if not isinstance(error, BlockingIOError):
-            raise RunFolderError(f"{folder} can't be locked: {error.strerror}; choose another --out") from None
-        raise _in_use_error(folder) from None
-    return descriptor
-
-
-def _acquire(descriptor: int) -> None:
-    """Take the lock or raise BlockingIOError. Retries, because `is_held` of another process takes it for an instant."""
-    for _ in range(_LOCK_TRIES - 1):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(_BETWEEN_TRIES_S)
-    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _in_use_error(folder: Path) -> RunFolderError:
-    return RunFolderError(f"{folder} is being written by another harness process; wait for it, or end it")
-
-
-def is_held(folder: Path) -> bool:
-    """Return whether a process has this folder open for writing, as far as this machine can tell."""
-    try:
-        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
-    except OSError:  # never locked, or copied without the lock
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.core.types import Estimate
+from harness.core.types import Estimate, Outcome
 from harness.runs.folder import RunReader
-from harness.runs.index import for_each_line, line_decoder, no_collections
+from harness.runs.index import Count, StoredReason, TokenCounts, for_each_line, line_decoder, no_collections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,29 +24,23 @@ Labelled = tuple[RunReader, str]
 """A run and its label."""
 
 
-class _TokenCounts(msgspec.Struct):
-    n_prompt: int
-    n_completion: int
-    cost_usd: float | None = None
-
-
 class _Completion(msgspec.Struct):
     task: str
     problem_id: str
-    index: int
+    index: Count
     seed: int | None
     text: str
-    finish_reason: str
-    tokens: _TokenCounts
+    finish_reason: StoredReason
+    tokens: TokenCounts
     engine_s: float | None = None
 
 
 class _Verdict(msgspec.Struct):
     task: str
     problem_id: str
-    index: int
+    index: Count
     grader: str
-    outcome: str
+    outcome: Outcome
     reward: float | None
     extracted: str | None = None
     reason: str = ""
@@ -117,7 +111,7 @@ def _frame(runs: Iterable[Labelled], file: str, kind: Any, columns: Mapping[str,
     decode = line_decoder(kind)
     with no_collections():
         for run, label in runs:
-            for_each_line(run.folder / file, lambda line, _offset: rows.append(decode(line)))
+            for_each_line(run.lines(file), lambda line, _offset: rows.append(decode(line)))
             labels += [label] * (len(rows) - len(labels))
         values = {name: list(map(attrgetter(field), rows)) for name, field in columns.items()}
         return pd.DataFrame({"run": labels, **values})

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from harness.core.types import Completion, FinishReason, Outcome, StoredCompletion, Tokens, Verdict
+from harness.core.types import Completion, Outcome, StoredCompletion, Tokens, Verdict
 from harness.runs.folder import CompletionFile, RunReader, RunWriter, bad_row_error
 from harness.runs.jsonl import parse_line, read_raw_lines
-from harness.runs.schema import BAD_ROW
+from harness.runs.schema import BAD_ROW, LARGEST
 
+StoredReason = Literal["stop", "length"]
+"""A completion that failed is never stored."""
 Samples = dict[tuple[str, int], StoredCompletion]
 Verdicts = dict[tuple[str, int], Verdict]
 """By problem and sample index."""
@@ -36,11 +39,14 @@ LONGEST_SHARED = 500
 """Bytes of a verdict's details above which the verdict is not looked up among the shared ones."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+
+
 class TokenCounts(msgspec.Struct, frozen=True):
     """The counts of a line's `tokens`; ids and log-probabilities are skipped."""
 
-    n_prompt: int
-    n_completion: int
+    n_prompt: Count
+    n_completion: Count
     cost_usd: float | None = None
 
 
@@ -49,9 +55,9 @@ class CompletionLine(msgspec.Struct):
 
     task: str
     problem_id: str
-    index: int
+    index: Count
     seed: int
-    finish_reason: FinishReason
+    finish_reason: StoredReason
     tokens: TokenCounts
     engine_s: float | None = None  # not measured by earlier versions
 
@@ -61,7 +67,7 @@ class VerdictLine(msgspec.Struct):
 
     task: str
     problem_id: str
-    index: int
+    index: Count
     grader: str
     outcome: Outcome
     reward: float | None
@@ -79,8 +85,8 @@ class CompletionIndex:
         self.verdicts: dict[str, Verdicts] = {task: {} for task in graders}
         with no_collections():
             if with_completions:
-                self._read_completions(run.folder / "completions.jsonl")
-            self._read_verdicts(run.folder / "verdicts.jsonl", graders)
+                self._read_completions(run.lines("completions.jsonl"))
+            self._read_verdicts(run.lines("verdicts.jsonl"), graders)
 
     def _read_completions(self, path: Path) -> None:
         file, decode = CompletionFile(path), line_decoder(CompletionLine)
@@ -175,9 +181,20 @@ def line_decoder(kind: type[S]) -> Callable[[bytes], S]:
             row = json.loads(line)
             if isinstance(row, dict) and "details" in row:
                 row["details"] = msgspec.Raw(json.dumps(row["details"]).encode())
-            return msgspec.convert(row, kind)
+            decoded = msgspec.convert(row, kind)
+            _refuse_non_finite(decoded)
+            return decoded
 
     return decode
+
+
+def _refuse_non_finite(row: Any) -> None:
+    """Raise ValueError if a number of a struct is not finite; what is in its details does not matter."""
+    for value in (getattr(row, name) for name in row.__struct_fields__):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"a number is not finite: {value}")
+        if isinstance(value, msgspec.Struct):
+            _refuse_non_finite(value)
 
 
 def _share(known: dict[K, V], key: K, value: V) -> None:

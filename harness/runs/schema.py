@@ -1,21 +1,32 @@
-"""The files of a run folder as values, there and back: lines of completions and verdicts, the record, the estimates."""
+"""The files of a run folder as values, there and back: lines of completions and verdicts, the record, the estimates.
+
+What is read back is validated as strictly as what is written: unknown or missing fields, wrong types, and numbers that
+are not finite raise one of `BAD_ROW`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.core.types import Completion, Estimate, Likelihood, RunRecord, Tokens, Verdict
+from harness.core.types import Completion, Estimate, RunRecord, Tokens, Verdict
 
+T = TypeVar("T")
 Key = tuple[str, str, int]
 """Task, problem, sample index."""
 
 FORMAT = 1
 """Version of the files. A folder of another format is refused."""
-BAD_ROW = (KeyError, TypeError, ValueError)
+BAD_ROW = (KeyError, TypeError, ValueError, RecursionError, OverflowError)
 """Errors that come of a line or file with missing, unknown or mistyped fields."""
+LARGEST = 2**53
+"""A count above it is none: it is more than a float holds exactly."""
+CHECKSUM = "checksum"
+"""Field of run.json: a digest of the others."""
 
 
 def completion_row(task: str, completion: Completion, *, with_ids: bool) -> dict[str, Any]:
@@ -36,10 +47,25 @@ def counts_of(tokens: Tokens) -> Tokens:
 
 def completion_from_row(row: dict[str, Any]) -> tuple[str, Completion]:
     """Return the task and the completion of a line."""
-    task = row.pop("task")
-    if "likelihoods" in row:
-        row["likelihoods"] = tuple(Likelihood(**one) for one in row["likelihoods"])
-    return task, Completion(**{**row, "tokens": Tokens(**row["tokens"])})
+    task = _text(row.pop("task"))
+    completion = built(Completion, row)
+    _refuse_unknown(Tokens, row["tokens"])
+    for one in completion.likelihoods:
+        if math.isnan(one.logp):
+            raise ValueError("a log-likelihood is not a number")
+    completion = dataclasses.replace(completion, likelihoods=tuple(completion.likelihoods))
+    check_completion(completion.index, completion.finish_reason, completion.tokens, completion.engine_s)
+    return task, completion
+
+
+def check_completion(index: int, finish_reason: str, tokens: Any, engine_s: float | None) -> None:
+    """Raise ValueError for numbers that a stored completion can't have."""
+    for count in (index, tokens.n_prompt, tokens.n_completion):
+        _index(count)
+    if finish_reason == "failed":
+        raise ValueError("a completion that failed is never stored")
+    if not all(x is None or math.isfinite(x) for x in (tokens.cost_usd, engine_s)):
+        raise ValueError("a number is not finite")
 
 
 def verdict_row(task: str, problem_id: str, index: int, grader: str, verdict: Verdict) -> dict[str, Any]:
@@ -48,19 +74,43 @@ def verdict_row(task: str, problem_id: str, index: int, grader: str, verdict: Ve
 
 def verdict_from_row(row: dict[str, Any]) -> tuple[Key, str, Verdict]:
     """Return the key, the grader and the verdict of a line."""
-    key = (row.pop("task"), row.pop("problem_id"), row.pop("index"))
-    return key, row.pop("grader"), Verdict(**row)
+    key = (_text(row.pop("task")), _text(row.pop("problem_id")), _index(row.pop("index")))
+    return key, _text(row.pop("grader")), built(Verdict, row)
 
 
 def record_to_json(record: RunRecord) -> str:
-    return _to_json(dataclasses.asdict(record))
+    fields = dataclasses.asdict(record)
+    return _to_json({**fields, CHECKSUM: _digest_of(fields)})
 
 
 def record_from_json(text: str) -> RunRecord | int:
     """Return the record of run.json, or only its format where that is not ours."""
     fields = json.loads(text)
-    found: int = fields["format"]
-    return RunRecord(**fields) if found == FORMAT else found
+    found = _index(fields["format"])
+    if found != FORMAT:
+        return found
+    checksum = fields.pop(CHECKSUM, None)  # earlier versions wrote none
+    if checksum is not None and checksum != _digest_of(fields):
+        raise ValueError("it does not fit its checksum, so it was altered")
+    record = built(RunRecord, fields)
+    for name, facts in record.data.items():
+        wrong = [key for key, kind in _FACTS.items() if not isinstance(facts.get(key, kind()), kind)]
+        if wrong:
+            raise ValueError(f"data.{name}.{wrong[0]} has the wrong type")
+    return record
+
+
+# Facts that this version reads; the others are shown as they are.
+_FACTS: Mapping[str, Any] = {"fingerprint": str, "name": str, "grader": str, "sampling": dict, "judging": dict}
+
+
+def _digest_of(fields: Mapping[str, Any]) -> str:
+    return digest(json.dumps(fields, sort_keys=True))
+
+
+def digest(text: str) -> str:
+    """Return the digest of a file of the run, which run.json keeps."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def estimates_to_json(estimates: Mapping[str, Sequence[Estimate]]) -> str:
@@ -68,7 +118,35 @@ def estimates_to_json(estimates: Mapping[str, Sequence[Estimate]]) -> str:
 
 
 def estimates_from_json(text: str) -> dict[str, list[Estimate]]:
-    return {task: [Estimate(**row) for row in group] for task, group in json.loads(text).items()}
+    groups = built(dict[str, list[dict[str, Any]]], json.loads(text))
+    estimates = {task: [built(Estimate, row) for row in group] for task, group in groups.items()}
+    for estimate in (estimate for group in estimates.values() for estimate in group):
+        for count in (estimate.n_problems, estimate.n_completions, estimate.n_ungraded):
+            _index(count)
+    return estimates
+
+
+def clusters_from_json(text: str) -> dict[str, dict[str, str]]:
+    return built(dict[str, dict[str, str]], json.loads(text))
+
+
+def step_from_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the step metrics of a line: the number of the step, and numbers."""
+    _index(row["step"])
+    for name, value in row.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, int) and abs(value) > LARGEST):
+            raise ValueError(f"{name} is not a number that a step has")
+        if name in ("reward", "solve_rate") and not math.isfinite(value):
+            raise ValueError(f"{name} is not finite")
+    return row
+
+
+def warning_from_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a warning of a training: step, name and text."""
+    _index(row["step"])
+    _text(row["text"])
+    return row
 
 
 def clusters_to_json(clusters: Mapping[str, Mapping[str, str]]) -> str:
@@ -77,6 +155,33 @@ def clusters_to_json(clusters: Mapping[str, Mapping[str, str]]) -> str:
 
 def _to_json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
+
+
+def built(kind: type[T], value: Any) -> T:
+    """Return a value of this type from decoded JSON, whose types and fields must be right."""
+    import msgspec  # late: many commands read no such file
+
+    if dataclasses.is_dataclass(kind):
+        _refuse_unknown(kind, value)
+    return msgspec.convert(value, kind)
+
+
+def _refuse_unknown(kind: Any, row: Mapping[str, Any]) -> None:
+    unknown = row.keys() - kind.__dataclass_fields__.keys()
+    if unknown:
+        raise ValueError(f"unknown field {min(unknown)!r}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is needed, not {type(value).__name__}")
+    return value
+
+
+def _index(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+        raise TypeError(f"a count is needed, not {str(value)[:40]}")
+    return value
 
 
 def _fields(value: Any) -> dict[str, Any]:

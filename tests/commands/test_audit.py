@@ -6,28 +6,16 @@ import json
 import os
 
 import pytest
+from altered_runs import scripted_run
 
 from harness.cli import main
 from harness.core.types import Verdict
 from harness.runs.folder import RunReader, RunWriter
 
-CONFIG = """
-tasks = ["countdown"]
-n = 3
-limit = 4
-[model]
-path = "countdown-tiny"
-[engine]
-id = "scripted"
-replies = ["4*9=36;36+2=38", "nonsense", "Answer: 5"]
-"""
-
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "c.toml").write_text(CONFIG)
-    assert main(["eval", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 0
-    return tmp_path / "run"
+    return scripted_run(tmp_path)
 
 
 def test_audit_counts_and_shows_differences(run, capsys):

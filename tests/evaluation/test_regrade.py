@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from altered_runs import change_record, scripted_run
 
 from harness.cli import main
 from harness.runs.folder import RunReader
 
-CONFIG = """
-tasks = ["countdown"]
-n = 3
-limit = 4
-[model]
-path = "countdown-tiny"
-[engine]
-id = "scripted"
-replies = ["4*9=36;36+2=38", "nonsense", "Answer: 5"]
-"""
-
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "c.toml").write_text(CONFIG)
-    assert main(["eval", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run"), "--quiet"]) == 0
-    return tmp_path / "run"
+    return scripted_run(tmp_path)
 
 
 def test_regrading_generates_nothing_and_gives_the_same_verdicts(run):
@@ -62,8 +50,7 @@ def test_regrading_with_another_grader_keeps_the_metrics_of_the_first(run, capsy
 
 def test_verdicts_of_other_code_are_reported_until_regraded(run, capsys):
     evaluation = ["eval", "--config", str(run.parent / "c.toml"), "--out", str(run), "--quiet"]
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**record, "code": "0.0.1+old"}))
+    change_record(run, code="0.0.1+old")
     assert main(evaluation) == 0
     printed = capsys.readouterr().err
     assert printed.startswith("warning: countdown: the stored verdicts are by version 0.0.1+old, and this is ")
@@ -74,8 +61,7 @@ def test_verdicts_of_other_code_are_reported_until_regraded(run, capsys):
 
 
 def test_regrading_leaves_an_unfinished_run_unfinished(run):
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**record, "status": "failed", "error": "it broke"}))
+    change_record(run, status="failed", error="it broke")
     assert main(["grade", str(run), "--quiet"]) == 0
     assert (RunReader.read(run).record.status, RunReader.read(run).record.error) == ("failed", "it broke")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from altered_runs import change_record
 
 from harness.cli import main
 from harness.core.errors import RunFolderError, UsageError
@@ -246,6 +247,7 @@ def test_runs_can_be_compared_by_another_of_their_graders(tmp_path):
 def test_a_verdict_without_its_completion_is_refused(tmp_path):
     one, two = run_of(tmp_path / "one", FIRST), run_of(tmp_path / "two", SECOND)
     (one / "completions.jsonl").unlink()
+    change_record(one, sizes={})  # as a run that was killed
     with pytest.raises(RunFolderError, match=r"one has a verdict on a\[0\] and no completion"):
         compare(one, two)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from altered_runs import change_record, replace_text
 
 from harness.core.errors import RunFolderError, UnknownNameError, UsageError
 from harness.core.types import Estimate, Table, Verdict
@@ -86,8 +87,7 @@ def make_train(folder, *, n_steps=12, rows=None, status="done"):
         row = {"step": step, "reward": step / 10, "solve_rate": step / 20, "n_tokens": 100, "wall_s": 0.5}
         store.append_step({**row, "n_ungraded": 1} if rows is None else {"step": step, **rows})
     store.finish("done")
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**record, "status": status}))  # as a kill leaves it
+    change_record(folder, status=status)  # as a kill leaves it
     return folder
 
 
@@ -295,7 +295,7 @@ def test_results_show_the_recorded_default_temperature(tmp_path):
 
 def test_absent_settings_are_shown_as_empty(tmp_path):
     folder = make_eval(tmp_path / "a")
-    (folder / "config.toml").write_text("tasks = ['sums']\n")
+    replace_text(folder, "config.toml", "tasks = ['sums']\n")
     row = cells(tables_of([folder], ["results"])[0])
     assert (row["model"], row["split"], row["n"], row["task"]) == (None, None, None, "sums")
     assert tables_of([folder], ["protocol"])
@@ -464,9 +464,8 @@ def test_programs_without_a_sandbox_are_marked_unsafe(tmp_path):
 
 def test_programs_graded_again_without_a_sandbox_are_marked_unsafe(tmp_path):
     folder = make_eval(tmp_path / "again")
-    record = json.loads((folder / "run.json").read_text())
     levels = {"code": {"code": "0.1", "sandbox": "sealed"}, "legacy_evalplus": {"code": "0.1", "sandbox": "limits"}}
-    (folder / "run.json").write_text(json.dumps({**record, "regraded": {"sums": levels}}))
+    change_record(folder, regraded={"sums": levels})
     page = write_report([folder], tmp_path / "report").markdown.read_text()
     assert page.count("UNSAFE") == 1
     assert "UNSAFE: the programs in again (sums, graded again by legacy_evalplus)" in page

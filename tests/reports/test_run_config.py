@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from harness.core.errors import RunFolderError
 from harness.reports.run_config import PluginSettings, run_config
 
 
 def config_of(text: str, kind: str = "eval"):
     """Return the parsed config of a run whose config.toml has this text."""
-    return run_config(SimpleNamespace(record=SimpleNamespace(kind=kind), config=lambda: tomllib.loads(text)))
+    return run_config(
+        SimpleNamespace(folder=Path("run"), record=SimpleNamespace(kind=kind), config=lambda: tomllib.loads(text))
+    )
 
 
 def test_an_empty_config_has_no_settings():
@@ -49,3 +53,9 @@ def test_a_training_run_has_one_task():
     config = config_of(text, "train")
     assert config.tasks == [PluginSettings("sums", {})]
     assert (config.model, config.model_options, config.seed, config.n_steps) == ("m", {"dtype": "auto"}, 4, 7)
+
+
+@pytest.mark.parametrize("text", ["n = [4]", 'seed = "a"', "tasks = 3", "split = true", "[model]\npath = 5"])
+def test_a_setting_of_another_type_is_refused_with_its_file(text):
+    with pytest.raises(RunFolderError, match=r"config\.toml: \w+ has the wrong type"):
+        config_of(text)

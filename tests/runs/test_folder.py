@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from altered_runs import replace_text
 
 from harness.core import config as configs
 from harness.core.config import PluginChoice, incidental, plugin
@@ -212,8 +213,7 @@ class OldNested(Nested):
 def test_a_run_with_removed_keys_is_refused_with_every_one_of_them(folder, tmp_path):
     config = Nested(engine=configs.parse_plugin("engines", "hf"))
     make(folder, OldNested(engine=config.engine))
-    path = folder / "config.toml"
-    path.write_text(path.read_text().replace("batch_rows", "rows_of_old"))
+    replace_text(folder, "config.toml", (folder / "config.toml").read_text().replace("batch_rows", "rows_of_old"))
     # The digest does not cover keys that may change on resuming: it is the same.
     assert RunReader.read(folder).record.config_digest == configs.digest(configs.to_tree(config, identity_only=True))
     for action in (lambda: open_writer(folder, config), lambda: RunWriter.check(folder, identity_of(config))):
@@ -284,7 +284,6 @@ def test_reopening_a_run_with_other_data_is_refused(folder, tmp_path):
         {"run.json": "not json"},
         {"run.json": ""},
         {"run.json": '{"format": 1, "id": "one"}'},
-        {"run.json/file": ""},
     ],
     ids=lambda files: " ".join(files),
 )
@@ -294,6 +293,11 @@ def test_a_folder_that_is_not_a_run_is_never_touched(folder, tmp_path, files):
         (folder / name).write_text(text)
     message = assert_refused_untouched(tmp_path, "choose another", lambda: open_writer(folder))
     assert str(folder) in message
+
+
+def test_a_folder_in_place_of_the_record_is_refused(folder, tmp_path):
+    (folder / "run.json").mkdir(parents=True)
+    assert_refused_untouched(tmp_path, "run.json can't be read: Is a directory", lambda: open_writer(folder))
 
 
 def test_a_run_of_another_format_is_refused_by_its_format(folder, tmp_path):
@@ -313,7 +317,7 @@ def test_path_that_cannot_be_a_folder_is_refused(tmp_path, place):
 
 def test_a_run_that_began_in_between_is_checked_again_under_the_lock(folder, monkeypatch):
     # Another process makes the run and leaves it after the first look at the folder and before the lock.
-    from harness.runs import folder as module
+    from harness.runs import lock as module
 
     really_lock = module._lock
 
@@ -565,13 +569,13 @@ def test_rewinding_drops_the_records_of_later_steps(folder):
     assert writer.rewind_steps(3) == []
     for step in (1, 2, 3):
         writer.append_step({"step": step})
-        writer.append_warning({"step": step, "name": "w"})
+        writer.append_warning({"step": step, "name": "w", "text": ""})
     assert writer.rewind_steps(2) == [{"step": 1}, {"step": 2}]
-    writer.replace_warnings({"step": step, "name": "w"} for step in (1, 2))
-    writer.append_step({"step": 3, "is_second_try": True})
+    writer.replace_warnings({"step": step, "name": "w", "text": ""} for step in (1, 2))
+    writer.append_step({"step": 3, "try": 2})
     writer.finish("done")
     reader = RunReader.read(folder)
-    assert reader.steps() == [{"step": 1}, {"step": 2}, {"step": 3, "is_second_try": True}]
+    assert reader.steps() == [{"step": 1}, {"step": 2}, {"step": 3, "try": 2}]
     assert [row["step"] for row in reader.warnings()] == [1, 2]
 
 

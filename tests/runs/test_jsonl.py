@@ -8,14 +8,15 @@ import os
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import DiskError, RunFolderError
-from harness.runs.jsonl import JsonlFile, disk_error, read_line_at, read_lines, write_whole
+from harness.runs.jsonl import JsonlFile, disk_error, read_line_at, read_lines, read_raw_lines, write_whole
 
 ROWS = [{"number": 0, "text": "zero"}, {"number": 1, "text": "one"}]
 
@@ -177,6 +178,66 @@ def test_a_journal_can_be_rewritten_from_its_own_lines(path):
     append(path, *ROWS)
     JsonlFile(path).rewrite(row for row in read_lines(path) if row["number"] == 1)
     assert rows_of(path) == ROWS[1:]
+
+
+# --- checksums --------------------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.dictionaries(any_text, any_text, max_size=3), min_size=1, max_size=4), st.data())
+def test_a_changed_bit_is_noticed_in_every_line(path, rows, data):
+    path.unlink(missing_ok=True)
+    append(path, *rows)
+    content = bytearray(path.read_bytes())
+    assert zlib.crc32(content) == 0, "the sum of the whole file, which makes reading it cheap"
+    place = data.draw(st.integers(0, len(content) - 2))
+    field = content.rfind(b'"crc"', 0, place + 5)
+    assume(not field <= place < field + 7)  # without its name a checksum is an unknown field, and the rest is whole
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(RunFolderError):
+        assert [json.loads(json.dumps(row)) for row in rows_of(path)] == [json.loads(json.dumps(row)) for row in rows]
+
+
+def test_an_altered_line_is_named_by_its_number(path):
+    append(path, *({"number": n, "text": "x" * 50} for n in range(9000)))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"number":7001,"text":"x', b'"number":7001,"text":"y'))
+    for read in (read_lines, read_raw_lines):
+        with pytest.raises(RunFolderError, match=r"rows\.jsonl, line 7002 does not fit its checksum"):
+            list(read(path))
+    path.write_bytes(content + b'{"torn')
+    assert len(rows_of(path)) == 9000
+
+
+@pytest.mark.parametrize("n_old", [1, 9000])
+@pytest.mark.parametrize("length", [50, 300_000])
+def test_lines_of_an_earlier_version_have_none_and_those_after_them_are_checked(path, n_old, length):
+    old = b"".join(
+        json.dumps({"number": n, "text": "x" * (length if n == 0 else 50)}).encode() + b"\n" for n in range(n_old)
+    )
+    path.write_bytes(old)
+    assert len(rows_of(path)) == len(list(read_raw_lines(path))) == n_old
+    append(path, {"number": -1, "text": "z" * length})
+    assert len(rows_of(path)) == len(list(read_raw_lines(path))) == n_old + 1
+    path.write_bytes(path.read_bytes().replace(b'"number":-1', b'"number":-2'))
+    with pytest.raises(RunFolderError, match=f"line {n_old + 1} does not fit"):
+        list(read_raw_lines(path))
+
+
+def test_a_line_read_by_its_place_is_checked(path):
+    file = JsonlFile(path)
+    place = file.append({"text": "one"})
+    file.close()
+    path.write_bytes(path.read_bytes().replace(b"one", b"two"))
+    with pytest.raises(RunFolderError, match="its checksum does not fit"):
+        read_line_at(path, place)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\ud83d\ude00", "x\udfffy"])
+def test_half_a_surrogate_pair_is_written_as_valid_utf_8(path, text):
+    append(path, {"text": text})
+    assert json.loads(path.read_bytes().decode("utf-8"))["text"] == json.loads(json.dumps(text))
 
 
 # --- whole files ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from harness.cli import main
 from harness.runs.folder import RunReader
+from harness.runs.jsonl import read_lines
 
 OLD = Path(__file__).parent / "old_run"
 
@@ -18,7 +19,7 @@ def old(tmp_path):
 
 
 def verdict_rows(folder):
-    return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+    return list(read_lines(folder / "verdicts.jsonl"))
 
 
 def test_old_runs_are_reported(old, tmp_path):

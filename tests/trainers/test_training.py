@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from altered_runs import replace_text
 from tensorboardX.proto import event_pb2
 from training import assert_same_run, figures, recipe, run, weights
 from transformers import AutoModelForCausalLM
@@ -46,7 +47,8 @@ def test_run_resumed_after_two_steps_equals_four_steps_to_the_bit(name: str, tmp
 def test_a_run_with_a_removed_config_key_is_reported_and_not_resumed(tmp_path: Path) -> None:
     run(recipe("countdown-grpo", loop={"steps": 1}), tmp_path / "run")
     before, path = tables_of([tmp_path / "run"], ["training"]), tmp_path / "run" / "config.toml"
-    path.write_text(path.read_text().replace("[loop]\n", "[loop]\nrecall_bytes = 1073741824\n"))
+    text = path.read_text().replace("[loop]\n", "[loop]\nrecall_bytes = 1073741824\n")
+    replace_text(tmp_path / "run", "config.toml", text)
     assert "recall_bytes" in path.read_text()
     assert tables_of([tmp_path / "run"], ["training"]) == before
     with pytest.raises(RunFolderError, match=r"does not have the key 'loop\.recall_bytes' of its config"):

@@ -97,7 +97,8 @@ def _spec(view: RunReader, config: EvalConfig, task: str, graded: Sequence[Grade
 def _settings(view: RunReader, task: str) -> Any:
     from inspect_ai.model import GenerateConfig
 
-    own = dict(view.record.data.get(task, {}).get("sampling", {}))
+    is_imported = "source" in view.record.data  # and not drawn as the task asks for
+    own = {} if is_imported else dict(view.record.data.get(task, {}).get("sampling", {}))
     sampling = {**own, **view.config().get("sampling", {})}
     names = {"max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "stop": "stop_seqs"}
     return GenerateConfig(**{theirs: sampling[ours] for ours, theirs in names.items() if ours in sampling})

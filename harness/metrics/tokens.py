@@ -22,12 +22,12 @@ class TokenCounts(MeanOverProblems):
 
     `tokens` is the mean over problems of the mean over graded samples. `tokens per right answer` is the number of
     tokens of all graded samples over the number of right ones; it has no estimate where nothing is right, or so few
-    problems that its interval has no upper end.
+    problems that its interval has no upper end. Imported completions whose tokens were not counted have neither.
     """
 
     def means(self, problems: Sequence[ProblemSamples]) -> list[Means]:
         used, notes = with_samples(problems, 1)
-        if not used:
+        if not any(map(_n_tokens, used)):
             return []
         values = [_n_tokens(problem) / problem.n_graded for problem in used]
         # The upper bound is the token budget, which a metric does not know; the longest sample stands for it.
@@ -38,6 +38,8 @@ class TokenCounts(MeanOverProblems):
         problems = by_problem(graded)
         found = [mean_estimate(means, problems) for means in self.means(problems)]
         used, _ = with_samples(problems, 1)
+        if not found:
+            return []
         return [*found, *per_right_answer("tokens per right answer", list(map(_n_tokens, used)), used, problems)]
 
 

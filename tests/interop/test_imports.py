@@ -267,16 +267,18 @@ def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs k = 8 samples" in refused(capsys, file, "--set", 'metrics=[{id="pass_at_k", ks=[8]}]')
     assert main(["import", file, "--out", "run"]) == 2
     assert "name the tasks" in capsys.readouterr().err
+    assert main(["import", file, "--tasks", "aime24", "--out", "a/b/c"]) == 0 and Path("a/b/c/run.json").exists()
+    assert main(["import", file, "--tasks", "aime25,aime24", "--out", "x/y"]) == 2 and not Path("x").exists()
     Path("run").mkdir()
     Path("run/notes.txt").touch()
     assert "not a run folder" in refused(capsys, file)
 
 
 def test_the_first_unmatched_rows_are_listed_with_their_number(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"id": f"x{number}", "completion": "y"} for number in range(14)]
+    rows = [{"problem": f"x{number} " * 30, "completion": ["y", "z"]} for number in range(14)]
     line = refused(capsys, str(write(Path("a.jsonl"), rows)))
-    assert line.startswith("harness: 14 completions in 14 rows match no problem of aime24") and "and 4 more" in line
-    assert "line 10 (id 'x9')" in line and "x10" not in line
+    assert line.startswith("harness: 14 of 14 rows match no problem of aime24, or several: ") and "and 4 more" in line
+    assert "line 10 (question 'x9 x9 " in line and "x10" not in line and len(line) < 1500
 
 
 def test_a_question_that_two_problems_have_decides_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

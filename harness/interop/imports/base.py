@@ -28,7 +28,8 @@ class ProblemKeys:
     """The id without the sample number at its end, to try if no problem has the whole id."""
 
     def __str__(self) -> str:
-        named = {"id": self.id, "number": self.number, "question": _start(self.text)}
+        plain_id = _start(self.id) if self.id != self.text else None  # one column may be either
+        named = {"id": plain_id, "number": self.number, "question": _start(self.text)}
         return ", ".join(f"{name} {value!r}" for name, value in named.items() if value is not None)
 
 

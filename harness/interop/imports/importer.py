@@ -134,9 +134,9 @@ def _write_run(
     request: ImportRequest, files: Sequence[ImportedFile], setup: EvalSetup, progress: Progress
 ) -> EvalSetup:
     """Write all completions to a new folder and rename it; nothing is left if a row is refused."""
+    there = next(parent for parent in request.out.absolute().parents if parent.is_dir())
     try:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".import-{request.out.name}-", dir=request.out.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".import-{request.out.name}-", dir=there))
     except OSError as error:
         raise disk_error(request.out, error) from error
     try:
@@ -158,6 +158,7 @@ def _write_run(
 
 def _move(folder: Path, out: Path) -> None:
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)  # an empty folder of that name is replaced
     except OSError as error:
         raise RunFolderError(f"{out} can't be made: {error.strerror}; choose another --out") from None

@@ -76,8 +76,10 @@ class RunFiles:
         }
         self._completions = JsonlFile(folder / "completions.jsonl")
         self._verdicts = JsonlFile(folder / "verdicts.jsonl")
-        self._unmatched: list[str] = []
-        self._n_unmatched = self._n_rows = 0
+        self._unmatched: dict[str, str] = {}
+        """The first rows that match no problem or several, with the reason, by their place."""
+        self._last_unmatched = ""
+        self._n_unmatched = self._unmatched_rows = self._n_rows = 0
 
     def __enter__(self) -> RunFiles:
         return self
@@ -107,8 +109,10 @@ class RunFiles:
             place = self._matcher.find(sample.keys)
         except UnmatchedError as error:
             self._n_unmatched += 1
+            self._unmatched_rows += 1 if self._last_unmatched != file.rows.at(number) else 0
+            self._last_unmatched = file.rows.at(number)
             if len(self._unmatched) < N_LISTED:
-                self._unmatched.append(f"{file.rows.at(number)} ({sample.keys}): {error}")
+                self._unmatched.setdefault(self._last_unmatched, f"{self._last_unmatched} ({sample.keys}): {error}")
             return
         if place not in self._problems:  # a problem that --limit or --problem left out
             self.n_skipped += 1
@@ -173,10 +177,11 @@ class RunFiles:
     def finish(self) -> None:
         """Raise for rows without a problem and problems without a completion."""
         if self._n_unmatched and not self._request.skip_unmatched:
+            listed = _listed(list(self._unmatched.values()), self._unmatched_rows)
             raise DataError(
-                f"{self._n_unmatched} completions in {self._n_rows} rows match no problem of {', '.join(self._tasks)}, "
-                f"or several: {_listed(self._unmatched, self._n_unmatched)}. Nothing was imported; correct them, name "
-                "the right column (--map problem=COLUMN), or leave them out with --skip-unmatched"
+                f"{self._unmatched_rows} of {self._n_rows} rows match no problem of {', '.join(self._tasks)}, or "
+                f"several: {listed}. Nothing was imported; correct them, name the right column (--map problem=COLUMN), "
+                "or leave them out with --skip-unmatched"
             )
         self.n_skipped += self._n_unmatched
         without = [f"{place.task} {place.problem_id}" for place in self._problems if place not in self.n_taken]

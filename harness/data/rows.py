@@ -186,8 +186,6 @@ class _Text:
                         f"{self._path}, row {number} is not JSON ({error}); was the file cut off?"
                     ) from None
                 continue
-            if end == len(self._held) and self._more():  # a number may go on
-                continue
             self._at = end
             return value
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,20 @@ def test_the_responses_endpoint_and_several_choices_of_a_batch() -> None:
     assert outcomes(run, "math") == {("apples", 0): True, ("books", 0): True, ("books", 1): False}
     counts = {(c.tokens.n_prompt, c.tokens.n_completion) for _, c in run.completions() if c.problem_id == "apples"}
     assert counts == {(3, 4)}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_archives_of_older_versions_are_read(method: int, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = EvalArchive.open(FILES / "inspect_ai/sums.eval")
+    with zipfile.ZipFile("old.eval", "w", method) as old:
+        for name, member in archive.members.items():
+            old.writestr(name, archive._content(member))
+    assert list(EvalArchive.open(Path("old.eval")).rows()) == list(archive.rows())
+    whole = Path("old.eval").read_bytes()
+    at = whole.index(b"samples/") + 400
+    Path("bad.eval").write_bytes(whole[:at] + b"x" + whole[at + 1 :])
+    assert main(["import", "bad.eval", "--tasks", SUMS, "--out", "run"]) == 2
+    assert "bad.eval is damaged: samples/" in capsys.readouterr().err
 
 
 def test_a_damaged_archive_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,7 @@ def test_few_shot_examples_come_from_the_train_split() -> None:
     assert all(text.removeprefix("Q: ") in {r["question"] for r in train} | {r["how"] for r in train} for text in shown)
     (boxed, *_) = task("jsonl:data", few_shot=1, prompt="simple").problems("test", 0)
     assert boxed.messages[1].content.startswith("\\boxed{")
-    (trained, *_) = task("jsonl:data", few_shot=4, prompt="{question}").problems("train", 0)
+    trained = next(task("jsonl:data", few_shot=4, prompt="{question}").problems("train", 0))
     assert trained.messages[-1].content not in {m.content for m in trained.messages[:-1]}
     with pytest.raises(ConfigError, match="of other rows than the test split"):
         list(task("data/test.jsonl", few_shot=1).problems("test", 0))

@@ -81,3 +81,16 @@ def test_every_recipe_and_error_is_listed() -> None:
     assert all(f"| `{name}` |" in page for name in recipes())
     page = docs_hook.PAGES["reference/errors.md"]()
     assert all(f"| `{error.__name__}` |" in page for error in HarnessError.__subclasses__())
+
+
+def test_every_method_has_a_row_with_its_paper_surrogate_and_engines() -> None:
+    page = docs_hook.PAGES["reference/objectives.md"]()
+    rows = {
+        match[1]: match[0].split(" | ") for match in re.finditer(r"^\| `(\w+)` \| .*\| ours.*\|$", page, re.MULTILINE)
+    }
+    assert set(rows) == {name.removeprefix("countdown-") for name in recipes() if name.startswith("countdown-")}
+    papers = {name: row[1] for name, row in rows.items()}
+    assert {name for name, paper in papers.items() if not re.search(r"arXiv \d{4}\.\d{5}|19\d\d", paper)} == {"base"}
+    assert "2509.02534" in papers["darling"] and "2406.05673" in papers["for"] and "2503.18929" in papers["tba"]
+    assert "(advantages.md#maxrl)" in rows["maxrl"][3] and "(#grpo)" in rows["maxrl"][2]
+    assert rows["flowrl"][-1].startswith("ours |") and "Tinker" in rows["grpo"][-1]

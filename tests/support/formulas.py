@@ -219,6 +219,63 @@ def cispo_tokens(now: Rows, held: Rows) -> list[list[float]]:
     return tokens
 
 
+def sapo(now: Rows, held: Rows) -> float:
+    rows = []
+    for row, a in zip(now, z_scores(held), strict=True):
+        tau = 1.0 if a > 0 else 1.05
+        ratios = [math.exp(n - o) for n, o in zip(row.new, row.old, strict=True)]
+        rows.append([-4 / tau / (1 + math.exp(-tau * (ratio - 1))) * a for ratio in ratios])
+    return mean_of_means(rows)
+
+
+def dppo(low: float, high: float, cap: float) -> Loss:
+    def loss(now: Rows, held: Rows) -> float:
+        rows = []
+        for row, fixed, a in zip(now, held, z_scores(held), strict=True):
+            tokens = []
+            for live, n, o in zip(row.new, fixed.new, fixed.old, strict=True):
+                moved = math.exp(n) - math.exp(o)
+                is_near = moved <= high if a > 0 else moved >= -low
+                tokens.append(-min(math.exp(n - o), cap) * a * live if is_near else 0.0)
+            rows.append(tokens)
+        return mean_of_tokens(rows)
+
+    return loss
+
+
+def covariances(held: Rows) -> list[list[float]]:
+    scores = z_scores(held)
+    weighted = [(s, lp) for row, s in zip(held, scores, strict=True) for lp in row.old]
+    mean_a, mean_lp = statistics.fmean(a for a, _ in weighted), statistics.fmean(lp for _, lp in weighted)
+    return [[(s - mean_a) * (lp - mean_lp) for lp in row.old] for row, s in zip(held, scores, strict=True)]
+
+
+def clip_cov(low: float, high: float) -> Loss:
+    """Of a share of 1: every token between the bounds is left out."""
+
+    def loss(now: Rows, held: Rows) -> float:
+        kept = [[not low < c < high for c in row] for row in covariances(held)]
+        terms = token_surrogates(now, spread(held, z_scores(held)))
+        return mean_of_tokens([[t * k for t, k in zip(*pair, strict=True)] for pair in zip(terms, kept, strict=True)])
+
+    return loss
+
+
+def kl_cov(n_marked: int, coefficient: float) -> Loss:
+    def loss(now: Rows, held: Rows) -> float:
+        found = covariances(held)
+        least = sorted((c for row in found for c in row), reverse=True)[n_marked - 1]
+        rows = []
+        for row, cov, a in zip(now, found, z_scores(held), strict=True):
+            gaps = [n - o for n, o in zip(row.new, row.old, strict=True)]
+            rows.append(
+                [-math.exp(g) * a + coefficient * abs(g) * (c >= least) for g, c in zip(gaps, cov, strict=True)]
+            )
+        return mean_of_tokens(rows)
+
+    return loss
+
+
 def trpo(coefficient: float) -> Loss:
     def loss(now: Rows, held: Rows) -> float:
         tokens = []

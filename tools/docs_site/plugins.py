@@ -8,9 +8,9 @@ from typing import Any
 
 from docs_site.fields import settings_of
 from docs_site.markdown import block, cell, code, docstring_of, escaped, page, section, table
+from docs_site.methods import methods_table
 from harness.core import config as configs
 from harness.core import registry
-from harness.core.recipes import methods_of_settings
 
 INTRODUCTIONS = {
     "tasks": """
@@ -52,18 +52,8 @@ def plugin_page(kind_name: str) -> str:
         ([f"[`{plugin_id}`](#{plugin_id})", escaped(entry.description)] for plugin_id, entry in entries.items()),
     )
     parts = [_plugin(kind_name, plugin_id) for plugin_id in entries]
-    extra = _methods() if kind_name == "objectives" else ""
+    extra = methods_table() if kind_name == "objectives" else ""
     return page(kind_name.capitalize(), INTRODUCTIONS[kind_name].strip(), overview, extra, *parts)
-
-
-def _methods() -> str:
-    """Return the methods that are settings of another objective."""
-    rows = (
-        [code(name), f"[`{method.objective}`](#{method.objective})", ", ".join(map(code, method.recipes))]
-        for name, method in methods_of_settings().items()
-    )
-    lead = "These methods are settings of another objective. Start from the recipe."
-    return section("Methods without a file of their own", lead, table(["method", "objective", "recipes"], rows))
 
 
 def _plugin(kind_name: str, plugin_id: str) -> str:

@@ -1,7 +1,7 @@
 """FlowRL with single choices changed: one option for each method of `flowrl` that it overrides.
 
-With the defaults it is `flowrl`; with those of the released code it is `flowrl_release`. To be minimised, as `flowrl`
-but for:
+Paper: Zhu et al. 2025, arXiv 2509.15207. With the defaults it is `flowrl`; with those of the released code it is
+`flowrl_release`. To be minimised, as `flowrl` but for:
 
     option                      paper               others
     importance_weight           clipped             capped at `cap` | unclipped | none (w = 1)

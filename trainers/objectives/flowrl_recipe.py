@@ -1,7 +1,7 @@
 """FlowRL as its authors' recipe for verl has it: the released code with a capped weight and a plain mean.
 
-Code: github.com/verl-project/verl-recipe, flowrl/flowrl_actor.py (January 2026). To be minimised, as `flowrl_release`
-but for:
+Paper: Zhu et al. 2025, arXiv 2509.15207. Code: github.com/verl-project/verl-recipe, flowrl/flowrl_actor.py (January
+2026). To be minimised, as `flowrl_release` but for:
 
 - w = min( policy(y|x) / old(y|x), cap ), cap = 10. The recipe passes clip ranges and does not use them.
 - The reduction: mean over the completions of a minibatch, as in the paper.

@@ -1,7 +1,7 @@
 """FlowRL as its authors released it in September 2025: the code behind the paper, where it differs from the paper.
 
-Code: github.com/Xuekai-Zhu/FlowRL, verl@FlowRL, compute_flowrl_objective and ProjZModule. To be minimised, as `flowrl`
-but for:
+Paper: Zhu et al. 2025, arXiv 2509.15207. Code: github.com/Xuekai-Zhu/FlowRL, verl@FlowRL, compute_flowrl_objective and
+ProjZModule. To be minimised, as `flowrl` but for:
 
 - w = policy(y|x) / old(y|x), unclipped. The code computes the clipped weight and does not use it.
 - The reduction: 9 / completions of the minibatch * mean over the completions of a micro-batch. The 9 is the number of

@@ -155,6 +155,28 @@ def test_clipped_objectives_agree_before_the_first_update() -> None:
     torch.testing.assert_close(gradient(trpo, current, old), expected)
 
 
+@pytest.mark.parametrize(
+    ("objective_id", "options"),
+    [("sapo", {}), ("dppo", {"reduction": "sequence_mean"}), ("kl_cov", {"reduction": "sequence_mean"})],
+)
+def test_other_token_level_surrogates_agree_before_the_first_update(objective_id: str, options: dict[str, Any]) -> None:
+    current, old = on_policy()
+    expected = gradient(build("grpo", kl_beta=0.0), current, old)
+    torch.testing.assert_close(gradient(build(objective_id, **options), current, old), expected)
+
+
+def test_clip_cov_drops_as_many_tokens_as_its_share() -> None:
+    current, old = on_policy()
+    objective = build("clip_cov", share=0.1, cov_low=-9.0, cov_high=9.0)
+    torch.manual_seed(0)
+    advantages = objective.advantages(BATCH, old)
+    assert int((~advantages.extra["is_kept"]).sum()) == 2  # of 20 tokens
+    metrics = objective.loss(BATCH, current, old, advantages).metrics
+    assert metrics["tokens_marked"] == (2.0, 20.0)
+    dropped = gradient_of(objective.loss(BATCH, current, old, advantages).loss, current)
+    assert (dropped[~advantages.extra["is_kept"]] == 0).all()
+
+
 def test_kimi_with_a_small_tau_is_mean_baseline_reinforce() -> None:
     current, old = on_policy()
     expected = mean_baseline_reinforce(BATCH.rewards, current)
@@ -374,6 +396,10 @@ def test_groups_of_equal_rewards_have_zero_advantage(objective_id: str, reward: 
         ("flowrl_ablation", {"cap": 0.0}, "cap"),
         ("flowrl", {"clip_high": -0.1}, "clip_high"),
         ("gflowrl", {"beta": 0.0}, "beta"),
+        ("sapo", {"tau_positive": 0.0}, "tau_positive"),
+        ("dppo", {"divergence_high": 1.5}, "divergence_high"),
+        ("clip_cov", {"cov_low": 6.0}, "cov_low"),
+        ("kl_cov", {"share": 0.0}, "share"),
         ("tb", {"beta": -1.0}, "beta"),
         ("vargrad_tb", {"beta": 0.0}, "beta"),
         ("ppo", {"value_clip": -0.5}, "value_clip"),

@@ -3,6 +3,7 @@
     harness train countdown-remax --rollouts-only --set loop.steps=1 --out runs/rollouts
     python tools/gradient_cosines.py runs/rollouts
 
+Methods whose gradients have a cosine of at least `--merge` with the first of them share a row, and are listed below.
 The gradient is that of the policy's weights in the first update of a step over all completions, before any clipping:
 the policy is the one that sampled them and the reference, so ratios are 1 and drifts are 0. `countdown-remax` samples
 the greedy completions that its own objective needs. `countdown-base` is left out: it learns from demonstrations.
@@ -73,13 +74,27 @@ def gradient(recipe: str, rollouts: str, policy_run: Path | None) -> torch.Tenso
     return torch.cat([p.grad.flatten() for p in policy.module.parameters() if p.grad is not None])
 
 
-def page(names: list[str], cosines: torch.Tensor) -> str:
-    """Return the matrix as text: rows with the methods' names and numbers, columns with the numbers."""
-    width = max(map(len, names)) + 4
-    lines = [" " * width + "".join(f"{i:>5}" for i in range(1, len(names) + 1))]
-    for i, name in enumerate(names):
-        row = "".join(f"{value:5.2f}" for value in cosines[i].tolist())
-        lines.append(f"{i + 1:>2} {name:{width - 3}}{row}")
+def merged(cosines: torch.Tensor, least: float) -> list[list[int]]:
+    """Return the rows in groups: each with those whose cosine with its first is at least `least`, in order."""
+    groups: list[list[int]] = []
+    for i in range(len(cosines)):
+        near = next((group for group in groups if float(cosines[group[0], i]) >= least), None)
+        if near is not None:
+            near.append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def page(names: list[str], cosines: torch.Tensor, groups: list[list[int]]) -> str:
+    """Return the matrix of the groups' first methods as text, and the members of the groups."""
+    first = [group[0] for group in groups]
+    width = max(len(names[i]) for i in first) + 4
+    lines = [" " * width + "".join(f"{i:>6}" for i in range(1, len(groups) + 1))]
+    for number, i in enumerate(first, 1):
+        row = "".join(f"{value:6.2f}" for value in cosines[i, first].tolist())
+        lines.append(f"{number:>2} {names[i]:{width - 3}}{row}")
+    lines += ["", *(f"{n:>2} {', '.join(names[i] for i in g)}" for n, g in enumerate(groups, 1) if len(g) > 1)]
     return "\n".join(lines)
 
 
@@ -87,12 +102,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rollouts", help="a run folder of --rollouts-only, or its rollouts.jsonl")
     parser.add_argument("--policy", type=Path, help="a run folder: the policy has the weights of its newest checkpoint")
+    parser.add_argument("--merge", type=float, default=0.995, help="1.1 merges nothing")
     asked: Any = parser.parse_args()
     torch.manual_seed(0)
-    names = [n for n in recipes() if n.startswith(OF_ALL_METHODS) and n != "countdown-base"]
+    names = [name for name in recipes() if name.startswith(OF_ALL_METHODS) and name != "countdown-base"]
+    names.sort(key=lambda name: name != "countdown-grpo")  # first, since it is what the others are compared with
     gradients = torch.stack([gradient(name, asked.rollouts, asked.policy) for name in names])
     unit = gradients / gradients.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    print(page([name.removeprefix(OF_ALL_METHODS) for name in names], unit @ unit.T))
+    cosines = unit @ unit.T
+    print(page([name.removeprefix(OF_ALL_METHODS) for name in names], cosines, merged(cosines, asked.merge)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ Paper: Lochab et al. 2026, arXiv 2605.00365. For the G completions of a prompt, 
     q = the probability under the old policy, normalised over the group's right completions, at least 1e-6
 
 The weights of a group's right completions have the mean 1, so that their total credit is kept where their rewards are
-equal. tau = 0 is GRPO, tau = 1 makes the expected push on each right answer equal.
+equal. tau = 0 is GRPO; with tau = 1 the credit is inversely proportional to the probability, so that a right answer
+which is drawn twice as often gets half the credit each time.
 
 `q = "sequence"` takes the probability of the whole completion, as the paper has it. `q = "mean"` takes the geometric
 mean over its tokens, as the authors released it (github.com/AnamikaLochab/UCPO, verl/verl/trainer/ppo/core_algos.py,

@@ -1,4 +1,4 @@
-"""Find test problems that a training set contains too.
+"""Find test problems that a training set, or the data of a training run, contains too.
 
 Texts are compared as sequences of words, numbers and signs, so spacing, letter case and typesetting do not matter, but
 a minus or a digit does. Two texts are the same when the sequences are equal. They are near when enough of the test
@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.commands import DONE
@@ -24,11 +25,14 @@ from harness.commands.base.arguments import (
     parse_sets,
 )
 from harness.commands.base.output import print_tables
-from harness.core.errors import ConfigError
+from harness.core.config import parse_plugin
+from harness.core.errors import ConfigError, UsageError
 from harness.core.protocols import Split, Task
 from harness.core.types import Table
+from harness.runs.folder import RunReader
+from harness.runs.jsonl import read_lines
 
-EXAMPLE = "harness overlap math olympiadbench"
+EXAMPLE = "harness overlap math olympiadbench math500"
 RUN = 8
 """Tokens in a run."""
 NEAR = 0.5
@@ -43,26 +47,45 @@ _TOKEN = re.compile(r"\\[a-z]+|[a-z]+|[0-9]+|[^\sa-z0-9.,;:?]")
 
 class Arguments(OutputArguments):
     train: str
-    test: str
+    tests: list[str]
     near: float
     set: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("train", help="a task with a train split")
-    parser.add_argument("test", help="a task with a test split")
+    parser.add_argument("train", help="a task with a train split, or a folder of `harness train`")
+    parser.add_argument("tests", nargs="+", metavar="test", help="a task with a test split")
     parser.add_argument("--near", type=_share, default=NEAR, help=f"the least share of common runs (default: {NEAR})")
-    add_set(parser, "an option of the test task")
+    add_set(parser, "an option of the test tasks")
     add_output_options(parser)
 
 
 def run(args: Arguments) -> int:
-    train = statements(args.train, build_task(args.train, {}), "train")
-    test = statements(args.test, build_task(args.test, parse_sets(args.set)), "test")
-    pairs = find_pairs(train, test, near=args.near)
-    tables = [summary_table(args.train, args.test, len(test), pairs)]
-    print_tables(args, [*tables, pairs_table(pairs)] if pairs else tables)
+    train = training_statements(args.train)
+    settings = parse_sets(args.set)
+    tests = {name: statements(name, build_task(name, settings), "test") for name in args.tests}
+    tables = []
+    rows = []
+    for name, test in tests.items():
+        pairs = find_pairs(train, test, near=args.near)
+        rows.append(summary_row(args.train, name, len(test), pairs))
+        tables += [pairs_table(pairs, name)] if pairs else []
+    print_tables(args, [summary_table(rows), *tables])
     return DONE
+
+
+def training_statements(name: str) -> list[tuple[str, str]]:
+    """Return the ids and texts of a task's train split, or of the problems that a training run drew from."""
+    if not (Path(name) / "run.json").is_file():
+        return statements(name, build_task(name, {}), "train")
+    run = RunReader.read(Path(name))
+    if run.record.kind != "train":
+        raise UsageError(f"{name} is not a training run, so it has no training data; name a folder of `harness train`")
+    task = parse_plugin("tasks", run.config()["task"])
+    every = statements(task.id, task.build(), "train")
+    rollouts = run.folder / "rollouts.jsonl"
+    sampled = {row["problem_id"] for row in read_lines(rollouts) if "problem_id" in row}
+    return [(key, text) for key, text in every if key in sampled] if sampled else every
 
 
 def _share(text: str) -> float:
@@ -135,16 +158,19 @@ def statements(task_id: str, task: Task[Any], split: Split) -> list[tuple[str, s
     return list(task.statements(split))
 
 
-def summary_table(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> Table:
+def summary_row(train: str, test: str, n_test: int, pairs: Iterable[Pair]) -> tuple[str, str, int, int, int]:
     """Count the test problems that the training set contains, and those of which it contains only something near."""
     exact = {pair.test_id for pair in pairs if pair.is_exact}
     near = {pair.test_id for pair in pairs} - exact
-    columns = ("training set", "test set", "problems", "same", "near")
-    return Table(f"{test} in {train}", columns, ((train, test, n_test, len(exact), len(near)),))
+    return (train, test, n_test, len(exact), len(near))
 
 
-def pairs_table(pairs: Iterable[Pair]) -> Table:
+def summary_table(rows: Sequence[tuple[str, str, int, int, int]]) -> Table:
+    return Table("Overlap", ("training set", "test set", "problems", "same", "near"), tuple(rows))
+
+
+def pairs_table(pairs: Iterable[Pair], test: str) -> Table:
     rows = tuple(
         (pair.test_id, pair.train_id, "same" if pair.is_exact else "near", round(pair.share, 3)) for pair in pairs
     )
-    return Table("Pairs", ("test problem", "training problem", "how", "share of runs"), rows)
+    return Table(f"Pairs of {test}", ("test problem", "training problem", "how", "share of runs"), rows)

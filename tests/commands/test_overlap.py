@@ -7,9 +7,10 @@ from command_output import tables
 from official_shapes import wiki, write
 
 from harness.cli import main
-from harness.commands.overlap import RUN, Pair, find_pairs, pairs_table, statements, summary_table, tokens
+from harness.commands.overlap import RUN, Pair, find_pairs, pairs_table, statements, summary_row, tokens
 from harness.core.config import parse_plugin
 from harness.core.errors import ConfigError
+from harness.runs.folder import RunIdentity, RunWriter
 
 BASE = r"Let $x$ and $y$ be real numbers with $x + y = 12$ and $xy = -35$. Find $x^2 + y^2$ and \frac{1}{x} in full."
 
@@ -107,8 +108,8 @@ def test_overlap_compares_short_texts_for_equality_alone():
 
 def test_overlap_counts_a_test_problem_once_and_as_equal_if_it_is():
     pairs = [Pair("t1", "a", 1.0, True), Pair("t1", "b", 0.6, False), Pair("t2", "b", 0.6, False)]
-    assert summary_table("train", "test", 9, pairs).rows == (("train", "test", 9, 1, 1),)
-    assert pairs_table(pairs).rows[1] == ("t1", "b", "near", 0.6)
+    assert summary_row("train", "test", 9, pairs) == ("train", "test", 9, 1, 1)
+    assert pairs_table(pairs, "test").rows[1] == ("t1", "b", "near", 0.6)
 
 
 def test_overlap_of_a_task_without_files_is_refused():
@@ -153,3 +154,35 @@ def test_overlap_refuses_a_share_out_of_range(capsys, near):
     with pytest.raises(SystemExit, match="2"):
         main(["overlap", "gsm8k", "aime24", "--near", near])
     assert "--near" in capsys.readouterr().err
+
+
+def test_overlap_takes_several_test_sets_and_sums_them_up_in_one_table(mirror, capsys):
+    write(mirror / "gsm8k/openai_train.jsonl", [{"question": "what is 2  + 2", "answer": "#### 4"}])
+    write(mirror / "gsm8k/openai_test.jsonl", [{"question": "what is 3 + 2", "answer": "#### 5"}])
+    counts, found = tables(capsys, "overlap", "gsm8k", "gsm8k", "aime24")
+    assert [(row["test set"], row["same"]) for row in counts["rows"]] == [("gsm8k", 0), ("aime24", 1)]
+    assert found["title"] == "Pairs of aime24"
+
+
+def train_run(folder, sampled=()):
+    store = RunWriter.open(folder, RunIdentity.of("train", {"task": {"id": "gsm8k"}}, seeds={"run": 0}, data={}))
+    store.finish("done")
+    if sampled:
+        rows = [{"begin": 1}, *({"problem_id": key} for key in sampled), {"end": 1}]
+        write(folder / "rollouts.jsonl", rows)
+    return str(folder)
+
+
+def test_overlap_of_a_training_run_is_that_of_its_data(mirror, capsys, tmp_path):
+    rows = [{"question": "what is 2  + 2", "answer": "#### 4"}, {"question": "what is 3 + 3", "answer": "#### 6"}]
+    write(mirror / "gsm8k/openai_train.jsonl", rows)
+    counts, _ = tables(capsys, "overlap", train_run(tmp_path / "whole"), "aime24")
+    assert counts["rows"][0]["same"] == 1
+    (counts,) = tables(capsys, "overlap", train_run(tmp_path / "part", ["train-1"]), "aime24")
+    assert counts["rows"][0]["same"] == 0  # only what was sampled counts where rollouts are saved
+
+
+def test_overlap_of_a_run_that_is_not_a_training_is_refused(mirror, capsys, tmp_path):
+    RunWriter.open(tmp_path / "run", RunIdentity.of("eval", {"tasks": []}, seeds={"run": 0}, data={})).finish("done")
+    assert main(["overlap", str(tmp_path / "run"), "aime24"]) == 2
+    assert "is not a training run" in capsys.readouterr().err

@@ -25,6 +25,7 @@ class Aime24(Maths):
         source="HuggingFaceH4/aime_2024 (train); the same rows in QwenLM/Qwen2.5-Math evaluation/data/aime24",
         licence="not stated; the problems are the MAA's",
         paper="",
+        released="2024-02",
         sizes={"test": "30 problems"},
         fingerprint="",
         notes="Some copies pad answers to three digits (025) or write floats; both are read as integers.",

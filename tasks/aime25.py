@@ -28,6 +28,7 @@ class Aime25(Maths):
         source="math-ai/aime25 (test); the same file in inclusionAI/AReaL evaluation/data/aime25",
         licence="Apache-2.0 (AReaL); the problems are the MAA's",
         paper="",
+        released="2025-02",
         sizes={"test": "30 problems"},
         fingerprint="",
         notes="Some copies have II before I, and 336^\\circ for II-5; some papers report I alone (15 problems).",

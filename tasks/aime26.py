@@ -11,5 +11,6 @@ TASK = math_task(
     id="problem_idx",
     licence="CC-BY-NC-SA-4.0, as its page says; the problems are the MAA's",
     paper="Balunović et al., arXiv 2505.23281",
-    size="30 problems, of February 2026",
+    size="30 problems",
+    released="2026-02-06",
 )

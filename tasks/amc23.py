@@ -32,6 +32,7 @@ class Amc23(Maths):
         source=f"{_FORTY} data/amc23, byte for byte QwenLM/Qwen2.5-Math evaluation/data/amc23; {_ALL} for the 83",
         licence="not stated (40), Apache-2.0 (83); the problems are the MAA's",
         paper="",
+        released="2023-11",
         sizes={"test": "40 problems, or 83 with edition 2022-2023"},
         fingerprint="",
         notes="Two sets go by this name: Qwen2.5-Math and FlowRL's README mean the 40, rllm, TTRL and Dr. GRPO the 83.",

@@ -28,6 +28,7 @@ class AmoBench(RulesOrJudge):
         source=f"{HUB} (test)",
         licence="MIT, as its repository says",
         paper="An et al., arXiv 2510.26768",
+        released="2025-10-31",
         sizes={"test": "50 problems with a judge, fewer without"},
         fingerprint="",
         notes="Not verified by this project: the file is on the hub alone, and no copy was read. Its authors parse "

@@ -40,6 +40,7 @@ class Gpqa(Dataset[ChoiceReference]):
         source=f"{HUB} gpqa_diamond.csv, gpqa_main.csv, gpqa_extended.csv at {REVISION[:12]} (gated)",
         licence="CC-BY-4.0",
         paper="Rein et al., arXiv 2311.12022",
+        released="2023-11",
         sizes={"test": "198 (diamond), 448 (main) or 546 (extended) questions"},
         fingerprint="",
         notes="The source has the correct answer in its own column; the shuffle decides its letter. Diamond was "

@@ -57,6 +57,7 @@ class Gsm8k(Maths):
         source=f"{HUB} (config main); openai/grade-school-math grade_school_math/data",
         licence="MIT",
         paper="Cobbe et al., arXiv 2110.14168",
+        released="2021-10",
         sizes={"train": "7473 problems", "test": "1319 problems"},
         fingerprint="",
         several_approaches=0.007,  # arXiv 2606.29985

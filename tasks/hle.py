@@ -31,6 +31,7 @@ class Hle(Dataset[TextReference]):
         source="cais/hle (test; gated)",
         licence="MIT; its authors ask that it not be redistributed",
         paper="Phan et al., arXiv 2501.14249",
+        released="2025-01",
         sizes={"test": "the questions without a picture, of 2,500 as its authors say"},
         fingerprint="",
         notes="Not verified by this project: the data are gated and no copy was read.",

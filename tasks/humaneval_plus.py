@@ -21,6 +21,7 @@ class HumanEvalPlus(EvalPlus):
         source="evalplus/humanevalplus_release, HumanEvalPlus.jsonl.gz",
         licence="Apache-2.0",
         paper="Liu et al., arXiv 2305.01210",
+        released="2021-07",
         sizes={"test": "164 problems"},
         fingerprint="",
         notes="1570 base and 122,683 added inputs. The git tag v0.1.10 of the source points at the data of v0.1.9. In "

@@ -59,6 +59,7 @@ class ImoAnswerBench(RulesOrJudge):
         source="google-deepmind/superhuman imobench/answerbench_v2.csv, of 12 February 2026",
         licence="CC-BY 4.0",
         paper="Luong et al., EMNLP 2025 (IMO-Bench)",
+        released="2026-02-12",
         sizes={"test": "357 problems, or 400 with a judge"},
         fingerprint="",
         notes="Version 1 is withdrawn for wrong answers. In 43 rows the answer is prose, or has constants that the "

@@ -17,6 +17,7 @@ class Math(Maths):
         source=f"{HUB}, seven configs (train)",
         licence="MIT",
         paper="Hendrycks et al., arXiv 2103.03874",
+        released="2021-03",
         sizes={"train": "7499 problems"},
         fingerprint="",
         notes="7500 rows, one of which repeats another except for a space. None is in MATH-500: a comparison without "

@@ -33,6 +33,7 @@ class Math500(Maths):
         source="HuggingFaceH4/MATH-500 (test); openai/prm800k prm800k/math_splits/test.jsonl",
         licence="MIT",
         paper="Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874",
+        released="2021-03",
         sizes={"test": "500 problems"},
         fingerprint="",
         several_approaches=0.33,  # of MATH, arXiv 2606.29985

@@ -21,6 +21,7 @@ class MbppPlus(EvalPlus):
         source="evalplus/mbppplus_release, MbppPlus.jsonl.gz",
         licence="Apache-2.0",
         paper="Liu et al., arXiv 2305.01210",
+        released="2021-08",
         sizes={"test": "378 problems"},
         fingerprint="",
         notes="The sanitised MBPP of 399 less 21 problems that evalplus found to be broken.",

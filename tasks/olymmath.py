@@ -37,6 +37,7 @@ class OlymMath(Maths):
         source="RUCAIBox/OlymMATH data/*.jsonl (MIT); the hub has it as RUC-AIBOX/OlymMATH",
         licence="MIT",
         paper="Sun et al., arXiv 2503.21380",
+        released="2025-03",
         sizes={"test": "100 problems for each language and level"},
         fingerprint="",
         notes="The authors draw at temperature 0.6 with top-p 0.95, 32,768 tokens, ten samples a problem.",

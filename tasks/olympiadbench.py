@@ -45,6 +45,7 @@ class OlympiadBench(Maths):
         "published as Hothan/OlympiadBench, config OE_TO_maths_en_COMP",
         licence="MIT (OlympiadBench)",
         paper="He et al., arXiv 2402.14008",
+        released="2024-02",
         sizes={"test": "675 problems"},
         fingerprint="",
         notes="The paper counts 674 in this config, every copy met has 675. 572 numerical, 64 expressions, 33 tuples, "

@@ -28,6 +28,7 @@ class SimpleQa(Dataset[TextReference]):
         source="basicv8vc/SimpleQA (test); openai/simple-evals simple_qa_test_set.csv",
         licence="MIT",
         paper="Wei et al., arXiv 2411.04368",
+        released="2024-10",
         sizes={"test": "4326 questions"},
         fingerprint="",
         notes="Another copy (sentient-agi/OpenDeepSearch) has the same rows under other column names.",

@@ -33,7 +33,7 @@ from harness.runs.folder import RunReader
 
 EXAMPLE = "harness show countdown --problem 3"
 SEPARATOR = "\n\n" + "=" * 40 + "\n\n"
-CARD = ("title", "source", "licence", "paper", "fingerprint", "notes")
+CARD = ("title", "source", "licence", "paper", "released", "fingerprint", "notes")
 
 
 class Arguments:

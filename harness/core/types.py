@@ -323,6 +323,8 @@ class DatasetCard:
     """Problems that tests alone can't decide, and the reasons."""
     several_approaches: float | None = None
     """Share of the problems that are known to admit more than one approach; None where that is not known."""
+    released: str = ""
+    """When the problems became public, as YYYY-MM or YYYY-MM-DD; empty if not known."""
 
 
 @dataclass(frozen=True, slots=True)

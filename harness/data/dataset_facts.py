@@ -22,7 +22,7 @@ def task_facts(
     Call `warn` if rows differ from the recorded ones; raise DataError instead if `is_strict`.
     """
     card, sampling = asdict(task.card), asdict(task.sampling)
-    facts_of_card = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint")}
+    facts_of_card = {key: card[key] for key in ("title", "source", "licence", "paper", "fingerprint", "released")}
     facts = {**facts_of_card, "grader": grader, "sampling": {**sampling, "stop": list(sampling["stop"])}}
     if grader_facts := task.grader.facts():
         facts["judging"] = dict(grader_facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
@@ -17,6 +18,8 @@ from harness.models.loading import resolve
 
 DEFAULT_METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
 
+_DATE = re.compile(r"\d{4}-\d{2}(-\d{2})?")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -29,6 +32,12 @@ class ModelConfig:
     device: str = "auto"
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` takes the model's shape and tokenizer, and draws its weights from the run's seed."""
+    released: str | None = incidental(default=None)
+    """When the model was published, such as 2024-09. The protocol card has it next to the date of each data set."""
+
+    def __post_init__(self) -> None:
+        if self.released is not None and not _DATE.fullmatch(self.released):
+            raise ValueError(f"model.released is {self.released!r}, and must be a date such as 2024-09 or 2024-09-19")
 
     def source(self, random_seed: int, *, is_remote: bool = False) -> ModelSource:
         """Return the model that an engine opens. The path of a remote model is its server's name for it."""

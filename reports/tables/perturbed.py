@@ -34,8 +34,8 @@ def _rows(evaluations: Sequence[Labelled]) -> Iterator[tuple[Cell, ...]]:
     for run, _ in evaluations:
         options = dict(_options(run))
         variant = str(options.pop("variant", "hard"))
-        temperature = sampling_setting(run, TASK, "temperature")
-        key = (model_of(run), temperature, run_config(run).n, str(sorted(options.items())))
+        temperature: Cell = sampling_setting(run, TASK, "temperature")
+        key: tuple[Cell, ...] = (model_of(run), temperature, run_config(run).n, str(sorted(options.items())))
         variants.setdefault(key, {})[variant] = run
     for (model, temperature, *_), found in variants.items():
         if ORIGINAL in found:

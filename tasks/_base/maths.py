@@ -74,6 +74,7 @@ def math_task(
     licence: str = "not stated",
     paper: str = "",
     size: str = "",
+    released: str = "",
     mirrored_as: str | None = None,
 ) -> type[Task[MathReference]]:
     """Return the task of a plain maths benchmark: one file on the hub with a question and an answer column.
@@ -88,7 +89,7 @@ def math_task(
             yield Row(key, record[question], str(record[answer]))
 
     fields = {question: "the statement", answer: "the final answer"}
-    card = DatasetCard(title, repo, licence, paper, {"test": size}, fingerprint="", fields=fields)
+    card = DatasetCard(title, repo, licence, paper, {"test": size}, fingerprint="", fields=fields, released=released)
     source = Source((DataFile(file, repo, mirrored_as=mirrored_as),), rows)
     members = {"__module__": __name__, "CARD": card, "COLUMNS": columns, "SOURCES": splits(test=[source])}
     return type("MathTask", (Maths,), members)

@@ -31,6 +31,7 @@ class DapoMath17k(Maths):
         source=f"{HUB} data/dapo-math-17k.parquet",
         licence="Apache-2.0",
         paper="Yu et al., arXiv 2503.14476",
+        released="2025-03",
         sizes={"train": "17188 problems"},
         fingerprint="",
         notes="The hub's file has 1,791,700 rows, each prompt a hundred times or more: 17,917 distinct rows, 17,290 "

@@ -89,6 +89,7 @@ class MathPerturb(Maths):
         source="Kaffaljidhmah2/MATH-Perturb math_perturb/; the originals are EleutherAI/hendrycks_math",
         licence="Apache-2.0; MATH is MIT",
         paper="Huang et al., arXiv 2502.06453",
+        released="2025-02",
         sizes={"test": "279 problems"},
         fingerprint="",
         notes="The files name an original by split and subject alone. This project matched the texts; the share of "

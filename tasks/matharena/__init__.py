@@ -70,7 +70,8 @@ class MathArena(Maths):
             paper=cls.CARD.paper,
             sizes={"test": n_problems},
             fingerprint="",
-            notes=f"Not verified by this project. Date of the competition: {facts.get('date', 'not recorded')}.",
+            notes="Not verified by this project.",
+            released=facts.get("date", ""),
             fields={"problem_idx": "the number", "problem": "the statement", "answer": "the final answer"},
         )
         prompt = Prompt(f"{facts.get('instruction', INSTRUCTION)}\n\n{PLACEHOLDER}", "eth-sri/matharena configs")

@@ -43,6 +43,7 @@ class Minerva(Maths):
         source=f"{HUB}, the file of QwenLM/Qwen2.5-Math evaluation/data/minerva_math",
         licence="not stated; MIT OpenCourseWare is CC-BY-NC-SA",
         paper="Lewkowycz et al., arXiv 2206.14858",
+        released="2022-06",
         sizes={"test": "272 problems"},
         fingerprint="",
         notes="The reference is the boxed answer of the solution. lm-eval's minerva_math is a different set: MATH with "

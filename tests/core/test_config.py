@@ -442,6 +442,8 @@ CHANGED = {
 }
 INCIDENTAL = {
     "n": 7,
+    "until": 0.02,
+    "model.released": "2024-09",
     "limit": 7,
     "problems": ["7"],
     "max_ungraded": 0.5,

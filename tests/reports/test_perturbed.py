@@ -7,6 +7,7 @@ import pytest
 
 from harness.cli import main
 from harness.core import config as configs
+from harness.reports.protocol_card import card
 from harness.reports.report import read_runs
 from harness.reports.tables.perturbed import TABLE
 
@@ -55,3 +56,17 @@ def test_runs_with_another_prompt_are_not_paired(tmp_path):
 
 def test_without_the_originals_there_is_no_table(tmp_path):
     assert TABLE().build(read_runs([evaluated(tmp_path, "hard")])) == []
+
+
+def test_the_protocol_card_has_the_dates_of_model_and_data(tmp_path):
+    config = tmp_path / "eval.toml"
+    config.write_text(
+        'tasks = ["math_perturb"]\nlimit = 2\nn = 1\nmodel = { path = "countdown-tiny", released = "2024-09" }\n'
+        'engine = { id = "scripted" }\n'
+    )
+    assert main(["eval", "--config", str(config), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    (run,) = read_runs([tmp_path / "run"])
+    shown = card(run, "math_perturb")
+    assert (shown["data released"], shown["model released"]) == ("2025-02", "2024-09")
+    config.write_text(config.read_text().replace("2024-09", "autumn"))
+    assert main(["eval", "--config", str(config), "--out", str(tmp_path / "other"), "--quiet"]) == 2

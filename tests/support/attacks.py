@@ -5,18 +5,22 @@ As a script it does so as another user: `python attacks.py LEVEL GROUP...` print
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import tomllib
 from pathlib import Path
 
+from harness.core.errors import SandboxError
 from harness.core.types import Limits, Program
 from harness.graders.code.equality import ExpectedAnswer
 from harness.graders.code.isolated_compare import is_right_answer
@@ -284,7 +288,66 @@ def _is_there(need):
     return need in ("files", "folder") or importlib.util.find_spec(need) is not None
 
 
+CHAOS = {
+    "import time; time.sleep(0.05); print(sum(map(int, input().split())))": "AC",
+    "print(sum(map(int, input().split())))": "AC",
+    "print(8)": "WA",
+    "1 / 0": "RE",
+    "while True: pass": "TLE",
+    "x = bytearray(1 << 30)": "MLE",
+}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def failures_of_chaos(level, n_programs=60):
+    """Verdicts that a signal changed, where programs, workers and the processes around them get any at any time."""
+    pool, is_over = Pool(level, 2), threading.Event()
+    allowed = Allowance(cpu_s=0.15, memory_bytes=256 << 20, retries_timeouts=False)
+    test = ScriptTest(b"3 4\n", b"7\n", lambda output: output == b"7\n")
+    cases = list(CHAOS.items()) * n_programs
+
+    def verdict(case):
+        try:
+            return judge_script(pool, Program(case[0]), [test], allowed).outcomes[0].code
+        except SandboxError:
+            return "ungraded"
+
+    def disturb():
+        draw = random.Random(0)
+        while not is_over.wait(draw.uniform(0.005, 0.1)):
+            if family := descendants():
+                with contextlib.suppress(ProcessLookupError):
+                    newest = max(family)  # usually a program
+                    os.kill(draw.choice((newest, draw.choice(family))), draw.choice(SIGNALS))
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        disturbed = list(threads.map(verdict, cases[:n_programs]))
+    is_over.set()
+    disturbing.join()
+    after = list(map(verdict, cases[: len(CHAOS)]))
+    pool.close()
+    wrong = [(case, found) for case, found in zip(cases, disturbed, strict=False) if found not in (case[1], "ungraded")]
+    wrong += [(case, found) for case, found in zip(cases, after, strict=False) if found != case[1]]
+    return [*wrong, *([] if "ungraded" in disturbed else [("nothing was disturbed", len(disturbed))])]
+
+
+def descendants():
+    """Return the processes below this one."""
+    found, waiting = [], [os.getpid()]
+    while waiting:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{waiting.pop()}/task").iterdir():
+                children = [int(pid) for pid in (task / "children").read_text().split()]
+                found += children
+                waiting += children
+    return found
+
+
 def everything(level, groups):
+    if groups == ["chaos"]:
+        return failures_of_chaos(level)
     return {**failures_of_attacks(level, groups), **failures_of_benign(level)}
 
 

@@ -553,3 +553,13 @@ def test_an_option_that_names_a_plugin_is_shown_with_its_default(capsys: pytest.
 def test_export_inspect_log_refuses_flags_that_the_run_determines(flag, tmp_path, capsys):
     assert main(["export", "inspect-log", str(tmp_path / "log"), "--run", str(tmp_path), flag]) == 2
     assert f"takes no {flag.partition('=')[0]}: a log has what its run has" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("finished")
+def test_report_searches_folders_and_skips_what_is_not_a_run_with_one_line(capsys):
+    shutil.copytree("run", "study/arm/run")
+    Path("empty").mkdir()
+    captured = done(capsys, "report", "run", "study", "empty", "mine.txt", "--out", "out")
+    assert captured.err == "harness: skipped, as no run is in it: empty, mine.txt\n"
+    page = Path("out/report.md").read_text()
+    assert page.count("| eval | done |") == 2

@@ -41,7 +41,7 @@ def _row(name: str, path: Path) -> list[str]:
         code(name),
         f"[`{objective}`](objectives.md#{objective})",
         code(tree["model"]["path"]),
-        f"[`{task}`](tasks.md#{task})",
+        f"[`{task}`](tasks.md#{_anchor(task)})",
     ]
 
 
@@ -63,9 +63,14 @@ def _preset(name: str) -> list[str]:
 
 
 def _tasks(ids: Sequence[str]) -> str:
-    return ", ".join(f"[`{task}`](tasks.md#{task})" for task in ids)
+    return ", ".join(f"[`{task}`](tasks.md#{_anchor(task)})" for task in ids)
 
 
 def _sourced(values: Mapping[str, presets.Sourced]) -> str:
     rows = ([code(key), code(toml_value(item.value)), escaped(item.source)] for key, item in values.items())
     return table(["key", "value", "source"], rows)
+
+
+def _anchor(task: str) -> str:
+    """Return the anchor of a task's section; the members of a family have that of the family."""
+    return task.partition(":")[0]

@@ -14,6 +14,7 @@ from harness.core.progress import Progress
 from harness.evaluation.regrade import Regraded, regrade
 from harness.reports.run_facts import without_repeats
 
+UNREADABLE = "reference unreadable"
 EXAMPLE = "harness grade runs/a --grader math"
 
 
@@ -51,4 +52,8 @@ def _lines(regraded: Regraded) -> list[str]:
         for e in without_repeats(of_task)
     ]
     lines = [*estimates, f"{regraded.n_completions} completions graded, {regraded.n_ungraded} of them ungraded"]
-    return [*lines, f"ungraded: {reasons_text(regraded.reasons)}"] if regraded.reasons else lines
+    if regraded.reasons:
+        lines.append(f"ungraded: {reasons_text(regraded.reasons)}")
+    if list(regraded.reasons) == [UNREADABLE] and regraded.n_ungraded == regraded.n_completions:
+        lines.append("this grader can't read the reference answers of these tasks; `harness list graders` names others")
+    return lines

@@ -87,4 +87,4 @@ def test_regrading_prints_why_completions_are_ungraded(run, capsys):
     out = capsys.readouterr().out
     n_completions = len(list(RunReader.read(run).completions()))
     assert f"{n_completions} completions graded, {n_completions} of them ungraded" in out
-    assert f"ungraded: {n_completions} reference unreadable" in out
+    assert f"ungraded: {n_completions} reference unreadable\nthis grader can't read the reference answers of" in out

@@ -133,14 +133,12 @@ class MaraConfig:
     """Mode-anchored reward augmentation (arXiv 2510.20817): a group's right completions get rewards under which the
     optimum of KL-regularised training has them all equally probable."""
 
-    beta: float = 0.0
+    beta: Annotated[float, Bounds(ge=0), "0 is off"] = 0.0
     """The coefficient of the KL that is trained with, or 1 / `objective.beta` of `tb` and `vargrad_tb`; 0 is off."""
     threshold: float = 1.0
     """A completion is right if its reward is at least this."""
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError("beta must not be negative (0 is off)")
         if self.beta == 0 and _has_changes(self):
             raise ValueError("a threshold needs beta above 0")
 

@@ -57,6 +57,7 @@ MINIMAL: dict[str, Any] = {
         ("overlong.buffer_tokens", -1, "at least 0 (0 is off)"),
         ("overlong.penalty", -1, "at least 0 (such as 0.5)"),
         ("kl.target", 0, "above 0 (such as 0.01)"),
+        ("mara.beta", -1, "at least 0 (0 is off)"),
         ("kl.horizon", 0, "at least 1 (such as 10000)"),
         ("reference.reset_every_steps", -1, "at least 0 (0 is off)"),
         ("reference.reset_on_stall_steps", -1, "at least 0 (0 is off)"),

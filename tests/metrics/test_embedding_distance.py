@@ -110,6 +110,14 @@ def test_a_ceiling_of_fewer_problems_than_samples_is_given_only_where_size_has_n
     assert "vendi_score_ceiling@4" not in values_of(VendiScore, vectors, graded, samples=4)
 
 
+def test_controls_cover_the_problems_of_their_value():
+    texts, vectors = random_case()
+    graded = graded_of(**texts, few=["0-0", "0-1"])
+    found = values_of(EmbeddingDistance, vectors, graded, samples=4)
+    kinds = ("", "_floor", "_ceiling", "_random")
+    assert [set(found[f"embedding_distance{kind}@4"]) for kind in kinds] == [set(texts)] * 4
+
+
 def test_without_pairs_no_model_is_opened_and_no_estimate_given():
     metric = EmbeddingDistance(EmbeddingDistance.Config(model="m"), Vectors({}))
     assert metric.per_problem(graded_of(p=["a"], q=["!c"])) == {}

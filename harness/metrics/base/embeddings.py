@@ -94,7 +94,8 @@ class Embeddings(Diversity):
                 pool = self._pools[part.suffix]
                 controls = controls_of(pool, self._places[problem.problem_id], part.features)
                 for name, found in controls.items():
-                    yield Part(f"{part.suffix}_{name}", found, part.are_right, fewest)
+                    is_short = len(found) < len(part.features)  # a ceiling of fewer problems than samples
+                    yield Part(f"{part.suffix}_{name}", found, part.are_right, fewest if is_short else None)
 
     def cards(self) -> Mapping[str, Mapping[str, Any]]:
         return {"encoder": self.encoder.card()}
@@ -107,8 +108,9 @@ def controls_of(pool: Sequence[Sequence[Any]], place: int, features: Sequence[An
     from harness.core.seeds import derive
 
     n = len(features)
-    chosen = [pool[(place + step) % len(pool)] for step in range(min(n, len(pool)))]
     source = Random(derive(0, "random partition", place))
+    # Neighbours in the order of ids may be alike, so the other problems are drawn.
+    chosen = source.sample(pool, min(n, len(pool)))
     everything = [row for found in pool for row in found]
     ceiling = [found[place % len(found)] for found in chosen]
     return {"floor": [features[0]] * n, "ceiling": ceiling, "random": source.sample(everything, n)}

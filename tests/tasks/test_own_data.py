@@ -117,7 +117,7 @@ def test_ids_are_hashes_of_questions_without_an_id_column() -> None:
 
 def test_splits_of_a_folder_a_column_and_a_single_file() -> None:
     write("data/train.jsonl", SUMS[:1])
-    write("data/my-dev-set.jsonl", SUMS[1:2])
+    write("data/train-dev.jsonl", SUMS[1:2])
     write("data/test.jsonl", SUMS[2:])
     marked = [{**row, "part": part} for row, part in zip(SUMS, ["train", "val", "test"], strict=True)]
     write("marked.jsonl", marked)

@@ -146,13 +146,17 @@ def _list_in_cache(repo: str, revision: str) -> Listing | None:
 
 
 def _list_on_hub(repo: str, revision: str) -> Listing:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, errors
 
     try:
         info = HfApi().dataset_info(repo, revision=revision, timeout=LISTING_TIMEOUT_S)
+    except (errors.GatedRepoError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+        raise DataError(_advice(DataFile("", repo, revision), error)) from error
     except Exception as error:  # the client does not wrap the errors of its transport
-        named = DataFile("(the list of files)", repo, revision)
-        raise DataError(_advice(named, error)) from error
+        raise DataError(
+            f"the hub did not list the files of {repo} ({_one_line(error)}); try again with a network, or set "
+            f"HARNESS_DATA_DIR to a folder that has {repo}"
+        ) from error
     if info.sha is None or info.siblings is None:
         raise DataError(f"the hub lists no files of {repo} at {revision}; give another revision")
     return Listing(info.sha, sorted(file.rfilename for file in info.siblings))

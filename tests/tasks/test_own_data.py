@@ -340,6 +340,10 @@ def test_data_sets_that_the_hub_does_not_have_are_refused(hub: Hub, folder: Path
     }.items():
         done = on_hub(hub, folder, "show", name)
         assert done.returncode == 2 and message in done.stderr, (name, done.stderr)
+    hub.url, url = "http://127.0.0.1:9", hub.url  # where nobody listens
+    done = on_hub(hub, folder, "show", "hub:me/other")
+    assert done.returncode == 2 and "the hub did not list the files of me/other (" in done.stderr, done.stderr
+    hub.url = url
     done = on_hub(hub, folder, "show", "hub:me/parts", "--set", "subset=two")
     assert done.returncode == 0 and "1 rows: 1 integer" in done.stdout, done.stderr
 

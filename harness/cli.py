@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 import harness
 from harness.commands import FAILED, INTERRUPTED
 from harness.core.errors import HarnessError, UnknownNameError, UsageError
+from harness.core.text import printable
 
 FOLDER = Path(__file__).resolve().parent / "commands"
 ORDER = ("train", "eval", "import", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = command.run(args)
         sys.stdout.flush()  # so that a closed pipe is noticed here
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        print(f"harness: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("harness: interrupted; run the same command again to resume", file=sys.stderr)

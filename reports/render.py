@@ -1,10 +1,15 @@
-"""Render tables as markdown, CSV, terminal text and JSON values. The same table gives the same bytes."""
+"""Render tables as markdown, CSV, terminal text and JSON values. The same table gives the same bytes.
+
+Cells may hold text of models and of foreign files. No control character reaches a file or a terminal, markdown has no
+links or HTML of theirs, and no cell of a CSV file is a formula.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -12,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from harness.core.text import printable
 from harness.core.types import Estimate, Table
 
 Cell = str | int | float | Estimate | None
@@ -44,10 +50,17 @@ def _markdown_line(cells: Sequence[str], escape: Callable[[str], str] | None = N
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text so that nothing in it ends a cell or is markup or HTML; join its lines."""
-    for special in "\\|`*<":
-        text = text.replace(special, "\\" + special)
-    return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
+    """Escape a text so that nothing in it ends a cell or is markup, a link or HTML; join its lines."""
+    text = printable(" ".join(text.splitlines()) if "\n" in text or "\r" in text else text)
+    return _MARKDOWN.sub(r"\\\g<0>", text)
+
+
+# Brackets alone make no link, and an @ between words only before a domain: `avg@4 [0.1, 0.2]` stays as it is.
+_MARKDOWN = re.compile(
+    r"[\\|`*<~$]|&(?=#?\w+;)|\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<=\w)@(?=[\w-]+\.\w)|(?<=mailto):|(?<=xmpp):"
+    r"|^[#>+=-](?=[#>+=\s-])|(?<!\w)_|_(?!\w)",
+    re.IGNORECASE,
+)
 
 
 def _is_numeric(table: Table, column: int) -> bool:
@@ -69,7 +82,7 @@ def to_csv(table: Table) -> str:
     plain = [i for i in range(len(table.columns)) if i not in held]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(table.columns[i] for i in plain), *(ESTIMATE_COLUMNS if held else ())])
+    writer.writerow([*(_csv_cell(table.columns[i]) for i in plain), *(ESTIMATE_COLUMNS if held else ())])
     for row in table.rows:
         repeated = [_csv_cell(row[i]) for i in plain]
         writer.writerows([*repeated, *line] for line in _estimate_lines(table, row, held))
@@ -86,13 +99,19 @@ def _estimate_lines(table: Table, row: Sequence[Cell], held: Sequence[int]) -> l
 def _estimate_line(column: str, cell: Cell) -> list[Any]:
     if isinstance(cell, Estimate):
         return [_csv_cell(getattr(cell, name)) for name in ESTIMATE_COLUMNS]
-    return [column, _csv_cell(cell), *[""] * (len(ESTIMATE_COLUMNS) - 2)]
+    return [_csv_cell(column), _csv_cell(cell), *[""] * (len(ESTIMATE_COLUMNS) - 2)]
 
 
 def _csv_cell(cell: Any) -> Any:
     if isinstance(cell, str):
-        return cell.replace("\r\n", "\n").replace("\r", "\n")  # the csv module does not quote a lone carriage return
+        text = printable(cell.replace("\r\n", "\n").replace("\r", "\n"))
+        return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
     return "" if cell is None else cell
+
+
+# Spreadsheets compute cells that begin like this; an apostrophe marks them as text.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)|-", re.IGNORECASE | re.ASCII)
 
 
 # --- plain text -------------------------------------------------------------------------------------------------
@@ -208,7 +227,7 @@ def _text(cell: Cell) -> str:
         return _estimate_text(cell)
     if isinstance(cell, float):
         return _number(cell)
-    return ABSENT if cell is None else str(cell)
+    return ABSENT if cell is None else printable(str(cell))
 
 
 def _estimate_text(estimate: Estimate) -> str:

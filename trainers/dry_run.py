@@ -282,7 +282,9 @@ def _model_config(source: ModelSource) -> tuple[Any, bool]:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source.path, revision=source.revision, local_files_only=True), True
+        return AutoConfig.from_pretrained(
+            source.path, revision=source.revision, local_files_only=True, trust_remote_code=source.trust_remote_code
+        ), True
     except OSError:
         if source.path not in QWEN2_SHAPES:
             raise

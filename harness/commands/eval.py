@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from harness.commands.base.arguments import (
     split_names,
     strictness,
 )
-from harness.commands.base.output import print_config, print_path, print_tables, reasons_text
+from harness.commands.base.output import print_config, print_path, print_remark, print_tables, reasons_text
 from harness.core.config import Tree, digest, merge, read_toml
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
@@ -155,16 +154,13 @@ def _conclude(args: Arguments, config: EvalConfig, done: Evaluation) -> int:
     """Print where the run is, warn of what it lacks, and return its exit code."""
     print_path(args, "run", done.run.folder)
     if done.n_failed:
-        print(
-            f"harness: {done.n_failed} completions could not be generated and are ungraded; "
-            "the same command asks for them again",
-            file=sys.stderr,
+        print_remark(
+            f"{done.n_failed} completions could not be generated and are ungraded; the same command asks for them again"
         )
     if done.share_ungraded <= config.max_ungraded:
         return DONE
-    print(
-        f"harness: more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded "
-        f"({reasons_text(done.reasons)}); {done.run.folder / 'verdicts.jsonl'} has all reasons",
-        file=sys.stderr,
+    print_remark(
+        f"more than max_ungraded = {config.max_ungraded:g} of the completions could not be graded "
+        f"({reasons_text(done.reasons)}); {done.run.folder / 'verdicts.jsonl'} has all reasons"
     )
     return UNGRADED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +19,7 @@ from harness.commands.base.arguments import (
     positive,
     split_names,
 )
-from harness.commands.base.output import print_path, print_tables
+from harness.commands.base.output import print_path, print_remark, print_tables
 from harness.core.config import Tree, merge
 from harness.core.errors import UsageError
 from harness.core.progress import Progress
@@ -124,6 +123,6 @@ def _conclude(imported: Imported) -> int:
     if done.n_failed:
         lines.append(f"{done.n_failed} completions are missing, and count as ungraded")
     for line in lines:
-        print(f"harness: {line}", file=sys.stderr)
+        print_remark(line)
     too_many = done.share_ungraded > done.run.config()["max_ungraded"]
     return UNGRADED if too_many else DONE

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
-from harness.commands.base.output import print_result
+from harness.commands.base.output import print_remark, print_result
 from harness.reports.report import write_report
 from harness.runs.search import find_runs
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: Arguments) -> int:
     found = find_runs(args.runs)
     if (skipped := found.skipped_text()) is not None:
-        print(f"harness: {skipped}", file=sys.stderr)
+        print_remark(skipped)
     files = write_report(found.folders, args.out, args.table if args.table else None)
     print_result(args, {"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, files.markdown)
     return DONE

@@ -23,6 +23,7 @@ from harness.core import plugin_files, registry
 from harness.core.errors import ConfigError, RunFolderError, UnknownNameError, UsageError
 from harness.core.protocols import ModelSource, Split
 from harness.core.recipes import ConfigFile, find_config, lineage, methods_of_settings, recipes
+from harness.core.text import printable
 from harness.core.types import Erratum, Problem
 from harness.evaluation import presets
 from harness.evaluation.select import find_problem
@@ -58,7 +59,7 @@ def run(args: Arguments) -> int:
     settings = parse_sets(args.set)
     if args.preset is not None:
         settings["prompt"] = args.preset
-    print(describe(args.name, split=args.split, problem=args.problem, settings=settings, model=args.model))
+    print(printable(describe(args.name, split=args.split, problem=args.problem, settings=settings, model=args.model)))
     return DONE
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
+from harness.core.text import printable
+
 LIVE_EVERY_S = 0.1
 LINE_EVERY_S = 15.0
 WORKING_LIVE_EVERY_S, WORKING_LINE_EVERY_S = 0.5, 4.0
@@ -97,6 +99,7 @@ class Progress:
             self._write("", "\r")
 
     def _write(self, text: str, end: str) -> None:
+        text = printable(text)
         if end == "\r":  # a line that wraps can't be overwritten
             text = text[: self._columns() - 1]
         with self._lock:

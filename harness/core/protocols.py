@@ -197,6 +197,8 @@ class ModelSource:
     random_seed: int | None = None
     module: Any = None
     tokenizer: Any = None
+    trust_remote_code: bool = False
+    """Run the Python code that the model's files bring along, if they need it."""
 
 
 class Engine(Plugin):

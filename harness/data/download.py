@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core import hub
 from harness.core.errors import DataError
 from harness.core.types import DataFile
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
+TOKEN = "give your token (`hf auth login`, or HF_TOKEN)"
 LISTING_TIMEOUT_S = 10.0
 
 
@@ -95,6 +97,9 @@ def _from_hub(file: DataFile) -> Path:
 
     assert file.repo is not None
     is_held = cached(file) is not None
+    reason = hub.why_unreachable()
+    if reason is not None:
+        raise DataError(_unreachable(file, reason))
     try:
         path = hf_hub_download(
             file.repo, file.path, repo_type="dataset", revision=file.revision, force_download=is_held
@@ -167,25 +172,31 @@ def _advice(file: DataFile, error: Exception) -> str:
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/datasets/{file.repo}"
-    token = "give your token (`hf auth login`, or HF_TOKEN)"
-    terms = f" (it is gated: accept its terms at {page}, and {token})" if file.is_gated else ""
     advice_by_error: list[tuple[tuple[type[Exception], ...], str]] = [
-        ((errors.GatedRepoError,), f"{file} is gated: accept its terms at {page}, then {token}"),
+        ((errors.GatedRepoError,), f"{file} is gated: accept its terms at {page}, then {TOKEN}"),
         ((errors.RevisionNotFoundError,), f"{page} has no revision {file.revision}; its owner has removed it"),
         ((errors.RemoteEntryNotFoundError,), f"{page} has no file {file.path} at {file.revision}; its owner moved it"),
         (
             (errors.RepositoryNotFoundError,),
-            f"{page} does not exist or is not visible to you; if it is private, {token}",
+            f"{page} does not exist or is not visible to you; if it is private, {TOKEN}",
         ),
         (
             (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled),
-            f"{file} is not on this machine and the hub can't be reached; with a network{terms}, run `harness fetch "
-            "TASK` once, or set HARNESS_DATA_DIR to a folder that has the file",
+            _unreachable(file, "its client gave up"),
         ),
         ((errors.HfHubHTTPError,), f"the hub did not return {file}: {_one_line(error)}; try again later"),
     ]
     interrupted = f"the download of {file} was interrupted ({_one_line(error)}); run the same command again"
     return next((advice for kinds, advice in advice_by_error if isinstance(error, kinds)), interrupted)
+
+
+def _unreachable(file: DataFile, reason: str) -> str:
+    page = f"https://huggingface.co/datasets/{file.repo}"
+    terms = f" (it is gated: accept its terms at {page}, and {TOKEN})" if file.is_gated else ""
+    return (
+        f"{file} is not on this machine and the hub can't be reached ({reason}); with a network{terms}, run `harness "
+        "fetch TASK` once, or set HARNESS_DATA_DIR to a folder that has the file"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -337,6 +337,7 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
     kv_cache_gib = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
     arguments = EngineArgs(
         model=source.path,
+        trust_remote_code=source.trust_remote_code,
         revision=source.revision,
         dtype="float32" if source.dtype == "auto" and device == "cpu" else source.dtype,
         load_format=load_format,

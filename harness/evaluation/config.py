@@ -32,6 +32,9 @@ class ModelConfig:
     device: str = "auto"
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` takes the model's shape and tokenizer, and draws its weights from the run's seed."""
+    trust_remote_code: bool = incidental(default=False)
+    """Run the Python code in the model's own files (auto_map in its config.json), with the rights of this process. If
+    false, a model that needs such code is refused. Read the code before you set it."""
     released: str | None = incidental(default=None)
     """When the model was published, such as 2024-09. The protocol card has it next to the date of each data set."""
 
@@ -48,7 +51,8 @@ class ModelConfig:
             )
         seed = random_seed if self.weights == "random" else None
         path = self.path if is_remote else resolve(self.path)
-        return ModelSource(path, self.revision, self.dtype, self.device, seed)
+        trusted = self.trust_remote_code
+        return ModelSource(path, self.revision, self.dtype, self.device, seed, trust_remote_code=trusted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.core import hub
 from harness.core.errors import ModelError, nearest
 from harness.core.protocols import ModelSource
 
@@ -65,7 +66,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+        tokenizer = _pretrained(AutoTokenizer, source)
     except Exception as error:  # damaged files raise many types of errors
         raise ModelError(f"the tokenizer of {source.path} can't be loaded: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
@@ -78,7 +79,7 @@ def context_of(source: ModelSource) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+        config = _pretrained(AutoConfig, source)
     except Exception as error:  # as above
         raise ModelError(f"the config of {source.path} can't be loaded: {_first_line(error)}") from None
     limits: int | None = getattr(config, "max_position_embeddings", None)
@@ -116,15 +117,54 @@ def _load_or_initialise(source: ModelSource, dtype: Any) -> Any:
     logging.disable_progress_bar()  # the progress bars of loading and saving would break our progress line
     logging.get_logger("transformers.modeling_utils").addFilter(_is_not_load_report)
     if source.random_seed is None:
-        module, found = AutoModelForCausalLM.from_pretrained(
-            source.path, revision=source.revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        module, found = _pretrained(
+            AutoModelForCausalLM, source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
         _check_complete(source.path, found)
         return module
-    shape = AutoConfig.from_pretrained(source.path, revision=source.revision)
+    shape = _pretrained(AutoConfig, source)
     with torch.random.fork_rng():
         torch.manual_seed(source.random_seed)
-        return AutoModelForCausalLM.from_config(shape, dtype=dtype)
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=source.trust_remote_code)
+
+
+def _pretrained(kind: Any, source: ModelSource, **options: Any) -> Any:
+    """Load a part of a model: from a directory, from the hub's cache, or else from the hub.
+
+    Code in the model's files runs only if the source says so. Nothing is asked on stdin.
+    """
+    options |= {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    if os.path.isdir(source.path):
+        return kind.from_pretrained(source.path, **options)
+    cached = _cached_snapshot(source)
+    if cached is not None:
+        try:
+            return kind.from_pretrained(cached, **options)
+        except Exception as error:  # perhaps only a part of it is in the cache
+            if "trust_remote_code" in str(error):
+                raise
+    require_hub(source.path)
+    return kind.from_pretrained(source.path, **options)
+
+
+def _cached_snapshot(source: ModelSource) -> str | None:
+    """Return the folder of a hub model in the hub's cache. Loading from it asks the hub nothing."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+    except Exception:  # not there, or no id that the hub could have
+        return None
+
+
+def require_hub(name: str) -> None:
+    """Raise ModelError within a few seconds if the hub can't be reached; its client would try for minutes."""
+    reason = hub.why_unreachable()
+    if reason is not None:
+        raise ModelError(
+            f"{name} is not in the hub's cache on this machine, and the hub can't be reached ({reason}); with a "
+            "network run the command again, or name a directory that has the model"
+        )
 
 
 def _is_not_load_report(record: Any) -> bool:
@@ -181,6 +221,11 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs Python code from its own files (auto_map in its config.json), which is not run unless you trust "
+            "it; read the code, and set model.trust_remote_code = true to run it with your rights"
+        )
     kind, lines = type(error).__name__, str(error).strip().splitlines()
     if not lines:
         return kind

@@ -60,3 +60,18 @@ def test_audit_explains_that_nothing_can_be_compared(run, capsys):
     printed = audited()
     assert "nothing to compare: no completion was graded by two of countdown, other" in printed
     assert "disagreements" not in printed
+
+
+def test_texts_of_completions_can_not_steer_the_terminal(tmp_path, capsys):
+    attack = "\x1b]0;owned\x07\x1b[2J\u202e5"
+    run = scripted_run(tmp_path, replies=[attack, "4*9=36;36+2=38", "Answer: 5"])
+    store = RunWriter(run, RunReader.read(run).record, os.open(run / "run.lock", os.O_RDWR))
+    for (task, problem_id, index), _ in RunReader.read(run).verdicts("countdown").items():
+        store.append_verdict(task, problem_id, index, "\x1b[31mother", Verdict("correct", 1.0, attack))
+    store.finish("done")
+    capsys.readouterr()
+    for command in (["audit", str(run)], ["show", str(run)], ["audit", f"{run}\x1b[2J"]):
+        main(command)
+    captured = capsys.readouterr()
+    assert "\\x1b]0;owned\\x07" in captured.out and "\\x1b[2J" in captured.err
+    assert not {"\x1b", "\x07", "\u202e"} & set(captured.out + captured.err)

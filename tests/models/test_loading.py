@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from harness.models import loading
 from harness.models.loading import (
     bundled_models,
     checkpoint_folders,
+    context_of,
     fingerprint,
     load_module,
     load_tokenizer,
@@ -225,3 +229,108 @@ def test_fingerprint_ignores_training_state_next_to_the_weights(tmp_path):
 
 def test_the_fingerprint_of_a_hub_id_is_the_id():
     assert fingerprint("Qwen/Qwen2.5-7B") == {"name": "Qwen/Qwen2.5-7B"}
+
+
+# --- code in a model's own files --------------------------------------------------------------------------------------
+
+CODE = """
+import pathlib
+pathlib.Path(__file__).parents[0].joinpath("ran").touch()
+pathlib.Path({mark!r}).touch()
+from transformers import PretrainedConfig, LlamaForCausalLM, LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path):
+    """Return a model folder that needs its own code, and a file that the code creates when it runs."""
+    folder, mark = tmp_path / "own", tmp_path / "the code ran"
+    shutil.copytree(resolve("countdown-tiny"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": classes}))
+    (folder / "own_code.py").write_text(CODE.format(mark=str(mark)))
+    return folder, mark
+
+
+def test_code_of_a_model_is_refused_and_a_yes_on_stdin_changes_nothing(own_code, tmp_path):
+    folder, mark = own_code
+    command = ["eval", str(folder), "--tasks", "countdown", "--limit", "1", "--n", "1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *command], input="y\n" * 50, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and not mark.exists(), done.stderr
+    assert "auto_map" in done.stderr and "model.trust_remote_code = true" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_trusted_code_of_a_model_is_run(own_code, monkeypatch, tmp_path):
+    folder, mark = own_code
+    with pytest.raises(ModelError, match="auto_map"):
+        context_of(ModelSource(str(folder)))
+    assert not mark.exists()
+    assert context_of(ModelSource(str(folder), trust_remote_code=True)) is not None
+    assert mark.exists()
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent"])
+def test_an_unreachable_hub_is_one_error_within_ten_seconds(kind, tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if kind == "silent":
+            silent.listen(5)
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "HF_HUB_OFFLINE": "0",
+        }
+        environment |= {"HF_HOME": str(tmp_path), "no_proxy": "*"}
+        code = """
+import time
+from harness.core.errors import ModelError, DataError
+from harness.core.protocols import ModelSource
+from harness.core.types import DataFile
+from harness.data.download import download
+from harness.models.loading import context_of, load_tokenizer
+from transformers import AutoTokenizer  # which takes a while
+for ask in (lambda: load_tokenizer(ModelSource("owner/name")), lambda: download(DataFile("a.json", "owner/name"))):
+    began_s = time.monotonic()
+    try:
+        ask()
+    except (ModelError, DataError) as error:
+        print(round(time.monotonic() - began_s), error)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+        )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        assert int(line.partition(" ")[0]) <= 10 and "the hub can't be reached" in line and "with a network" in line
+
+
+def test_a_model_in_the_hubs_cache_is_loaded_without_asking_the_hub(tmp_path):
+    """As the client caches it: a reference, and a snapshot."""
+    cache = tmp_path / "hub" / "models--owner--name"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(resolve("countdown-tiny"), cache / "snapshots" / ("0" * 40))
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    code = """
+from harness.core.protocols import ModelSource
+from harness.models.loading import load_module, load_tokenizer
+source = ModelSource("owner/name")
+print(len(load_tokenizer(source)), sum(p.numel() for p in load_module(source).parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0 and int(done.stdout.split()[1]) > 1000, done.stderr
+    assert "Retry" not in done.stderr

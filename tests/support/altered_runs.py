@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ limit = 4
 path = "countdown-tiny"
 [engine]
 id = "scripted"
-replies = ["4*9=36;36+2=38", "nonsense", "Answer: 5"]
+replies = {replies}
 """
+REPLIES = ["4*9=36;36+2=38", "nonsense", "Answer: 5"]
 
 
-def scripted_run(folder: Path) -> Path:
+def scripted_run(folder: Path, replies: Sequence[str] = REPLIES) -> Path:
     """Evaluate countdown with an engine that repeats three replies, and return the run folder."""
-    (folder / "c.toml").write_text(SCRIPTED)
+    (folder / "c.toml").write_text(SCRIPTED.format(replies=json.dumps(replies)))
     assert main(["eval", "--config", str(folder / "c.toml"), "--out", str(folder / "run"), "--quiet"]) == 0
     return folder / "run"
 

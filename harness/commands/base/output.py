@@ -1,14 +1,16 @@
-"""Print results on stdout: text or tables, or JSON with --json."""
+"""Print results on stdout: text or tables, or JSON with --json. What a terminal would obey is escaped."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.commands.base.arguments import JsonArguments
 from harness.core.config import to_toml, to_tree
+from harness.core.text import printable
 from harness.core.types import Table
 from harness.reports.render import to_plain, to_terminal
 
@@ -17,7 +19,12 @@ MOST_REASONS = 3
 
 def print_result(args: JsonArguments, value: object, text: object) -> None:
     """Print `value` with --json, else `text`."""
-    print(json.dumps(value, indent=1) if args.json else text)
+    print(json.dumps(value, indent=1) if args.json else printable(str(text)))
+
+
+def print_remark(text: str) -> None:
+    """Print a line on stderr that is not a part of the result."""
+    print(f"harness: {printable(text)}", file=sys.stderr)
 
 
 def print_tables(args: JsonArguments, tables: Sequence[Table]) -> None:
@@ -34,7 +41,7 @@ def reasons_text(reasons: Mapping[str, int]) -> str:
 def print_path(args: JsonArguments, label: str, path: Path) -> None:
     """Print where something was written; with --json the results are all that is printed."""
     if not args.json:
-        print(f"{label}: {path}")
+        print(printable(f"{label}: {path}"))
 
 
 def print_config(

@@ -13,10 +13,10 @@ no filter. There is no random state: all randomness derives from the seed of the
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from harness.core.errors import RunFolderError
+from harness.models.digests import write_digests
 from harness.models.loading import CHECKPOINT_PREFIX, checkpoint_folders
 from harness.runs.jsonl import disk_error
 
@@ -68,6 +69,7 @@ class Checkpoints:
             torch.save(saved, temporary / _STATE)
             if reference is not None:
                 torch.save(reference.state_dict(), temporary / _REFERENCE)
+            write_digests(temporary)
             _sync(temporary)
             temporary.rename(final)
             _sync_one(self._folder)
@@ -84,9 +86,11 @@ class Checkpoints:
         `reference` is the module of the reference. It keeps its weights where the checkpoint has none for it.
         """
         state = _load(checkpoint / _STATE)
-        if reference is not None and (checkpoint / _REFERENCE).exists():
-            reference.load_state_dict(_load(checkpoint / _REFERENCE))
-        return Position(state["step"], state["n_problems_drawn"]), state
+        with explaining_damage(checkpoint):
+            position = Position(int(state["step"]), int(state["n_problems_drawn"]))
+            if reference is not None and (checkpoint / _REFERENCE).exists():
+                reference.load_state_dict(_load(checkpoint / _REFERENCE))
+        return position, state
 
     def _prune(self) -> None:
         for folder in checkpoint_folders(self._run_folder)[: -self._keep]:
@@ -101,8 +105,21 @@ class Checkpoints:
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise RunFolderError(f"{path} can't be read: {error}; remove this checkpoint") from None
+    except Exception as error:  # damaged files raise many types of errors
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunFolderError(f"{path} can't be read: {reason}; remove this checkpoint") from None
+
+
+@contextlib.contextmanager
+def explaining_damage(checkpoint: Path) -> Iterator[None]:
+    """Raise RunFolderError where a part of the training state is missing or has another type or shape."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunFolderError(
+            f"{checkpoint / _STATE} can't be understood ({reason}): it was altered; remove this checkpoint"
+        ) from None
 
 
 def _sync(folder: Path) -> None:

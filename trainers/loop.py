@@ -16,7 +16,7 @@ from harness.core.progress import Progress
 from harness.core.protocols import Engine
 from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
-from harness.trainers.checkpoint import Checkpoints, Position
+from harness.trainers.checkpoint import Checkpoints, Position, explaining_damage
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
 from harness.trainers.learner import Learner, make_optimizer
@@ -132,7 +132,8 @@ class Trainer:
         if newest is not None:
             reference = self.reference.module if self.reference is not None else None
             position, state = checkpoints.restore(newest, reference)
-            learner.load_state_dict(state)
+            with explaining_damage(newest):
+                learner.load_state_dict(state)
         kept = self.store.rewind_steps(position.step)
         self.store.replace_warnings(asdict(warning) for row in kept for warning in diagnostics.update(row))
         for tracker in self.trackers:

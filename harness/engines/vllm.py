@@ -25,6 +25,7 @@ from harness.core.errors import EngineError, HarnessError, ModelError
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, FinishReason, Request, Sampling, Tokens
 from harness.models.chat import decode_text, encode_prompts, stop_ids
+from harness.models.digests import check_digests
 from harness.models.loading import context_of, load_module, load_tokenizer
 
 if TYPE_CHECKING:
@@ -335,6 +336,7 @@ def _make_engine(config: VllmEngine.Config, source: ModelSource, load_format: st
     if config.sleep_level > 0 and not current_platform.is_sleep_mode_available():
         raise ModelError(f"vLLM can't sleep on this {device}; set engine.sleep_level = 0")
     kv_cache_gib = 2.0 if config.kv_cache_gib is None and device == "cpu" else config.kv_cache_gib
+    check_digests(Path(source.path))
     arguments = EngineArgs(
         model=source.path,
         trust_remote_code=source.trust_remote_code,

@@ -15,6 +15,7 @@ from typing import Any
 from harness.core import hub
 from harness.core.errors import ModelError, nearest
 from harness.core.protocols import ModelSource
+from harness.models.digests import check_digests
 
 BUNDLED = Path(__file__).resolve().parent
 CHECKPOINT_PREFIX = "step-"
@@ -98,6 +99,7 @@ def load_module(source: ModelSource) -> Any:
     dtype = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype, None)
     if dtype is None or not (dtype == "auto" or isinstance(dtype, torch.dtype)):
         raise ModelError(f"there is no dtype {source.dtype!r}; use auto, float32, bfloat16 or float16")
+    check_digests(Path(source.path))
     device = pick_device(source.device)
     if dtype == "auto" and device == "cpu":
         dtype = torch.float32  # half precision is slower on most CPUs, and less exact

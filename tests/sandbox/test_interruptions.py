@@ -132,9 +132,8 @@ def test_program_killed_from_outside_gives_no_verdict(pool, how):
 
 
 @BY_LEVEL
-@pytest.mark.parametrize("number", zygote._SENT_TO_ALL)
-def test_signal_sent_to_all_processes_of_a_job_changes_no_verdict(pool, number):
-    ended = _run_and_signal(pool, "script", number)
+def test_signals_sent_to_all_processes_of_a_job_change_no_verdict(pool):
+    ended = _run_and_signal(pool, "script", *zygote._SENT_TO_ALL)
     assert (ended.status, ended.exit_code, ended.stdout) == ("exited", 0, b"done\n")
 
 
@@ -183,13 +182,13 @@ def _outcome(pool, source, cpu_s):
     return judge_script(pool, Program(source), [test], Allowance(cpu_s, ROOM, retries_timeouts=False)).outcomes[0]
 
 
-def _run_and_signal(pool, how, number):
-    """Run a program of half a second, and send it a signal in the middle."""
+def _run_and_signal(pool, how, *numbers):
+    """Run a program of half a second, and send it signals in the middle."""
     pool.run(Program(""), b"", Limits(1.0, 3.0, ROOM))
     (used,) = pool._idle
     family = _family(used.pid)
     source = "import time\ndef f():\n    time.sleep(0.5)\n    return 'done'\n"
-    sending = threading.Thread(target=_send_to_the_newest, args=(used.pid, family, number))
+    sending = threading.Thread(target=_send_to_the_newest, args=(used.pid, family, numbers))
     sending.start()
     try:
         if how == "script":
@@ -199,13 +198,14 @@ def _run_and_signal(pool, how, number):
         sending.join()
 
 
-def _send_to_the_newest(pid, known, number):
+def _send_to_the_newest(pid, known, numbers):
     until = time.monotonic() + 5
     while not (new := _family(pid) - known) and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.2)
     for program in new:
-        os.kill(program, number)
+        for number in numbers:
+            os.kill(program, number)
 
 
 def _family(pid):

@@ -85,5 +85,5 @@ def _of_task(
     return rows, (
         f"{paired.task}: with these {m} problems and {max(len(first), len(second))} run(s) a side, {answer}. "
         f"Variances: between problems {seen.between:.4f}, of one sample of both sides {seen.samples:.4f}, of seeds "
-        f"{seen.seeds:.6f}."
+        f"{seen.seeds:.6f}.{' Clusters of problems are ignored.' if paired.clusters is not None else ''}"
     )

@@ -234,6 +234,16 @@ def test_the_legacy_judge_reads_300_characters_and_scores_failures_3(capsys, run
     assert all(body["max_tokens"] == 5 for body in server.bodies)
 
 
+def test_the_legacy_judge_reads_the_beginning_of_each_completion(capsys, runs, monkeypatch):
+    from harness.diversity import legacy
+
+    assert legacy.CHARACTERS == 300
+    monkeypatch.setattr(legacy, "CHARACTERS", 5)  # a chain of countdown is shorter than 300 characters
+    with running(lambda prompt, _: "3") as server:
+        judged(capsys, server, runs[:1], "--legacy")
+    assert {len(text) for prompt in server.prompts for text in solutions_in(prompt)} == {5}
+
+
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from altered_runs import change_record, replace_text
 from command_output import output
 from judge_server import MODEL, grouped, running, solutions_in
 
@@ -99,6 +100,7 @@ def test_a_second_command_and_an_equal_run_ask_nothing(capsys, runs):
         assert read_diversity(runs[0])["countdown"].values == first
         (runs[1] / "completions.jsonl").write_bytes((runs[0] / "completions.jsonl").read_bytes())
         (runs[1] / "verdicts.jsonl").write_bytes((runs[0] / "verdicts.jsonl").read_bytes())
+        change_record(runs[1], sizes={})
         judged(capsys, server, runs)
         assert len(server.prompts) == n_asked
 
@@ -208,7 +210,7 @@ def test_a_judge_that_was_a_reward_is_refused(capsys, runs, made):
     words = ["train", "countdown-grpo", "--set", "loop.steps=1", "--quiet", "--out", str(trained)]
     assert main(words) == 0
     config = (trained / "config.toml").read_text()
-    (trained / "config.toml").write_text(config + f'\n[grader]\nid = "judge"\nmodel = "{MODEL}"\n')
+    replace_text(trained, "config.toml", config + f'\n[grader]\nid = "judge"\nmodel = "{MODEL}"\n')
     output(capsys, "eval", str(trained), "--tasks", "countdown", "--limit", "4", "--n", "8", "--quiet", "--out",
            str(runs[0].parent / "evaluated"))  # fmt: skip
     with running(obedient) as server:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from altered_runs import change_record, replace_text
 from training import recipe, run
 from training_parts import detached, graded, make_batch, make_outputs
 
@@ -158,9 +158,8 @@ def test_run_of_a_version_without_advantages_is_reported_and_not_resumed(tmp_pat
     assert "[objective.advantage]" in text
     head, _, rest = text.partition("[objective.advantage]")
     former = head.rstrip() + "\nnormalise_by_std = true\nstd_eps = 1e-6\n\n[" + rest.partition("\n[")[2]
-    (view.folder / "config.toml").write_text(former)
-    record = json.loads((view.folder / "run.json").read_text())
-    (view.folder / "run.json").write_text(json.dumps({**record, "config_digest": "0" * 16}))
+    replace_text(view.folder, "config.toml", former)
+    change_record(view.folder, config_digest="0" * 16)
     assert main(["report", str(view.folder), "--out", str(tmp_path / "page")]) == 0
     assert main(["show", str(view.folder)]) == 0
     assert "normalise_by_std = true" in capsys.readouterr().out

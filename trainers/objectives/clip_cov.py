@@ -53,7 +53,8 @@ class ClipCov(PolicyGradient):
         places = is_candidate.flatten().nonzero()[:, 0]
         drawn = places[torch.randperm(len(places)).to(places.device)[: n_marked(self.config.share, mask)]]
         kept = torch.ones_like(mask).flatten().index_fill(0, drawn, False).view(mask.shape)
-        return Advantages(by_token(values) * kept, {"is_kept": kept})
+        weights = torch.where(covariance.isnan(), covariance, by_token(values) * kept)  # so that it does not go unseen
+        return Advantages(weights, {"is_kept": kept})
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         result = clipped_policy_gradient(batch, current, old, advantages.values, self.config)

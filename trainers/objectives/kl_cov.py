@@ -49,7 +49,8 @@ class KlCov(PolicyGradient):
         covariance = token_covariance(values, old.logp, mask).masked_fill(~mask, -torch.inf)
         largest = covariance.flatten().topk(n_marked(self.config.share, mask)).indices
         marked = torch.zeros_like(mask).flatten().index_fill(0, largest, True).view(mask.shape)
-        return Advantages(values, {"is_marked": marked})
+        weights = torch.where(covariance.isnan(), covariance, by_token(values))  # so that it does not go unseen
+        return Advantages(weights, {"is_marked": marked})
 
     def loss(self, batch: Batch, current: PolicyOutputs, old: PolicyOutputs, advantages: Advantages) -> LossResult:
         log_ratio, marked = current.logp - old.logp, advantages.extra["is_marked"]

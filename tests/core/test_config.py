@@ -444,6 +444,7 @@ INCIDENTAL = {
     "n": 7,
     "until": 0.02,
     "model.released": "2024-09",
+    "model.trust_remote_code": True,
     "limit": 7,
     "problems": ["7"],
     "max_ungraded": 0.5,

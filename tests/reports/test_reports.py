@@ -180,7 +180,7 @@ def test_the_terminal_table_is_aligned():
 def test_a_wide_terminal_table_continues_below_with_the_identifying_columns():
     names = tuple(f"pass@{2**i}" for i in range(9))
     rows = tuple(("a", task, *[AVG] * 9) for task in ("sums", "products"))
-    text = to_terminal(Table("Wide", ("run", "task", *names), rows))
+    text = to_terminal(Table("Wide", ("run", "task", *names), rows), width=120)
     assert max(map(len, text.splitlines())) <= 120
     assert [line.split() for line in text.splitlines() if line.startswith("run")] == [
         ["run", "task", *names[:4]],

@@ -38,12 +38,18 @@ def test_old_runs_are_compared(old, capsys):
     assert (first["metric"], first["first"], first["second"]) == ("avg", pytest.approx(1 / 6), 0.25)
 
 
+def without_intervals(estimates):
+    """The methods of intervals have changed; values and counts have not."""
+    counts = ("name", "value", "n_problems", "n_completions", "n_ungraded")
+    return {task: [[getattr(e, key) for key in counts] for e in of_task] for task, of_task in estimates.items()}
+
+
 def test_an_old_run_is_graded_again_with_the_same_result(old):
     folder = old / "eval-a"
     before, estimates = verdict_rows(folder), RunReader.read(folder).estimates()
     assert main(["grade", str(folder)]) == 0
     assert verdict_rows(folder) == [*before, *before]
-    assert RunReader.read(folder).estimates() == estimates
+    assert without_intervals(RunReader.read(folder).estimates()) == without_intervals(estimates)
     assert RunReader.read(folder).status == "done"
 
 

@@ -10,7 +10,9 @@ import torch
 from golden_losses import CASES, golden_batch, golden_outputs
 from training_parts import detached, make_batch, make_outputs
 
+from harness.core import config as configs
 from harness.core.config import parse_plugin
+from harness.core.errors import ConfigError
 from harness.core.tensors import Batch, PolicyOutputs
 from harness.trainers.config import (
     KlConfig,
@@ -99,8 +101,8 @@ def test_entropy_bonus_is_the_mean_entropy_of_tokens() -> None:
     ],
 )
 def test_kl_settings_without_effect_are_refused(settings: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        KlConfig(**settings)
+    with pytest.raises(ConfigError, match=complaint):
+        configs.parse(KlConfig, settings)
 
 
 def test_the_adaptive_kl_coefficient_changes_by_at_most_a_fifth_of_completions_over_horizon() -> None:
@@ -124,5 +126,5 @@ def test_the_adaptive_kl_coefficient_changes_by_at_most_a_fifth_of_completions_o
     ],
 )
 def test_contradictory_kl_targets_are_refused(settings: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        KlConfig(**settings)
+    with pytest.raises(ConfigError, match=complaint):
+        configs.parse(KlConfig, settings)

@@ -68,6 +68,7 @@ def test_every_kind_has_a_skeleton_with_a_test():
     assert names == {"pyproject.toml.txt", *(f"{p}{kind}.py.txt" for kind in KINDS for p in ("", "test_"))}
 
 
+@pytest.mark.slow  # `tox -e skeletons`
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_skeleton_is_installed_tested_listed_and_used(noun, capsys, workplace):
     name = f"my_{noun}"

@@ -32,7 +32,7 @@ NOTED = (
 """Settings that may differ between compared runs and are noted: they affect only noise, or should have no effect."""
 IGNORED = (
     *("task", "licence", "paper", "problems graded", "model", "model fingerprint", "model settings"),
-    *("preset", "deviations", "imported from", "not in those files"),
+    *("preset", "deviations", "imported from", "not in those files", "data released", "model released"),
 )
 """Descriptions, results, the subject of the comparison, and names for settings that are compared themselves."""
 

@@ -74,3 +74,13 @@ def test_resuming_an_old_training_run_names_the_removed_keys(old, capsys):
     message = capsys.readouterr().err
     assert "loop.recall_bytes" in message
     assert {path: path.read_bytes() for path in (old / "train").iterdir()} == before
+
+
+def test_an_old_run_is_compared_with_one_that_records_more_about_the_data(old, capsys):
+    copy = old / "again"
+    shutil.copytree(old / "eval-a", copy)
+    record = json.loads((copy / "run.json").read_text())
+    record["data"]["countdown"]["released"] = "2024-09"
+    (copy / "run.json").write_text(json.dumps(record))
+    assert main(["compare", str(old / "eval-a"), str(copy)]) == 0
+    assert "NOT ALIKE" not in capsys.readouterr().out

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.core.protocols import TableBuilder
 from harness.core.types import Estimate, Table
+from harness.reports.compare import IGNORED, NOTED
 from harness.reports.paired_values import measure
+from harness.reports.protocol_card import card
 from harness.reports.run_config import run_config
 from harness.reports.run_facts import Cell, Labelled, labelled, model_of, sampling_setting, task_ids, unfinished
 from harness.runs.folder import RunReader
 
 TASK, ORIGINAL, METRIC = "math_perturb", "original", "avg_at_k"
+OF_THE_DATA = ("source", "data fingerprint", "data rows", "data as recorded", "task options")
 COLUMNS = ("model", "temperature", "variant", "problems", "original", "perturbed", "change")
 NOTE = (
     "change: mean over problems of perturbed less original, both asked in the same way. A change on `simple` alone "
@@ -30,18 +33,25 @@ class Perturbed(TableBuilder[RunReader]):
 
 
 def _rows(evaluations: Sequence[Labelled]) -> Iterator[tuple[Cell, ...]]:
-    variants: dict[tuple[Cell, ...], dict[str, RunReader]] = {}
+    variants: dict[tuple[str, ...], dict[str, RunReader]] = {}
     for run, _ in evaluations:
         options = dict(_options(run))
         variant = str(options.pop("variant", "hard"))
-        temperature: Cell = sampling_setting(run, TASK, "temperature")
-        key: tuple[Cell, ...] = (model_of(run), temperature, run_config(run).n, str(sorted(options.items())))
-        variants.setdefault(key, {})[variant] = run
-    for (model, temperature, *_), found in variants.items():
+        variants.setdefault((*_protocol(run), str(sorted(options.items()))), {})[variant] = run
+    for found in variants.values():
         if ORIGINAL in found:
-            before = _values(found[ORIGINAL])
-            for variant in sorted(found.keys() - {ORIGINAL}):
-                yield (model, temperature, variant, *_change(before, _values(found[variant])))
+            original = found.pop(ORIGINAL)
+            leading = (model_of(original), sampling_setting(original, TASK, "temperature"))
+            before = _values(original)
+            for variant, run in sorted(found.items()):
+                yield (*leading, variant, *_change(before, _values(run)))
+
+
+def _protocol(run: RunReader) -> Iterator[str]:
+    """Yield the settings that two paired runs have in common: model, seed, and the protocol but for the data."""
+    config, settings = run_config(run), card(run, TASK)
+    yield from map(str, (settings["model"], settings["model fingerprint"], config.n, config.seed))
+    yield from (f"{name}: {value}" for name, value in settings.items() if name not in (*NOTED, *IGNORED, *OF_THE_DATA))
 
 
 def _options(run: RunReader) -> Mapping[str, object]:

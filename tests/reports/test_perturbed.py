@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not os.environ.get("HARNESS_DATA_DIR"), reason="
 REPLIES = ["The answer is \\boxed{2}.", "The answer is \\boxed{1}."]
 
 
-def evaluated(folder, variant, **options):
+def evaluated(folder, variant, more=(), **options):
     table = {"id": "math_perturb", "variant": variant, **options}
     written = ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
     config = folder / f"{variant}.toml"
@@ -24,7 +24,7 @@ def evaluated(folder, variant, **options):
         'metrics = ["avg_at_k"]\n'
     )
     run = folder / variant
-    assert main(["eval", "countdown-tiny", "--config", str(config), "--out", str(run), "--quiet"]) == 0
+    assert main(["eval", "countdown-tiny", "--config", str(config), "--out", str(run), "--quiet", *more]) == 0
     return run
 
 
@@ -51,6 +51,12 @@ def test_the_change_is_paired_with_the_originals(tmp_path):
 
 def test_runs_with_another_prompt_are_not_paired(tmp_path):
     runs = read_runs([evaluated(tmp_path, "original"), evaluated(tmp_path, "hard", prompt="simple")])
+    assert TABLE().build(runs) == []
+
+
+@pytest.mark.parametrize("more", [["--max-tokens", "3"], ["--grader", "legacy_dapo"], ["--seed", "1"], ["--n", "1"]])
+def test_runs_with_another_protocol_are_not_paired(tmp_path, more):
+    runs = read_runs([evaluated(tmp_path, "original"), evaluated(tmp_path, "hard", more)])
     assert TABLE().build(runs) == []
 
 

@@ -13,7 +13,7 @@ import torch
 
 from harness.engines.hf.batch import MIN_CPU_ROWS, mixes_lengths
 from harness.engines.hf.cache import prompt_cache
-from harness.engines.hf.prefix_tree import Ids, Node, PackedRow, SharedPrefix, forest, pack, plan
+from harness.engines.hf.prefix_tree import ROW_TOKENS, Ids, Node, PackedRow, SharedPrefix, forest, pack, plan
 from harness.models.passages import ScoringWindow
 
 # Limits of one forward pass: tokens, cached ones among them, and elements of its logits.
@@ -24,6 +24,9 @@ _ROW_COLUMNS = 4
 # How far a packed row may be from a plain pass, in nats a token; float32 differs by 1e-6, a wrong mask by far more.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _TOLERANCE_HALF = 0.25
+
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
+"""The names that configs have for the number of tokens that a layer of local attention sees."""
 
 Windows = Mapping[Ids, Sequence[ScoringWindow]]
 Scores = dict[ScoringWindow, tuple[float, bool]]
@@ -68,9 +71,10 @@ def _can_share(module: Any, trees: Sequence[Node], windows: Windows) -> bool:
 def _takes_masks(module: Any, longest: int) -> bool:
     """Return whether the attention takes a mask of its own, and no layer sees less than `longest` tokens."""
     config = module.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
+    windows = [window for name in _WINDOWS if isinstance(window := getattr(config, name, None), int)]
     is_general = config._attn_implementation.startswith(("sdpa", "eager"))
-    return is_general and (window is None or longest <= window)
+    # A layer may count its window in columns, of which a packed row has more than its longest sequence.
+    return is_general and all(window >= max(ROW_TOKENS, 2 * longest) for window in windows)
 
 
 def _first_scored(ids: Ids, windows: Windows) -> int:

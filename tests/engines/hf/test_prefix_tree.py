@@ -175,6 +175,14 @@ def test_a_window_of_attention_shorter_than_the_text_prevents_sharing() -> None:
         assert found[window][0] == pytest.approx(expected(module, window)[0], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", scoring._WINDOWS)
+def test_a_layer_of_local_attention_narrower_than_a_row_prevents_sharing(name: str) -> None:
+    module = model("llama")
+    setattr(module.config, name, 300)  # more than any of the sequences, less than a packed row may have
+    score_windows(module, endings(random.Random(5)))
+    assert module not in scoring._shares_prefixes
+
+
 def test_no_windows_need_no_pass() -> None:
     assert score_windows(model("llama"), []) == {}
 

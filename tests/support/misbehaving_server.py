@@ -7,15 +7,15 @@ completions all the same. The case of a request is its last message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import json
 import resource
 import sys
-import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+from loopback_server import LoopbackServer
 
 from harness.core.config import parse_plugin
 from harness.core.protocols import ModelSource
@@ -220,50 +220,18 @@ REFUSED: dict[str, Any] = {
 CASES: dict[str, Any] = {**ACCEPTED, **REFUSED}
 
 
-class MisbehavingServer:
+class MisbehavingServer(LoopbackServer):
     """Answers as `CASES` says; `listing` is the raw response to a request for the models."""
 
     def __init__(self, cases: dict[str, Any] = CASES, listing: Any = None) -> None:
+        super().__init__()
         self.cases = cases
         self.listing = listing if listing is not None else response(b'{"data": []}')
         self.asked: list[str] = []
-        self.heads: list[bytes] = []
-
-    def __enter__(self) -> MisbehavingServer:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    async def _end(self) -> None:
-        self._server.close()
-        await asyncio.sleep(0.01)  # or one that was only just accepted is nobody's to close
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            try:
-                await self._answer(reader, writer)
-            finally:
-                writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        self.heads.append(head)
+        self.heads.append(head.decode())
         sizes = [line.partition(b": ")[2] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
         sent = await reader.readexactly(int(sizes[0]) if sizes else 0)
         answer = self.listing

@@ -1,0 +1,82 @@
+"""Counts of each problem in each evaluation of a study, as one frame and as `counts.csv`.
+
+The file is small enough to be committed with a study, and every accuracy, coverage and comparison can be computed from
+it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.core.errors import DataError
+from harness.runs.counts import problem_counts
+from harness.runs.folder import RunReader
+from harness.runs.jsonl import disk_error
+from harness.study.index import EvalCell, read_index
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "counts.csv"
+TYPES = {
+    "arm": str,
+    "seed": int,
+    "step": int,
+    "temperature": float,
+    "draw": int,
+    "task": str,
+    "split": str,
+    "problem": str,
+    "n": int,
+    "correct": int,
+    "ungraded": int,
+    "solutions": str,
+}
+"""Column -> type of its values."""
+
+
+def study_counts(study_folder: Path) -> pd.DataFrame:
+    """Return a row for each problem of each finished evaluation of a study.
+
+    `n` counts all samples, `correct` and `ungraded` some of them. `solutions` holds the numbers of samples of each
+    distinct right solution, the largest first ("5 3 1"), and is empty where the grader identifies none.
+    """
+    import pandas as pd
+
+    frames = [_of_cell(study_folder, cell) for cell in sorted(read_index(study_folder))]
+    found = [frame for frame in frames if frame is not None]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(TYPES)).astype(TYPES)
+
+
+def _of_cell(study_folder: Path, cell: EvalCell) -> pd.DataFrame | None:
+    folder = study_folder / cell.folder
+    if not (folder / "run.json").exists():
+        return None
+    run = RunReader.read(folder)
+    if run.record.status != "done":
+        return None
+    counts = problem_counts(run).sort_values(["task", "problem"])
+    keys = {name: getattr(cell, name) for name in ("arm", "seed", "step", "temperature", "draw", "split")}
+    return counts.assign(**keys)[list(TYPES)].astype(TYPES)
+
+
+def write_counts(counts: pd.DataFrame, path: Path) -> None:
+    """Write the frame as CSV; a path that ends in .gz is compressed."""
+    try:
+        counts.to_csv(path, index=False)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def read_counts(path: Path) -> pd.DataFrame:
+    """Read what `write_counts` wrote, every column with its type."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=TYPES, keep_default_na=False, na_filter=False)
+        return frame[list(TYPES)]
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path} does not hold the counts of a study: {error}") from None

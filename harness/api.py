@@ -29,6 +29,8 @@ from harness.interop.imports import importer
 from harness.interop.imports.matching import Key
 from harness.interop.imports.run_files import ImportRequest
 from harness.reports import compare as comparisons
+from harness.reports.render import to_frame
+from harness.reports.report import build_tables, named_runs
 from harness.reports.run_facts import labels, model_of
 from harness.runs import frames
 from harness.runs.folder import RunReader, default_folder
@@ -165,6 +167,11 @@ class Runs(Sequence["Run"]):
     def estimates(self) -> pd.DataFrame:
         """Return a row for each estimate of each task: value, interval, counts and method."""
         return frames.estimates((run, label, model_of(run)) for run, label in self._labelled())
+
+    def tables(self, table_id: str, names: Mapping[str, str] | None = None) -> list[pd.DataFrame]:
+        """Return a table of a report: its data frames, with title and notes in `attrs`. `names` labels runs by id."""
+        readers = named_runs([RunReader.read(run.folder) for run in self._runs], names if names is not None else {})
+        return [to_frame(table) for table in build_tables(table_id, readers)]
 
     def _labelled(self) -> Iterator[tuple[RunReader, str]]:
         readers = [RunReader.read(run.folder) for run in self._runs]

@@ -1,13 +1,15 @@
-"""Render tables as markdown, CSV, terminal text and JSON values. The same table gives the same bytes.
+"""Render tables as markdown, CSV, LaTeX, JSON, data frames and terminal text. The same table gives the same bytes.
 
 Cells may hold text of models and of foreign files. No control character reaches a file or a terminal, markdown has no
-links or HTML of theirs, and no cell of a CSV file is a formula.
+links or HTML of theirs, LaTeX no commands, and no cell of a CSV file is a formula.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 import re
 import shutil
@@ -15,10 +17,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.text import printable
-from harness.core.types import Estimate, Table
+from harness.core.types import Estimate, MarkedEstimate, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Cell = str | int | float | Estimate | None
 ABSENT = "-"
@@ -39,10 +44,18 @@ def to_markdown(table: Table) -> str:
         "",
         _markdown_line(table.columns),
         _markdown_line(["---:" if _is_numeric(table, i) else "---" for i in range(len(table.columns))], escape=str),
-        *(_markdown_line([_text(cell) for cell in row]) for row in table.rows),
+        *(_markdown_line([_markdown_cell(cell) for cell in row], escape=str) for row in table.rows),
     ]
     notes = [line for note in table.notes for line in ("", escape_markdown(note))]
     return "\n".join([*lines, *notes]) + "\n"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = escape_markdown(_text(cell))
+    if isinstance(cell, MarkedEstimate) and cell.mark == "best":
+        value, _, interval = text.partition(" ")
+        return f"**{value}** {interval}"
+    return text
 
 
 def _markdown_line(cells: Sequence[str], escape: Callable[[str], str] | None = None) -> str:
@@ -75,31 +88,37 @@ def to_csv(table: Table) -> str:
     """Render the rows in full precision, absent cells empty.
 
     A table with estimates is in long form: a line for each estimate, with the row's other cells repeated, and the
-    columns name, value, low, high, n_problems, n_completions, n_ungraded and method. A row without estimates has one
-    line, in which these are empty.
+    columns name, value, low, high, n_problems, n_completions, n_ungraded and method, and mark where rows are ranked.
+    A row without estimates has one line, in which these are empty.
     """
     held = [i for i in range(len(table.columns)) if any(isinstance(row[i], Estimate) for row in table.rows)]
     plain = [i for i in range(len(table.columns)) if i not in held]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(_csv_cell(table.columns[i]) for i in plain), *(ESTIMATE_COLUMNS if held else ())])
+    names = _estimate_columns(table) if held else ()
+    writer.writerow([*(_csv_cell(table.columns[i]) for i in plain), *names])
     for row in table.rows:
         repeated = [_csv_cell(row[i]) for i in plain]
-        writer.writerows([*repeated, *line] for line in _estimate_lines(table, row, held))
+        writer.writerows([*repeated, *line] for line in _estimate_lines(table, row, held, names))
     return text.getvalue()
 
 
-def _estimate_lines(table: Table, row: Sequence[Cell], held: Sequence[int]) -> list[list[Any]]:
+def _estimate_columns(table: Table) -> tuple[str, ...]:
+    is_ranked = any(isinstance(cell, MarkedEstimate) for row in table.rows for cell in row)
+    return (*ESTIMATE_COLUMNS, "mark") if is_ranked else ESTIMATE_COLUMNS
+
+
+def _estimate_lines(table: Table, row: Sequence[Cell], held: Sequence[int], names: Sequence[str]) -> list[list[Any]]:
     if not held:
         return [[]]
-    lines = [_estimate_line(table.columns[i], row[i]) for i in held if row[i] is not None]
-    return lines if lines else [[""] * len(ESTIMATE_COLUMNS)]
+    lines = [_estimate_line(table.columns[i], row[i], names) for i in held if row[i] is not None]
+    return lines if lines else [[""] * len(names)]
 
 
-def _estimate_line(column: str, cell: Cell) -> list[Any]:
+def _estimate_line(column: str, cell: Cell, names: Sequence[str]) -> list[Any]:
     if isinstance(cell, Estimate):
-        return [_csv_cell(getattr(cell, name)) for name in ESTIMATE_COLUMNS]
-    return [_csv_cell(column), _csv_cell(cell), *[""] * (len(ESTIMATE_COLUMNS) - 2)]
+        return [_csv_cell(getattr(cell, name, "")) for name in names]
+    return [_csv_cell(column), _csv_cell(cell), *[""] * (len(names) - 2)]
 
 
 def _csv_cell(cell: Any) -> Any:
@@ -112,6 +131,105 @@ def _csv_cell(cell: Any) -> Any:
 # Spreadsheets compute cells that begin like this; an apostrophe marks them as text.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)|-", re.IGNORECASE | re.ASCII)
+
+
+# --- LaTeX ------------------------------------------------------------------------------------------------------
+
+
+def to_latex(table: Table, label: str = "") -> str:
+    """Render a table environment for the package booktabs.
+
+    Any engine compiles it: a character that pdfTeX has no glyph for is written as its code point.
+    """
+    align = "".join(
+        "r" if _is_numeric(table, i) or _has_estimates(table, i) else "l" for i in range(len(table.columns))
+    )
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.title)}}}",
+        *([rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', label)}}}"] if label else []),
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        _latex_line([escape_latex(column) for column in table.columns]),
+        r"\midrule",
+        *(_latex_line([_latex_cell(cell) for cell in row]) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\smallskip{{\footnotesize {escape_latex(note)}}}" for note in table.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _has_estimates(table: Table, column: int) -> bool:
+    return any(isinstance(row[column], Estimate) for row in table.rows)
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not isinstance(cell, Estimate):
+        return "--" if cell is None else escape_latex(cell if isinstance(cell, str) else _text(cell))
+    value, _, interval = _text(cell).partition(" ")
+    mark = cell.mark if isinstance(cell, MarkedEstimate) else ""
+    interval = escape_latex(interval.removesuffix(_SUFFIXES.get(mark, "")))
+    value = rf"\textbf{{{value}}}" if mark == "best" else escape_latex(value)
+    return rf"{value}{_LATEX_MARKS.get(mark, '')} {{\scriptsize {interval}}}"
+
+
+_SUFFIXES = {"tied": " †", "significant": " *"}
+_LATEX_MARKS = {"tied": r"$^{\dagger}$", "significant": "$^{*}$"}
+
+
+def escape_latex(text: str) -> str:
+    """Escape a text so that nothing in it is a command, a comment or the end of a cell; join its lines."""
+    return "".join(map(_latex_character, printable(" ".join(text.split()))))
+
+
+def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    if " " <= character <= "~" or (character in _LATIN):
+        return character
+    return rf"\texttt{{U+{ord(character):04X}}}"
+
+
+_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - set("ÐÞðþ×÷")
+_GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "π": "pi", "σ": "sigma", "τ": "tau"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    # Brackets after a line break would be an argument, and two signs in a row a ligature.
+    **{character: f"{{{character}}}" for character in "[]-`'"},
+    **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "·": r"$\cdot$",
+    "°": r"$^\circ$",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "‖": r"$\Vert$",
+    "†": r"$^{\dagger}$",
+    "–": "--",
+    "—": "---",
+    "…": r"\ldots{}",
+    "’": "'",
+    "‘": "`",
+    "“": "``",
+    "”": "''",
+}  # fmt: skip
 
 
 # --- plain text -------------------------------------------------------------------------------------------------
@@ -231,11 +349,59 @@ def _text(cell: Cell) -> str:
 
 
 def _estimate_text(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    if not isinstance(estimate, MarkedEstimate):
+        return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    value, low, high = (_shown(x, estimate) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]{_SUFFIXES.get(estimate.mark, '')}"
+
+
+def _shown(value: float, estimate: MarkedEstimate) -> str:
+    if estimate.in_percent:
+        return f"{100 * value:.2f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def to_json(table: Table) -> str:
+    """Render the values of `to_plain` as strict JSON, without the control characters of foreign texts."""
+    return json.dumps(_strict(to_plain(table)), indent=1) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_frame(table: Table) -> pd.DataFrame:
+    """Return the rows as a data frame: an estimate is its value, and its other fields are columns after it.
+
+    Column `avg@16` brings `avg@16.low`, `avg@16.high` and so on. `attrs` holds the title and the notes.
+    """
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {}
+    for place, name in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        if not _has_estimates(table, place):
+            columns[name] = cells
+            continue
+        columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+        for part in _estimate_columns(table)[2:]:
+            columns[f"{name}.{part}"] = [getattr(cell, part, None) for cell in cells]
+    frame = pd.DataFrame(columns)
+    frame.attrs = {"title": table.title, "notes": list(table.notes)}
+    return frame
 
 
 def to_plain(table: Table) -> dict[str, Any]:

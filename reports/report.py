@@ -1,18 +1,19 @@
-"""Write report.md and CSV files from run folders, with the runs and their digests in the footer."""
+"""Write a report from run folders: report.md, and each table as CSV, LaTeX or JSON. The footer names the runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import harness
 from harness.core import config as configs
 from harness.core import registry
-from harness.core.errors import UsageError
+from harness.core.errors import UnknownNameError, UsageError
 from harness.core.types import Table
-from harness.reports.render import escape_markdown, to_csv, to_markdown
+from harness.reports.render import escape_markdown, to_csv, to_json, to_latex, to_markdown
 from harness.reports.run_facts import labels, sandbox_of, unfinished
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error, write_whole
@@ -21,50 +22,114 @@ from harness.runs.search import find_runs
 MARK = "report.json"
 MARK_FORMAT = 1
 FIRST_TABLE = "results"
+PAGE = "report.md"
+FORMATS: Mapping[str, Callable[[Table, str], str]] = {
+    "csv": lambda table, _: to_csv(table),
+    "tex": to_latex,
+    "json": lambda table, _: to_json(table),
+}
+"""Ending of a file -> the table in it, by its id. The page in markdown has all tables."""
+DEFAULT_FORMATS = ("md", "csv")
+WRITTEN = (".csv", ".tex", ".json", ".svg", ".png")
+"""Endings of the files that a report may delete when they are no longer part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Paths of the files of a report."""
+    """Paths of the files of a report. The page is absent where other formats were asked for."""
 
     folder: Path
     markdown: Path
-    csv: tuple[Path, ...]
+    tables: tuple[Path, ...]
+
+    @property
+    def csv(self) -> tuple[Path, ...]:
+        return tuple(path for path in self.tables if path.suffix == ".csv")
 
 
-def write_report(run_folders: Sequence[Path], out_folder: Path, table_ids: Sequence[str] | None = None) -> ReportFiles:
-    """Write all tables of these runs, or the named ones, as one markdown page and a CSV file each.
+def write_report(
+    run_folders: Sequence[Path],
+    out_folder: Path,
+    table_ids: Sequence[str] | None = None,
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    names: Mapping[str, str] | None = None,
+) -> ReportFiles:
+    """Write all tables of these runs, or the named ones: as one markdown page, and as files of the other formats.
 
     Everything is read and built before anything is written. The folder must be empty, absent or a report; files of an
-    earlier report that this one does not have are removed.
+    earlier report that this one does not have are removed. `names` labels runs, by their id or path.
     """
-    runs = read_runs(run_folders)
-    tables = {table_id: _build(table_id, runs) for table_id in _chosen(table_ids)}
+    runs = named_runs(read_runs(run_folders), names if names is not None else {})
+    tables = {table_id: build_tables(table_id, runs) for table_id in _chosen(table_ids)}
     if not any(tables.values()):
         raise UsageError(f"nothing to report: these runs have no rows for {', '.join(tables)}")
+    page = _page(runs, tables) if "md" in check_formats(formats) else None
+    return write_tables(out_folder, tables, formats, page, runs)
+
+
+def write_tables(
+    out_folder: Path,
+    tables: Mapping[str, Sequence[Table]],
+    formats: Sequence[str],
+    page: str | None,
+    runs: Sequence[RunReader] = (),
+) -> ReportFiles:
+    """Write the files of a report, all or, where one can't be written, with a mark that lists all of them."""
     former = _former_files(out_folder)
     contents = {
-        name: to_csv(table) for table_id, group in tables.items() for name, table in _csv_names(table_id, group)
+        f"{name}.{ending}": FORMATS[ending](table, name)
+        for ending in check_formats(formats)
+        if ending in FORMATS
+        for table_id, group in tables.items()
+        for name, table in _file_names(table_id, group)
     }
+    pages = {PAGE: page} if page is not None else {}
     _write_mark(out_folder, runs, [*former, *contents])
-    for name, text in contents.items():
+    for name, text in {**contents, **pages}.items():
         write_whole(out_folder / name, text)
-    write_whole(out_folder / "report.md", _page(runs, tables))
-    for name in sorted(set(former) - set(contents)):
+    for name in sorted(set(former) - {*contents, *pages}):
         (out_folder / name).unlink(missing_ok=True)
     _write_mark(out_folder, runs, list(contents))
-    return ReportFiles(out_folder, out_folder / "report.md", tuple(out_folder / name for name in contents))
+    return ReportFiles(out_folder, out_folder / PAGE, tuple(out_folder / name for name in contents))
+
+
+def check_formats(formats: Sequence[str]) -> Sequence[str]:
+    """Return the formats, or refuse one that does not exist."""
+    for name in formats:
+        if name not in ("md", *FORMATS):
+            raise UnknownNameError("format", name, ("md", *FORMATS))
+    return formats
 
 
 def tables_of(run_folders: Sequence[Path], table_ids: Sequence[str] | None = None) -> list[Table]:
     """Build the named tables, or all, of these runs."""
     runs = read_runs(run_folders)
-    return [table for table_id in _chosen(table_ids) for table in _build(table_id, runs)]
+    return [table for table_id in _chosen(table_ids) for table in build_tables(table_id, runs)]
 
 
 def read_runs(run_folders: Sequence[Path]) -> list[RunReader]:
     """Read each run among and below the folders once, and after each train run its held-out evaluations by step."""
     return [RunReader.read(folder) for folder in find_runs(run_folders).folders]
+
+
+def named_runs(runs: Sequence[RunReader], names: Mapping[str, str]) -> list[RunReader]:
+    """Return the runs with the labels that they were given by id, by label or by path."""
+    if not names:
+        return list(runs)
+    known: dict[str, list[int]] = {}
+    for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+        for name in {run.record.id, label, str(run.folder), str(run.folder.resolve())}:
+            known.setdefault(name, []).append(place)
+    named = list(runs)
+    for name, label in names.items():
+        places = known.get(name) or known.get(str(Path(name).resolve()), [])
+        if len(places) != 1:
+            if places:
+                raise UsageError(f"--label {name}=...: {len(places)} runs have this id; name the folder of one")
+            raise UnknownNameError("run", name, known)
+        named[places[0]] = dataclasses.replace(named[places[0]], label=label)
+    return named
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -76,16 +141,17 @@ def _chosen(table_ids: Sequence[str] | None) -> list[str]:
     return sorted(registry.entries("tables"), key=lambda table_id: (table_id != FIRST_TABLE, table_id))
 
 
-def _build(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
+def build_tables(table_id: str, runs: Sequence[RunReader]) -> list[Table]:
+    """Build the tables of one id."""
     return list(configs.parse_plugin("tables", table_id).build().build(runs))
 
 
-def _csv_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:
-    """Name the CSV files: `results.csv`, or `protocol-1.csv`, `protocol-2.csv` where an id has several tables."""
+def _file_names(table_id: str, tables: Sequence[Table]) -> list[tuple[str, Table]]:
+    """Name the files of an id: `results`, or `protocol-1`, `protocol-2` where it has several tables."""
     table_id = Path(table_id).stem  # of the path of a file
-    if len(tables) == 1:
-        return [(f"{table_id}.csv", tables[0])]
-    return [(f"{table_id}-{number}.csv", table) for number, table in enumerate(tables, 1)]
+    if len(tables) == 1 and f"{table_id}.json" != MARK:
+        return [(table_id, tables[0])]
+    return [(f"{table_id}-{number}", table) for number, table in enumerate(tables, 1)]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------
@@ -144,7 +210,7 @@ def _data(run: RunReader) -> str:
 
 
 def _former_files(folder: Path) -> list[str]:
-    """Return the CSV files of the report in this folder; refuse a folder with other files."""
+    """Return the files of the report in this folder; refuse a folder with other files."""
     if not folder.exists():
         return []
     if not folder.is_dir():
@@ -159,17 +225,18 @@ def _former_files(folder: Path) -> list[str]:
             raise UsageError(
                 f"{folder} is a report of format {mark['format']}, not {MARK_FORMAT}; choose another --out"
             )
-        return [name for name in mark["files"] if Path(name).name == name and name.endswith(".csv")]
+        known = [name for name in mark["files"] if Path(name).name == name and Path(name).suffix in WRITTEN]
+        return [name for name in (*known, PAGE) if name != MARK]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder / MARK} is not the mark of a report: {error!r}; choose another --out") from None
 
 
-def _write_mark(folder: Path, runs: Sequence[RunReader], csv_names: Sequence[str]) -> None:
+def _write_mark(folder: Path, runs: Sequence[RunReader], names: Sequence[str]) -> None:
     mark = {
         "format": MARK_FORMAT,
         "harness": harness.__version__,
         "runs": [{"folder": str(run.folder), "config_digest": run.record.config_digest} for run in runs],
-        "files": list(dict.fromkeys(csv_names)),
+        "files": [name for name in dict.fromkeys(names) if name != PAGE],
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

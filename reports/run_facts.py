@@ -29,9 +29,15 @@ def labelled(runs: Sequence[RunReader], kind: Literal["eval", "train"]) -> list[
 
 
 def labels(runs: Sequence[RunReader]) -> list[str]:
-    """Return a label for each run: its id, preceded by parent folders where ids are equal."""
-    short = [_label(run) for run in runs]
-    longer = [f"{_named_folder(run).parent.name}/{label}" for run, label in zip(runs, short, strict=True)]
+    """Return a label for each run: that it was given, or its id, preceded by parent folders where ids are equal.
+
+    A label that several runs were given is followed by their ids.
+    """
+    short = [run.label if run.label is not None else _label(run) for run in runs]
+    longer = [
+        f"{label} ({_label(run)})" if run.label is not None else f"{_named_folder(run).parent.name}/{label}"
+        for run, label in zip(runs, short, strict=True)
+    ]
     full = [str(run.folder) for run in runs]
     return [_first_unique(choice, (short, longer, full)) for choice in zip(short, longer, full, strict=True)]
 

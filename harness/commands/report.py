@@ -8,16 +8,19 @@ from pathlib import Path
 from harness.commands import DONE
 from harness.commands.base.arguments import JsonArguments, add_json
 from harness.commands.base.output import print_remark, print_result
-from harness.reports.report import write_report
+from harness.core.errors import UsageError
+from harness.reports.report import DEFAULT_FORMATS, check_formats, write_report
 from harness.runs.search import find_runs
 
-EXAMPLE = "harness report runs/* --out report"
+EXAMPLE = "harness report runs/* --format md,csv,tex --out report"
 
 
 class Arguments(JsonArguments):
     runs: list[Path]
     out: Path
     table: list[str] | None
+    format: list[str]
+    label: list[tuple[str, str]] | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
     parser.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        default=list(DEFAULT_FORMATS),
+        help="md (one page), and csv, tex or json (a file for each table), with commas (default: md,csv)",
+    )
+    parser.add_argument("--label", action="append", type=_label, help="RUN=NAME, a run's id or folder; may be repeated")
     add_json(parser)
 
 
@@ -36,6 +46,24 @@ def run(args: Arguments) -> int:
     found = find_runs(args.runs)
     if (skipped := found.skipped_text()) is not None:
         print_remark(skipped)
-    files = write_report(found.folders, args.out, args.table if args.table else None)
-    print_result(args, {"report": str(files.markdown), "tables": [str(path) for path in files.csv]}, files.markdown)
+    files = write_report(
+        found.folders,
+        args.out,
+        args.table if args.table else None,
+        formats=args.format,
+        names=dict(args.label if args.label else []),
+    )
+    shown = files.markdown if "md" in args.format else files.folder
+    print_result(args, {"report": str(shown), "tables": [str(path) for path in files.tables]}, shown)
     return DONE
+
+
+def _formats(text: str) -> list[str]:
+    return list(check_formats([name.strip() for name in text.split(",")]))
+
+
+def _label(text: str) -> tuple[str, str]:
+    run, sign, name = text.rpartition("=")
+    if not sign or not run or not name.strip():
+        raise UsageError(f"--label is RUN=NAME, such as runs/a=GRPO, not {text!r}")
+    return run, name.strip()

@@ -272,6 +272,18 @@ class Estimate:
             raise ValueError(f"an estimate is a number with an interval: {self.name} = {self.value}")
 
 
+Mark = Literal["", "best", "tied", "significant"]
+"""`best` of its column, `tied` with the best (not significantly worse), a `significant` difference, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedEstimate(Estimate):
+    """An estimate in a table that ranks its rows. Its value is a share; renderers may show it in percent."""
+
+    mark: Mark = ""
+    in_percent: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """One file of a dataset: where it is published, and its path in a local mirror."""

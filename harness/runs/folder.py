@@ -291,6 +291,8 @@ class RunReader:
 
     folder: Path
     record: RunRecord
+    label: str | None = None
+    """A name for tables, in place of the id."""
 
     @classmethod
     def read(cls, folder: Path) -> RunReader:

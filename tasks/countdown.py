@@ -14,17 +14,19 @@ from typing import ClassVar, cast, get_args
 from harness.core.errors import ConfigError
 from harness.core.protocols import Grader, Split, Task
 from harness.core.seeds import derive
-from harness.core.types import DatasetCard, Message, Problem, Sampling
+from harness.core.types import DatasetCard, GoldenCompletion, Message, Problem, Sampling
 from harness.graders.countdown import CountdownGrader
-from harness.graders.countdown.rules import CountdownReference, legal_chains, solution_counts, writings
+from harness.graders.countdown.rules import (
+    CountdownReference,
+    canonical_text,
+    legal_chains,
+    solution_counts,
+    writings,
+)
+from harness.tasks._base.number_sets import TARGETS, Numbers, multisets
 
 ID = "countdown"
 """Part of the seeds of problems, so it does not follow the file's name."""
-DIGITS = range(1, 10)
-N_NUMBERS = 6
-TARGETS = range(10, 100)
-
-Numbers = tuple[int, ...]
 
 
 class Countdown(Task[CountdownReference]):
@@ -95,6 +97,27 @@ class Countdown(Task[CountdownReference]):
         """Return every solution, in the form that the grader writes in `details["solution"]`."""
         return tuple(writings(problem.reference))
 
+    def right_texts(self, problem: Problem[CountdownReference]) -> tuple[str, ...]:
+        """Return the chains of every solution."""
+        return tuple(itertools.chain.from_iterable(writings(problem.reference).values()))
+
+    def canonical(self, text: str) -> str:
+        """Return the solution that a legal chain is a way to write."""
+        return canonical_text(text)
+
+    def golden_completions(self, problem: Problem[CountdownReference]) -> tuple[GoldenCompletion, ...]:
+        """Return a chain of each solution, and wrong neighbours of them."""
+        target = problem.reference.target
+        chains = [chains[0] for chains in writings(problem.reference).values()]
+        return (
+            *(GoldenCompletion("solution", chain, "correct") for chain in chains),
+            *(
+                GoldenCompletion("one more at the end", f"{chain.rpartition('=')[0]}={target + 1}", "incorrect")
+                for chain in chains
+            ),
+            *(GoldenCompletion("last step missing", chain.rpartition(";")[0], "incorrect") for chain in chains),
+        )
+
     def _pool(self, split: Split) -> Sequence[tuple[Numbers, int]]:
         return _pool(split, self.config.min_solutions)
 
@@ -122,27 +145,10 @@ def _problem(numbers: Numbers, target: int) -> Problem[CountdownReference]:
 def _pool(split: Split, min_solutions: int) -> Sequence[tuple[Numbers, int]]:
     return [
         (numbers, target)
-        for numbers in _multisets()[split]
+        for numbers in multisets()[split]
         for target in TARGETS
         if solution_counts(numbers).get(target, 0) >= min_solutions
     ]
-
-
-@functools.cache
-def _multisets() -> dict[Split, list[Numbers]]:
-    by_split: dict[Split, list[Numbers]] = {split: [] for split in get_args(Split)}
-    for numbers in itertools.combinations_with_replacement(DIGITS, N_NUMBERS):
-        by_split[_split_of(numbers)].append(numbers)
-    return by_split
-
-
-def _split_of(numbers: Numbers) -> Split:
-    # The key defines the benchmark: another key gives other splits.
-    hashed = hashlib.blake2b("-".join(map(str, numbers)).encode(), key=b"countdown split", digest_size=8)
-    percentile = int.from_bytes(hashed.digest(), "big") % 100
-    if percentile < 5:
-        return "test"
-    return "validation" if percentile < 10 else "train"
 
 
 TASK = Countdown

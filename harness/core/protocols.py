@@ -119,6 +119,16 @@ class Task(Plugin, Generic[R]):
         """Return completions whose verdict is known, to check grader and data."""
         return ()
 
+    # --- tasks whose every right answer is known
+
+    def right_texts(self, problem: Problem[R]) -> Sequence[str]:  # noqa: ARG002
+        """Return every right answer, written without spaces; empty for a task that doesn't enumerate them."""
+        return ()
+
+    def canonical(self, text: str) -> str:  # noqa: ARG002
+        """Return the solution of a right answer, as the grader names it in `details["solution"]`."""
+        raise ConfigError(f"the task {self.plugin_id!r} doesn't enumerate its right answers")
+
     # --- tasks that read published files
 
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:

@@ -20,8 +20,10 @@ CONSTANTS = {
 """Folder of plug-ins -> the constant that makes a module in it a plug-in. Its other modules are helpers."""
 
 SHARED_HELPERS = {
-    # countdown's generator, reference and grader share the rules of the game
+    # countdown's generators, references and grader share the rules of the game
     ("harness.tasks.countdown", "harness.graders.countdown.rules"),
+    ("harness.tasks.countdown_steps", "harness.graders.countdown.rules"),
+    ("harness.tasks.countdown_steps", "harness.graders.countdown.running_totals"),
 }
 """Helpers that another folder may import. In addition, a task may import the reference type of a grader."""
 

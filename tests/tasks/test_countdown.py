@@ -1,9 +1,7 @@
 """The countdown rules, grader and task, against an independent brute force."""
 
-import ast
 import time
 from collections import Counter
-from fractions import Fraction
 from itertools import combinations_with_replacement, islice, permutations
 from random import Random
 
@@ -25,6 +23,7 @@ from harness.graders.countdown.rules import (
     writings,
 )
 from harness.tasks.countdown import TASK
+from tests.support.arithmetic_trees import brute_values, counted, tree_of
 
 SPLITS = ("train", "validation", "test")
 MULTISETS = list(combinations_with_replacement(range(1, 10), 6))
@@ -74,50 +73,6 @@ def brute_trees(numbers, target):
                         yield tree
 
 
-def brute_values(tree):
-    """The values of all inner nodes, the root's last; nothing when it divides by zero."""
-    if isinstance(tree, int):
-        return [Fraction(tree)]
-    operation, left, right = tree
-    lefts, rights = brute_values(left), brute_values(right)
-    if not lefts or not rights or (operation == "/" and rights[-1] == 0):
-        return []
-    x, y = lefts[-1], rights[-1]
-    value = x + y if operation == "+" else x - y if operation == "-" else x * y if operation == "*" else x / y
-    return [*lefts, *rights, value]
-
-
-def counted(tree):
-    """A tree modulo commutativity and associativity: the counts of its signed terms or factors."""
-    if isinstance(tree, int):
-        return tree
-    additive = tree[0] in "+-"
-    counts = Counter()
-
-    def collect(node, sign):
-        if not isinstance(node, int) and (node[0] in "+-") == additive:
-            collect(node[1], sign)
-            collect(node[2], -sign if node[0] in "-/" else sign)
-        else:
-            is_one = not additive and brute_values(node)[-1] == 1
-            counts[1 if is_one else sign, counted(node)] += 1
-
-    collect(tree, 1)
-    return additive, frozenset(counts.items())
-
-
-def tree_of(text):
-    """The tree of a canonical text, as Python reads it."""
-    symbols = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-
-    def convert(node):
-        if isinstance(node, ast.Constant):
-            return node.value
-        return symbols[type(node.op)], convert(node.left), convert(node.right)
-
-    return convert(ast.parse(text, mode="eval").body)
-
-
 def test_countdown_solutions_equal_a_brute_force():
     rng = Random(5)
     fullest = [((2, 3, 4, 5, 6, 8), 24), ((1, 1, 2, 2, 3, 4), 12), ((1, 2, 3, 4, 6, 6), 12), ((2, 2, 4, 4, 8, 8), 16)]
@@ -151,6 +106,7 @@ def test_every_enumerated_form_is_graded_correct_as_its_solution():
             for text, chains in writings(problem.reference).items():
                 assert len(set(chains)) == len(chains) > 0
                 assert {solution_of(chain, problem) for chain in chains} == {text}
+                assert {task_of().canonical(chain) for chain in chains} == {text}
 
 
 def test_a_canonical_text_evaluates_to_its_value():
@@ -389,7 +345,7 @@ def test_sloppy_demonstrations_are_legal_arithmetic_that_mostly_misses():
     outcomes = Counter()
     for index, problem in enumerate(islice(task.problems("train", 0), 500)):
         chain = task.demonstrate(problem, index)
-        expression = replay(parse(chain, 2), problem.reference.numbers)
+        expression = replay(parse(chain, range(2, 3)), problem.reference.numbers)
         verdict = verdict_of(chain, problem)
         outcomes[verdict.outcome] += 1
         assert (verdict.outcome == "correct") == (expression.value == problem.reference.target)

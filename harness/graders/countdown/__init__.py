@@ -21,7 +21,7 @@ class CountdownGrader(Grader[CountdownReference]):
             return Verdict("incorrect", 0.0, reason="truncated")
         chain: str | None = None
         try:
-            steps = parse(completion.text, problem.reference.n_steps)
+            steps = parse(completion.text, problem.reference.allowed_steps)
             chain = format_chain(steps)
             solution = solve(steps, problem.reference)
         except BrokenRuleError as broken:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 SMALLEST, LARGEST = 1, 99
 MAX_CHARS = 1000
@@ -35,6 +35,24 @@ class CountdownReference:
     numbers: tuple[int, ...]
     target: int
     n_steps: int = 2
+    is_running_total: ClassVar[bool] = False
+    """Whether each step begins with the result of the step before it."""
+
+    @property
+    def allowed_steps(self) -> range:
+        return range(self.n_steps, self.n_steps + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTotalReference(CountdownReference):
+    """A problem of a running total in `n_steps` to `max_steps` steps, as the answer chooses."""
+
+    max_steps: int = 5
+    is_running_total: ClassVar[bool] = True
+
+    @property
+    def allowed_steps(self) -> range:
+        return range(self.n_steps, self.max_steps + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +75,14 @@ class BrokenRuleError(Exception):
 # --- parsing and replaying --------------------------------------------------------------------------------------
 
 
-def parse(text: str, n_steps: int) -> tuple[Step, ...]:
+def parse(text: str, allowed_steps: range | None = None) -> tuple[Step, ...]:
     """Parse a chain in linear time. Spaces around tokens are allowed, and nothing else is."""
     if len(text) > MAX_CHARS:
         raise BrokenRuleError(f"the answer is longer than {MAX_CHARS} characters")
     pieces = text.split(";")
-    if len(pieces) != n_steps:
-        raise BrokenRuleError(f"{n_steps} steps are asked for, {len(pieces)} given")
+    if allowed_steps is not None and len(pieces) not in allowed_steps:
+        asked = " to ".join(map(str, sorted({allowed_steps[0], allowed_steps[-1]})))
+        raise BrokenRuleError(f"{asked} steps are asked for, {len(pieces)} given")
     return tuple(_parse_step(piece, position) for position, piece in enumerate(pieces, 1))
 
 
@@ -82,10 +101,26 @@ def format_chain(steps: Iterable[Step]) -> str:
 
 def solve(steps: Sequence[Step], reference: CountdownReference) -> Expression:
     """Return the expression a chain computes. Raises BrokenRuleError unless it keeps every rule and hits the target."""
+    if reference.is_running_total:
+        _check_running_total(steps)
     expression = replay(steps, reference.numbers)
     if expression.value != reference.target:
         raise BrokenRuleError(f"the last value is {expression.value}, not the target {reference.target}")
     return expression
+
+
+def _check_running_total(steps: Sequence[Step]) -> None:
+    for position, (before, step) in enumerate(itertools.pairwise(steps), 2):
+        if step.left != before.result:
+            raise BrokenRuleError(
+                f"step {position} begins with {step.left}, not with {before.result}, the result before"
+            )
+
+
+def canonical_text(text: str) -> str:
+    """Return the canonical text of a legal chain, whatever numbers were given and whatever its value."""
+    steps = parse(text)
+    return replay(steps, [number for step in steps for number in (step.left, step.right)]).text
 
 
 def replay(steps: Sequence[Step], numbers: Sequence[int]) -> Expression:
@@ -96,7 +131,7 @@ def replay(steps: Sequence[Step], numbers: Sequence[int]) -> Expression:
         left = _take(step.left, given, derived, position)
         right = _take(step.right, given, derived, position)
         value = _value(step, position)
-        derived.append((position, _combine(left, step.operation, right, value)))
+        derived.append((position, combine(left, step.operation, right, value)))
     if len(derived) != 1:
         position, unused = derived[0]
         raise BrokenRuleError(f"step {position}: its result {unused.value} is never used")
@@ -111,7 +146,7 @@ def _take(value: int, given: list[int], derived: list[tuple[int, Expression]], p
     if value not in given:
         raise BrokenRuleError(f"step {position} uses {value}, which is neither a number left nor a result left")
     given.remove(value)
-    return Expression(value, "number", (), str(value))
+    return number(value)
 
 
 def _value(step: Step, position: int) -> int:
@@ -153,7 +188,13 @@ class Expression:
     text: str
 
 
-def _combine(left: Expression, operation: str, right: Expression, value: int) -> Expression:
+def number(value: int) -> Expression:
+    """Return the expression of a given number."""
+    return Expression(value, "number", (), str(value))
+
+
+def combine(left: Expression, operation: str, right: Expression, value: int) -> Expression:
+    """Return the expression of one operation on two expressions, which has this value."""
     kind: Literal["sum", "product"] = "sum" if operation in "+-" else "product"
     right_parts = _parts(right, kind)
     if operation in "-/":
@@ -230,12 +271,13 @@ def _triples(numbers: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 def _two_steps(triple: tuple[int, ...]) -> Iterator[tuple[Step, Step]]:
     for a, b, c in itertools.permutations(triple):
-        for first in _legal_steps(a, b):
+        for first in legal_steps(a, b):
             for pair in ((first.result, c), (c, first.result)):
-                yield from ((first, second) for second in _legal_steps(*pair))
+                yield from ((first, second) for second in legal_steps(*pair))
 
 
-def _legal_steps(left: int, right: int) -> Iterator[Step]:
+def legal_steps(left: int, right: int) -> Iterator[Step]:
+    """Yield each step on two numbers whose result is allowed."""
     for operation in _OPERATIONS:
         exact = _apply(left, operation, right)
         if _is_allowed(exact):

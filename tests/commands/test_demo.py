@@ -22,6 +22,7 @@ from harness.trainers.config import TrainConfig
 QUIET = Progress(quiet=True)
 
 
+@pytest.mark.slow
 def test_the_demo_equals_its_commands_run_alone_and_repeats_none(tmp_path: Path) -> None:
     folders = run_demo(tmp_path / "demo", 2, 0, QUIET, n_problems=1)
     names = [f"{arm}-T{temperature}" for arm in ("base", "grpo-2", "flowrl-2") for temperature in ("1", "0.6")]

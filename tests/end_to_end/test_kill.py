@@ -23,11 +23,11 @@ from harness.evaluation.loop import evaluate
 from harness.runs.folder import RunReader
 from harness.trainers.train import train
 
-KILLS = 20
+KILLS = [5, pytest.param(20, marks=pytest.mark.slow)]
 
 
-def kill_until_done(work: Callable[[Path], Any], folders: Path, seed: int) -> list[Path]:
-    """Run `work(folder)` in children killed at random moments until `KILLS` have hit, over as many folders as needed.
+def kill_until_done(work: Callable[[Path], Any], folders: Path, kills: int, seed: int) -> list[Path]:
+    """Run `work(folder)` in children killed at random moments until `kills` have hit, over as many folders as needed.
 
     Children are forked, so that each begins with everything imported and a kill falls on the work itself.
     """
@@ -37,12 +37,12 @@ def kill_until_done(work: Callable[[Path], Any], folders: Path, seed: int) -> li
     work(folders / "unbroken")
     whole_s = time.monotonic() - began
     finished, n_kills = [], 0
-    while n_kills < KILLS:
+    while n_kills < kills:
         folder = folders / f"broken-{len(finished)}"
         while True:
             child = context.Process(target=work, args=(folder,))
             child.start()
-            child.join(chance.uniform(0, whole_s) if n_kills < KILLS else None)
+            child.join(chance.uniform(0, whole_s) if n_kills < kills else None)
             if child.exitcode is not None:
                 assert child.exitcode == 0
                 break
@@ -53,27 +53,29 @@ def kill_until_done(work: Callable[[Path], Any], folders: Path, seed: int) -> li
     return finished
 
 
-def test_killed_training_ends_like_an_unbroken_run_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_training_ends_like_an_unbroken_run_to_the_bit(kills: int, tmp_path: Path) -> None:
     config = recipe("countdown-flowrl", loop={"steps": 8}, held_out={"every_steps": 4, "limit": 3, "n": 2})
 
     def work(folder: Path) -> None:
         train(config, folder, Progress(quiet=True))
 
-    for folder in kill_until_done(work, tmp_path, seed=1):
+    for folder in kill_until_done(work, tmp_path, kills, seed=1):
         assert_same_run(tmp_path / "unbroken", folder)
         assert RunReader.read(folder).record.status == "done"
         for step in ("step-000004", "step-000008"):
             assert_same_evaluation(tmp_path / "unbroken" / "evals" / step, folder / "evals" / step)
 
 
-def test_killed_evaluation_ends_like_an_unbroken_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_evaluation_ends_like_an_unbroken_run(kills: int, tmp_path: Path) -> None:
     settings = {"model": {"path": "countdown-tiny"}, "tasks": ["countdown"], "n": 8, "limit": 60}
     config = configs.parse(EvalConfig, {**settings, "engine": {"id": "hf", "batch_rows": 40}})
 
     def work(folder: Path) -> None:
         evaluate(config, folder, Progress(quiet=True))
 
-    for folder in kill_until_done(work, tmp_path, seed=2):
+    for folder in kill_until_done(work, tmp_path, kills, seed=2):
         assert_same_evaluation(tmp_path / "unbroken", folder)
 
 

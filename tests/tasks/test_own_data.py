@@ -323,7 +323,7 @@ def test_a_data_set_of_the_hub_is_pinned_to_its_commit(hub: Hub, folder: Path) -
     assert done.returncode == 0, done.stderr
     facts = RunReader.read(folder / "run").record.data["hub:me/sums"]
     assert facts["source"] == f"me/sums at {COMMIT}" and facts["rows"] == 3
-    hub.refuses = (500, "", "down")
+    hub.refuses = (501, "", "down")  # the client repeats a request after 500, for half a minute
     assert on_hub(hub, folder, *command).returncode == 0  # from the listing and the cache
     shown = on_hub(hub, folder, "show", "hub:me/sums", "--split", "train")
     assert "1 rows: 1 integer" in shown.stdout or shown.returncode == 2  # the train file was not fetched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -45,9 +46,20 @@ def logp_and_gradients(policy: Policy, batch: Batch) -> tuple[torch.Tensor, dict
     return logp.detach(), {name: p.grad.clone() for name, p in policy.module.named_parameters()}
 
 
-@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of itself
-def test_compiled_layers_give_the_same_values_and_compile_once_for_all_shapes() -> None:
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",  # traces as the other does, and compiles nothing
+        pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow]),
+    ],
+)
+def test_compiled_layers_give_the_same_values_and_compile_once_for_all_shapes(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    counters.clear()
     plain, compiled = Policy(module(), 0.7), Policy(module(), 0.7, is_compiled=True)
     made = []
     for batch in BATCHES:

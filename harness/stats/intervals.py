@@ -217,6 +217,22 @@ def mean_interval(
     return Interval(max(0.0, units.mean - below), min(upper, units.mean + above), units.method)
 
 
+def interval_over_runs(values: ArrayLike, upper: float = 1.0, clusters: Sequence[Hashable] | None = None) -> Interval:
+    """Return the 95% interval of a mean over runs (seeds) and problems, of [runs, problems] between 0 and `upper`.
+
+    The margins over problems are those of `mean_interval` of the means over runs. With several runs, the t margin over
+    runs is added by the root of the sum of squares, as in `crossed_interval` of a difference.
+    """
+    rows: Floats = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    means = rows.mean(axis=0)
+    interval, mean, n_runs = mean_interval(means.tolist(), upper, clusters), float(means.mean()), len(rows)
+    if n_runs == 1 or means.size == 1:
+        return interval
+    of_runs = t_quantile(LEVEL, n_runs - 1) * float(rows.mean(axis=1).std(ddof=1)) / math.sqrt(n_runs)
+    low, high = mean - math.hypot(mean - interval.low, of_runs), mean + math.hypot(interval.high - mean, of_runs)
+    return Interval(max(0.0, low), min(upper, high), f"{interval.method} and {n_runs} runs")
+
+
 @dataclass(frozen=True, slots=True)
 class Units:
     """The independent units that a mean is over: problems, or clusters of them."""

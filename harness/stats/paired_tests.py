@@ -32,6 +32,8 @@ from harness.stats.intervals import (
 MOST_EXACT = 20
 """Enumerate all 2^m signs (a million sums) up to this number m of differences other than 0."""
 POWER = 0.8
+NO_DISTANCE = 1e-12
+"""Two means that differ by no more are equal but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,91 @@ def crossed_test(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashabl
     units = Units.of(differences, clusters)
     distance, n = abs(units.mean), units.sums.size
     low, high = 0.0, 1.0  # of p: the margins fall as it grows
+    if distance <= NO_DISTANCE:  # also where nothing varies, and all margins are 0
+        low = high
     while high - low > 1e-10:
         p = (low + high) / 2
         margin = math.hypot(t_quantile(1 - p, n - 1) * units.error, t_quantile(1 - p, seeds.df) * seeds.error)
         low, high = (p, high) if margin > distance else (low, p)
     return PValue(high, f"t over problems and {len(one)} and {len(two)} runs ({seeds.method})")
+
+
+@dataclass(frozen=True, slots=True)
+class MeanOfSets:
+    """The mean over several sets of problems, each of equal weight, with its margins over problems and over runs."""
+
+    mean: float
+    error: float
+    """The standard error over problems."""
+    df: float
+    """Of `error`, by Welch and Satterthwaite."""
+    seeds: SeedError | None
+
+    def margin(self, level: float = LEVEL) -> float:
+        """Return the half width of the interval: the margins over problems and over runs, added as in
+        `crossed_interval`."""
+        of_runs = t_quantile(level, self.seeds.df) * self.seeds.error if self.seeds is not None else 0.0
+        return math.hypot(t_quantile(level, self.df) * self.error, of_runs)
+
+    def p_value(self) -> float:
+        """Return the level at which the margin reaches 0."""
+        if abs(self.mean) <= NO_DISTANCE:
+            return 1.0
+        low, high = 0.0, 1.0  # of p: the margin falls as it grows
+        while high - low > 1e-10:
+            p = (low + high) / 2
+            low, high = (p, high) if self.margin(1 - p) > abs(self.mean) else (low, p)
+        return high
+
+
+def mean_of_sets(
+    first: Sequence[Floats] | None, second: Sequence[Floats], clusters: Sequence[Sequence[Hashable] | None]
+) -> MeanOfSets:
+    """Return the mean over sets of `second` less `first`, or of `second` alone if `first` is None.
+
+    Each set is [runs, problems], with at least two problems. Runs of several sets belong together by their place if
+    all sets have equally many; if not, the sets' errors over runs are added as independent ones.
+    """
+    means = [side.mean(axis=0) for side in second]
+    if first is not None:
+        means = [theirs - ours.mean(axis=0) for theirs, ours in zip(means, first, strict=True)]
+    errors = np.array([standard_error(of_set, families) for of_set, families in zip(means, clusters, strict=True)])
+    dfs = (
+        np.array(
+            [
+                len(set(families)) if families is not None else m.size
+                for m, families in zip(means, clusters, strict=True)
+            ]
+        )
+        - 1
+    )
+    total = float((errors**2).sum())
+    df = total**2 / float((errors**4 / dfs).sum()) if total > 0 else float(dfs.sum())
+    mean = float(np.mean([of_set.mean() for of_set in means]))
+    return MeanOfSets(mean, math.sqrt(total) / len(means), df, _seeds_of_sets(first, second))
+
+
+def _seeds_of_sets(first: Sequence[Floats] | None, second: Sequence[Floats]) -> SeedError | None:
+    sides = [side for side in (first, second) if side is not None]
+    if all(len({len(of_set) for of_set in side}) == 1 for side in sides):
+        by_run = [np.mean([of_set.mean(axis=1) for of_set in side], axis=0) for side in sides]
+        return _seed_error_of(*by_run)
+    parts = [_seed_error_of(*(of_set.mean(axis=1) for of_set in sets)) for sets in zip(*sides, strict=True)]
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    error = math.sqrt(sum(part.error**2 for part in known)) / len(parts)
+    return SeedError(error, min(part.df for part in known), known[0].method)
+
+
+def _seed_error_of(*sides: Floats) -> SeedError | None:
+    """Return the error over runs of a difference, or of one mean; None without several runs."""
+    if len(sides) == 2:
+        return seed_error(*sides)
+    (runs,) = sides
+    if runs.size < 2:
+        return None
+    return SeedError(float(runs.std(ddof=1)) / math.sqrt(runs.size), runs.size - 1, "t")
 
 
 def regrouped(first: ArrayLike, second: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> PValue:
@@ -190,6 +272,28 @@ def sign_flip(differences: ArrayLike, seed: int = INTERVAL_SEED, draws: int = DR
         signs = generator.integers(0, 2, size=size, dtype=np.int8)
         n_as_far += int(np.count_nonzero(np.abs(2 * (signs @ moving) - moving.sum()) >= least))
     return PValue(n_as_far / (draws + 1), f"{draws} draws of signs, seed {seed}")
+
+
+def sign_flips(differences: Floats, seed: int = INTERVAL_SEED, draws: int = DRAWS) -> list[float]:
+    """Return the p-value of `sign_flip` for each row of [pairs, problems], with the same random signs for all rows.
+
+    A row that `sign_flip` enumerates is enumerated here too. The rows are computed together, which is many times faster
+    than one by one; a drawn p differs from that of `sign_flip` by the noise of its draws.
+    """
+    n_pairs, n_problems = differences.shape
+    moving = np.count_nonzero(differences, axis=1)
+    drawn = np.flatnonzero(moving > MOST_EXACT)
+    values = np.ascontiguousarray(differences[drawn].T, dtype=np.float64)  # (problems, pairs)
+    least = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)
+    n_as_far = np.ones(drawn.size, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    rows_at_once = max(1, CHUNK_ELEMENTS // max(n_problems, drawn.size, 1))
+    for done in range(0, draws if drawn.size else 0, rows_at_once):
+        size = (min(rows_at_once, draws - done), n_problems)
+        signs = 2.0 * generator.integers(0, 2, size=size, dtype=np.int8) - 1.0
+        n_as_far += np.count_nonzero(np.abs(signs @ values) >= least, axis=0)
+    found = dict(zip(drawn.tolist(), (n_as_far / (draws + 1)).tolist(), strict=True))
+    return [found[row] if row in found else sign_flip(differences[row]).p for row in range(n_pairs)]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -171,9 +171,9 @@ def test_a_label_replaces_the_id_of_a_run(run, tmp_path, label):
 
 def test_wrong_formats_and_labels_are_refused_in_one_line(run, tmp_path, capsys):
     for arguments, message in (
-        (["--format", "pdf"], "unknown format 'pdf'"),
+        (["--format", "pdf"], "no format is called 'pdf'"),
         (["--label", "run"], "--label is RUN=NAME"),
-        (["--label", "ran=x"], "unknown run 'ran'"),
+        (["--label", "ran=x"], "no run is called 'ran'"),
     ):
         assert main(["report", str(run), "--out", str(tmp_path / "no"), *arguments]) == 2
         printed = capsys.readouterr().err

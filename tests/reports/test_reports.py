@@ -114,7 +114,7 @@ def test_a_run_is_running_as_long_as_a_process_holds_it(tmp_path):
 def test_results_name_deviations_from_the_preset(tmp_path):
     as_published = make_eval(tmp_path / "as published", preset="flowrl")
     other = make_eval(tmp_path / "other", preset="flowrl", deviations=("n 4, preset flowrl says 16", "sums: odd"))
-    page = write_report([as_published, other], tmp_path / "report").markdown.read_text()
+    page = write_report([as_published, other], tmp_path / "report", ["results", "protocol"]).markdown.read_text()
     assert page.count("DEVIATES") == 1
     assert "DEVIATES: other from preset flowrl: n 4, preset flowrl says 16; sums: odd." in page
     assert "| deviations | differs | - | n 4, preset flowrl says 16; sums: odd |" in page
@@ -413,7 +413,8 @@ def test_the_report_has_every_table_and_lists_its_runs(tmp_path):
     folders = [make_eval(tmp_path / "a"), make_train(tmp_path / "t")]
     files = write_report(folders, tmp_path / "report")
     page = files.markdown.read_text()
-    assert {path.name for path in files.csv} == {f"{table_id}.csv" for table_id in ("results", "protocol", "training")}
+    names = ("results", "protocol", "training", "benchmarks-1", "benchmarks-2", "cost-1", "cost-2")
+    assert {path.name for path in files.csv} == {f"{name}.csv" for name in names}
     assert page.index("## Results") < page.index("## Protocol: sums") < page.index("## Training")
     record = RunReader.read(folders[0]).record
     footer = page[page.index("## Runs") :]

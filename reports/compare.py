@@ -32,7 +32,7 @@ NOTED = (
 """Settings that may differ between compared runs and are noted: they affect only noise, or should have no effect."""
 IGNORED = (
     *("task", "licence", "paper", "problems graded", "model", "model fingerprint", "model settings"),
-    *("preset", "deviations", "imported from", "not in those files", "data released", "model released"),
+    *("preset", "deviations", "control", "imported from", "not in those files", "data released", "model released"),
 )
 """Descriptions, results, the subject of the comparison, and names for settings that are compared themselves."""
 
@@ -163,10 +163,10 @@ def _table(found: Sequence[Paired], notes: Sequence[str], detect: float | None) 
 
     if not found:
         raise UsageError("no problem has graded samples in all runs, so there is nothing to compare")
-    rows = [_row(paired) for paired in found]
+    rows = [compared(paired) for paired in found]
     adjusted = holm([float(str(row["p"])) for row in rows])
     rows = [{**row, "p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
-    rows += [_row(paired) for paired in _over_all(found)]
+    rows += [compared(paired) for paired in _over_all(found)]
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     cells = tuple(tuple(row.get(column) for column in columns) for row in rows)
     return Table("Comparison", tuple(columns), cells, (*notes, *_without_power(rows, detect), *_left_out(found)))
@@ -193,7 +193,8 @@ def _over_all(found: Sequence[Paired]) -> list[Paired]:
     return [pooled(ALL, group) for group in groups if 1 < len(group) == n_tasks]
 
 
-def _row(paired: Paired) -> dict[str, Cell]:
+def compared(paired: Paired) -> dict[str, Cell]:
+    """Return a row of the comparison by column: the second less the first, with its interval and tests."""
     from harness.stats.paired_tests import crossed_interval, detectable, mcnemar
 
     first, second = _means(paired.first), _means(paired.second)

@@ -5,6 +5,7 @@ Only the run folders are read. Any metric that has a value for each problem can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from harness.core import registry
 from harness.core.config import parse_plugin
 from harness.core.errors import RunFolderError, UsageError, nearest
 from harness.core.protocols import Metric
-from harness.core.types import Completion, Graded, Problem, StoredCompletion, Tokens, Verdict
+from harness.core.types import Completion, Estimate, Graded, Problem, StoredCompletion, Tokens, Verdict
 from harness.metrics.base.grouping import AtSeveralK
 from harness.reports.protocol_card import grader_of
 from harness.reports.run_config import run_config
@@ -62,22 +63,32 @@ class Paired:
     """Whether there is one run per side and one sample of each problem."""
 
 
-def measure(run: RunReader, tasks: Sequence[str], grader: str | None, metric: str | None) -> dict[str, Measured]:
-    """Compute values by task, under a grader or the run's own: of one metric, or of all in the run's config."""
-    graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
-    records = CompletionIndex(run, graders)
-    clusters = run.clusters()
+def measure(
+    run: RunReader, tasks: Sequence[str], grader: str | None, metric: str | None, also: Sequence[str] = ()
+) -> dict[str, Measured]:
+    """Compute values by task, under a grader or the run's own: of one metric, or of all in the run's config.
+
+    `also` are ids of further metrics.
+    """
+    clusters, plugins = run.clusters(), [*_metrics(run, metric), *(build_metric(name) for name in also)]
     return {
-        task: _measured(run, _graded(run, task, graders[task], records), clusters.get(task, {}), metric)
-        for task in tasks
+        task: _measured(graded, clusters.get(task, {}), metric, plugins)
+        for task, graded in graded_samples(run, tasks, grader).items()
     }
 
 
+def graded_samples(run: RunReader, tasks: Sequence[str], grader: str | None = None) -> dict[str, list[Graded[Any]]]:
+    """Return by task the verdicts on the samples that the config asks for, under a grader or the run's own."""
+    graders = {task: grader if grader is not None else str(grader_of(run, task)) for task in tasks}
+    records = CompletionIndex(run, graders)
+    return {task: _graded(run, task, graders[task], records) for task in tasks}
+
+
 def _measured(
-    run: RunReader, graded: Sequence[Graded[Any]], clusters: Mapping[str, str], metric: str | None
+    graded: Sequence[Graded[Any]], clusters: Mapping[str, str], metric: str | None, plugins: Sequence[Metric]
 ) -> Measured:
     values: dict[str, Mapping[str, float]] = {}
-    for plugin in _metrics(run, metric):
+    for plugin in plugins:
         values |= {_common_name(name): found for name, found in plugin.per_problem(graded).items()}
     outcomes: dict[str, list[str]] = {}
     for item in graded:
@@ -133,6 +144,11 @@ def _metrics(run: RunReader, metric: str | None) -> list[Metric]:
     return [parse_plugin("metrics", settings).build() for settings in ({"id": "avg_at_k"}, *others)]
 
 
+def build_metric(plugin: str, **options: Any) -> Metric:
+    metric: Metric = parse_plugin("metrics", {"id": plugin, **options}).build()
+    return metric
+
+
 def _is_quick(plugin: str) -> bool:
     """Whether a metric needs no model. One that embeds texts is built only when named."""
     return not registry.load("metrics", plugin).loads_model
@@ -140,8 +156,29 @@ def _is_quick(plugin: str) -> bool:
 
 def _with_k(plugin: str, k: str) -> Metric:
     has_ks = k.isdigit() and issubclass(registry.load("metrics", plugin), AtSeveralK)
-    metric: Metric = parse_plugin("metrics", {"id": plugin, **({"ks": [int(k)]} if has_ks else {})}).build()
-    return metric
+    return build_metric(plugin, **({"ks": [int(k)]} if has_ks else {}))
+
+
+def mean_with_interval(name: str, measured: Measured) -> Estimate | None:
+    """Return the mean of a metric over problems with its interval; None where no problem has a value."""
+    from harness.stats.intervals import mean_interval  # numpy
+
+    values = dict(sorted(measured.values.get(name, {}).items()))
+    if not values:
+        return None
+    clusters = [_cluster([measured], problem) for problem in values]
+    interval = mean_interval(list(values.values()), max(1.0, *values.values(), 0.0), clusters)
+    counts = [measured.counts[problem] for problem in values]
+    return Estimate(
+        name=name,
+        value=math.fsum(values.values()) / len(values),
+        low=interval.low,
+        high=interval.high,
+        n_problems=len(values),
+        n_completions=sum(count.n_graded for count in counts),
+        n_ungraded=sum(count.n_ungraded for count in counts),
+        method=interval.method,
+    )
 
 
 def _common_name(name: str) -> str:

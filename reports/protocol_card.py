@@ -7,8 +7,17 @@ from dataclasses import fields
 from typing import Any
 
 from harness.core.types import Sampling
-from harness.reports.run_config import RunConfig, options_text, run_config
-from harness.reports.run_facts import UNKNOWN, Cell, facts_of, import_of, model_of, sampling_setting, sandbox_of
+from harness.reports.run_config import RunConfig, options_text, run_config, subtable
+from harness.reports.run_facts import (
+    UNKNOWN,
+    Cell,
+    control_of,
+    facts_of,
+    import_of,
+    model_of,
+    sampling_setting,
+    sandbox_of,
+)
 from harness.runs.folder import RunReader
 
 SAMPLING = tuple(option.name for option in fields(Sampling))
@@ -25,6 +34,8 @@ CARD = {
     "tests": "tests",
     "undecided": "left out, as its tests can't decide",
 }
+PROMPT = ("user", "system", "plain")
+"""Changes of the task's prompts that a config can set."""
 PACKAGES = ("python", "torch", "transformers", "vllm", "math-verify")
 
 
@@ -36,9 +47,12 @@ def card(run: RunReader, task: str) -> dict[str, Cell]:
         **{name: _cell(facts.get(key)) for key, name in CARD.items()},
         "preset": config.preset,
         "deviations": _joined(config.deviations),
+        "control": _control(control_of(run), task),
         "imported from": _files(imported),
         "not in those files": _joined(imported.get("unknown", [])),
         "task options": _options(config, task, without=("prompt",) if imported else ()),
+        "chat template": _cell(config.model_options.get("chat_template")),
+        **{f"prompt {key}": _text(config.prompt_of(task, key)) for key in PROMPT},
         "split": config.split,
         "problems graded": max((estimate.n_problems for estimate in run.estimates().get(task, [])), default=None),
         "limit": _limit(config),
@@ -77,6 +91,27 @@ def _limit(config: RunConfig) -> Cell:
     if config.problems:
         return f"only {_joined(config.problems)}"
     return "none" if config.limit is None else config.limit
+
+
+def _text(value: str | bool | None) -> str | None:
+    """Return a prompt in one line, as a quoted text."""
+    return repr(value) if value is not None else None
+
+
+def _control(mark: Mapping[str, Any], task: str) -> str | None:
+    """Return which control a run is, and how its prompt or temperature was chosen; None if it is not a control."""
+    kind = mark.get("kind")
+    if kind is None or kind == "selection":
+        return f"none; it chose for {mark.get('for')}" if mark else None
+    names = " and ".join([str(kind), *map(str, mark.get("also", []))])
+    rates, tried = subtable(mark, "rates"), subtable(mark, "tried")
+    if task in rates:
+        size = f"{subtable(mark, 'problems').get(task)} {mark.get('split')} problems x {mark.get('samples')} samples"
+        return f"{names}: {subtable(mark, 'chosen').get(task)} of {len(rates[task])} prompts on {size}"
+    if task in tried:
+        size = f"{mark.get('problems')} {subtable(mark, 'split').get(task)} problems x {mark.get('samples')} samples"
+        return f"{names}: {len(tried[task])} temperatures on {size}"
+    return names
 
 
 def _joined(texts: Sequence[str]) -> str | None:

@@ -48,6 +48,8 @@ class RunConfig:
     engine: PluginSettings | None
     metrics: Sequence[PluginSettings]
     sampling: Table
+    prompt: Table
+    """Changes of the prompts of all tasks."""
     per_task: Mapping[str, Table]
     preset: str | None
     deviations: Sequence[str]
@@ -62,6 +64,11 @@ class RunConfig:
 
     def task(self, task_id: str) -> PluginSettings | None:
         return next((task for task in self.tasks if task.id == task_id), None)
+
+    def prompt_of(self, task_id: str, key: str) -> str | bool | None:
+        """Return a change of a task's prompts: its own, else that for all tasks, else None."""
+        value: str | bool | None = subtable(subtable(self.per_task, task_id), "prompt").get(key)
+        return value if value is not None else self.prompt.get(key)
 
     def sampling_of(self, task_id: str, key: str) -> str | int | float | None:
         """Return a sampling setting of a task: its own, else that of all tasks, else None."""
@@ -82,6 +89,7 @@ def run_config(run: RunReader) -> RunConfig:
         engine=_plugin(config.get("engine")),
         metrics=_plugins(_found(config, "metrics", list, where) or []),
         sampling=subtable(config, "sampling"),
+        prompt=subtable(config, "prompt"),
         per_task=subtable(config, "per_task"),
         preset=_found(config, "preset", str, where),
         deviations=[str(line) for line in _found(config, "deviations", list, where) or []],

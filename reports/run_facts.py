@@ -108,6 +108,11 @@ def import_of(run: RunReader) -> Mapping[str, Any]:
     return facts_of(run, "source")
 
 
+def control_of(run: RunReader) -> Mapping[str, Any]:
+    """Return the recorded description of a control; empty for other runs."""
+    return facts_of(run, "control")
+
+
 def sandbox_of(facts: Mapping[str, Any]) -> str | None:
     """Return the isolation level under which a task's programs ran."""
     level: str | None = subtable(facts, "judging").get("sandbox")

@@ -20,10 +20,12 @@ from harness.commands.base.arguments import (
     strictness,
 )
 from harness.commands.base.output import print_config, print_path, print_remark, print_tables, reasons_text
-from harness.core.config import Tree, digest, merge, read_toml
+from harness.core.config import Tree, digest, merge, parse, read_toml
 from harness.core.errors import ConfigError
 from harness.core.progress import Progress
 from harness.evaluation.config import DEFAULT_METRICS, EvalConfig
+from harness.evaluation.control_runs import plan_controls, run_controls
+from harness.evaluation.controls import ControlsConfig, ControlsTable
 from harness.evaluation.loop import Evaluation
 from harness.evaluation.metric_names import metric_settings, samples_averaged
 from harness.evaluation.sweep import EvalRun, eval_runs, evaluate_runs, sweep
@@ -44,6 +46,7 @@ class Arguments(RunArguments):
     split: str | None
     n: int | None
     until: float | None
+    controls: str | None
     limit: int | None
     problem: str | None
     temperature: list[float]
@@ -68,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until", type=decimal, help="stop below --n once avg of these problems is known to plus and minus this (0.02)"
     )
+    parser.add_argument(
+        "--controls",
+        nargs="?",
+        const="",
+        metavar="BASE",
+        help="also evaluate the base model: as the trained one, with its best prompt, and at the temperature of equal "
+        "entropy (BASE: that of the train run's record; budgets: --set controls.KEY=VALUE)",
+    )
     parser.add_argument("--limit", type=integer, help="only the first problems; a larger limit extends a run")
     parser.add_argument("--problem", help="only these: ids, or numbers counted from 0, separated by commas")
     parser.add_argument(
@@ -79,7 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    runs = eval_runs(_settings(args), args.out, _default_folder)
+    several = _settings(args)
+    controls = _controls(args, several)
+    runs = eval_runs(several, args.out, _default_folder)
+    if controls is not None:
+        return _run_with_controls(args, runs, controls)
     if args.dry_run:
         for one in runs:
             print_config(args, one.config, one.folder)
@@ -95,6 +110,29 @@ def run(args: Arguments) -> int:
     return max([_conclude(args, one.config, done) for one, done in zip(runs, evaluations, strict=True)])
 
 
+def _run_with_controls(args: Arguments, runs: Sequence[EvalRun], settings: ControlsConfig) -> int:
+    """Evaluate one model and its controls; print them in one table."""
+    if len(runs) > 1:
+        raise ConfigError(
+            "--controls is for one model at one temperature, since its controls match both; run it once for each"
+        )
+    (one,), progress = runs, Progress(quiet=args.quiet)
+    name = f"controls-{Path(one.config.model.path).name}"
+    plan = plan_controls(
+        one.config, settings, args.out if args.out is not None else default_folder(name, one.config), progress
+    )
+    if args.dry_run:
+        print_config(args, one.config, plan.trained.folder, comments=[f"# {line}" for line in plan.lines()])
+        return DONE
+    for text in (*_deviations(one.config), *plan.lines()):
+        progress.say(text)
+    done = run_controls(plan, progress)
+    folders = [evaluation.run.folder for evaluation in done.values()]
+    print_tables(args, tables_of(folders, ["controls"]))
+    print_path(args, "report", write_report(folders, plan.out / "report", None).markdown)
+    return max([_conclude(args, one.config, evaluation) for evaluation in done.values()])
+
+
 # --- settings ---------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +142,15 @@ def _settings(args: Arguments) -> list[Tree]:
     flags = merge(_flags(args), strictness(args))
     overrides = parse_sets(args.set)
     return [merge(file, flags, one, overrides) for one in sweep(args.model, args.temperature)]
+
+
+def _controls(args: Arguments, several: Sequence[Tree]) -> ControlsConfig | None:
+    """Take the table `controls` out of the settings and parse it; None if no controls are asked for."""
+    tables = [settings.pop("controls", None) for settings in several]
+    if args.controls is None and tables[0] is None:
+        return None
+    flag = {"base": args.controls} if args.controls else {}
+    return parse(ControlsTable, {"controls": merge(flag, tables[0] if tables[0] is not None else {})}).controls
 
 
 def _flags(args: Arguments) -> Tree:

@@ -61,6 +61,11 @@ def sections() -> Any:
     return dataclasses.field(default_factory=dict, metadata={"sections": True})
 
 
+def optional_section(schema: Any) -> Any:
+    """Declare a schema field that is a table, left out of a written config and of the identity if it sets nothing."""
+    return dataclasses.field(default_factory=schema, metadata={"optional": True})
+
+
 def incidental(**field_options: Any) -> Any:
     """Declare a schema field outside the run's identity: a run may be resumed with another value."""
     return dataclasses.field(metadata={"incidental": True}, **field_options)
@@ -330,7 +335,8 @@ def _is_incidental(field: dataclasses.Field[Any]) -> bool:
 def _field_tree(field: dataclasses.Field[Any], value: Any, identity_only: bool) -> Any:
     """Return a field as plain values; None for one to leave out, such as a section without settings."""
     if "sections" not in field.metadata:
-        return to_tree(value, identity_only=identity_only)
+        tree = to_tree(value, identity_only=identity_only)
+        return None if "optional" in field.metadata and not tree else tree
     trees = {name: to_tree(item, identity_only=identity_only) for name, item in value.items()}
     not_empty = {name: tree for name, tree in trees.items() if tree}
     return not_empty if not_empty else None

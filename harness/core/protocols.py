@@ -129,6 +129,10 @@ class Task(Plugin, Generic[R]):
         """Return the solution of a right answer, as the grader names it in `details["solution"]`."""
         raise ConfigError(f"the task {self.plugin_id!r} doesn't enumerate its right answers")
 
+    def prompts(self) -> Sequence[str]:
+        """Return the ids that the option `prompt` may have; empty for a task with one prompt."""
+        return ()
+
     # --- tasks that read published files
 
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
@@ -209,6 +213,8 @@ class ModelSource:
     tokenizer: Any = None
     trust_remote_code: bool = False
     """Run the Python code that the model's files bring along, if they need it."""
+    chat_template_of: str | None = None
+    """The folder or hub id of another model whose chat template the prompts are written with."""
 
 
 class Engine(Plugin):

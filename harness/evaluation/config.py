@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from harness.core import registry
-from harness.core.config import PluginChoice, incidental, plugin, sections
+from harness.core.config import PluginChoice, incidental, optional_section, plugin, sections
 from harness.core.errors import ConfigError
 from harness.core.protocols import ModelSource, Task
 from harness.core.seeds import derive_each
-from harness.core.types import Bounds, MaxTokens, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
+from harness.core.types import Bounds, MaxTokens, Message, MinP, Problem, Request, Sampling, Temperature, TopK, TopP
+from harness.models.chat import PLAIN
 from harness.models.loading import resolve
 
 DEFAULT_METRICS = ("avg_at_k", "pass_at_k", "distinct_at_k")
@@ -35,6 +36,8 @@ class ModelConfig:
     trust_remote_code: bool = incidental(default=False)
     """Run the Python code in the model's own files (auto_map in its config.json), with the rights of this process. If
     false, a model that needs such code is refused. Read the code before you set it."""
+    chat_template: str | None = None
+    """Write the prompts with the chat template of this model, a name as in `path`, instead of the model's own."""
     released: str | None = incidental(default=None)
     """When the model was published, such as 2024-09. The protocol card has it next to the date of each data set."""
 
@@ -49,10 +52,19 @@ class ModelConfig:
                 "model.weights and model.revision have no effect on a remote model, whose server decides them; "
                 "leave them out"
             )
-        seed = random_seed if self.weights == "random" else None
-        path = self.path if is_remote else resolve(self.path)
-        trusted = self.trust_remote_code
-        return ModelSource(path, self.revision, self.dtype, self.device, seed, trust_remote_code=trusted)
+        if is_remote and self.chat_template is not None:
+            raise ConfigError(
+                "model.chat_template has no effect on a remote model, whose server writes the prompts; leave it out"
+            )
+        return ModelSource(
+            path=self.path if is_remote else resolve(self.path),
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            random_seed=random_seed if self.weights == "random" else None,
+            trust_remote_code=self.trust_remote_code,
+            chat_template_of=resolve(self.chat_template) if self.chat_template is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +87,49 @@ class SamplingConfig:
         return self.over(Sampling(max_tokens=1)).truncating()
 
 
+PLACE = "{prompt}"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """Changes of the prompts that the tasks give their problems."""
+
+    user: str | None = None
+    """A template of the last message, in which {prompt} stands for the task's own text."""
+    system: str | None = None
+    """A system message, in place of the task's own; an empty text leaves that out."""
+    plain: bool | None = None
+    """If true, the model reads the texts of the messages alone, without a chat template."""
+
+    def __post_init__(self) -> None:
+        if self.user is not None and PLACE not in self.user:
+            raise ValueError(f"the template user = {self.user!r} must have {PLACE} where the task's own text goes")
+
+    def over(self, default: PromptConfig) -> PromptConfig:
+        """Return the default with the changes that are set here."""
+        changes = {name.name: value for name in fields(self) if (value := getattr(self, name.name)) is not None}
+        return replace(default, **changes)
+
+    def rewrite(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return the messages of a problem with these changes."""
+        if self.system is not None:
+            messages = tuple(message for message in messages if message.role != "system")
+            messages = (Message("system", self.system), *messages) if self.system else messages
+        if self.user is not None:
+            place = max((i for i, m in enumerate(messages) if m.role in ("user", PLAIN)), default=len(messages) - 1)
+            last = messages[place]
+            content = self.user.replace(PLACE, last.content)
+            messages = (*messages[:place], replace(last, content=content), *messages[place + 1 :])
+        return (Message(PLAIN, "\n\n".join(m.content for m in messages)),) if self.plain else messages
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSettings(SamplingConfig):
     """Settings of one task, which replace those for all tasks."""
 
     grader: PluginChoice | None = plugin("graders", is_incidental=True, otherwise=None)
     """Instead of the task's own. A new one grades the stored completions too."""
+    prompt: PromptConfig = optional_section(PromptConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +167,7 @@ class EvalConfig:
     """Grades every task, instead of its own grader."""
     engine: PluginChoice = plugin("engines", default="hf")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    prompt: PromptConfig = optional_section(PromptConfig)
     per_task: Mapping[str, TaskSettings] = sections()
     preset: str | None = incidental(default=None)
     """The published protocol that the settings come from (`harness show presets/NAME`)."""
@@ -158,6 +208,11 @@ class EvalConfig:
             raise ValueError(f"per_task has settings for {min(unknown)!r}, which is not one of the tasks")
         if self.problems is not None and self.limit is not None:
             raise ValueError("limit and problems exclude each other: set how many, or which")
+
+    def prompt_of(self, task: str) -> PromptConfig:
+        """Return the changes of a task's prompts: its own settings over those of all tasks."""
+        own = self.per_task[task].prompt if task in self.per_task else PromptConfig()
+        return own.over(self.prompt)
 
     def judge(self, task: str) -> PluginChoice | None:
         """Return the grader to use instead of the task's own, if the config chose one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ from harness.core.protocols import Engine, Grader, Metric, ModelSource, Task
 from harness.core.seeds import derive
 from harness.core.types import Problem
 from harness.data.dataset_facts import task_facts
-from harness.evaluation.config import EvalConfig, Plan
+from harness.evaluation.config import EvalConfig, Plan, PromptConfig
 from harness.evaluation.select import problems_of, select_problems
 from harness.models.loading import fingerprint
 from harness.runs.folder import RunIdentity, RunWriter
@@ -78,6 +78,8 @@ def resolve(
     data = {name: task.facts for name, task in resolved.items()}
     if not engine.is_remote:  # the server of a remote model describes it once it is open
         data["model"] = fingerprint(source.path)
+        if source.chat_template_of is not None:
+            data["chat template"] = fingerprint(source.chat_template_of)
     identity = RunIdentity.of("eval", config, seeds={"run": config.seed}, data=data)
     return EvalSetup(config, folder, engine, source, resolved, metrics, identity)
 
@@ -121,7 +123,9 @@ def resolve_tasks(
 ) -> dict[str, TaskSetup]:
     """Build the config's tasks with their graders, problems and facts. Warn of altered data, or raise if strict."""
     built = tasks if tasks is not None else build_tasks(config)
-    problems = problems_for(config, built)
+    problems = {
+        name: _rewritten(config.prompt_of(name), name, some) for name, some in problems_for(config, built).items()
+    }
     return {name: _resolve_task(config, name, task, problems[name], progress) for name, task in built.items()}
 
 
@@ -131,6 +135,15 @@ def _resolve_task(
     grader = grader_name(task, config.judge(name))
     facts = task_facts(task, config.split, grader=grader, is_strict=config.strict_data, warn=progress.warn)
     return TaskSetup(name, task, grader, problems, config.plan(name, task), facts)
+
+
+def _rewritten(prompt: PromptConfig, name: str, problems: Sequence[Problem[Any]]) -> Sequence[Problem[Any]]:
+    """Return the problems with the configured changes of their prompts."""
+    if prompt == PromptConfig():
+        return problems
+    if any(problem.passages for problem in problems):
+        raise ConfigError(f"{name} scores given texts, whose prompts can't be changed: leave prompt.* out")
+    return [replace(problem, messages=prompt.rewrite(problem.messages)) for problem in problems]
 
 
 def build_tasks(config: EvalConfig) -> dict[str, Task[Any]]:

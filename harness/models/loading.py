@@ -70,9 +70,18 @@ def load_tokenizer(source: ModelSource) -> Any:
         tokenizer = _pretrained(AutoTokenizer, source)
     except Exception as error:  # damaged files raise many types of errors
         raise ModelError(f"the tokenizer of {source.path} can't be loaded: {_first_line(error)}") from None
+    if source.chat_template_of is not None:
+        tokenizer.chat_template = _chat_template(source.chat_template_of)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {source.path} has no end-of-sequence token; set eos_token in it")
     return tokenizer
+
+
+def _chat_template(path: str) -> Any:
+    template = load_tokenizer(ModelSource(path)).chat_template
+    if template is None:
+        raise ModelError(f"the tokenizer of {path} has no chat template; leave model.chat_template out")
+    return template
 
 
 def context_of(source: ModelSource) -> int | None:

@@ -1,7 +1,7 @@
 """Find the run folders below the paths that a user names, such as `runs/*`.
 
 A folder that is not a run is searched for runs: a demo, a study or a sweep keeps several. A run is not searched; the
-held-out evaluations of a train run follow it.
+held-out evaluations of a train run follow it. Runs that only served a choice are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from harness.core.errors import RunFolderError, UsageError
 
 HELD_OUT_FOLDER = "evals"
+SELECTION_FOLDER = "selection"
+"""Small runs by which a prompt or a temperature was chosen. They are found only if they are named."""
 MOST_NAMED = 5
 
 
@@ -61,7 +63,7 @@ def _runs_below(path: Path) -> Iterator[Path]:
         if "run.json" in files:
             yield Path(folder)
             below.clear()
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != SELECTION_FOLDER)
 
 
 def _with_held_out(folders: Iterable[Path]) -> Iterator[Path]:

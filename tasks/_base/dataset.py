@@ -128,6 +128,9 @@ class Dataset(Task[R]):
         orders = (Random(derive(seed, self.plugin_id, split, number)).sample(rows, len(rows)) for number in passes)
         return map(self._problem, itertools.chain.from_iterable(orders))
 
+    def prompts(self) -> Sequence[str]:
+        return tuple(self.PROMPTS)
+
     def files(self) -> Mapping[Split, tuple[DataFile, ...]]:
         return {split: self._source(split).files for split in self.sources()}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from docs_site.fields import Setting, is_section, settings_of
 from docs_site.markdown import cell, code, page, section, table
 from harness.evaluation.config import EvalConfig
+from harness.evaluation.controls import ControlsTable
 from harness.trainers.config import TrainConfig
 
 MEANINGS = Path(__file__).with_name("meanings.toml")
@@ -38,7 +39,17 @@ def train_page() -> str:
 
 
 def eval_page() -> str:
-    return page("Evaluation settings", EVAL.strip(), STAR.strip(), *_sections(EvalConfig, "eval"))
+    sections = [*_sections(EvalConfig, "eval"), *_controls()]
+    return page("Evaluation settings", EVAL.strip(), STAR.strip(), *sections)
+
+
+def _controls() -> Iterator[str]:
+    """Yield the section of the settings that only `--controls` reads."""
+    meanings = MeaningsOf("controls")
+    lead = "Read by [`--controls`](../how-to/controls.md) alone, and not a part of a run's config."
+    settings = [dataclasses.replace(s, key=s.key.replace("TASK", "NAME")) for s in all_settings(ControlsTable)]
+    yield section(code("[controls]"), lead, _table(settings, meanings))
+    meanings.require_all_used()
 
 
 def all_settings(schema: type, prefix: str = "", *, is_mutable: bool = False) -> Iterator[Setting]:

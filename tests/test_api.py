@@ -190,6 +190,29 @@ def test_frames_without_rows_have_their_columns(runs_folder: Path) -> None:
     assert "text" in harness.load_runs(runs_folder / "trained")[0].completions().columns
 
 
+def test_a_run_without_seeds_and_answers_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    evaluated(tmp_path / "a", replies=["1+1=2;2+1=3"])
+    evaluated(tmp_path / "b", replies=["no"])  # nothing is extracted
+    writer = RunWriter.reopen(tmp_path / "b", {})
+    for index in (2, 3):
+        cost = Tokens(5, 1, cost_usd=0.25)
+        writer.append_completion("countdown", Completion("test-0", index, None, f"text {index}", "stop", cost))
+    writer.close()
+    runs = harness.load_runs([tmp_path / "a", tmp_path / "b"])
+    both, alone = runs.completions(), runs[0].completions()
+    assert both[both.run == "a"].text.to_list() == alone.text.to_list()
+    assert both.dtypes["text"] == alone.dtypes["text"]
+    assert both.index.to_list() == list(range(len(both)))
+    assert both.seed.isna().sum() == 2
+    assert both.cost_usd.dropna().to_list() == [0.25, 0.25]
+    verdicts = runs.verdicts()
+    assert set(verdicts[verdicts.run == "a"].extracted.dropna()) == {"1+1=2;2+1=3"}
+    assert verdicts.extracted.dtype == runs[0].verdicts().extracted.dtype
+    assert verdicts[verdicts.run == "b"].extracted.isna().all()
+    assert list(runs[1].verdicts().columns) == list(verdicts.columns)
+    assert runs[1].verdicts().extracted.isna().all()
+
+
 @pytest.mark.parametrize("pattern", ["absent", "absent/*", "report", "notes.txt"])
 def test_paths_without_runs_are_refused(runs_folder: Path, pattern: str) -> None:
     with pytest.raises(RunFolderError, match=r"no run\.json|nothing matches"):

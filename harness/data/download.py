@@ -153,18 +153,25 @@ def _list_in_cache(repo: str, revision: str) -> Listing | None:
 def _list_on_hub(repo: str, revision: str) -> Listing:
     from huggingface_hub import HfApi, errors
 
+    reason = hub.why_unreachable()
+    if reason is not None:
+        raise DataError(_unlisted(repo, reason))
     try:
         info = HfApi().dataset_info(repo, revision=revision, timeout=LISTING_TIMEOUT_S)
     except (errors.GatedRepoError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
         raise DataError(_advice(DataFile("", repo, revision), error)) from error
     except Exception as error:  # the client does not wrap the errors of its transport
-        raise DataError(
-            f"the hub did not list the files of {repo} ({_one_line(error)}); try again with a network, or set "
-            f"HARNESS_DATA_DIR to a folder that has {repo}"
-        ) from error
+        raise DataError(_unlisted(repo, _one_line(error))) from error
     if info.sha is None or info.siblings is None:
         raise DataError(f"the hub lists no files of {repo} at {revision}; give another revision")
     return Listing(info.sha, sorted(file.rfilename for file in info.siblings))
+
+
+def _unlisted(repo: str, reason: str) -> str:
+    return (
+        f"the hub did not list the files of {repo} ({reason}); try again with a network, or set HARNESS_DATA_DIR to a "
+        f"folder that has {repo}"
+    )
 
 
 def _advice(file: DataFile, error: Exception) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.core import hub
 from harness.core.errors import ModelError, nearest
 from harness.core.protocols import ModelSource
 from harness.models.digests import check_digests
+
+T = TypeVar("T")
 
 BUNDLED = Path(__file__).resolve().parent
 CHECKPOINT_PREFIX = "step-"
@@ -140,30 +142,34 @@ def _load_or_initialise(source: ModelSource, dtype: Any) -> Any:
 
 
 def _pretrained(kind: Any, source: ModelSource, **options: Any) -> Any:
-    """Load a part of a model: from a directory, from the hub's cache, or else from the hub.
-
-    Code in the model's files runs only if the source says so. Nothing is asked on stdin.
-    """
+    """Load a part of a model. Code in its files runs only if the source says so, and nothing is asked on stdin."""
     options |= {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    if os.path.isdir(source.path):
-        return kind.from_pretrained(source.path, **options)
-    cached = _cached_snapshot(source)
+    return open_model(source.path, source.revision, lambda place: kind.from_pretrained(place, **options))
+
+
+def open_model(path: str, revision: str | None, load: Callable[[str], T]) -> T:
+    """Call `load` with a directory, with the model's folder in the hub's cache, or else with the id on the hub.
+
+    Raise ModelError within a few seconds if the hub is needed and can't be reached.
+    """
+    cached = None if os.path.isdir(path) else _cached_snapshot(path, revision)
     if cached is not None:
         try:
-            return kind.from_pretrained(cached, **options)
+            return load(cached)
         except Exception as error:  # perhaps only a part of it is in the cache
             if "trust_remote_code" in str(error):
                 raise
-    require_hub(source.path)
-    return kind.from_pretrained(source.path, **options)
+    if not os.path.isdir(path):
+        require_hub(path)
+    return load(path)
 
 
-def _cached_snapshot(source: ModelSource) -> str | None:
+def _cached_snapshot(path: str, revision: str | None) -> str | None:
     """Return the folder of a hub model in the hub's cache. Loading from it asks the hub nothing."""
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+        return str(snapshot_download(path, revision=revision, local_files_only=True))
     except Exception:  # not there, or no id that the hub could have
         return None
 

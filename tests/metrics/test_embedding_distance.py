@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 import time
 from itertools import combinations
 from pathlib import Path
@@ -219,6 +223,45 @@ def test_an_unreadable_embedding_model_is_refused_in_one_line(model, tmp_path):
     with pytest.raises(ConfigError, match="can't be opened") as caught:
         Encoder(str(tmp_path / "empty"), cache_folder=tmp_path / "cache").directions(["a", "b"])
     assert "\n" not in str(caught.value)
+
+
+def encode_without_a_hub(name, home):
+    """Embed a text in another process whose hub can't be reached; return its seconds and its output."""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+    code = f"""
+import time
+import sentence_transformers  # which takes a while
+from pathlib import Path
+from harness.core.errors import HarnessError
+from harness.metrics.base.embeddings import Encoder
+began_s = time.monotonic()
+try:
+    found = len(Encoder({name!r}, "cpu", Path({str(home)!r}) / "cache").directions(["a b"])[0])
+except HarnessError as error:
+    found = error
+print(time.monotonic() - began_s, found)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    seconds, _, found = done.stdout.partition(" ")
+    return float(seconds), found.strip()
+
+
+@pytest.mark.parametrize("name", ["owner/name", "name"])
+def test_without_a_hub_a_model_is_refused_within_ten_seconds(model, tmp_path, name):
+    seconds, found = encode_without_a_hub(name, tmp_path)
+    assert seconds < 10
+    assert "/name is not in the hub's cache on this machine, and the hub can't be reached" in found
+
+
+@pytest.mark.parametrize(("owner", "name"), [("owner", "owner/name"), ("sentence-transformers", "name")])
+def test_a_model_in_the_hubs_cache_is_opened_without_the_hub(model, tmp_path, owner, name):
+    cache = tmp_path / "hub" / f"models--{owner}--name"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(model, cache / "snapshots" / ("0" * 40))
+    seconds, found = encode_without_a_hub(name, tmp_path)
+    assert seconds < 10 and found == "16"
 
 
 @pytest.mark.filterwarnings("default")

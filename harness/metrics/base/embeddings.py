@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from harness.core.extras import require
 from harness.data.download import cache_root
 from harness.metrics.base.diversity import FEWEST, Diversity, Part, right_of
 from harness.metrics.base.grouping import Means, ProblemSamples
-from harness.models.loading import fingerprint
+from harness.models.loading import fingerprint, open_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,8 +177,12 @@ class Encoder:
     def _open(self) -> Any:
         if self._opened is None:
             made = require("embed", "a measure of embeddings").SentenceTransformer
+            device = self.device if self.device != "auto" else None
+            # As sentence-transformers completes a name.
+            is_whole = "/" in self.model or os.path.isdir(self.model)
+            path = self.model if is_whole else f"sentence-transformers/{self.model}"
             try:
-                self._opened = made(self.model, device=self.device if self.device != "auto" else None)
+                self._opened = open_model(path, None, lambda place: made(place, device=device))
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"the embedding model {self.model!r} can't be opened: {reason}") from error

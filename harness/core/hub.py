@@ -5,10 +5,14 @@ The hub's client repeats each request five times with growing waits, which takes
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 WAIT_S = 5.0
 
@@ -25,6 +29,23 @@ def why_unreachable(wait_s: float = WAIT_S) -> str | None:
     thread.start()
     thread.join(wait_s)
     return f"{address}: {found[0]}" if found else None
+
+
+@contextlib.contextmanager
+def offline_if_unreachable() -> Iterator[str | None]:
+    """Have libraries that load from the hub use its cache alone if it can't be reached, and yield the reason if so."""
+    from huggingface_hub import constants
+
+    reason = why_unreachable()
+    settings: list[Any] = [constants, sys.modules.get("datasets.config")] if reason is not None else []
+    former = [(module, module.HF_HUB_OFFLINE) for module in settings if module is not None]
+    try:
+        for module, _ in former:
+            module.HF_HUB_OFFLINE = True
+        yield reason
+    finally:
+        for module, value in former:
+            module.HF_HUB_OFFLINE = value
 
 
 def _ask(address: str, wait_s: float, found: list[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.core import hub
 from harness.core.errors import ConfigError, DataError, UnknownNameError
 from harness.core.extras import require
 from harness.core.types import Message
@@ -64,13 +65,15 @@ def check_name(name: str, settings: Settings) -> None:
 @functools.cache
 def load(name: str, settings: Settings) -> Loaded:
     """Load once per name and settings: reading the data and building the prompts is slow."""
-    with _seeded():
+    manager = _manager(settings.include_path)
+    with _seeded(), hub.offline_if_unreachable() as no_hub:
         try:
-            found = _manager(settings.include_path).load([name])
+            found = manager.load([name])
         except Exception as error:  # an unavailable dataset raises many types of errors
             text = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {text[0] if text else ''}"
-            raise DataError(f"lm-eval can't load its task {name!r}: {reason}") from error
+            advice = f"; the hub can't be reached ({no_hub}): run this once with a network" if no_hub else ""
+            raise DataError(f"lm-eval can't load its task {name!r}: {reason}{advice}") from error
         for member, task in found["tasks"].items():
             _refuse(member, task, settings)
             _prepare(task, settings)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from harness.core.errors import PluginError
@@ -44,12 +42,9 @@ class DistinctAtK(Family):
         return problem.n_graded, list(solutions.values())
 
     def values(self, counts: Sequence[Counts], k: int) -> Sequence[float]:
-        from harness.stats.intervals import pass_at_k  # numpy
+        from harness.stats.frontier import distinct_among  # numpy
 
-        n_samples = [n for n, solutions in counts for _ in solutions]
-        chances = iter(pass_at_k(n_samples, [c for _, solutions in counts for c in solutions], k).tolist())
-        # Rounding must not lift a sum over k certain solutions above k.
-        return [min(float(k), math.fsum(islice(chances, len(solutions)))) for _, solutions in counts]
+        return distinct_among([n for n, _ in counts], [solutions for _, solutions in counts], k)
 
 
 def _right(problem: ProblemSamples) -> list[Graded[Any]]:

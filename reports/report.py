@@ -1,4 +1,4 @@
-"""Write a report from run folders: report.md, and each table as CSV, LaTeX or JSON. The footer names the runs."""
+"""Write a report from run folders: report.md, report.html, and each table as CSV, LaTeX or JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from harness.core import config as configs
 from harness.core import registry
 from harness.core.errors import UnknownNameError, UsageError
 from harness.core.types import Table
+from harness.reports.page.build import Page, remove_page
 from harness.reports.render import escape_markdown, to_csv, to_json, to_latex, to_markdown
 from harness.reports.run_facts import labels, sandbox_of, unfinished
 from harness.runs.folder import RunReader
@@ -28,19 +29,23 @@ FORMATS: Mapping[str, Callable[[Table, str], str]] = {
     "tex": to_latex,
     "json": lambda table, _: to_json(table),
 }
-"""Ending of a file -> the table in it, by its id. The page in markdown has all tables."""
-DEFAULT_FORMATS = ("md", "csv")
+"""Ending of a file -> the table in it, by its id."""
+HTML = "html"
+OTHER_FORMATS = ("md", HTML)
+"""Of a page with all tables."""
+DEFAULT_FORMATS = ("md", "csv", HTML)
 WRITTEN = (".csv", ".tex", ".json", ".svg", ".png")
 """Endings of the files that a report may delete when they are no longer part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Paths of the files of a report. The page is absent where other formats were asked for."""
+    """Paths of the files of a report. `markdown` is absent where other formats were asked for."""
 
     folder: Path
     markdown: Path
     tables: tuple[Path, ...]
+    html: Path | None = None
 
     @property
     def csv(self) -> tuple[Path, ...]:
@@ -65,7 +70,15 @@ def write_report(
     if not any(tables.values()):
         raise UsageError(f"nothing to report: these runs have no rows for {', '.join(tables)}")
     page = _page(runs, tables) if "md" in check_formats(formats) else None
-    return write_tables(out_folder, tables, formats, page, runs)
+    if HTML not in formats:
+        files = write_tables(out_folder, tables, formats, page, runs)
+        remove_page(out_folder)
+        return files
+    listed = [named for table_id, group in tables.items() for named in _file_names(table_id, group)]
+    warnings = _without_sandbox(list(zip(runs, labels(runs), strict=True)))
+    with Page(runs, listed, warnings=warnings) as built:
+        files = write_tables(out_folder, tables, formats, page, runs)
+        return dataclasses.replace(files, html=built.write(out_folder).html)
 
 
 def write_tables(
@@ -97,8 +110,8 @@ def write_tables(
 def check_formats(formats: Sequence[str]) -> Sequence[str]:
     """Return the formats, or refuse one that does not exist."""
     for name in formats:
-        if name not in ("md", *FORMATS):
-            raise UnknownNameError("format", name, ("md", *FORMATS))
+        if name not in (*OTHER_FORMATS, *FORMATS):
+            raise UnknownNameError("format", name, (*OTHER_FORMATS, *FORMATS))
     return formats
 
 

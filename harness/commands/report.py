@@ -12,7 +12,7 @@ from harness.core.errors import UsageError
 from harness.reports.report import DEFAULT_FORMATS, check_formats, write_report
 from harness.runs.search import find_runs
 
-EXAMPLE = "harness report runs/* --format md,csv,tex --out report"
+EXAMPLE = "harness report runs/* --format md,html,tex --out report"
 
 
 class Arguments(JsonArguments):
@@ -30,13 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="run folders, or folders with runs in them; a train run brings its held-out evaluations",
     )
-    parser.add_argument("--out", type=Path, default=Path("report"), help="where report.md and the CSV files go")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="where the files of the report go")
     parser.add_argument("--table", action="append", help="only this table; may be repeated (default: all)")
     parser.add_argument(
         "--format",
         type=_formats,
         default=list(DEFAULT_FORMATS),
-        help="md (one page), and csv, tex or json (a file for each table), with commas (default: md,csv)",
+        help="with commas: md, html (a page with every sample); csv, tex, json (a file for each table) "
+        "(default: md,csv,html)",
     )
     parser.add_argument("--label", action="append", type=_label, help="RUN=NAME, a run's id or folder; may be repeated")
     add_json(parser)
@@ -53,8 +54,10 @@ def run(args: Arguments) -> int:
         formats=args.format,
         names=dict(args.label if args.label else []),
     )
-    shown = files.markdown if "md" in args.format else files.folder
-    print_result(args, {"report": str(shown), "tables": [str(path) for path in files.tables]}, shown)
+    main = files.markdown if "md" in args.format else files.folder
+    html = {"html": str(files.html)} if files.html is not None else {}
+    value = {"report": str(main), **html, "tables": [str(path) for path in files.tables]}
+    print_result(args, value, files.html if files.html is not None else main)
     return DONE
 
 

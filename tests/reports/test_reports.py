@@ -477,7 +477,8 @@ def test_report_has_only_the_named_tables(tmp_path):
     write_report(folders, tmp_path / "report")
     files = write_report(folders, tmp_path / "report", ["results", "training"])
     # The tables of the former report would be believed to belong to this one.
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "results.csv"}
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert written == {"report.json", "report.md", "report.html", "results.csv"}
     assert "nothing for the table `training`" in files.markdown.read_text()
     assert "Protocol" not in files.markdown.read_text()
     assert json.loads((tmp_path / "report" / "report.json").read_text())["files"] == ["results.csv"]

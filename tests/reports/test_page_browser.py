@@ -1,0 +1,245 @@
+"""The page of a report in Debian's Chromium, from disk, without a network."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, write_page
+
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[2] / "tools/build_page/node_modules/axe-core/axe.min.js"
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><style>circle {fill: red}</style><circle r="4"/></svg>'
+VIEWS = (
+    "#/",
+    "#/tables",
+    "#/plots",
+    "#/samples/sums",
+    "#/protocol/sums",
+    "#/run/strong/sums/p2/0",
+    "#/search?q=same",
+    "#/keys",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    return write_page(folder / "out", make_pair(folder), plots=[Drawing("rates", "Solve rates", SVG)]).html
+
+
+@pytest.fixture
+def opened(chromium):
+    """Open an address of a page. Anything that asks for a file outside it, or that the page logs, is a failure."""
+    contexts, faults = [], []
+
+    def open_page(file, fragment="#/", **options):
+        context = chromium.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        allowed = (file.as_uri(), (file.parent / "report-data").as_uri())
+        page.on("request", lambda request: _note(faults, request.url, allowed))
+        page.goto(file.as_uri() + fragment)
+        page.wait_for_selector("main h1")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def _note(faults, url, allowed):
+    if not url.startswith(allowed) and not url.startswith("data:image/svg"):
+        faults.append(f"request of {url}")
+
+
+def problems(page):
+    return page.locator(".rows tbody th").all_inner_texts()
+
+
+def test_texts_of_models_stay_texts(html, opened):
+    page = opened(html, "#/samples/sums?p=p2")
+    page.wait_for_selector(".sample .text")
+    closed = page.locator("details.group:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
+    page.wait_for_timeout(300)
+    shown = page.locator(".problem").inner_text()
+    for name in ("script", "end of the element", "image", "comment", "template", "formula of a spreadsheet"):
+        if name in list(ATTACKS)[:8]:
+            assert ATTACKS[name] in shown, name
+    for escape in ("\\u202e", "\\x1b", "\\ud83d"):
+        assert escape in shown
+    assert page.evaluate("window.attacked") is None
+    assert page.locator("main script, main img, main a[href^=javascript]").count() == 0
+    assert page.evaluate("getComputedStyle(document.body).display") == "block"
+
+
+def test_the_policy_stops_a_script_even_if_markup_of_a_model_came_in(html, chromium):
+    """The page makes no markup of texts; this puts it in by force."""
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    text = html.read_text().replace(
+        '<div id="app">', '<img src=x onerror="window.attacked = 1"><script>attacked = 1</script><div id="app">'
+    )
+    altered = html.with_name("altered.html")
+    altered.write_text(text)
+    page.goto(altered.as_uri())
+    page.wait_for_selector("main h1")
+    assert page.evaluate("window.attacked") is None
+    with pytest.raises(playwright.Error, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<b>x</b>'")
+    with pytest.raises(playwright.Error, match="TrustedScriptURL"):
+        page.evaluate("document.createElement('script').src = 'https://example.org/x.js'")
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("A right, B wrong", ["p0"]),
+        ("B right, A wrong", ["p1"]),
+        ("Only A ever", ["p0"]),
+        ("Same rate, other strategies", ["p3"]),
+        ("Graders disagree", ["p0"]),
+        ("Cut off", ["p1"]),
+        ("Not extracted", ["p1", "p2"]),
+        ("Ungraded", []),
+    ],
+)
+def test_filters(html, opened, title, expected):
+    page = opened(html, "#/samples/sums?a=strong&b=weak")
+    button = page.get_by_role("button", name=title, exact=False)
+    count = int(button.locator(".count").inner_text())
+    button.click()
+    page.wait_for_selector("button[data-filter][aria-pressed=true]:not([data-filter=all])")
+    assert (problems(page), count) == (expected, len(expected))
+
+
+def test_a_pair_side_by_side_grouped_by_strategy_with_its_p_value(html, opened):
+    page = opened(html, "#/samples/sums?a=strong&b=weak&p=p3")
+    head = page.locator(".pair-head").inner_text()
+    assert "p = 1.000" in head and "temperature 1 / 0.5" in head and "4 problems" in head
+    names = page.locator(".side").locator(".group-name").all_inner_texts()
+    assert names == ["x", "y"]
+    assert page.locator(".side .tag").all_inner_texts() == ["only here", "only here"]
+    page.get_by_role("button", name="Swap A and B").click()
+    playwright.expect(page.locator(".side h3").first).to_contain_text("weak")
+
+
+def test_two_samples_are_compared_word_by_word(html, opened):
+    page = opened(html, "#/samples/sums?a=strong&b=weak&p=p3")
+    page.locator(".side").nth(0).get_by_role("button", name="compare").first.click()
+    page.locator(".side").nth(1).get_by_role("button", name="compare").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator("del").wait_for()
+    assert dialog.locator("del").all_inner_texts() == ["but"] and dialog.locator("ins").all_inner_texts() == ["except"]
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
+def test_a_link_opens_a_sample_with_its_formulas(html, opened):
+    page = opened(html, "#/run/weak/sums/p1/2")
+    page.wait_for_selector(".sample-page math mfrac")
+    assert "sample 2 of weak" in page.locator("h1").inner_text() and page.locator("math").count() == 2
+    page.get_by_role("button", name="∑").click()
+    playwright.expect(page.locator(".sample-page .text")).to_contain_text(r"\frac{1}{2}")
+    page.get_by_role("link", name="all samples of this problem").click()
+    page.wait_for_selector(".problem h2")
+    assert page.locator(".problem h2").inner_text() == "p1"
+    assert opened(html, "#/run/weak/sums/none/2").locator("[role=alert]").is_visible()
+
+
+def test_keys_move_through_problems_and_search(html, opened):
+    page = opened(html, "#/samples/sums?a=strong&b=weak")
+    page.wait_for_selector(".problem h2")
+    for key, expected in (("j", "p1"), ("j", "p2"), ("k", "p1")):
+        page.keyboard.press(key)
+        playwright.expect(page.locator(".problem h2")).to_have_text(expected)
+    page.keyboard.press("/")
+    page.keyboard.type("Words Except")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hits li")
+    playwright.expect(page.locator("[role=status]").first).to_contain_text("4 samples")
+    assert set(page.locator(".hits mark").all_inner_texts()) == {"words except"}
+    page.locator(".hits a").first.click()
+    page.wait_for_selector(".sample-page")
+
+
+def test_tables_sort_with_absent_cells_last(html, opened):
+    page = opened(html, "#/tables")
+    first = page.locator("#table-results tbody tr td:first-child")
+    button = page.locator("#table-results").get_by_role("button", name="run")
+    button.click()
+    assert first.all_inner_texts() == ["strong", "weak"]
+    button.click()
+    assert first.all_inner_texts() == ["weak", "strong"]
+    for _ in range(2):
+        page.locator("#table-results").get_by_role("button", name="avg@4").click()
+        assert first.all_inner_texts() == ["strong", "weak"]
+    assert page.locator("#table-results th").nth(1).get_attribute("aria-sort") == "ascending"
+
+
+def test_plots_are_drawn_as_images(html, opened):
+    page = opened(html, "#/plots")
+    load = "async image => { await image.decode(); return image.naturalWidth; }"
+    assert page.locator("figure img").evaluate(load) > 0
+
+
+def test_the_theme_follows_the_system_and_can_be_changed(html, opened):
+    page = opened(html, color_scheme="dark")
+    body, white = playwright.expect(page.locator("body")), "rgb(255, 255, 255)"
+    body.not_to_have_css("background-color", white)
+    page.get_by_role("button", name="light").click()
+    body.to_have_css("background-color", white)
+
+
+def test_a_page_with_a_folder_works_from_disk(tmp_path, opened):
+    files = write_page(tmp_path / "out", make_pair(tmp_path), most=100)
+    page = opened(files.html, "#/samples/sums?p=p2")
+    page.wait_for_selector(".sample .text")
+    assert page.evaluate("window.attacked") is None
+
+
+def test_a_run_alone_has_no_pair(tmp_path, opened):
+    run = make_run(tmp_path / "run", [("p", 0, "text", "ungraded", {"reason": "no time"})])
+    page = opened(write_page(tmp_path / "out", [run]).html, "#/samples")
+    page.wait_for_selector(".sample .text")
+    assert page.locator(".side").count() == 1 and page.locator("[data-filter=a-right]").count() == 0
+    assert "no time" in page.locator(".side").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_view_fits_and_has_no_fault_of_accessibility(html, opened, scheme, width, tmp_path):
+    pictures = Path(os.environ.get("HARNESS_SCREENSHOTS", tmp_path))
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number, view in enumerate(VIEWS):
+        page = opened(html, view, color_scheme=scheme, viewport={"width": width, "height": 800})
+        page.wait_for_timeout(200)
+        page.screenshot(path=pictures / f"{scheme}-{width}-{number}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        if AXE.exists():
+            page.evaluate(AXE.read_text())
+            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == [], view
+    assert AXE.exists() or os.environ.get("HARNESS_SCREENSHOTS") is None, "run npm ci in tools/build_page"
+
+
+def test_the_tables_of_the_module_are_shown(html, opened):
+    assert TABLES[0][1].title in opened(html).locator("main").inner_text()

@@ -1,0 +1,79 @@
+// One sample: its text, its verdict, its program with the test that failed, and the page of it.
+
+import {useContext, useState} from 'preact/hooks';
+import {createContext} from 'preact';
+import {OUTCOMES, isCut, isDisputed, isUnread, number, openSample, openStatement, openTask} from './data.js';
+import {safe, visible, withFormulas} from './text.js';
+import {OutcomeMark, Trouble, address, html, useLoaded} from './ui.js';
+
+export const Formulas = createContext(true);
+const LONG = 1200;
+const PROGRAM = /^(AC|WA|TLE|MLE|OLE|RE|CE)$/;
+const TEST_PARTS = ['input', 'expected', 'got', 'difference', 'cause', 'origin'];
+const SHOWN_ELSEWHERE = new Set([...TEST_PARTS, 'verdict', 'test', 'solution']);
+
+export function SampleBody({sample, isShort}) {
+  const drawn = useContext(Formulas);
+  const [isOpen, setOpen] = useState(!isShort);
+  const isLong = sample.text.length > LONG;
+  const text = isLong && !isOpen ? sample.text.slice(0, LONG) : sample.text;
+  return html`
+    ${sample.text ? html`<div class="text" dir="ltr">${drawn ? withFormulas(text) : visible(text)}${isLong && !isOpen && '…'}</div>` : html`<p class="empty">${sample.likelihoods.length ? '' : 'No text.'}</p>`}
+    ${isLong && html`<button type="button" class="plain" onClick=${() => setOpen(!isOpen)}>${isOpen ? 'less' : `all ${sample.text.length} characters`}</button>`}
+    ${sample.likelihoods.length > 0 && html`<table class="small"><thead><tr><th scope="col">passage</th><th scope="col">log-likelihood</th><th scope="col">tokens</th><th scope="col">greedy</th></tr></thead><tbody>
+      ${sample.likelihoods.map((one, i) => html`<tr><td>${i + 1}</td><td>${number(one.logp)}</td><td>${one.n_tokens}</td><td>${one.is_greedy ? 'yes' : 'no'}</td></tr>`)}</tbody></table>`}
+    <${Verdict} sample=${sample} isShort=${isShort} />`;
+}
+
+function Verdict({sample, isShort}) {
+  const {details, extracted, reason, reward, others} = sample;
+  const isProgram = PROGRAM.test(details.verdict) || (extracted || '').includes('\n');
+  const rest = Object.entries(details).filter(([name]) => !SHOWN_ELSEWHERE.has(name));
+  return html`<dl class="verdict">
+    ${extracted !== null && extracted !== undefined && !isProgram && extracted !== sample.text.trim() && html`<dt>extracted</dt><dd>${visible(extracted)}</dd>`}
+    ${reason && html`<dt>reason</dt><dd>${visible(reason)}</dd>`}
+    ${reward !== null && reward !== undefined && reward !== 0 && reward !== 1 && html`<dt>reward</dt><dd>${number(reward)}</dd>`}
+    ${Object.entries(others).map(([name, [outcome, why]]) => html`<dt>by ${safe(name)}</dt><dd>${outcome}${why && `: ${safe(why)}`}</dd>`)}
+    ${!isShort && rest.map(([name, value]) => html`<dt>${safe(name)}</dt><dd>${visible(typeof value === 'string' ? value : JSON.stringify(value))}</dd>`)}
+  </dl>
+  ${isProgram && html`<details class="program" open=${!isShort}><summary>program${details.verdict ? `: ${safe(details.verdict)}` : ''}${Number.isInteger(details.test) ? ` on test ${details.test + 1}` : ''}</summary>
+    ${extracted && html`<pre tabindex="0"><code>${visible(extracted)}</code></pre>`}
+    ${TEST_PARTS.some(name => details[name] !== undefined && details[name] !== null) && html`<dl class="test">${TEST_PARTS.filter(name => details[name] !== undefined && details[name] !== null && details[name] !== '').map(name => html`<dt>${name}</dt><dd><pre tabindex="0">${visible(typeof details[name] === 'string' ? details[name] : JSON.stringify(details[name]))}</pre></dd>`)}</dl>`}
+  </details>`}`;
+}
+
+// --- the page of one sample: #/run/RUN/TASK/PROBLEM/SAMPLE
+
+export function SamplePage({main, parts}) {
+  const [label, taskId, problemId, index] = parts;
+  const info = main.tasks.find(task => task.id === taskId);
+  const {value, error} = useLoaded(async () => {
+    const task = info && await openTask(info);
+    const run = task?.runs.get(main.runs.findIndex(one => one.label === label));
+    const problem = task?.numbers.get(problemId);
+    if (!run || problem === undefined || !run.n[problem]) return {};
+    const start = run.start[problem];
+    const indices = run.i.slice(start, start + run.n[problem]);
+    const row = start + Math.max(0, indices.indexOf(Number(index)));
+    const [sample, statement] = await Promise.all([openSample(run, row), openStatement(task, problem)]);
+    return {task, run, row, sample, statement, indices};
+  }, parts);
+  if (error) return html`<${Trouble} error=${error} />`;
+  if (!value) return html`<p class="loading" role="status">Opening the sample.</p>`;
+  const {task, run, row, sample, statement, indices} = value;
+  if (!sample) return html`<h1>Sample</h1><p class="trouble" role="alert">This report has no sample ${safe(parts.join(' / '))}.</p>`;
+  const at = indices.indexOf(run.i[row]);
+  const link = place => address('run', [label, taskId, problemId, indices[place]]);
+  return html`<article class="sample-page">
+    <h1>${safe(problemId)} <small>sample ${run.i[row]} of ${safe(label)}, ${safe(taskId)}</small></h1>
+    <p class="counts"><${OutcomeMark} code=${run.o[row]} /> <span>by ${safe(run.grader)}</span> <span>${run.t[row]} tokens</span>
+      ${run.s[row] >= 0 && task.solutions && html`<span>strategy: ${task.groups[run.s[row]]}</span>`}
+      ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}</p>
+    <p class="counts">${at > 0 && html`<a href=${link(at - 1)}>previous sample</a>`} <span>${at + 1} of ${indices.length}</span> ${at < indices.length - 1 && html`<a href=${link(at + 1)}>next sample</a>`}
+      <a href=${address('samples', [taskId], {a: label, p: problemId})}>all samples of this problem</a></p>
+    ${statement.text !== null && html`<details class="statement" open><summary>Prompt${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}
+    <${SampleBody} key=${row} sample=${sample} isShort=${false} />
+  </article>`;
+}
+
+export const outcomeName = code => OUTCOMES[code];

@@ -33,6 +33,10 @@ class Progress:
         """Printed before every title, to tell several evaluations apart."""
         self.begin("", 0)
 
+    @property
+    def is_quiet(self) -> bool:
+        return self._quiet
+
     def begin(self, title: str, total: int, done: int = 0) -> None:
         """Start another piece of work, of which `done` items exist already. A total of 0 is unknown."""
         self._title, self._total, self._done, self._first = title, total, done, done
@@ -56,7 +60,7 @@ class Progress:
 
         def report() -> None:
             while not done.wait(every_s):
-                self._write(f"{self.label}{text} ... {_duration(time.monotonic() - began_s)}", end)
+                self._write(f"{self.label}{text} ... {duration(time.monotonic() - began_s)}", end)
 
         reporter = threading.Thread(target=report, daemon=True)
         if not self._quiet:
@@ -89,7 +93,7 @@ class Progress:
     def _line(self) -> str:
         elapsed_s = max(time.monotonic() - self._began_s, 1e-9)
         rate = (self._done - self._first) / elapsed_s
-        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
+        left = f", {duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
         figures = "".join(f"  {name} {value:.3g}" for name, value in self._figures.items())
         of_total = f"/{self._total}" if self._total else ""
         return f"{self.label}{self._title} {self._done}{of_total}  {_rate(rate)}{left}{figures}"
@@ -120,7 +124,8 @@ def _rate(rate: float) -> str:
     return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else "-"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as text, such as 1h05m, 3m20s or 12s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

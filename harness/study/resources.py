@@ -1,0 +1,75 @@
+"""The memory and the tokens of a study, from the same estimates as `harness train --dry-run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.config import parse
+from harness.core.errors import ConfigError
+from harness.study.cells import TrainCell
+from harness.study.study import Study, n_cores
+from harness.trainers.config import TrainConfig
+from harness.trainers.dry_run import DryRun, available_bytes, dry_run
+from harness.trainers.setup import build_setup
+
+PROCESS_BYTES = 450_000_000
+"""Of a process that has imported torch and transformers."""
+PEAK = "at the peak"
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many processes run side by side, and the memory of the largest one."""
+
+    count: int
+    threads: int
+    bytes_each: int
+    bytes_available: int
+
+
+def first_trainings(study: Study) -> list[TrainCell]:
+    """Return one training of each arm."""
+    return [cell for cell in study.cells.trainings if cell.seed == study.config.seeds[0]]
+
+
+def estimates(study: Study) -> dict[str, DryRun]:
+    """Return the estimate of each arm. Raise for settings that a training would refuse before it loads the model."""
+    found: dict[str, DryRun] = {}
+    for cell in first_trainings(study):
+        config = parse(TrainConfig, cell.tree)
+        try:
+            found[cell.arm] = dry_run(config, build_setup(config, cell.folder))
+        except ConfigError as error:
+            raise ConfigError(f"the arm {cell.arm!r}: {error}") from None
+    return found
+
+
+def refuse_unreadable_base(study: Study, arms: dict[str, DryRun]) -> None:
+    """Raise if the base is a folder that an arm can't read; a model on the hub is loaded when a cell needs it."""
+    for arm, estimate in arms.items():
+        if not estimate.memory and Path(study.config.base).is_dir():
+            reason = next((line for line in estimate.remarks if line.startswith("No memory")), "it can't be read")
+            raise ConfigError(f"the arm {arm!r} can't load the base {study.config.base}: {reason}")
+
+
+def workers(study: Study, arms: dict[str, DryRun], wanted: int | None, *, ignore_memory: bool) -> Workers:
+    """Return how many processes to run: as asked, else one on a GPU and one for each core on a CPU.
+
+    Raise if those that were asked for do not fit into memory; the default is lowered to what fits.
+    """
+    from harness.models.loading import pick_device
+
+    config: TrainConfig = parse(TrainConfig, study.cells.trainings[0].tree)
+    device = pick_device(config.model.device)
+    peaks = [estimate.memory[PEAK] for estimate in arms.values() if estimate.memory]
+    each = max(peaks, default=0) + (PROCESS_BYTES if device == "cpu" else 0)
+    available = available_bytes(device)
+    fitting = max(1, available // each) if each > 0 else n_cores()
+    if wanted is not None and wanted > fitting and not ignore_memory:
+        raise ConfigError(
+            f"--parallel {wanted} needs about {wanted * each / 1e9:.3g} GB, and {device} has {available / 1e9:.3g}; "
+            f"--parallel {fitting} fits, and --ignore-memory starts them nevertheless"
+        )
+    count = wanted if wanted is not None else min(fitting, n_cores()) if device == "cpu" else 1
+    return Workers(count, max(1, n_cores() // count), each, available)

@@ -119,6 +119,10 @@ class Task(Plugin, Generic[R]):
         """Return completions whose verdict is known, to check grader and data."""
         return ()
 
+    def prompts(self) -> Sequence[str]:
+        """Return the ids that the option `prompt` may have; empty for a task with one prompt."""
+        return ()
+
     # --- tasks whose every right answer is known
 
     def right_texts(self, problem: Problem[R]) -> Sequence[str]:  # noqa: ARG002
@@ -128,10 +132,6 @@ class Task(Plugin, Generic[R]):
     def canonical(self, text: str) -> str:  # noqa: ARG002
         """Return the solution of a right answer, as the grader names it in `details["solution"]`."""
         raise ConfigError(f"the task {self.plugin_id!r} doesn't enumerate its right answers")
-
-    def prompts(self) -> Sequence[str]:
-        """Return the ids that the option `prompt` may have; empty for a task with one prompt."""
-        return ()
 
     # --- tasks that read published files
 

@@ -67,7 +67,7 @@ class Countdown(Task[CountdownReference]):
             licence="Apache-2.0",
             paper="",
             sizes={split: f"{len(self._pool(split))} problems" for split in get_args(Split)},
-            fingerprint=self._fingerprint(),
+            fingerprint=_fingerprint(self.config.min_solutions),
             several_approaches=1.0 if self.config.min_solutions > 1 else None,
             notes=f"problems with at least {self.config.min_solutions} distinct solutions",
         )
@@ -121,15 +121,6 @@ class Countdown(Task[CountdownReference]):
     def _pool(self, split: Split) -> Sequence[tuple[Numbers, int]]:
         return _pool(split, self.config.min_solutions)
 
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for split in get_args(Split):
-            for problem in itertools.starmap(_problem, self._pool(split)):
-                prompt, reference = problem.messages[0].content, problem.reference
-                row = [split, problem.id, prompt, reference.numbers, reference.target, reference.n_steps]
-                digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
 
 def _problem(numbers: Numbers, target: int) -> Problem[CountdownReference]:
     return Problem(
@@ -149,6 +140,17 @@ def _pool(split: Split, min_solutions: int) -> Sequence[tuple[Numbers, int]]:
         for target in TARGETS
         if solution_counts(numbers).get(target, 0) >= min_solutions
     ]
+
+
+@functools.cache
+def _fingerprint(min_solutions: int) -> str:
+    digest = hashlib.sha256()
+    for split in get_args(Split):
+        for problem in itertools.starmap(_problem, _pool(split, min_solutions)):
+            prompt, reference = problem.messages[0].content, problem.reference
+            row = [split, problem.id, prompt, reference.numbers, reference.target, reference.n_steps]
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 TASK = Countdown

@@ -1,4 +1,4 @@
-"""Slow tests run only with --slow, and caches go to a temporary folder."""
+"""Slow tests run only with --slow, caches go to a temporary folder, and nothing waits for the disk."""
 
 from __future__ import annotations
 
@@ -36,4 +36,12 @@ def own_cache(tmp_path_factory):
     """Keep the caches of the tests out of the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sync():
+    """Write files without waiting for the disk: only a machine that loses its power could show the difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -75,7 +75,7 @@ def refused(capsys, *command, code=2):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["eval", "countdown-tiny", "--tasks", "countdwn"], "no task is called 'countdwn'; did you mean 'countdown'?"),
+        (["eval", "countdown-tiny", "--tasks", "countdwn"], "no task is called 'countdwn'; did you mean 'countdown'"),
         (["eval", "countdown-tiny", "--tasks", ""], "no task is called ''; there is "),
         ([*EVAL, "--engine", "scriptd"], "no engine is called 'scriptd'; did you mean 'scripted'?"),
         (["eval", "countdwn-tiny", *EVAL[2:]], "no model is called 'countdwn-tiny'; did you mean 'countdown-tiny'?"),

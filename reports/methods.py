@@ -46,7 +46,7 @@ def methods_of(named: Sequence[Labelled]) -> list[Method]:
         if key in several:
             same = [other for other, name in several.items() if name == several[key]]
             label = (
-                several[key] if several[key] not in clashing else _with_differences(key, same, settings, several[key])
+                several[key] if several[key] not in clashing else with_differences(key, same, settings, several[key])
             )
         found.append(Method(label, tuple(run for run, _ in members)))
     return found
@@ -59,7 +59,7 @@ def _base_name(run: RunReader) -> str:
     return objective.id if objective is not None else model if model is not None else "?"
 
 
-def _with_differences(key: str, same: Sequence[str], settings: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def with_differences(key: str, same: Sequence[str], settings: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Return the name with the settings in which it differs from the others of the same name."""
     differing = [setting for setting in settings[key] if len({str(settings[other].get(setting)) for other in same}) > 1]
     shown = [f"{setting.rpartition('.')[2]}={settings[key].get(setting)}" for setting in differing[:3]]
@@ -71,16 +71,16 @@ def _settings(run: RunReader) -> dict[str, Any]:
     trainer = trainer_of(run)
     own = {key: value for key, value in run.config().items() if key not in IGNORED}
     trained = dict(trainer.config()) if trainer is not None else {"model": model_of(run)}
-    return {**_flat(own, "eval."), **_flat(trained, "train.")}
+    return {**flat(own, "eval."), **flat(trained, "train.")}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if key in SEEDS:
             continue
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
     return found

@@ -130,6 +130,11 @@ class Frontier:
         found: Floats = height - (last - first) / (end - start) * shift
         return found
 
+    def interval(self, accuracy: float, clusters: Clusters = None) -> Interval:
+        """Return the 95% interval of the diversity at this accuracy, over runs and problems."""
+        values = self.at(accuracy)
+        return _interval(np.zeros_like(values), values, clusters)  # runs without spread add nothing to Welch's error
+
 
 def _is_below(right: tuple[float, float], middle: tuple[float, float], left: tuple[float, float]) -> bool:
     """Whether the middle point lies on or below the segment between the others."""

@@ -128,6 +128,20 @@ def test_the_values_at_an_accuracy_are_the_derivative_of_the_interpolation():
     assert found == pytest.approx(weights, abs=1e-6)
 
 
+def test_the_interval_at_a_point_is_nearly_that_of_the_point_and_counts_seeds():
+    rng = np.random.default_rng(8)
+    effect = rng.normal(0, 0.3, size=(3, 1))
+    points = [
+        Point(place, 1.0, np.full((3, 200), a), d + effect + rng.normal(0, 1, size=(3, 200)))
+        for place, (a, d) in enumerate([(0.5, 5), (0.7, 3)])
+    ]
+    frontier = Frontier.of(points)
+    found, expected = frontier.interval(0.5), seeded_interval(points[0].diversity, 64.0)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.01)
+    t = scipy.stats.ttest_1samp(points[0].diversity.mean(axis=1), 0).confidence_interval(0.95)
+    assert found.high - found.low > t.high - t.low
+
+
 # --- two arms ---------------------------------------------------------------------------------------------------
 
 

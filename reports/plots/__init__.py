@@ -1,0 +1,1 @@
+"""Plots of reports as plain SVG, without a library."""

@@ -13,6 +13,7 @@ from harness.core import config as configs
 from harness.core import registry
 from harness.core.errors import UnknownNameError, UsageError
 from harness.core.types import Table
+from harness.reports.claims import claims_tables
 from harness.reports.page.build import Page, remove_page
 from harness.reports.render import escape_markdown, to_csv, to_json, to_latex, to_markdown
 from harness.reports.run_facts import labels, sandbox_of, unfinished
@@ -79,6 +80,24 @@ def write_report(
     with Page(runs, listed, warnings=warnings) as built:
         files = write_tables(out_folder, tables, formats, page, runs)
         return dataclasses.replace(files, html=built.write(out_folder).html)
+
+
+def write_claims(
+    name: str,
+    run_folders: Sequence[Path],
+    out_folder: Path,
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    names: Mapping[str, str] | None = None,
+) -> ReportFiles:
+    """Write the printed numbers of a paper, next to those of runs with the same protocol. There may be no run."""
+    runs = named_runs(read_runs(run_folders) if run_folders else [], names if names is not None else {})
+    tables = claims_tables(name, runs)
+    bodies = [to_markdown(table) for group in tables.values() for table in group]
+    page = "\n".join([f"# Claims: {name}\n", *bodies, *([_footer(runs)] if runs else [])])
+    files = write_tables(out_folder, tables, formats, page if "md" in check_formats(formats) else None, runs)
+    remove_page(out_folder)
+    return files
 
 
 def write_tables(

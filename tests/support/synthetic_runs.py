@@ -104,11 +104,12 @@ def write_train(
     *,
     objective: Mapping[str, Any],
     seed: int = 0,
+    model: str = "base",
     n_steps: int = 20,
     rows: int | None = 64,
     step: Callable[[int], Mapping[str, float]] = lambda step: {},
 ) -> Path:
-    config = TrainConfig(objective=dict(objective), seed=seed)
+    config = TrainConfig(Model(model), objective=dict(objective), seed=seed)
     data = {"dapo": {"fingerprint": "of-dapo", **({"rows": rows} if rows is not None else {})}}
     writer = RunWriter.open(folder, RunIdentity.of("train", config, seeds={"run": seed}, data=data))
     for number in range(1, n_steps + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,9 @@ class Judge:
             else:
                 found[answer.problem_id] = self._kept(answer, answer.problem_id)
         progress.end()
+        if reasons := Counter(answer.reason for answer in found.values() if isinstance(answer, Failure)):
+            (reason, _), n_failed = reasons.most_common(1)[0], reasons.total()
+            progress.warn(f"judge {self.model}: no reply to {n_failed} of {len(requests)} requests: {reason}")
         return found
 
     def forget(self, prompt: str, max_tokens: int) -> None:

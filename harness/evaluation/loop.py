@@ -34,7 +34,7 @@ from harness.evaluation.pipeline import Pending, grade_in_order, run_in_backgrou
 from harness.evaluation.sequential import check_until, sample_until, sampling_estimate
 from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve
 from harness.runs.folder import RunReader, RunWriter, finishing
-from harness.runs.index import NO_COMPLETION, CompletionIndex, TaskResults
+from harness.runs.index import NO_COMPLETION, NO_VERDICT, CompletionIndex, TaskResults
 from harness.runs.provenance import code_version
 
 # --- one task: generate -> store -> grade -----------------------------------------------------------------------
@@ -188,9 +188,12 @@ def evaluate_opened(setup: EvalSetup, progress: Progress) -> Evaluation:
     identity, engine = setup.identity, setup.engine
     if engine.is_remote:
         identity = identity.with_facts("model", engine.describe_model(setup.source.path))
-    writer = RunWriter.open(setup.folder, identity)
+    graders = {name: task.grader_name for name, task in setup.tasks.items()}
+    stored: list[CompletionIndex] = []
+    writer = RunWriter.open(setup.folder, identity, lambda run: stored.append(CompletionIndex(run, graders)))
     with finishing(writer):
-        graded = _evaluate_tasks(setup, writer, progress)
+        index = stored.pop() if stored else CompletionIndex(writer.reader(), graders)
+        graded = _evaluate_tasks(setup, writer, index, progress)
     ungraded = [item.verdict for item in graded if item.verdict.outcome == "ungraded"]
     n_failed = sum(NO_COMPLETION in verdict.details for verdict in ungraded)
     return Evaluation(writer.reader(), len(graded), len(ungraded), n_failed, ungraded_reasons(graded))
@@ -207,11 +210,12 @@ def ungraded_reasons(graded: Iterable[Graded[Any]]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _evaluate_tasks(setup: EvalSetup, writer: RunWriter, progress: Progress) -> list[Graded[Any]]:
+def _evaluate_tasks(
+    setup: EvalSetup, writer: RunWriter, index: CompletionIndex, progress: Progress
+) -> list[Graded[Any]]:
     """Complete an open run folder and write its metrics; return everything graded."""
     progress.label = setup.label
     _write_clusters(setup, writer)
-    index = CompletionIndex(writer.reader(), {name: task.grader_name for name, task in setup.tasks.items()})
     _warn_of_other_code(setup, writer, index, progress)
     everything: list[Graded[Any]] = []
     estimates: dict[str, list[Estimate]] = {}
@@ -300,7 +304,7 @@ def with_progress(
     """Yield the same items and print their number, the share solved, and a warning if completions are empty."""
     progress.begin(f"eval {task}", n_wanted, len(stored))
     n_correct = n_graded = n_empty = n_seen = 0
-    items = iter(graded)
+    items, has_warned = iter(graded), False
     try:
         with progress.working(f"eval {task}: the first completion"):  # an engine may compile before it
             first = list(itertools.islice(items, 1))
@@ -309,6 +313,12 @@ def with_progress(
             n_correct += item.verdict.outcome == "correct"
             n_seen += 1
             n_empty += _is_empty(item.completion)
+            if NO_VERDICT in item.verdict.details and not has_warned:
+                has_warned = True
+                error = item.verdict.details.get("error", "no reason given")
+                progress.warn(
+                    f"{task}: {item.verdict.reason} ({error}); the same command grades such completions again"
+                )
             if n_seen == n_empty == EMPTY_WARNING_AT:
                 progress.warn(f"{task}: the first {EMPTY_WARNING_AT} completions are all empty; {_EMPTY}")
             is_new = (item.problem.id, item.completion.index) not in stored

@@ -9,6 +9,9 @@ Set `base_url` and `model` for an OpenAI-compatible server, whose key is read fr
 `key_variable`; or set `engine` to any other engine with its options, and `model` to a model that it can open. A judge
 is a model: report its name with its numbers, and compare no numbers of different judges.
 
+A judge that gives no reply `give_up_after` times in a row is not asked for the next PAUSE_S seconds; then one answer
+tries it again. What it did not grade is ungraded, and the next `harness eval` of the run asks again.
+
 Details give the judge's model and whether the reply came from the cache. `errors` of the grader counts what was left
 ungraded, by reason. Replies are cached by content in `cache_dir`, so that grading again asks nothing; a reply that
 could not be parsed is not cached.
@@ -20,6 +23,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,9 +37,11 @@ from harness.core.types import Completion, Failure, Message, Problem, Request, S
 from harness.graders.math.extraction import answer_region
 from harness.graders.references.text import TextReference
 from harness.models.loading import resolve
+from harness.runs.index import NO_VERDICT
 from harness.runs.reply_cache import ReplyCache
 
 MOST_CHARACTERS = 20_000
+PAUSE_S = 60.0
 
 _VERDICT = re.compile(r"^[ *_`]*VERDICT: *(CORRECT|INCORRECT|NOT_ATTEMPTED)[ *_`.]*$", re.MULTILINE)
 # What the model under test wrote can't close the quotation, because its own marks are taken out.
@@ -81,12 +87,14 @@ class JudgeGrader(Grader[TextReference]):
         max_tokens: int = 512
         at_once: int = 8
         """How many questions are asked at the same time."""
+        give_up_after: int = incidental(default=4)
+        """After so many questions in a row without a reply, the judge is not asked for a minute."""
         opening_tag: str = "<think>"
         closing_tag: str = "</think>"
 
         def __post_init__(self) -> None:
-            if min(self.attempts, self.at_once) < 1:
-                raise ValueError("attempts and at_once must be at least 1")
+            if min(self.attempts, self.at_once, self.give_up_after) < 1:
+                raise ValueError("attempts, at_once and give_up_after must be at least 1")
             if self.base_url is None and self.engine is None:
                 raise ValueError("base_url is missing, the judge's server, such as http://localhost:8000/v1")
             if self.base_url is not None and self.engine is not None:
@@ -139,7 +147,7 @@ class JudgeGrader(Grader[TextReference]):
                 reply = judge.ask(prompt)
             except Exception as error:  # whatever an engine raises is a failure to grade
                 message = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-                return self._ungraded("judge unreachable", error=message)
+                return self._ungraded("judge unreachable", error=message, **{NO_VERDICT: True})
         verdicts = _VERDICT.findall(reply)
         if len(verdicts) != 1:
             return self._ungraded("judge unclear", reply=reply[-1000:])
@@ -174,6 +182,7 @@ class _Judge:
         self._opening, self._asking = threading.Lock(), threading.Lock()
         self._is_open = False
         self._refusal: HarnessError | None = None
+        self._failures = _FailuresInARow(config.give_up_after)
 
     def facts(self) -> Mapping[str, str]:
         if self._is_remote:  # opened without loading anything
@@ -189,6 +198,16 @@ class _Judge:
 
     def ask(self, prompt: str) -> str:
         """Return the reply, greedily decoded. Raises HarnessError where the engine has none."""
+        self._failures.refuse()
+        try:
+            reply = self._reply(prompt)
+        except Exception as error:
+            self._failures.add(error)
+            raise
+        self._failures.clear()
+        return reply
+
+    def _reply(self, prompt: str) -> str:
         self._open()
         sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0.0)
         request = Request("judge", 0, (Message("user", prompt),), 0, sampling)
@@ -215,6 +234,33 @@ class _Judge:
                     self._refusal = error
                 raise
             self._is_open = True
+
+
+class _FailuresInARow:
+    """Questions without a reply since the last one that had one, and when to ask again after too many of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count, self._last = most, 0, ""
+        self._pause_ends_s = 0.0
+        self._guard = threading.Lock()
+
+    def refuse(self) -> None:
+        """Raise EngineError during a pause. One question may be asked after it, before the next pause."""
+        with self._guard:
+            if self._count < self._most:
+                return
+            if time.monotonic() < self._pause_ends_s:
+                raise EngineError(f"not asked, after {self._most} questions in a row without a reply: {self._last}")
+            self._pause_ends_s = time.monotonic() + PAUSE_S
+
+    def add(self, error: Exception) -> None:
+        with self._guard:
+            self._count, self._last = self._count + 1, str(error)
+            self._pause_ends_s = time.monotonic() + PAUSE_S
+
+    def clear(self) -> None:
+        with self._guard:
+            self._count = 0
 
 
 def _make_engine(config: JudgeGrader.Config) -> Engine:

@@ -104,12 +104,17 @@ class RunWriter:
         self._completion_reader = CompletionFile(self._completions.path)
 
     @classmethod
-    def open(cls, folder: Path, identity: RunIdentity) -> RunWriter:
-        """Create the folder, or resume the run in it if that has the same identity."""
+    def open(cls, folder: Path, identity: RunIdentity, read: Callable[[RunReader], object] | None = None) -> RunWriter:
+        """Create the folder, or resume the run in it if that has the same identity.
+
+        `read` gets a run that is resumed before anything is written, so that what it can't read stays as it is.
+        """
         resumed = _resumable_record(folder, identity)  # before anything is written
         with locked(folder) as lock:
             if _read_record(folder) != resumed:  # another process has used the folder in between
                 resumed = _resumable_record(folder, identity)
+            if resumed is not None and read is not None:
+                read(_resumed_view(folder, resumed))
             config = configs.to_toml(identity.config)
             if resumed is None:
                 write_whole(folder / "config.toml", config)
@@ -465,9 +470,17 @@ def _resumable_record(folder: Path, identity: RunIdentity) -> RunRecord | None:
         _refuse_special_files(folder)
         _refuse_another_config(RunReader(folder, record), identity)
         _refuse_other_data(folder, record, identity.data)
+        view = _resumed_view(folder, record)
+        for read in (view.steps, view.warnings):
+            read()  # which raises for a row that can't be read
     elif not _is_new(folder):
         raise RunFolderError(f"{folder} exists and is not a run folder (no run.json); choose another --out")
     return record
+
+
+def _resumed_view(folder: Path, record: RunRecord) -> RunReader:
+    """Return the run as it is read on resuming, which makes up for lines that a file has lost at its end."""
+    return RunReader(folder, dataclasses.replace(record, sizes={}))
 
 
 def _is_new(folder: Path) -> bool:

@@ -33,6 +33,8 @@ V = TypeVar("V")
 
 NO_COMPLETION = "no_completion"
 """Key in a verdict's details: the engine failed, there was nothing to grade, and the next run asks again."""
+NO_VERDICT = "no_verdict"
+"""Key in a verdict's details: what grades did not answer, such as a judge's server, and the next run grades again."""
 MOST_SHARED = 100_000
 """Equal token counts and equal verdicts are one object, up to this many different ones."""
 LONGEST_SHARED = 500
@@ -140,7 +142,7 @@ class TaskResults:
         self._writer, self._task, self._grader, self._with_ids = writer, task, grader, with_ids
         index = index if index is not None else CompletionIndex(writer.reader(), {task: grader})
         self.completions, self.verdicts = index.completions[task], index.verdicts[task]
-        for key in [key for key, verdict in self.verdicts.items() if NO_COMPLETION in verdict.details]:
+        for key in [key for key, verdict in self.verdicts.items() if is_open(verdict)]:
             del self.verdicts[key]
 
     def append_completion(self, completion: Completion) -> StoredCompletion:
@@ -153,6 +155,11 @@ class TaskResults:
         if NO_COMPLETION not in verdict.details:
             self.verdicts[completion.problem_id, completion.index] = verdict
         self._writer.append_verdict(self._task, completion.problem_id, completion.index, self._grader, verdict)
+
+
+def is_open(verdict: Verdict) -> bool:
+    """Return whether the next run asks again for what the verdict is about."""
+    return NO_COMPLETION in verdict.details or NO_VERDICT in verdict.details
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------

@@ -160,6 +160,19 @@ def test_failed_replies_are_missing_and_asked_again(capsys, runs, first):
     assert set(read_diversity(runs[0])["countdown"].values[f"strategy_hill0@{correct}"]) == set(items["cold"])
 
 
+def test_a_dead_judge_is_not_asked_for_everything_and_a_regained_one_goes_on(capsys, runs):
+    is_dead = True
+    with running(lambda prompt, number: 503 if is_dead else obedient(prompt, number)) as server:
+        options = ["--set", "judge.engine.give_up_after=3", "--set", "judge.engine.max_concurrency=2"]
+        printed = judged(capsys, server, runs[:1], *options, code=3)
+        (line,) = [line for line in printed.err.splitlines() if "no reply to" in line]
+        n_all = int(re.search(r"no reply to (\d+) of \1 requests: not requested, after", line)[1])
+        assert len(server.prompts) <= 2 * 5 < n_all  # two tries each
+        n_asked, is_dead = len(server.prompts), False
+        judged(capsys, server, runs[:1], *options)
+        assert len(server.prompts) - n_asked >= n_all
+
+
 def test_a_judge_that_looks_at_positions_is_found_out(capsys, runs):
     def by_position(prompt, _number):
         texts = solutions_in(prompt)

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.cli import main
 from harness.core import config as configs
 from harness.core.errors import ConfigError, MissingExtraError
 from harness.core.types import Completion, Problem, Tokens
+from harness.graders import judge as judge_module
 from harness.graders.judge import JudgeGrader
 from harness.graders.references.text import TextReference
 
@@ -122,6 +124,66 @@ def test_judge_server_that_stays_down_leaves_completions_ungraded(server, judge)
     )
     assert len(server.seen) == 3
     assert grader.errors == {"judge unreachable": 1}
+
+
+def test_dead_judge_is_asked_a_few_times_and_again_after_a_pause(server, judge, monkeypatch):
+    server.schedule = [(500, b"")] * 5
+    grader = judge(attempts=1, give_up_after=3)
+    errors = [grade(grader, f"answer {n}").details["error"] for n in range(6)]
+    down = "the server answered 500 (the last of 1 tries)"
+    assert errors == [down] * 3 + [f"not asked, after 3 questions in a row without a reply: {down}"] * 3
+    assert len(server.seen) == 3
+    monkeypatch.setattr(judge_module, "PAUSE_S", 0.0)
+    grader._judge._failures._pause_ends_s = 0.0
+    assert [grade(grader, f"answer {n}").outcome for n in range(4)] == ["ungraded", "ungraded", "correct", "correct"]
+    monkeypatch.setattr(judge_module, "PAUSE_S", 60.0)
+    server.schedule = [(500, b"")]
+    assert [grade(grader, f"late {n}").outcome for n in range(3)] == ["ungraded", "correct", "correct"]
+
+
+def test_one_question_is_asked_after_a_pause(server, judge):
+    server.schedule = [(500, b"")] * 3
+    grader = judge(attempts=1, give_up_after=2)
+    assert all(grade(grader, f"answer {n}").outcome == "ungraded" for n in range(2))
+    grader._judge._failures._pause_ends_s = 0.0
+    assert all(grade(grader, f"answer {n}").outcome == "ungraded" for n in range(4))
+    assert len(server.seen) == 3
+
+
+def test_the_next_command_asks_a_regained_judge_for_what_is_missing(tmp_path, capsys):
+    """A grader that answers once a file is there, as the judge does once its server is."""
+    (tmp_path / "moody.py").write_text(f"""
+from pathlib import Path
+from harness.core.protocols import Grader
+from harness.core.types import Verdict
+class Moody(Grader):
+    def grade(self, problem, completion):
+        if completion.index == 0 or Path({str(tmp_path / "well")!r}).exists():
+            return Verdict("correct", 1.0)
+        details = {{"error": "it is away", "no_verdict": True}}
+        return Verdict("ungraded", None, reason="judge unreachable", details=details)
+GRADER = Moody
+""")
+    words = [
+        "eval",
+        "countdown-tiny",
+        "--tasks",
+        "countdown",
+        "--limit",
+        "3",
+        "--n",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    words += ["--set", "engine.id=scripted", "--grader", str(tmp_path / "moody.py")]
+    assert main(words) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "it is away); the same command" in line]
+    assert len(lines) == 1
+    (tmp_path / "well").touch()
+    assert main(words) == 0
+    verdicts = [json.loads(line) for line in (tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()]
+    assert [verdict["outcome"] for verdict in verdicts[6:]] == ["correct"] * 3
 
 
 def test_judge_refusal_is_not_retried(server, judge):

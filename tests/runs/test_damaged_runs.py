@@ -313,3 +313,16 @@ def test_an_edit_by_hand_that_is_valid_is_noticed_and_named(
     assert 2 in codes
     line = ", line " if name.endswith("l") and name != "config.toml" else ""
     assert f"{run / name}{line}" in captured.err and ("checksum" in captured.err or "digest" in captured.err)
+
+
+@pytest.mark.parametrize("file", ["completions.jsonl", "verdicts.jsonl"])
+def test_resuming_a_run_that_cannot_be_read_changes_nothing_in_it(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = scripted_run(tmp_path)
+    lines = (run / file).read_bytes().splitlines(keepends=True)
+    (run / file).write_bytes(b"".join([lines[0], lines[1].replace(b"countdown", b"countdawn"), *lines[2:]]))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert main(["eval", "--config", str(tmp_path / "c.toml"), "--out", str(run)]) == 2
+    assert f"{file}, line 2 does not fit its checksum" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before

@@ -27,7 +27,7 @@ from harness.evaluation.setup import EvalSetup, resolve
 from harness.interop.imports.registry import open_as
 from harness.interop.imports.run_files import ImportedFile, ImportRequest, RunFiles
 from harness.runs.folder import RunReader, RunWriter, finishing
-from harness.runs.index import CompletionIndex
+from harness.runs.index import CompletionIndex, is_open
 from harness.runs.jsonl import disk_error
 
 SOURCE = "source"
@@ -199,7 +199,8 @@ def _grade(setup: EvalSetup, progress: Progress) -> None:
     with finishing(writer):
         view = writer.reader()
         graders = {name: task.grader_name for name, task in setup.tasks.items()}
-        graded = CompletionIndex(view, graders, with_completions=False).verdicts
+        stored = CompletionIndex(view, graders, with_completions=False).verdicts
+        graded = {name: {key for key, verdict in of.items() if not is_open(verdict)} for name, of in stored.items()}
         for task in setup.tasks.values():
             by_id = {problem.id: problem for problem in task.problems}
             pending = (

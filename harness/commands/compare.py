@@ -11,7 +11,7 @@ from harness.commands.base.output import print_tables
 from harness.core.errors import UsageError
 from harness.core.types import Table
 from harness.reports.compare import check_detect, compare
-from harness.reports.plan import plan
+from harness.reports.plan import parse_metric, plan
 
 EXAMPLE = "harness compare runs/base runs/trained"
 DETECT, POWER = 0.02, 0.8
@@ -57,14 +57,13 @@ def run(args: Arguments) -> int:
 
 
 def _plan(args: Arguments, first: list[Path], second: list[Path]) -> Table:
-    if args.metric not in (None, "avg"):
-        raise UsageError(f"--plan is for the rate of right samples, not for {args.metric}; leave --metric out")
     detect = check_detect(args.detect)
     return plan(
         first,
         second,
         difference=detect if detect is not None else DETECT,
         power=args.power if args.power is not None else POWER,
+        k=parse_metric(args.metric),
         grader=args.grader,
         anyway=args.anyway,
     )

@@ -301,6 +301,26 @@ def test_a_plan_gives_samples_and_problems(tmp_path):
     assert "samples of each problem find 0.3" in plan(*runs, difference=0.3, power=0.8).notes[0]
 
 
+@pytest.mark.parametrize(("k", "n_clusters"), [(1, 25), (2, 50), (2, 25), (4, 25)])
+def test_a_plan_for_the_same_design_is_what_the_comparison_detects(tmp_path, k, n_clusters):
+    rng = np.random.default_rng(4)
+    skill = rng.beta(2, 2, size=50)
+    families = {f"p{i:03}": str(i % n_clusters) for i in range(50)}
+    shift = np.tile(rng.normal(0, 0.25, size=n_clusters), 50 // n_clusters)
+    sides = []
+    for seed, rates in enumerate((skill, np.clip(skill + shift, 0, 1))):
+        sides.append(simulated(tmp_path / str(seed), rates, 8, seed))
+        if n_clusters < 50:
+            (sides[-1] / "clusters.json").write_text(json.dumps({"sums": families}))
+    table = plan(sides[:1], sides[1:], difference=0.05, power=0.8, k=k)
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    (same,) = (row for row in rows if row["samples"] == 8)
+    found = row(compare(*sides, metric=f"pass@{k}"), metric=f"pass@{k}")
+    assert same["detectable"] == pytest.approx(found["detectable"], rel=1e-9)
+    assert all(row["samples"] >= k for row in rows)
+    assert ("The problems are in 25 clusters, 2.0 in each" in table.notes[0]) == (n_clusters < 50)
+
+
 def test_a_plan_of_several_runs_counts_seeds(tmp_path):
     rng = np.random.default_rng(2)
     logits = rng.normal(0, 1, size=20)
@@ -324,13 +344,14 @@ def test_plan_command_refuses_what_cannot_be_planned(tmp_path, capsys):
     single = {"sums": {"a": "+", "b": "-", "c": "+"}}
     runs = [str(run_of(tmp_path / name, single)) for name in "ab"]
     assert main(["compare", *runs, "--plan"]) == 2
-    assert "two graded samples" in capsys.readouterr().err
+    assert "has 0 problems with 2 graded samples in every run" in capsys.readouterr().err
     several = [str(run_of(tmp_path / name, FULL_ONE if name == "c" else FULL_TWO)) for name in "cd"]
     for arguments, message in (
         (["--plan", "--detect", "2"], "--detect is a difference between 0 and 1"),
         (["--plan", "--power", "1"], "--power is between"),
         (["--power", "0.9"], "--power is for --plan"),
-        (["--plan", "--metric", "pass@2"], "--plan is for the rate"),
+        (["--plan", "--metric", "maj@2"], "--plan is for avg and for pass@k, such as pass@8, not for maj@2"),
+        (["--plan", "--metric", "pass@8"], "with 16 graded samples in every run, and planning pass@8 needs two"),
     ):
         assert main(["compare", *several, *arguments]) == 2
         assert message in capsys.readouterr().err

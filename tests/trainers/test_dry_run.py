@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +176,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     "shape", [name if name == "flowrl" else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
 )
-def test_the_estimate_is_within_a_factor_of_the_measured_peak(
-    shape: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_the_estimate_is_within_a_factor_of_the_measured_peak(shape: str, tmp_path: Path) -> None:
     method, changes, model = SHAPES[shape]
     loop = {"steps": 2, "prompts_per_step": 16, "samples_per_prompt": 8, "minibatches_per_step": 1}
     loop |= {"tokens_per_microbatch": 5000}
@@ -193,7 +190,7 @@ def test_the_estimate_is_within_a_factor_of_the_measured_peak(
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout.splitlines()[-1])
     ratio = sizes["estimate"] / sizes["measured"]
-    record_property("estimate / measured", round(ratio, 2))  # in the report of --junitxml
+    print(f"estimate / measured = {ratio:.2f}: {shape}")  # `pytest -rP` shows it
     assert 1 / 1.5 < ratio < 1.5, sizes
 
 

@@ -492,7 +492,7 @@ def test_show_of_a_run_without_its_config_names_the_file(capsys):
             ["list", "x"],
             "invalid choice: 'x'; there is advantages, engines, graders, metrics, objectives, presets, recipes, ",
         ),
-        (["report"], "no run is given; name run folders, such as runs/*"),
+        (["compare"], "the following arguments are required: runs (see `harness compare --help`)"),
         (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),
         ([*EVAL, "--temprature", "1"], "no option is called '--temprature'; did you mean '--temperature'?"),
         ([], "the following arguments are required: COMMAND (see `harness --help`)"),

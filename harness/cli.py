@@ -22,7 +22,10 @@ from harness.core.errors import HarnessError, UnknownNameError, UsageError
 from harness.core.text import printable
 
 FOLDER = Path(__file__).resolve().parent / "commands"
-ORDER = ("train", "eval", "import", "grade", "audit", "compare", "report", "export", "demo", "list", "show", "fetch")
+ORDER = (
+    *("train", "eval", "import", "grade", "audit", "compare", "report", "plot"),
+    *("export", "demo", "list", "show", "fetch"),
+)
 """The order of commands in the help; the others follow by name."""
 
 

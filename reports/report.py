@@ -75,9 +75,11 @@ def write_report(
         files = write_tables(out_folder, tables, formats, page, runs)
         remove_page(out_folder)
         return files
+    from harness.reports.plots.collection import all_plots  # numpy
+
     listed = [named for table_id, group in tables.items() for named in _file_names(table_id, group)]
     warnings = _without_sandbox(list(zip(runs, labels(runs), strict=True)))
-    with Page(runs, listed, warnings=warnings) as built:
+    with Page(runs, listed, all_plots(runs), warnings) as built:
         files = write_tables(out_folder, tables, formats, page, runs)
         return dataclasses.replace(files, html=built.write(out_folder).html)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.commands import DONE
-from harness.commands.base.arguments import JsonArguments, add_json
+from harness.commands.base.arguments import JsonArguments, add_json, run_label
 from harness.commands.base.output import print_remark, print_result
 from harness.core.errors import UsageError
 from harness.reports.report import DEFAULT_FORMATS, check_formats, write_claims, write_report
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with commas: md, html (a page with every sample); csv, tex, json (a file for each table) "
         "(default: md,csv,html)",
     )
-    parser.add_argument("--label", action="append", type=_label, help="RUN=NAME, a run's id or folder; may be repeated")
+    parser.add_argument(
+        "--label", action="append", type=run_label, help="RUN=NAME, by its id or folder; may be repeated"
+    )
     parser.add_argument("--claims", help="a paper's printed numbers (flowrl), next to these runs if there are any")
     add_json(parser)
 
@@ -66,10 +68,3 @@ def run(args: Arguments) -> int:
 
 def _formats(text: str) -> list[str]:
     return list(check_formats([name.strip() for name in text.split(",")]))
-
-
-def _label(text: str) -> tuple[str, str]:
-    run, sign, name = text.rpartition("=")
-    if not sign or not run or not name.strip():
-        raise UsageError(f"--label is RUN=NAME, such as runs/a=GRPO, not {text!r}")
-    return run, name.strip()

@@ -214,15 +214,15 @@ def size_of_lines(path: Path) -> int:
         return _end_of_last_line(file)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new one, never a part of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new one, never a part of it."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()  # of a writer that was killed; or a link, which would be written through
         created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with open(created, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(created, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

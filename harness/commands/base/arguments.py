@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.config import Tree, merge, parse_override, parse_plugin
-from harness.core.errors import nearest
+from harness.core.errors import UsageError, nearest
 
 SPLITS = ("train", "validation", "test")
 
@@ -115,6 +115,14 @@ def split_names(text: str | None) -> list[str] | None:
 def plugin_settings(field: str, plugin_id: str | None) -> Tree:
     """Return the settings that choose a plug-in; none without an id."""
     return {field: {"id": plugin_id}} if plugin_id is not None else {}
+
+
+def run_label(text: str) -> tuple[str, str]:
+    """Return the run and the name of RUN=NAME."""
+    run, sign, name = text.rpartition("=")
+    if not sign or not run or not name.strip():
+        raise UsageError(f"--label is RUN=NAME, such as runs/a=GRPO, not {text!r}")
+    return run, name.strip()
 
 
 def given(**settings: Any) -> Tree:

@@ -9,6 +9,7 @@ from harness.commands import DONE, FAILED, UNGRADED
 from harness.commands.base.arguments import OutputArguments, add_output_options, positive
 from harness.commands.base.output import print_remark, print_result
 from harness.core.progress import Progress
+from harness.study.config import bundled_studies, find_study, read_study
 
 EXAMPLE = "harness study study.toml --parallel 2 --out runs/study"
 
@@ -22,7 +23,8 @@ class Arguments(OutputArguments):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", help="a study file (TOML), or the name of a bundled one")
+    names = ", ".join(bundled_studies())
+    parser.add_argument("study", help=f"a study file (TOML), or the name of a bundled one: {names}")
     parser.add_argument("--out", type=Path, help="the folder of the study (default: runs/ and its name)")
     parser.add_argument(
         "--parallel", type=positive, metavar="N", help="processes side by side (default: one a core; on a GPU one)"
@@ -33,26 +35,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Arguments) -> int:
-    # Imported here because they load torch, which `harness study --help` can do without.
     progress = Progress(quiet=args.quiet)
-    from harness.study.config import find_study, read_study
-
     path = find_study(args.study)
     folder = args.out if args.out is not None else Path("runs") / read_study(path).name
+    # Imported here because they load torch, which `harness study --help` and a wrong file can do without.
     with progress.working("loading torch"):
-        from harness.study import resources
-        from harness.study.study import open_study, run_study
+        from harness.study.resources import check_arms, workers
+        from harness.study.study import open_study, run_study, tasks_of, trial_tasks
 
     study = open_study(path, folder)
     with progress.working(f"checking {len(study.arms)} arms"):
-        arms = resources.estimates(study)
-        resources.refuse_unreadable_base(study, arms)
-        workers = resources.workers(study, arms, args.parallel, ignore_memory=args.ignore_memory)
-    ending = run_study(
-        study, progress, n_workers=workers.count, threads=workers.threads, ignore_memory=args.ignore_memory
-    )
+        arms = check_arms(study)
+        used = workers(study, arms, args.parallel, ignore_memory=args.ignore_memory or args.dry_run)
+    if args.dry_run:
+        from harness.study.pricing import price
+
+        (tasks, n_done), (more, n_more) = trial_tasks(study), tasks_of(study.cells.trainings, study.cells.groups)
+        with progress.working("measuring the first steps"):
+            rows = price(study, arms, used, [*tasks, *more], n_done + n_more).rows()
+        width = max(map(len, rows))
+        text = "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+        print_result(args, {"folder": str(folder), **rows}, f"{study.config.name}, in {folder}\n{text}")
+        return DONE
+    for estimate in arms.values():
+        estimate.check(progress, ignore_memory=args.ignore_memory)
+    ending = run_study(study, progress, used, ignore_memory=args.ignore_memory)
     text = f"study: {folder}\n{ending.n_run} jobs run, {ending.n_done_before} were done, {len(ending.failures)} failed"
-    summary = {"study": str(folder), "run": ending.n_run, "done before": ending.n_done_before}
+    text += f"\nreport: {ending.page}" if ending.page is not None else ""
+    summary = {
+        "study": str(folder),
+        "report": str(ending.page),
+        "run": ending.n_run,
+        "done before": ending.n_done_before,
+    }
     print_result(args, {**summary, "failures": ending.failures, "ungraded": ending.ungraded}, text)
     if ending.failures:
         print_remark(f"the same command runs again what failed: {', '.join(ending.failures)}")

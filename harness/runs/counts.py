@@ -44,14 +44,18 @@ def problem_counts(run: RunReader, n: int | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
+    return pd.DataFrame(problem_rows(run, n), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def problem_rows(run: RunReader, n: int | None = None) -> list[tuple[str, str, int, int, int, str]]:
+    """Return the rows of `problem_counts` as tuples, for the many runs of a study."""
     graders = {task: facts["grader"] for task, facts in run.record.data.items() if "grader" in facts}
     last = _last_verdicts(run, graders)
     outcomes: dict[tuple[str, str], list[_Verdict]] = {}
     for (task, problem, index), verdict in last.items():
         if n is None or index < n:
             outcomes.setdefault((task, problem), []).append(verdict)
-    rows = [(*key, *_row(verdicts)) for key, verdicts in outcomes.items()]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return [(*key, *_row(verdicts)) for key, verdicts in outcomes.items()]
 
 
 def _last_verdicts(run: RunReader, graders: Mapping[str, str]) -> dict[tuple[str, str, int], _Verdict]:

@@ -7,7 +7,7 @@ resumed, so a study that has grown runs only what is new.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,7 @@ class TrainCell:
     """Resolved settings, as config.toml has them."""
     wanted: tuple[int, ...]
     """Steps whose checkpoints are evaluated."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.arm} seed {self.seed}"
+    label: str
 
     @property
     def n_steps(self) -> int:
@@ -90,10 +87,7 @@ class EvalGroup:
     evaluations: tuple[Evaluation, ...]
     after: TrainCell | None
     """The training that makes the checkpoint; None for the base."""
-
-    @property
-    def label(self) -> str:
-        return BASE if self.after is None else f"{self.arm} seed {self.seed} step {self.step}"
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +105,12 @@ class Cells:
 def cells_of(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> Cells:
     """Return the cells of a study in `folder`. Every config is parsed here, so a wrong setting is an error now."""
     trainings = [train_cell(study, arm, seed, folder) for seed in study.seeds for arm in arms]
-    templates = _EvalTemplates(study, trainings[0])
-    groups = [templates.group(BASE, 0, 0, study.base, Path(CELLS) / BASE, None, folder)]
+    trees = eval_trees(study, trainings[0])
+    groups = [eval_group(trees, study, BASE, None, 0, Path(CELLS) / BASE, folder)]
     for cell in trainings:
         for step in cell.wanted:
             place = cell.folder.parent.relative_to(folder) / f"{CHECKPOINT_PREFIX}{step:06d}"
-            groups.append(templates.group(cell.arm, cell.seed, step, str(cell.checkpoint(step)), place, cell, folder))
+            groups.append(eval_group(trees, study, cell.arm, cell, step, place, folder))
     return Cells(trainings, groups)
 
 
@@ -131,7 +125,8 @@ def train_cell(study: StudyConfig, arm: Arm, seed: int, folder: Path) -> TrainCe
         tree = merge(to_tree(config), {"checkpoint": checkpoint_settings(config, wanted)})
     except ConfigError as error:
         raise ConfigError(f"the arm {arm.name!r}: {error}") from None
-    return TrainCell(arm.name, seed, folder / CELLS / arm.folder_name / f"seed-{seed}" / "train", tree, wanted)
+    place = folder / CELLS / arm.folder_name / f"seed-{seed}" / "train"
+    return TrainCell(arm.name, seed, place, tree, wanted, f"{arm.name} seed {seed}")
 
 
 def checkpoint_settings(config: TrainConfig, wanted: Sequence[int]) -> Tree:
@@ -159,38 +154,41 @@ def segments(cell: TrainCell) -> Iterator[int]:
 # --- evaluation -------------------------------------------------------------------------------------------------
 
 
-class _EvalTemplates:
-    """Resolved settings of one evaluation for each task and temperature, into which model and seed are put.
+EvalTrees = Mapping[tuple[str, float], Tree]
+"""Resolved settings of an evaluation by task and temperature, still without the model and the seed.
 
-    Resolving a config takes milliseconds, and a study has hundreds of evaluations.
-    """
+Resolving a config takes milliseconds, and a study has hundreds of evaluations.
+"""
 
-    def __init__(self, study: StudyConfig, cell: TrainCell) -> None:
-        self._study = study
-        tasks = [to_tree(chosen) for chosen in study.tasks] if study.tasks else [cell.tree["task"]]
-        model = {key: value for key, value in cell.tree["model"].items() if key in ("dtype", "device", "revision")}
-        own = {"n": study.n, "split": study.split} | ({"limit": study.limit} if study.limit is not None else {})
-        self._trees: dict[tuple[str, float], Tree] = {}
-        for task in tasks:
-            for temperature in study.temperatures:
-                settings = merge(
-                    {"model": model},
-                    nested(study.evaluation),
-                    {**own, "model": {"path": study.base}, "tasks": [task], "sampling": {"temperature": temperature}},
-                )
-                try:
-                    self._trees[task["id"], temperature] = to_tree(resolve_config(settings))
-                except ConfigError as error:
-                    raise ConfigError(f"evaluation: {error}") from None
 
-    def group(
-        self, arm: str, seed: int, step: int, model: str, place: Path, after: TrainCell | None, folder: Path
-    ) -> EvalGroup:
-        evaluations = []
-        for (task, temperature), tree in self._trees.items():
-            for draw in range(1, self._study.draws + 1):
-                name = place / f"{task}-T{temperature:g}-draw-{draw}"
-                cell = EvalCell(arm, seed, step, temperature, draw, task, self._study.split, str(name))
-                filled = merge(tree, {"model": {"path": model}, "seed": SEEDS_APART * seed + draw})
-                evaluations.append(Evaluation(cell, folder / name, filled))
-        return EvalGroup(arm, seed, step, tuple(evaluations), after)
+def eval_trees(study: StudyConfig, cell: TrainCell) -> EvalTrees:
+    """Return the settings of each task and temperature. The model is loaded as for training."""
+    tasks = [to_tree(chosen) for chosen in study.tasks] if study.tasks else [cell.tree["task"]]
+    model = {key: value for key, value in cell.tree["model"].items() if key in ("dtype", "device", "revision")}
+    own: Tree = {"n": study.n, "split": study.split} | ({"limit": study.limit} if study.limit is not None else {})
+    trees: dict[tuple[str, float], Tree] = {}
+    for task in tasks:
+        for temperature in study.temperatures:
+            asked = {"model": {"path": study.base}, "tasks": [task], "sampling": {"temperature": temperature}}
+            try:
+                config = resolve_config(merge({"model": model}, nested(study.evaluation), own, asked))
+            except ConfigError as error:
+                raise ConfigError(f"evaluation: {error}") from None
+            trees[task["id"], temperature] = to_tree(config)
+    return trees
+
+
+def eval_group(
+    trees: EvalTrees, study: StudyConfig, arm: str, after: TrainCell | None, step: int, place: Path, folder: Path
+) -> EvalGroup:
+    """Return the evaluations of one checkpoint, or of the base, in the folder `place` of the study."""
+    model, seed = (str(after.checkpoint(step)), after.seed) if after is not None else (study.base, 0)
+    evaluations = []
+    for (task, temperature), tree in trees.items():
+        for draw in range(1, study.draws + 1):
+            name = place / f"{task}-T{temperature:g}-draw-{draw}"
+            cell = EvalCell(arm, seed, step, temperature, draw, task, study.split, str(name))
+            filled = merge(tree, {"model": {"path": model}, "seed": SEEDS_APART * seed + draw})
+            evaluations.append(Evaluation(cell, folder / name, filled))
+    label = f"{arm} seed {seed} step {step}" if after is not None else BASE
+    return EvalGroup(arm, seed, step, tuple(evaluations), after, label)

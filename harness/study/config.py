@@ -43,6 +43,43 @@ class ControlsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TuningConfig:
+    """A first stage, in which each arm tries as many settings on a validation split. The best one is the arm's."""
+
+    budget: Annotated[int, Bounds(ge=0), "0 is off"] = 0
+    """Settings that each arm tries: the product of the lists of its grid."""
+    split: Literal["validation", "test"] = "validation"
+    """Its problems must be others than those of the study's split."""
+    steps: Annotated[int, Bounds(ge=1), "such as 80"] | None = None
+    """Of each trial; unset, those of the study."""
+    seed: Seed = 0
+    """Of the trainings; not one of the study's."""
+    temperature: Temperature | None = None
+    """Of the evaluations; unset, the first of the study's."""
+    n: Annotated[int, Bounds(ge=1), "such as 16"] = 16
+    limit: Annotated[int, Bounds(ge=1), "such as 96"] | None = None
+    rule: str = "pass@1"
+    """The estimate whose mean over the tasks is to be largest; of equal ones the first setting wins."""
+    grid: Mapping[str, Settings] = field(default_factory=dict)
+    """By table of the arms: lists of values by key; a key without a dot is an option of the objective."""
+
+    def __post_init__(self) -> None:
+        if self.grid and self.budget == 0:
+            raise ValueError("there is a grid and no budget; set budget to the number of settings that each arm tries")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastConfig:
+    """Assumptions about differences between arms, for the power that is printed before two arms have run."""
+
+    seed_sd: Annotated[float, Bounds(ge=0), "such as 0.015"] = 0.015
+    """Standard deviation of pass@1 over the training seeds of one arm."""
+    problem_sd: Annotated[float, Bounds(ge=0), "such as 0.1"] = 0.1
+    """Standard deviation over problems of the true difference between two arms."""
+    power: Annotated[float, Bounds(gt=0, lt=1), "such as 0.8"] = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     """Everything a study depends on."""
 
@@ -70,6 +107,8 @@ class StudyConfig:
     """Further settings of all evaluations, such as `preset` or `metrics`."""
     arms: Mapping[str, Settings]
     controls: ControlsConfig = field(default_factory=ControlsConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -84,6 +123,10 @@ class StudyConfig:
             raise ValueError(f"there is no checkpoint {max(self.checkpoints)} in {self.steps} steps; raise steps")
         if not self.arms:
             raise ValueError('arms is empty; add a table such as [arms.grpo] with recipe = "countdown-grpo"')
+        if self.tuning.budget > 0 and self.tuning.seed in self.seeds:
+            raise ValueError(f"tuning.seed = {self.tuning.seed} is one of seeds; tune with a seed of its own")
+        if self.tuning.budget > 0 and self.tuning.split == self.split:
+            raise ValueError(f"tuning.split and split are both {self.split!r}: settings would be chosen on the result")
         if len({chosen.id for chosen in self.tasks}) < len(self.tasks):
             raise ValueError("tasks names a task twice; make a study of each variant")
         for section, key, instead in _REPLACED:

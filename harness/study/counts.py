@@ -6,11 +6,12 @@ it again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import DataError
-from harness.runs.counts import problem_counts
+from harness.runs.counts import problem_rows
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error
 from harness.study.index import EvalCell, read_index
@@ -42,23 +43,26 @@ def study_counts(study_folder: Path) -> pd.DataFrame:
     `n` counts all samples, `correct` and `ungraded` some of them. `solutions` holds the numbers of samples of each
     distinct right solution, the largest first ("5 3 1"), and is empty where the grader identifies none.
     """
+    return group_counts(study_folder, read_index(study_folder))
+
+
+def group_counts(study_folder: Path, cells: Sequence[EvalCell]) -> pd.DataFrame:
+    """Return the rows of some evaluations."""
     import pandas as pd
 
-    frames = [_of_cell(study_folder, cell) for cell in sorted(read_index(study_folder))]
-    found = [frame for frame in frames if frame is not None]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(TYPES)).astype(TYPES)
+    rows = [row for cell in sorted(cells) for row in _rows(study_folder, cell)]
+    return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES)
 
 
-def _of_cell(study_folder: Path, cell: EvalCell) -> pd.DataFrame | None:
+def _rows(study_folder: Path, cell: EvalCell) -> list[tuple[object, ...]]:
     folder = study_folder / cell.folder
     if not (folder / "run.json").exists():
-        return None
+        return []
     run = RunReader.read(folder)
     if run.record.status != "done":
-        return None
-    counts = problem_counts(run).sort_values(["task", "problem"])
-    keys = {name: getattr(cell, name) for name in ("arm", "seed", "step", "temperature", "draw", "split")}
-    return counts.assign(**keys)[list(TYPES)].astype(TYPES)
+        return []
+    place = (cell.arm, cell.seed, cell.step, cell.temperature, cell.draw)
+    return [(*place, task, cell.split, *of_problem) for task, *of_problem in sorted(problem_rows(run))]
 
 
 def write_counts(counts: pd.DataFrame, path: Path) -> None:

@@ -76,6 +76,10 @@ class Board:
             self._erase()
             self._progress.warn(f"{folder}: {reason}")
 
+    def say(self, text: str) -> None:
+        self._erase()
+        self._progress.say(text)
+
     def watch(self, state: Progression) -> None:
         """Draw the table on a terminal; elsewhere print a line now and then."""
         for label, task in state.running.items():

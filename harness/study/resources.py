@@ -1,14 +1,15 @@
-"""The memory and the tokens of a study, from the same estimates as `harness train --dry-run`."""
+"""The memory of a study's processes, from the same estimate as `harness train --dry-run`, and how many fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.core.config import parse
 from harness.core.errors import ConfigError
 from harness.study.cells import TrainCell
-from harness.study.study import Study, n_cores
+from harness.study.fairness import check_fairness, differences
+from harness.study.study import Study, Workers, n_cores
 from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import DryRun, available_bytes, dry_run
 from harness.trainers.setup import build_setup
@@ -18,42 +19,33 @@ PROCESS_BYTES = 450_000_000
 PEAK = "at the peak"
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """How many processes run side by side, and the memory of the largest one."""
-
-    count: int
-    threads: int
-    bytes_each: int
-    bytes_available: int
-
-
 def first_trainings(study: Study) -> list[TrainCell]:
     """Return one training of each arm."""
     return [cell for cell in study.cells.trainings if cell.seed == study.config.seeds[0]]
 
 
-def estimates(study: Study) -> dict[str, DryRun]:
-    """Return the estimate of each arm. Raise for settings that a training would refuse before it loads the model."""
+def check_arms(study: Study) -> dict[str, DryRun]:
+    """Return the estimate of each arm. Raise for all that a training would refuse before it loads the model.
+
+    A base that is a folder must be readable; one on the hub is loaded when a cell needs it.
+    """
+    cells = first_trainings(study)
+    check_fairness(differences(study.arms, cells))
     found: dict[str, DryRun] = {}
-    for cell in first_trainings(study):
+    for cell in cells:
         config = parse(TrainConfig, cell.tree)
         try:
-            found[cell.arm] = dry_run(config, build_setup(config, cell.folder))
+            estimate = dry_run(config, build_setup(config, cell.folder))
         except ConfigError as error:
             raise ConfigError(f"the arm {cell.arm!r}: {error}") from None
+        if not estimate.memory and Path(study.config.base).is_dir():
+            reason = next(line for line in estimate.remarks if line.startswith("No memory"))
+            raise ConfigError(f"the arm {cell.arm!r} can't load the base {study.config.base}: {reason}")
+        found[cell.arm] = estimate
     return found
 
 
-def refuse_unreadable_base(study: Study, arms: dict[str, DryRun]) -> None:
-    """Raise if the base is a folder that an arm can't read; a model on the hub is loaded when a cell needs it."""
-    for arm, estimate in arms.items():
-        if not estimate.memory and Path(study.config.base).is_dir():
-            reason = next((line for line in estimate.remarks if line.startswith("No memory")), "it can't be read")
-            raise ConfigError(f"the arm {arm!r} can't load the base {study.config.base}: {reason}")
-
-
-def workers(study: Study, arms: dict[str, DryRun], wanted: int | None, *, ignore_memory: bool) -> Workers:
+def workers(study: Study, arms: Mapping[str, DryRun], wanted: int | None, *, ignore_memory: bool) -> Workers:
     """Return how many processes to run: as asked, else one on a GPU and one for each core on a CPU.
 
     Raise if those that were asked for do not fit into memory; the default is lowered to what fits.

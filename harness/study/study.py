@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
+from harness.reports.render import to_terminal
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error, write_whole
 from harness.runs.lock import locked
 from harness.runs.provenance import code_version
 from harness.study.arms import Arm, arms_of
-from harness.study.cells import Cells, cells_of, segments
+from harness.study.cells import Cells, EvalGroup, TrainCell, cells_of, segments
 from harness.study.config import StudyConfig, read_study
 from harness.study.counts import FILE as COUNTS
-from harness.study.counts import study_counts, write_counts
+from harness.study.counts import group_counts, study_counts, write_counts
+from harness.study.forecast import forecast
 from harness.study.index import write_index
-from harness.study.jobs import EvalJob, TrainJob
+from harness.study.jobs import EvalJob, Outcome, TrainJob
 from harness.study.live import Board
+from harness.study.report import write_study_report
 from harness.study.runner import Progression, Task, run_tasks
+from harness.study.tuning import Trial, check_splits, choose, trials_of, tuned, write_choice
 
 SOURCE = "study.toml"
 
@@ -36,70 +40,130 @@ class Study:
     folder: Path
     config: StudyConfig
     arms: Sequence[Arm]
+    """With the settings that tuning has chosen, as far as it has; else with the first of the grid."""
     cells: Cells
+    trials: Sequence[Trial]
+    """The tuning stage; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
+class Workers:
+    """How many processes run side by side, and the memory of the largest one."""
+
+    count: int
+    threads: int
+    bytes_each: int
+    bytes_available: int
+
+
+@dataclass(slots=True)
 class Ending:
     """The end of a session of a study."""
 
-    n_run: int
-    n_done_before: int
-    failures: dict[str, str]
+    n_run: int = 0
+    n_done_before: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
     """Label of each cell that failed -> why; also of the cells that waited for it."""
-    ungraded: dict[str, str]
+    ungraded: dict[str, str] = field(default_factory=dict)
     """Folder of each evaluation with too many ungraded completions -> why."""
+    page: Path | None = None
+    """The report."""
 
 
 def open_study(file: Path, folder: Path) -> Study:
     """Read the file and expand it. Raise for everything that can be refused before a cell runs."""
-    config = read_study(file)
-    arms = arms_of(config, file.parent)
     if folder.is_file():
         raise RunFolderError(f"{folder} is a file; choose another --out")
     if (folder / "run.json").exists():
         raise RunFolderError(f"{folder} is a run, and a study needs a folder of its own; choose another --out")
-    return Study(file, folder, config, arms, cells_of(config, arms, folder))
+    config = read_study(file)
+    arms = arms_of(config, file.parent)
+    trials = trials_of(config, arms, folder)
+    study = _with_choice(Study(file, folder, config, arms, Cells([], []), trials), is_final=False)
+    if trials:
+        check_splits(trials[0], [evaluation.tree for evaluation in study.cells.groups[0].evaluations])
+    return study
 
 
-def tasks_of(study: Study, *, ignore_memory: bool = False) -> tuple[list[Task], int]:
+def _with_choice(study: Study, *, is_final: bool) -> Study:
+    """Return the study whose arms have the settings that its trials have chosen."""
+    chosen = choose(study.trials, study.config.tuning.rule, is_final=is_final)
+    arms = tuned(arms_of(study.config, study.file.parent), chosen)
+    return replace(study, arms=arms, cells=cells_of(study.config, arms, study.folder))
+
+
+def tasks_of(
+    trainings: Sequence[TrainCell], groups: Sequence[EvalGroup], *, ignore_memory: bool = False
+) -> tuple[list[Task], int]:
     """Return what is left to run, and the number of jobs that are done. Raise if a folder belongs to another config."""
     tasks: list[Task] = []
-    n_done = 0
-    for cell in study.cells.trainings:
-        if cell.is_done():
-            n_done += 1
-            continue
-        job = TrainJob(cell.label, cell.folder, cell.tree, cell.wanted, tuple(segments(cell)), ignore_memory)
-        tasks.append(Task(job, cell.arm, cell.n_steps))
+    for cell in trainings:
+        if not cell.is_done():
+            job = TrainJob(cell.label, cell.folder, cell.tree, cell.wanted, tuple(segments(cell)), ignore_memory)
+            tasks.append(Task(job, cell.arm, cell.n_steps))
     untrained = {task.label for task in tasks}
-    for group in study.cells.groups:
+    for group in groups:
         left = [evaluation for evaluation in group.evaluations if not evaluation.is_done()]
-        if not left:
-            n_done += 1
-            continue
-        eval_job = EvalJob(group.label, tuple(e.folder for e in left), tuple(e.tree for e in left))
-        after = group.after.label if group.after is not None and group.after.label in untrained else None
-        tasks.append(Task(eval_job, group.arm, len(left), after))
+        if left:
+            eval_job = EvalJob(group.label, tuple(e.folder for e in left), tuple(e.tree for e in left))
+            after = group.after.label if group.after is not None and group.after.label in untrained else None
+            tasks.append(Task(eval_job, group.arm, len(left), after))
     tasks.sort(key=lambda task: task.kind == "train")  # evaluations first: the base, and those of a former session
-    return tasks, n_done
+    return tasks, len(trainings) + len(groups) - len(tasks)
 
 
-def run_study(study: Study, progress: Progress, *, n_workers: int, threads: int, ignore_memory: bool = False) -> Ending:
-    """Run every cell that is not done, and write the counts of all."""
-    tasks, n_done = tasks_of(study, ignore_memory=ignore_memory)
+def trial_tasks(study: Study, *, ignore_memory: bool = False) -> tuple[list[Task], int]:
+    return tasks_of(
+        [trial.training for trial in study.trials],
+        [trial.evaluations for trial in study.trials],
+        ignore_memory=ignore_memory,
+    )
+
+
+def run_study(study: Study, progress: Progress, used: Workers, *, ignore_memory: bool = False) -> Ending:
+    """Run every trial and every cell that is not done, and write the counts and the report of all."""
+    ending = Ending()
+    if not study.trials:
+        tasks, n_done = tasks_of(study.cells.trainings, study.cells.groups, ignore_memory=ignore_memory)
     with _session(study, progress):
-        board = Board(tasks, n_workers, study.folder, progress, n_done=n_done)
-        try:
-            state = run_tasks(tasks, n_workers, threads, ended=board.ended, watch=board.watch)
-        finally:
-            board.close()
-        write_counts(study_counts(study.folder), study.folder / COUNTS)
-    ungraded = {folder: why for outcome in state.ended.values() for folder, why in outcome.ungraded.items()}
-    return Ending(len(tasks), n_done, failures_of(state), ungraded)
+        if study.trials:
+            _run(study, *trial_tasks(study, ignore_memory=ignore_memory), used, progress, ending)
+            study = _with_choice(study, is_final=True)
+            chosen = choose(study.trials, study.config.tuning.rule)
+            write_choice(study.folder, study.config, study.trials, chosen)
+            tasks, n_done = tasks_of(study.cells.trainings, study.cells.groups, ignore_memory=ignore_memory)
+        _run(study, tasks, n_done, used, progress, ending)
+        counts = study_counts(study.folder)
+        write_counts(counts, study.folder / COUNTS)
+        if len(counts):
+            ending.page = write_study_report(study, counts, ending.failures, versions(study))
+    return ending
 
 
-def failures_of(state: Progression) -> dict[str, str]:
+def _run(study: Study, tasks: Sequence[Task], n_done: int, used: Workers, progress: Progress, ending: Ending) -> None:
+    board = Board(tasks, used.count, study.folder, progress, n_done=n_done)
+    base = study.cells.groups[0]
+
+    def ended(task: Task, outcome: Outcome) -> None:
+        board.ended(task, outcome)
+        if outcome.error is not None:
+            _log(study.folder, f"{task.label} failed: {outcome.error}\n{outcome.trace}".rstrip())
+        elif task.label == base.label:
+            counts = group_counts(study.folder, [evaluation.cell for evaluation in base.evaluations])
+            table = forecast(counts, study.config.forecast, len(study.config.seeds), len(study.arms))
+            board.say(to_terminal(table))
+
+    try:
+        state = run_tasks(tasks, used.count, used.threads, ended=ended, watch=board.watch)
+    finally:
+        board.close()
+    ending.n_run += len(tasks)
+    ending.n_done_before += n_done
+    ending.failures |= _failures(state)
+    ending.ungraded |= {folder: why for outcome in state.ended.values() for folder, why in outcome.ungraded.items()}
+
+
+def _failures(state: Progression) -> dict[str, str]:
     failed = {label: outcome.error for label, outcome in state.ended.items() if outcome.error is not None}
     return failed | {label: f"not run, as {cause} failed" for label, cause in state.skipped.items()}
 
@@ -119,7 +183,8 @@ def _session(study: Study, progress: Progress) -> Iterator[None]:
             write_index(study.folder, study.config.name, [e.cell for e in study.cells.evaluations])
             version = code_version()
             _log(study.folder, f"session by version {version}" + (", with another study.toml" if is_new else ""))
-            if others := other_versions(study, version):
+            others = {code: n for code, n in versions(study).items() if code != version}
+            if others:
                 progress.warn(
                     f"{sum(others.values())} finished cells are by version {', '.join(others)}, and this is {version}; "
                     "they are kept. Remove their folders to run them again"
@@ -129,11 +194,11 @@ def _session(study: Study, progress: Progress) -> Iterator[None]:
             os.close(lock)
 
 
-def other_versions(study: Study, version: str) -> dict[str, int]:
-    """Count the cells that another version of the code has run, by version."""
+def versions(study: Study) -> Mapping[str, int]:
+    """Count the cells by the version of the code that began them."""
     folders = [cell.folder for cell in study.cells.trainings] + [e.folder for e in study.cells.evaluations]
     found = [RunReader.read(folder).record.code for folder in folders if (folder / "run.json").exists()]
-    return {code: found.count(code) for code in sorted(set(found)) if code != version}
+    return {code: found.count(code) for code in sorted(set(found))}
 
 
 def _log(folder: Path, text: str) -> None:

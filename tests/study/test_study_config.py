@@ -76,7 +76,7 @@ def test_the_wanted_checkpoints_are_saved_and_kept(wanted, own, every, keep, sto
     config = recipe("countdown-grpo", loop={"steps": max(wanted)}, checkpoint={"every_steps": own} if own else {})
     settings = checkpoint_settings(config, wanted)
     assert settings == {"every_steps": every, "keep": keep}
-    cell = TrainCell("a", 1, Path("a"), {"checkpoint": settings}, tuple(wanted))
+    cell = TrainCell("a", 1, Path("a"), {"checkpoint": settings}, tuple(wanted), "a")
     assert list(segments(cell)) == stops
     # by brute force: what is saved on the way, and what of it stays
     saved = [s for s in range(1, max(wanted) + 1) if s % every == 0 or s in stops]

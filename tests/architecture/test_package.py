@@ -19,6 +19,7 @@ SHIPPED = (
     "harness/models/countdown-tiny/config.json",
     "harness/models/countdown-tiny/model.safetensors",
     "harness/models/countdown-tiny/tokenizer.json",
+    "harness/models/steps-tiny/model.safetensors",
 )
 
 

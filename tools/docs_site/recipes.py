@@ -19,7 +19,7 @@ The runs of the FlowRL paper, and its baselines in the same settings, are `flowr
 with `math-7b`, `math-32b` and `code-7b`. Each line of such a recipe cites its source. Later methods have one or two
 recipes of that form. `reinforce`, `trpo`, `kimi`, `tb`, `vargrad_tb`, `for` and `tba` have a countdown recipe only:
 their papers use other models and data, or give no settings. The countdown recipes use the bundled 1.4 MB model and run
-on a laptop.
+on a laptop; so do the recipes of `countdown_steps`, `steps-METHOD`.
 """
 PRESETS = """
 A preset is the complete protocol of a published evaluation: prompt, sampling, token budget, grader and metrics. Use one

@@ -21,6 +21,7 @@ from harness.reports.page.pack import ChunkWriter, SampleChunks
 from harness.reports.page.pairs import pair_rows
 from harness.reports.page.problems import Statements
 from harness.reports.page.samples import TaskSamples, add_run, group_names
+from harness.reports.page.tokens import MOST_TOKENS
 from harness.reports.page.training import training_of
 from harness.reports.protocol_card import card
 from harness.reports.run_facts import labels, task_ids, unfinished
@@ -119,7 +120,7 @@ def _main(
         "cards": _cards(named),
         "tasks": _tasks(runs, chunks),
         "training": [
-            {"run": number, "chunk": chunks.add(training_of(run))}
+            {"run": number, "chunk": chunks.add(training_of(run, chunks, MOST_TOKENS // len(runs)))}
             for number, run in enumerate(runs)
             if run.record.kind == "train"
         ],
@@ -176,7 +177,7 @@ def _tasks(runs: Sequence[RunReader], chunks: ChunkWriter) -> list[dict[str, Any
         for task, families in run.clusters().items():
             clusters[task] = {**families, **clusters.get(task, {})}
     for number, run in evaluations:
-        add_run(run, number, tasks, chunks)
+        add_run(run, number, tasks, chunks, MOST_TOKENS // len(runs))
     return [_task(task, statements[task.id], clusters.get(task.id, {}), chunks) for task in tasks.values() if task.runs]
 
 

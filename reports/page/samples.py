@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.core.text import printable
 from harness.reports.page.pack import ChunkWriter, SampleChunks
+from harness.reports.page.tokens import TokenTexts
 from harness.reports.protocol_card import grader_of
 from harness.reports.run_config import run_config
 from harness.reports.run_facts import task_ids
@@ -53,6 +54,8 @@ class Columns:
     """Outcomes by other graders."""
     starts: Sequence[int] = ()
     chunks: Sequence[int] = ()
+    pieces: Mapping[int, str] = field(default_factory=dict)
+    """Texts of the tokens whose log-probabilities are shown."""
 
     def to_plain(self) -> dict[str, Any]:
         """Convert to JSON values: digits of one place as one text."""
@@ -70,6 +73,7 @@ class Columns:
             "g": {name: "".join(codes) for name, codes in self.others.items()},
             "starts": self.starts,
             "chunks": self.chunks,
+            "pieces": self.pieces,
         }
 
     def rates(self) -> dict[int, float]:
@@ -118,7 +122,7 @@ class _Sample:
     others: dict[str, tuple[str, str]] | None = None
 
 
-def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: ChunkWriter) -> None:
+def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: ChunkWriter, most_tokens: int) -> None:
     """Add the samples of an evaluation to its tasks."""
     graders = {task: _own_grader(run, task) for task in task_ids(run)}
     with no_collections():
@@ -127,7 +131,10 @@ def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: 
     for task, samples in found.items():
         if samples:
             known = tasks.setdefault(task, TaskSamples(task))
-            known.runs.append(_columns(run, number, known, graders[task], samples, chunks))
+            pieces = TokenTexts([run_config(run).model], most_tokens // len(found))
+            columns = Columns(number, graders[task])
+            _fill(columns, run, known, samples, SampleChunks(chunks), pieces)
+            known.runs.append(columns)
 
 
 def _own_grader(run: RunReader, task: str) -> str:
@@ -192,24 +199,22 @@ def _solution(details: bytes) -> str | None:
 # --- second pass: columns and texts -----------------------------------------------------------------------------
 
 
-def _columns(
+def _fill(
+    columns: Columns,
     run: RunReader,
-    number: int,
     task: TaskSamples,
-    grader: str,
     samples: Mapping[Key, _Sample],
-    chunks: ChunkWriter,
-) -> Columns:
+    texts: SampleChunks,
+    pieces: TokenTexts,
+) -> None:
     ordered = sorted(samples, key=lambda key: (task.problem(key[0]), key[1]))
-    columns, texts = Columns(number, grader), SampleChunks(chunks)
     names = sorted({name for sample in samples.values() for name in sample.others or ()})
     columns.others = {name: [] for name in names}
-    for key, row in zip(ordered, _rows(run, [samples[key] for key in ordered]), strict=True):
+    for key, row in zip(ordered, _rows(run, [samples[key] for key in ordered], pieces), strict=True):
         _append(columns, task.problems[key[0]], key[1], samples[key])
         texts.add(row)
     texts.close()
-    columns.starts, columns.chunks = texts.starts, texts.numbers
-    return columns
+    columns.starts, columns.chunks, columns.pieces = texts.starts, texts.numbers, pieces.to_plain()
 
 
 def _append(columns: Columns, problem: int, index: int, sample: _Sample) -> None:
@@ -228,8 +233,8 @@ def _append(columns: Columns, problem: int, index: int, sample: _Sample) -> None
         codes.append(CODES[(sample.others or {})[name][0]] if name in (sample.others or {}) else NO_VERDICT)
 
 
-def _rows(run: RunReader, samples: Sequence[_Sample]) -> Iterator[list[Any]]:
-    """Yield text, extracted answer, reason, reward, details, other verdicts and likelihoods of each sample."""
+def _rows(run: RunReader, samples: Sequence[_Sample], pieces: TokenTexts) -> Iterator[list[Any]]:
+    """Yield text, extracted answer, reason, reward, details, other verdicts, likelihoods and tokens of each sample."""
     with _Lines(run.folder / "completions.jsonl") as completions, _Lines(run.folder / "verdicts.jsonl") as verdicts:
         for sample in samples:
             completion, verdict = completions.read(sample.text), verdicts.read(sample.verdict)
@@ -241,6 +246,7 @@ def _rows(run: RunReader, samples: Sequence[_Sample]) -> Iterator[list[Any]]:
                 verdict.get("details") or 0,
                 sample.others or 0,
                 completion.get("likelihoods") or 0,
+                pieces.row(completion.get("tokens", {}), completion.get("index", 0)),
             ]
 
 

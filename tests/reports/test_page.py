@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, Drawing, make_pair, make_run, read_page, write_page
+from page_runs import ATTACKS, Drawing, make_pair, make_run, make_training, read_page, write_page
 
 from harness.cli import main
+from harness.core.protocols import ModelSource
+from harness.models.loading import load_tokenizer, resolve
 from harness.reports.compare import compare
 from harness.reports.page import build
+from harness.reports.page.tokens import TokenTexts
 from harness.reports.report import write_report
 
 CHECKOUT = Path(__file__).parents[2]
@@ -127,6 +130,28 @@ def test_a_task_that_is_not_known_leaves_out_the_problem_texts(tmp_path, pair):
     page = read_page(write_page(tmp_path / "out", pair).html)
     [task] = page["main"]["tasks"]
     assert "sums" in task["no_texts"]
+
+
+def test_training_has_curves_and_the_groups_that_were_kept(tmp_path):
+    page = read_page(write_page(tmp_path / "out", [make_training(tmp_path / "train")]).html)
+    training = page["chunks"][page["main"]["training"][0]["chunk"]]
+    assert training["steps"] == [1, 2, 3] and training["metrics"]["reward"] == [0.25, 0.5, 0.75]
+    assert training["warnings"] == [[3, "entropy fell"]]
+    [[step, number]] = training["groups"]
+    groups = page["chunks"][number]
+    assert step == 2 and [group["problem"] for group in groups] == ["first", "second"]
+    assert [row[2] for row in groups[0]["samples"]] == [0.0, 1.0, 0.25, 0.0]
+    assert groups[0]["samples"][0][8] == [[7, 8], [-0.01, -3.0]]
+
+
+def test_tokens_have_their_texts_and_a_limit():
+    tokens = TokenTexts(["absent", "countdown-tiny"], 5)
+    stored = {"completion_ids": [3, 4, 5], "logp_behaviour": [-0.12345, float("-inf"), 0.0]}
+    assert tokens.row(stored) == [[3, 4, 5], [-0.123, None, 0.0]]
+    assert tokens.row(stored) == 0  # only two more are allowed
+    assert TokenTexts([], 9).row({**stored, "logp_behaviour": None}) == 0
+    tokenizer = load_tokenizer(ModelSource(resolve("countdown-tiny")))
+    assert tokens.to_plain() == {number: tokenizer.decode([number]) for number in (3, 4, 5)}
 
 
 def test_report_without_html_removes_the_page(tmp_path, monkeypatch):

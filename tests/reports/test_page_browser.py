@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, write_page
+from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, make_training, write_page
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "tools/build_page/node_modules/axe-core/axe.min.js"
@@ -36,7 +36,8 @@ def chromium():
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    return write_page(folder / "out", make_pair(folder), plots=[Drawing("rates", "Solve rates", SVG)]).html
+    runs = [*make_pair(folder), make_training(folder / "train")]
+    return write_page(folder / "out", runs, plots=[Drawing("rates", "Solve rates", SVG)]).html
 
 
 @pytest.fixture
@@ -199,6 +200,22 @@ def test_plots_are_drawn_as_images(html, opened):
     page = opened(html, "#/plots")
     load = "async image => { await image.decode(); return image.naturalWidth; }"
     assert page.locator("figure img").evaluate(load) > 0
+
+
+def test_a_step_of_a_training_shows_its_groups(html, opened):
+    page = opened(html, "#/training")
+    page.locator(".curve svg").first.click(position={"x": 4, "y": 60})
+    page.get_by_role("button", name="step 2").click()  # step 1 kept none
+    groups = page.locator(".rollouts .group")
+    playwright.expect(groups).to_have_count(2)
+    assert groups.first.locator(".sample b").all_inner_texts() == ["reward 1", "reward 0"]  # the best and the worst
+    bins = page.locator(".histogram button")
+    assert bins.locator(".count").all_inner_texts() == ["2", "1", "5"]
+    bins.nth(1).click()
+    playwright.expect(page.locator(".rollouts .sample")).to_have_count(1)
+    page.get_by_role("button", name="token probabilities").click()
+    assert page.locator(".text.lens .token").all_inner_texts() == ["⟨7⟩", "⟨8⟩"]
+    assert page.locator(".text.lens .l4").get_attribute("title") == "p = 0.04979, log -3, token 8"
 
 
 def test_the_theme_follows_the_system_and_can_be_changed(html, opened):

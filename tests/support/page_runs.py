@@ -12,6 +12,7 @@ from harness.core.types import Completion, Estimate, Table, Tokens, Verdict
 from harness.reports.page.build import Page
 from harness.reports.report import read_runs
 from harness.runs.folder import RunIdentity, RunWriter
+from harness.runs.jsonl import JsonlFile
 
 ATTACKS = {
     "script": "<script>window.attacked = 1</script>",
@@ -44,6 +45,15 @@ class EvalConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    model: Model = Model("tiny")
+    task: Any = field(default_factory=lambda: {"id": "sums"})
+    objective: Any = field(default_factory=lambda: {"id": "grpo"})
+    loop: Any = field(default_factory=lambda: {"steps": 3})
+    seed: int = 4
+
+
 def sample(store, problem, index, text, outcome, *, extracted=None, solution=None, finish="stop", reason="", **details):
     store.append_completion("sums", Completion(problem, index, index, text, finish, Tokens(3, len(text) % 50)))
     reward = {"correct": 1.0, "incorrect": 0.0, "ungraded": None}[outcome]
@@ -64,6 +74,29 @@ def make_run(folder, samples, *, temperature=1.0, n=4, others=()):
         reward = {"correct": 1.0, "incorrect": 0.0, "ungraded": None}[outcome]
         store.append_verdict("sums", problem, index, grader, Verdict(outcome, reward, None, "another view"))
     store.finish("done")
+    return folder
+
+
+def make_training(folder):
+    """A train run of three steps; step 2 kept two groups of four, one of equal rewards."""
+    config = TrainConfig()
+    store = RunWriter.open(folder, RunIdentity.of("train", config, seeds={"run": 0}, data={}))
+    for step in (1, 2, 3):
+        store.append_step({"step": step, "reward": step / 4, "loss": -0.5, "sample_s": 1.5})
+    store.append_warning({"step": 3, "name": "entropy", "text": "entropy fell"})
+    store.finish("done")
+    rollouts = JsonlFile(folder / "rollouts.jsonl")
+    rollouts.append({"format": 1, "facts": {}})
+    rollouts.append({"begin": 2, "weights": "0"})
+    for problem, rewards in (("first", (0.0, 1.0, 0.25, 0.0)), ("second", (1.0,) * 4)):
+        for index, reward in enumerate(rewards):
+            tokens = {"n_prompt": 1, "n_completion": 2, "completion_ids": [7, 8], "logp_behaviour": [-0.01, -3.0]}
+            completion = {"problem_id": problem, "index": index, "text": f"{problem} {index}", "finish_reason": "stop"}
+            outcome = "correct" if reward == 1 else "incorrect"
+            verdict = {"outcome": outcome, "reward": reward, "extracted": None, "reason": "", "details": {}}
+            rollouts.append({"part": "chosen", "completion": {**completion, "tokens": tokens}, "verdict": verdict})
+    rollouts.append({"end": 2, "n_problems_drawn": 2, "n_rounds": 1})
+    rollouts.close()
     return folder
 
 

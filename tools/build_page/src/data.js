@@ -131,8 +131,11 @@ export function openTask(task) {
 
 // Return a sample with its texts.
 export async function openSample(run, row) {
-  const [text, extracted, reason, reward, details, others, likelihoods] = await rowOf(run, row);
-  return {text, extracted, reason, reward, details: details || {}, others: others || {}, likelihoods: likelihoods || []};
+  const [text, extracted, reason, reward, details, others, likelihoods, tokens] = await rowOf(run, row);
+  return {
+    text, extracted, reason, reward, details: details || {}, others: others || {}, likelihoods: likelihoods || [],
+    tokens: tokens || null, pieces: run.pieces,
+  };
 }
 
 export async function openStatement(index, problem) {

@@ -14,15 +14,34 @@ const SHOWN_ELSEWHERE = new Set([...TEST_PARTS, 'verdict', 'test', 'solution']);
 
 export function SampleBody({sample, isShort}) {
   const drawn = useContext(Formulas);
+  const [hasLens, setLens] = useState(false);
   const [isOpen, setOpen] = useState(!isShort);
   const isLong = sample.text.length > LONG;
   const text = isLong && !isOpen ? sample.text.slice(0, LONG) : sample.text;
   return html`
-    ${sample.text ? html`<div class="text" dir="ltr">${drawn ? withFormulas(text) : visible(text)}${isLong && !isOpen && '…'}</div>` : html`<p class="empty">${sample.likelihoods.length ? '' : 'No text.'}</p>`}
-    ${isLong && html`<button type="button" class="plain" onClick=${() => setOpen(!isOpen)}>${isOpen ? 'less' : `all ${sample.text.length} characters`}</button>`}
+    ${sample.tokens && html`<button type="button" class="plain" aria-pressed=${hasLens} onClick=${() => setLens(!hasLens)}>${hasLens ? 'text' : 'token probabilities'}</button>`}
+    ${hasLens ? html`<${Lens} sample=${sample} />` : sample.text ? html`<div class="text" dir="ltr">${drawn ? withFormulas(text) : visible(text)}${isLong && !isOpen && '…'}</div>` : html`<p class="empty">${sample.likelihoods.length ? '' : 'No text.'}</p>`}
+    ${isLong && !hasLens && html`<button type="button" class="plain" onClick=${() => setOpen(!isOpen)}>${isOpen ? 'less' : `all ${sample.text.length} characters`}</button>`}
     ${sample.likelihoods.length > 0 && html`<table class="small"><thead><tr><th scope="col">passage</th><th scope="col">log-likelihood</th><th scope="col">tokens</th><th scope="col">greedy</th></tr></thead><tbody>
       ${sample.likelihoods.map((one, i) => html`<tr><td>${i + 1}</td><td>${number(one.logp)}</td><td>${one.n_tokens}</td><td>${one.is_greedy ? 'yes' : 'no'}</td></tr>`)}</tbody></table>`}
     <${Verdict} sample=${sample} isShort=${isShort} />`;
+}
+
+// --- the lens: each token with the probability that the sampler gave it
+
+const LEVELS = [0.9, 0.5, 0.2, 0.05]; // shown in five shades, the darkest for the least likely
+const MOST_TOKENS = 4000;
+
+export function Lens({sample: {tokens: [ids, logps], pieces}}) {
+  const known = logps.filter(Number.isFinite);
+  const mean = known.reduce((sum, value) => sum + value, 0) / (known.length || 1);
+  const lowest = known.reduce((a, b) => Math.min(a, b), 0);
+  return html`<p class="about">${ids.length} tokens, mean log-probability ${number(mean)}, lowest ${number(lowest)}. <span class="lens">${['≥ .9', '.5', '.2', '.05', 'less'].map((words, i) => html`<span class=${`token l${i}`}>${words}</span> `)}</span></p>
+    <div class="text lens" dir="ltr">${ids.slice(0, MOST_TOKENS).map((id, i) => {
+    const p = Math.exp(logps[i] ?? 0);
+    const level = LEVELS.findIndex(least => p >= least);
+    return html`<span class=${`token l${level < 0 ? 4 : level}`} title=${`p = ${number(p)}, log ${number(logps[i])}, token ${id}`}>${visible(pieces[id] ?? `⟨${id}⟩`)}</span>`;
+  })}${ids.length > MOST_TOKENS && '…'}</div>`;
 }
 
 function Verdict({sample, isShort}) {

@@ -60,6 +60,9 @@ export const OutcomeMark = ({code}) => html`<span class=${`mark o${code}`}>${{0:
 
 // --- tables
 
+// As in the tables in markdown: bold is best, a dagger is not significantly worse, a star is a significant difference.
+const MARKS = {tied: '†', significant: '*'};
+
 const isEstimate = cell => cell !== null && typeof cell === 'object';
 const sortKey = cell => (isEstimate(cell) ? cell.value : cell);
 
@@ -68,7 +71,9 @@ function Cell({cell}) {
   if (typeof cell === 'number') return html`<td class="number">${number(cell)}</td>`;
   if (!isEstimate(cell)) return html`<td class=${String(cell).length > 12 ? 'label' : ''}>${safe(cell)}</td>`;
   const counts = `${cell.n_problems} problems, ${cell.n_completions} samples, ${cell.n_ungraded} ungraded; ${cell.method}`;
-  return html`<td class="number" title=${safe(counts)}>${cell.value.toFixed(3)} <span class="interval">[${cell.low.toFixed(3)}, ${cell.high.toFixed(3)}]</span></td>`;
+  const show = cell.in_percent ? value => (100 * value).toFixed(1) : value => value.toFixed(3);
+  const value = cell.mark === 'best' ? html`<b>${show(cell.value)}</b>` : show(cell.value);
+  return html`<td class=${`number ${cell.mark || ''}`} title=${safe(counts)}>${value}${MARKS[cell.mark] || ''} <span class="interval">[${show(cell.low)}, ${show(cell.high)}]</span></td>`;
 }
 
 function compare(one, other) {

@@ -219,7 +219,8 @@ def _differences(key: str, same: Sequence[str], methods: Mapping[str, Settings])
     """Yield at most three settings in which rows of one name differ."""
     differing = differing_settings([methods[other] for other in same])
     for name in differing[:3]:
-        yield f"{name.rpartition('.')[2]} {methods[key].get(name)}"
+        value = methods[key].get(name)
+        yield f"{name.rpartition('.')[2]} {value if value is not None else 'not set'}"
 
 
 def differing_settings(methods: Sequence[Settings]) -> list[str]:

@@ -364,4 +364,5 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), _at(where, key))
     elif old != new:
-        yield f"{where}: {old!r} there, {new!r} now"
+        there, now = ("not set" if value is None else _shown(value) for value in (old, new))
+        yield f"{where}: {there} there, {now} now"

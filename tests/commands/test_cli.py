@@ -222,7 +222,7 @@ def test_an_altered_journal_is_named_with_its_line(capsys):
 @pytest.mark.usefixtures("finished")
 def test_eval_with_another_config_in_the_folder_is_refused_with_its_keys(capsys):
     message = refused(capsys, *EVAL, "--out", "run", "--temperature", "0.5", "--seed", "3")
-    assert "sampling.temperature: None there, 0.5 now" in message
+    assert "sampling.temperature: not set there, 0.5 now" in message
     assert "seed: 0 there, 3 now" in message
 
 

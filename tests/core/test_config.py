@@ -525,13 +525,14 @@ def test_absent_config_values_are_not_written():
 
 
 def test_differences_name_the_key_in_full_and_both_values():
-    old = {"a": 1, "b": {"c": "x", "d": 2}, "e": [1, 2]}
-    new = {"a": 1, "b": {"c": "y", "f": 3}, "e": [1, 3]}
+    old = {"a": 1, "b": {"c": "x", "d": 2}, "e": [1, 2], "g": True}
+    new = {"a": 1, "b": {"c": "y", "f": 3}, "e": [1, 3], "g": False}
     assert list(configs.differences(old, new)) == [
         "b.c: 'x' there, 'y' now",
-        "b.d: 2 there, None now",
-        "b.f: None there, 3 now",
+        "b.d: 2 there, not set now",
+        "b.f: not set there, 3 now",
         "e: [1, 2] there, [1, 3] now",
+        "g: true there, false now",
     ]
 
 

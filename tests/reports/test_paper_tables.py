@@ -306,6 +306,15 @@ def test_a_checkpoint_before_the_last_is_another_row_and_named(tmp_path):
     assert any("checkpoint: the last, step 20" in note for note in table.notes)
 
 
+def test_a_setting_that_only_one_row_has_is_not_set_in_the_other(tmp_path):
+    folders = []
+    for name, more in (("plain", {}), ("kl", {"kl_beta": 0.1})):
+        trained = write_train(tmp_path / name, objective={"id": "grpo", **more})
+        folders.append(write_eval(tmp_path / f"{name}-eval", str(trained), drawn(0.4, 1)))
+    table = build_tables("benchmarks", read_runs(folders))[0]
+    assert [row[0] for row in table.rows] == ["grpo (kl_beta not set)", "grpo (kl_beta 0.1)"]
+
+
 def test_a_label_of_a_run_or_of_its_training_names_the_row(tmp_path):
     trained = write_train(tmp_path / "train", objective={"id": "grpo"})
     evaluated = write_eval(tmp_path / "eval", str(trained), drawn(0.4, 1))

@@ -14,9 +14,12 @@ class DistinctAnswers(Diversity):
     """The expected number of different final answers among m samples of a problem (rarefaction).
 
     Right answers are one answer, by the grader's equivalence, unless the task identifies solutions. Wrong ones are
-    equal when their normal forms are. A sample without an answer adds none. Different answers to a problem that is
-    never solved are noise and not diversity, so `_solved` is the mean over problems with a right sample and `_unsolved`
-    that over the others. There is no estimate where the grader does not record answers.
+    equal when their normal forms are, and wrong programs when they did the same on all tests that were run: the judge
+    stops at the first failing test unless `grader.reward` is `fraction`. A sample without an answer adds none.
+
+    Different answers to a problem that is never solved are noise and not diversity, so `_solved` is the mean over
+    problems with a right sample and `_unsolved` that over the others. There is no estimate where the grader does not
+    record answers.
     """
 
     name = "distinct_answers"

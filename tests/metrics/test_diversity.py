@@ -133,6 +133,12 @@ def test_programs_are_equal_up_to_names_comments_and_layout():
     assert values_of("hill_numbers", graded)["hill0@4"] == 2
 
 
+def test_wrong_programs_are_one_answer_if_they_did_the_same():
+    wrong = [Verdict("incorrect", 0.0, f"print({i})", "WA", {"behaviour": name}) for i, name in enumerate("aab")]
+    graded = [sample("p", i, "", verdict) for i, verdict in enumerate([*wrong, Verdict("correct", 1.0, "print(9)")])]
+    assert values_of("distinct_answers", graded)["distinct_answers@4"] == 3
+
+
 def test_novelty_agrees_with_its_definition_on_a_small_case():
     graded = marked("aA")  # a right and a wrong answer, in either order
     found = values_of("novelty_utility", graded)["novelty_utility@2"]

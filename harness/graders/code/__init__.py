@@ -43,6 +43,8 @@ _CHECKER_LIMITS = Limits(cpu_s=10.0, wall_s=20.0, memory_bytes=1 << 30, keep_byt
 class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
     """Sets `details["verdict"]` to AC, WA, TLE, MLE, OLE, RE or CE, with the first failing test.
 
+    Wrong programs that do the same on all tests that were run have the same `details["behaviour"]`.
+
     A program never has access to an expected output. A sandbox failure, or a problem that the tests can't decide, is
     `ungraded`.
     """
@@ -256,6 +258,7 @@ class CodeGrader(Grader[ProgramReference | EvalPlusReference]):
         cause = f" ({outcome.cause})" if outcome.cause else ""
         reward = share if self.config.reward == "fraction" else 0.0
         details_of_test = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
+        details_of_test["behaviour"] = result.behaviour
         if outcome.difference:
             details_of_test["difference"] = outcome.difference
         return Verdict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from harness.sandbox import Pool
 Code = Literal["AC", "WA", "TLE", "MLE", "OLE", "RE", "CE"]
 
 SHOWN_CHARACTERS = 300
+_PIECE_BYTES = 1 << 16
 _OUTPUT_BYTES = 16 << 20
 _LATE = ("cpu_limit", "wall_limit")
 _TOO_LARGE = "too_large"
@@ -39,6 +41,8 @@ class TestOutcome:
     got: str = ""
     difference: str = ""
     """Where the output differs from the expected one."""
+    output: str = ""
+    """Digest of a wrong output, up to white space."""
 
 
 _RIGHT = TestOutcome("AC")
@@ -64,6 +68,15 @@ class JudgeResult:
     @property
     def first_failure(self) -> int | None:
         return next((place for place, outcome in enumerate(self.outcomes) if outcome.code != "AC"), None)
+
+    @property
+    def behaviour(self) -> str:
+        """Return a digest that wrong programs share if they do the same on all tests that were run.
+
+        A message of an exception does not count, since it may show an address.
+        """
+        done = [(outcome.code, outcome.cause.partition(":")[0], outcome.output) for outcome in self.outcomes]
+        return hashlib.sha256(repr(done).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def used(self) -> dict[str, Any]:
         numbers = {"cpu_s": round(self.cpu_s, 4), "wall_s": round(self.wall_s, 4)}
@@ -155,7 +168,8 @@ def judge_script(pool: Pool, program: Program, tests: Sequence[ScriptTest], allo
 def _of_output(output: bytes, test: ScriptTest) -> TestOutcome:
     if test.accepts(output):
         return _RIGHT
-    return TestOutcome("WA", got=shown(output), difference=difference(output, test.expected))
+    found = difference(output, test.expected)
+    return TestOutcome("WA", got=shown(output), difference=found, output=_digest_of_words(output))
 
 
 def _run(pool: Pool, program: Program, test: ScriptTest, allowed: Allowance, total: _Total) -> Execution:
@@ -244,13 +258,15 @@ class _Heard:
 
 def _of_answer(answer: Answer, test: FunctionTest) -> TestOutcome:
     if answer.kind in ("value", "packed"):
-        return _RIGHT if test.accepts(answer) else TestOutcome("WA", got=shown(start_of(answer)))
+        if test.accepts(answer):
+            return _RIGHT
+        return TestOutcome("WA", got=shown(start_of(answer)), output=_digest(answer.body))
     if answer.kind == "raised":
         is_of_memory = answer.body in _OUT_OF_MEMORY
         return TestOutcome("MLE") if is_of_memory else TestOutcome("RE", shown(answer.body))
     if answer.kind == "opaque" and test.accepts_opaque:
         return _RIGHT
-    return TestOutcome("WA", answer.kind, shown(answer.body))
+    return TestOutcome("WA", answer.kind, shown(answer.body), output=_digest(answer.body))
 
 
 def _of_calls(execution: Execution, heard: _Heard, total: _Total, allowed: Allowance) -> list[TestOutcome]:
@@ -299,6 +315,25 @@ def _signal_name(number: int) -> str:
 
 def _last_line(stderr: bytes) -> str:
     return shown(stderr.rstrip().rpartition(b"\n")[2])
+
+
+def _digest(output: bytes) -> str:
+    return hashlib.sha256(output).hexdigest()[:16]
+
+
+def _digest_of_words(output: bytes) -> str:
+    """Return the digest of the output with its words one space apart, computed piece by piece in little memory."""
+    found, has_begun, is_apart = hashlib.sha256(), False, False
+    for start in range(0, len(output), _PIECE_BYTES):
+        piece = output[start : start + _PIECE_BYTES]
+        words = piece.split()
+        if words:
+            if has_begun and (is_apart or piece[:1].isspace()):
+                found.update(b" ")
+            found.update(b" ".join(words))
+            has_begun = True
+        is_apart = piece[-1:].isspace()
+    return found.hexdigest()[:16]
 
 
 def shown(data: bytes) -> str:

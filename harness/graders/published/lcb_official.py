@@ -88,6 +88,7 @@ class LcbOfficialGrader(Grader[ProgramReference]):
             return Verdict("correct", 1.0, source, details={"verdict": "AC", **details})
         outcome = _recode(result.outcomes[place])
         failure = {"verdict": outcome.code, "test": place, "cause": outcome.cause, "got": outcome.got}
+        failure["behaviour"] = result.behaviour
         return Verdict("incorrect", 0.0, source, f"{outcome.code} on test {place + 1}", {**failure, **details})
 
 

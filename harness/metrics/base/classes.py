@@ -26,7 +26,8 @@ def answer_classes(problem: ProblemSamples) -> list[str] | None:
     """Return the class of each sample's final answer; None where the grader does not record answers.
 
     Right answers are equivalent by the grader, unless the task identifies solutions. Wrong ones are equal when their
-    normal forms are. Samples without an answer are one class.
+    normal forms are, and wrong programs when they did the same on the tests that were run. Samples without an answer
+    are one class.
     """
     found = [_answer_class(item) for item in problem.graded]
     return None if None in found else [name for name in found if name is not None]
@@ -36,6 +37,8 @@ def _answer_class(item: Graded[Any]) -> str | None:
     verdict = item.verdict
     if verdict.outcome == "correct":
         return f"{RIGHT} {verdict.details.get('solution', '')}"
+    if "behaviour" in verdict.details:
+        return f"wrong program {verdict.details['behaviour']}"
     if verdict.extracted is not None:
         return f"wrong {normal_answer(verdict.extracted)}"
     return None if verdict.reason == "wrong" else NO_ANSWER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from harness.core import config, registry
 from harness.core.errors import ConfigError, DataError, SandboxError
 from harness.core.types import Completion, Execution, Problem, Program, Tokens
-from harness.graders.code import GRADER, evalplus_judge, values
+from harness.graders.code import GRADER, evalplus_judge, judge, values
 from harness.graders.code.evalplus_rules import is_right
 from harness.graders.code.extraction import official_program_in, program_in
 from harness.graders.code.judge import Allowance, ScriptTest, judge_script
@@ -64,6 +65,48 @@ def test_details_of_a_failed_test_are_bounded():
     assert all(len(details[key]) < 400 for key in ("input", "expected", "got"))
     assert details["got"].startswith("3\n3\n")
     assert details["difference"] == "line 1: '2' expected, '3' written"
+
+
+def behaviours(*sources, **more):
+    return [grade(source, **more).details.get("behaviour") for source in sources]
+
+
+def test_wrong_programs_that_do_the_same_have_one_behaviour():
+    read = "a, b = map(int, input().split())\n"
+    product, padded = f"{read}print(a * b)", f"{read}print(a * b, ' ')"
+    again = "x = input().split()\nprint(int(x[1]) * int(x[0]))"
+    found = behaviours(ADD, product, again, padded, f"{read}print(a - b)", f"{read}raise KeyError(object())",
+                       f"{read}raise KeyError(1)", f"{read}raise ValueError")  # fmt: skip
+    assert found[0] is None
+    assert found[1] == found[2] == found[3]
+    assert found[5] == found[6]
+    assert len(set(found[1:])) == 4
+    long, other = (f"print('3 ' * 3000, {end})" for end in (1, 2))
+    assert len(set(behaviours(long, other))) == 2, "they differ beyond the piece that is shown"
+
+
+@given(st.lists(st.sampled_from([b"a", b"bc", b"   ", b" ", b"\n"]), max_size=12), st.integers(1, 5))
+def test_digest_of_an_output_depends_on_its_words_alone(parts, size):
+    output = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "_PIECE_BYTES", size)
+        assert judge._digest_of_words(output) == hashlib.sha256(b" ".join(output.split())).hexdigest()[:16]
+
+
+def test_behaviour_covers_the_tests_that_were_run():
+    """Both are wrong on the first test alike, and one is right on the second."""
+    sources = ["a, b = map(int, input().split())\nprint(a + b if a != 1 else 0)", "print(0)"]
+    assert len(set(behaviours(*sources))) == 1
+    grader = GRADER(GRADER.Config(cpu_s=1.0, retries_timeouts=False, reward="fraction"))
+    assert len(set(behaviours(*sources, grader=grader))) == 2
+
+
+def test_functions_have_behaviours():
+    tests = [ProgramTest("[1, 2]", "3", "sample")]
+    sources = ["def f(x): return 4", "def f(y):\n  return 2 + 2", "def f(x): return [4]", "def f(x): return {4}"]
+    found = behaviours(*sources, tests=tests, function_name="f")
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
 
 
 @pytest.mark.parametrize(

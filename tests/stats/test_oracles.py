@@ -5,6 +5,7 @@ import pytest
 
 from harness.core import config
 from harness.core.types import Completion, Graded, Problem, Tokens, Verdict
+from harness.stats.intervals import mean_interval
 from harness.stats.paired_tests import difference_interval, holm, mcnemar, sign_flip
 
 RNG = np.random.default_rng(6)
@@ -57,6 +58,22 @@ def test_metrics_agree_with_scorio(scorio, k):
         **{f"g{tau}": scorio.g_pass_at_k_tau(OUTCOMES, k, tau) for tau in (0.25, 0.5, 0.75, 1.0)},
     }
     assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_avg_agrees_with_scorio(scorio):
+    # Their error is over samples of these problems, ours over problems, so the values alone are the same.
+    (found,) = estimates("avg_at_k").values()
+    assert found.value == pytest.approx(scorio.avg(OUTCOMES)[0], abs=1e-12)
+
+
+def test_avg_and_its_interval_agree_with_evalstats(evalstats):
+    """Both are the t interval of the problems' means where these are many and not skewed."""
+    half = RNG.random(150) / 2
+    means = np.concatenate([0.5 + half, 0.5 - half])
+    theirs = paired(evalstats, means, "t_interval")
+    found = mean_interval(means)
+    assert (found.low, found.high) == pytest.approx((theirs.ci_low, theirs.ci_high), rel=1e-6)
+    assert theirs.point_diff == pytest.approx(np.mean(means), abs=1e-12)
 
 
 def g_pass(k, tau):

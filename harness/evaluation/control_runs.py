@@ -21,7 +21,7 @@ from typing import Any
 from harness.core.errors import ConfigError, DataError, ModelError, RunFolderError
 from harness.core.progress import Progress
 from harness.core.protocols import Engine, ModelSource, Split
-from harness.evaluation.config import EvalConfig
+from harness.evaluation.config import EvalConfig, ModelConfig
 from harness.evaluation.controls import (
     AS_TRAINED,
     MARK,
@@ -43,6 +43,7 @@ from harness.evaluation.controls import (
 )
 from harness.evaluation.loop import Evaluation, checked_setup, evaluate_opened
 from harness.evaluation.setup import EvalSetup
+from harness.models.loading import load_tokenizer
 from harness.runs.search import SELECTION_FOLDER
 
 Tries = dict[str, EvalSetup]
@@ -97,6 +98,8 @@ def plan_controls(trained: EvalConfig, settings: ControlsConfig, out: Path, prog
         raise RunFolderError(f"{out} is a run, and controls need a folder of their own; choose another --out")
     base = settings.base if settings.base is not None else base_of(trained.model.path)
     of_base = base_config(trained, base, settings.revision)
+    if of_base.model.chat_template is not None and _has_that_template(of_base.model):
+        of_base = base_config(trained, base, settings.revision, is_same_template=True)
     setup = checked_setup(trained, out / TRAINED, progress)
     plan = ControlPlan(settings, out, setup, checked_setup(of_base, out / "base", progress), {}, {}, {}, {})
     prompts, left_out, splits = {}, {}, {}
@@ -114,6 +117,16 @@ def plan_controls(trained: EvalConfig, settings: ControlsConfig, out: Path, prog
             else:
                 splits[task] = _split_of_entropy(plan, task, progress)
     return replace(plan, prompts=prompts, left_out=left_out, splits=splits, refused=refused)
+
+
+def _has_that_template(model: ModelConfig) -> bool:
+    """Return whether a model's own chat template is the one that it is given, so that runs of both are alike."""
+    given = model.source(0)
+    try:
+        own = load_tokenizer(replace(given, chat_template_of=None)).chat_template
+        return bool(own == load_tokenizer(given).chat_template)
+    except ModelError:  # the checks of the evaluations report it, if they need a tokenizer
+        return False
 
 
 def _prompts(plan: ControlPlan, task: str, progress: Progress) -> tuple[dict[Candidate, EvalSetup], dict[str, str]]:

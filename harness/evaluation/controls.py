@@ -142,10 +142,13 @@ def base_of(path: str) -> str:
     )
 
 
-def base_config(trained: EvalConfig, base: str, revision: str | None = None) -> EvalConfig:
+def base_config(
+    trained: EvalConfig, base: str, revision: str | None = None, *, is_same_template: bool = False
+) -> EvalConfig:
     """Return the evaluation of the base model with everything else as the trained model has it.
 
-    The prompts are written with the trained model's chat template, unless a server writes them.
+    The prompts are written with the trained model's chat template, unless the base has the same or a server writes
+    them.
     """
     is_remote = registry.load("engines", trained.engine.id).is_remote
     template = trained.model.chat_template if trained.model.chat_template is not None else trained.model.path
@@ -154,7 +157,7 @@ def base_config(trained: EvalConfig, base: str, revision: str | None = None) -> 
         path=base,
         revision=revision,
         weights="pretrained",
-        chat_template=None if is_remote else template,
+        chat_template=None if is_remote or is_same_template else template,
         released=None,
     )
     return replace(trained, model=model)

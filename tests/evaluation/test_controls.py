@@ -36,6 +36,7 @@ from harness.evaluation.controls import (
     with_prompt,
 )
 from harness.models.loading import BUNDLED
+from harness.reports.compare import compare
 from harness.reports.protocol_card import card
 from harness.reports.report import read_runs
 from harness.reports.tables.controls import TABLE
@@ -329,6 +330,13 @@ def test_runs_that_served_a_choice_are_reported_only_by_name(finished):
     assert not any("selection" in run.folder.parts for run in read_runs([finished]))
     assert len(read_runs([finished / "selection"])) > len(BUILT_IN)
     assert "selection" not in Path(finished, "report", "report.md").read_text()
+
+
+def test_the_base_and_the_trained_model_are_alike_but_for_the_model(finished):
+    alone = compare([finished / "base"], [finished / "trained"], metric="avg")
+    (table,) = TABLE().build(read_runs([finished]))
+    difference = alone.rows[0][alone.columns.index("difference")]
+    assert table.rows[1][table.columns.index("trained less this")] == difference
 
 
 def lines_of(out):

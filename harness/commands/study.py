@@ -50,7 +50,7 @@ def run(args: Arguments) -> int:
     if args.dry_run:
         from harness.study.pricing import price
 
-        (tasks, n_done), (more, n_more) = trial_tasks(study), tasks_of(study.cells.trainings, study.cells.groups)
+        (tasks, n_done), (more, n_more) = trial_tasks(study), tasks_of(study.cells, study.config.base)
         with progress.working("measuring the first steps"):
             rows = price(study, arms, used, [*tasks, *more], n_done + n_more).rows()
         width = max(map(len, rows))

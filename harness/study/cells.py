@@ -6,6 +6,7 @@ resumed, so a study that has grown runs only what is new.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from harness.runs.folder import RunIdentity, RunReader, RunWriter
 from harness.study.arms import Arm, nested
 from harness.study.config import StudyConfig
 from harness.study.index import BASE, EvalCell
+from harness.study.jobs import CONTROLS_DONE
 from harness.trainers.config import TrainConfig
 
-CELLS = "cells"
+CELLS, CONTROLS = "cells", "controls"
 SEEDS_APART = 1000
 """Evaluation seed of a draw: 1000 x the training seed + the draw. Arms share it, and training seeds do not."""
 
@@ -91,11 +93,34 @@ class EvalGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Controls:
+    """The controls of one trained checkpoint."""
+
+    arm: str
+    folder: Path
+    tree: Tree
+    """The evaluation of the checkpoint."""
+    after: TrainCell
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} controls"
+
+    def is_done(self) -> bool:
+        try:
+            done: Tree = json.loads((self.folder / CONTROLS_DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return done == self.tree
+
+
+@dataclass(frozen=True, slots=True)
 class Cells:
     """All cells of a study: trainings seed by seed, so that a study that is stopped has whole seeds."""
 
     trainings: Sequence[TrainCell]
     groups: Sequence[EvalGroup]
+    controls: Sequence[Controls]
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -111,7 +136,18 @@ def cells_of(study: StudyConfig, arms: Sequence[Arm], folder: Path) -> Cells:
         for step in cell.wanted:
             place = cell.folder.parent.relative_to(folder) / f"{CHECKPOINT_PREFIX}{step:06d}"
             groups.append(eval_group(trees, study, cell.arm, cell, step, place, folder))
-    return Cells(trainings, groups)
+    controls = [controls_of(study, cell, trees, folder) for cell in trainings if cell.seed == study.seeds[0]]
+    return Cells(trainings, groups, controls if study.controls.evaluation else [])
+
+
+def controls_of(study: StudyConfig, cell: TrainCell, trees: EvalTrees, folder: Path) -> Controls:
+    """Return the controls of the last checkpoint of a training, on all tasks at the first temperature."""
+    at_first = [tree for (_, temperature), tree in trees.items() if temperature == study.temperatures[0]]
+    tasks = [task for tree in at_first for task in tree["tasks"]]
+    per_task: Tree = merge(*(tree.get("per_task", {}) for tree in at_first))
+    own: Tree = {"model": {"path": str(cell.checkpoint(cell.n_steps))}, "tasks": tasks, "seed": SEEDS_APART * cell.seed}
+    tree = merge(at_first[0], own, {"per_task": per_task} if per_task else {})
+    return Controls(cell.arm, folder / CONTROLS / cell.folder.parent.parent.name, tree, cell)
 
 
 # --- training ---------------------------------------------------------------------------------------------------

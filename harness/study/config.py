@@ -36,10 +36,13 @@ Seed = Annotated[int, Bounds(ge=0), "such as 1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlsConfig:
-    """Arms that a study has unless it declines them. The base is always one."""
+    """Comparisons that a study has unless it declines them. The base is always an arm."""
 
     grpo_kl: Annotated[float, Bounds(ge=0), "0 is off, 0.1 is what FlowRL's reference pulls with on countdown"] = 0.1
     """The coefficient of the KL of the arm `grpo-kl`, added where no arm is GRPO with a KL; 0 is off."""
+    evaluation: bool = True
+    """Evaluate the base with its best prompt and at the temperature of equal entropy, for each arm's last checkpoint
+    of the first seed, as `harness eval --controls` does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,14 @@ from typing import Any
 from harness.core.config import Tree, merge, parse
 from harness.core.errors import DiskError, HarnessError
 from harness.core.progress import Progress
-from harness.core.protocols import Task
+from harness.core.protocols import Split, Task
 from harness.evaluation.config import EvalConfig
+from harness.evaluation.control_runs import plan_controls, run_controls
+from harness.evaluation.controls import ControlsConfig
 from harness.evaluation.loop import evaluate_all
 from harness.evaluation.sequential import check_until
 from harness.evaluation.setup import EvalSetup, build_tasks, check, resolve
+from harness.runs.jsonl import write_whole
 
 INTERRUPTED = 130
 
@@ -53,7 +56,19 @@ class EvalJob:
     trees: tuple[Tree, ...]
 
 
-Job = TrainJob | EvalJob
+@dataclass(frozen=True, slots=True)
+class ControlJob:
+    """Evaluate a trained model and the controls of `harness eval --controls`."""
+
+    label: str
+    folder: Path
+    tree: Tree
+    base: str
+    split: Split
+    """Prompts and temperatures are chosen on it."""
+
+
+Job = TrainJob | EvalJob | ControlJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,8 @@ def run_job(job: Job) -> Outcome:
         ungraded = dict(_evaluate(job)) if isinstance(job, EvalJob) else {}
         if isinstance(job, TrainJob):
             _train(job)
+        elif isinstance(job, ControlJob):
+            _control(job)
     except HarnessError as error:
         return Outcome(time.monotonic() - began_s, str(error), isinstance(error, DiskError))
     except Exception as error:
@@ -166,3 +183,16 @@ def _setup(tree: Tree, folder: Path, progress: Progress) -> EvalSetup:
     check(setup)
     check_until(setup)
     return setup
+
+
+# --- controls ---------------------------------------------------------------------------------------------------
+
+CONTROLS_DONE = "controls.json"
+"""In the folder of a control job that is done: the settings it was done with."""
+
+
+def _control(job: ControlJob) -> None:
+    quiet = Progress(quiet=True)
+    settings = ControlsConfig(base=job.base, split=job.split)
+    run_controls(plan_controls(parse(EvalConfig, job.tree), settings, job.folder, quiet), quiet)
+    write_whole(job.folder / CONTROLS_DONE, json.dumps(job.tree, indent=1) + "\n")

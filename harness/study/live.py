@@ -17,6 +17,8 @@ from harness.study.jobs import Outcome, TrainJob
 from harness.study.runner import Progression, Task
 
 JOBS = "jobs.jsonl"
+CONTROL_EVALUATIONS = 4
+"""A control job takes about as long: the model and three controls, and the search for prompts and temperatures."""
 DRAW_EVERY_S, LINE_EVERY_S = 1.0, 15.0
 LONGEST_ROW = 16_384
 """Bytes of a step record, at most."""
@@ -47,6 +49,8 @@ class Rates:
         """Return the seconds of one unit of a task: of its arm, else of all arms; None if none has ended."""
         keys = (f"{task.kind} {task.arm}", task.kind)
         known = next((key for key in keys if self.units.get(key, 0) > 0), None)
+        if known is None and task.kind == "control" and "eval" in self.units:
+            return CONTROL_EVALUATIONS * self.seconds["eval"] / self.units["eval"]
         return self.seconds[known] / self.units[known] if known is not None else None
 
 
@@ -126,7 +130,7 @@ class Board:
 
     def _of_arm(self, state: Progression, arm: str) -> str:
         texts = []
-        for kind, name in (("train", "trained"), ("eval", "evaluated")):
+        for kind, name in (("train", "trained"), ("eval", "evaluated"), ("control", "controls")):
             labels = [task.label for task in self._tasks if task.arm == arm and task.kind == kind]
             done = sum(label in state.ended and state.ended[label].error is None for label in labels)
             failed = sum(label in state.skipped or _has_failed(state, label) for label in labels)

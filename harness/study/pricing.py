@@ -39,6 +39,8 @@ class Price:
 
     trainings: int
     evaluations: int
+    controls: int
+    """Sets of controls, of one checkpoint each; they are not among the completions."""
     jobs_done: int
     train_completions: int
     eval_completions: int | None
@@ -56,8 +58,9 @@ class Price:
             return f"{value:,.0f}" if value is not None else "not known"
 
         cells = self.trainings + self.evaluations
+        controls = f", and the controls of {self.controls:,} checkpoints" if self.controls else ""
         return {
-            "cells": f"{cells:,}: {self.trainings:,} trainings, {self.evaluations:,} evaluations",
+            "cells": f"{cells:,}: {self.trainings:,} trainings, {self.evaluations:,} evaluations{controls}",
             "jobs that are done": number(self.jobs_done),
             "completions in training": number(self.train_completions),
             "completions in evaluations": number(self.eval_completions),
@@ -85,6 +88,7 @@ def price(study: Study, arms: Mapping[str, DryRun], used: Workers, tasks: Sequen
     return Price(
         trainings=len(study.cells.trainings),
         evaluations=len(study.cells.evaluations),
+        controls=len(study.cells.controls),
         jobs_done=n_done,
         train_completions=trained,
         eval_completions=sum(n for n, _ in known) if is_known else None,

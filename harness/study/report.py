@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from harness.core.types import Table
 from harness.reports.frontier import curves_of_task
 from harness.reports.frontier_tables import frontier_tables, matched_tables
 from harness.reports.render import to_markdown
-from harness.reports.report import write_tables
+from harness.reports.report import tables_of, write_tables
 from harness.study.fairness import arms_table, differences, fairness_table
 from harness.study.forecast import forecast
 from harness.study.index import BASE
@@ -54,7 +55,14 @@ def study_tables(
         tables["tuning"] = [tuning_table(config, study.trials, chosen)]
     if failures:
         tables["failures"] = [Table("Cells that failed", ("cell", "reason"), tuple(failures.items()))]
-    return tables | _of_frontier(counts)
+    tables |= _of_frontier(counts)
+    done = [control for control in study.cells.controls if control.is_done()]
+    found = [_of_arm(control.arm, table) for control in done for table in tables_of([control.folder], ["controls"])]
+    return {**tables, "controls": found} if found else tables
+
+
+def _of_arm(arm: str, table: Table) -> Table:
+    return replace(table, title=f"{arm}: {table.title[:1].lower()}{table.title[1:]}")
 
 
 def _of_frontier(counts: pd.DataFrame) -> dict[str, list[Table]]:

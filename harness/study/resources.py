@@ -35,7 +35,8 @@ def check_arms(study: Study) -> dict[str, DryRun]:
     for cell in cells:
         config = parse(TrainConfig, cell.tree)
         try:
-            estimate = dry_run(config, build_setup(config, cell.folder))
+            # In a folder of no run: a study may ask for fewer steps than a training has.
+            estimate = dry_run(config, build_setup(config, study.folder / "no-run"))
         except ConfigError as error:
             raise ConfigError(f"the arm {cell.arm!r}: {error}") from None
         if not estimate.memory and Path(study.config.base).is_dir():

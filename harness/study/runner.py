@@ -11,10 +11,14 @@ from multiprocessing.process import BaseProcess
 from typing import Literal
 
 from harness.core.errors import DiskError
-from harness.study.jobs import Job, Outcome, TrainJob, work
+from harness.study.jobs import ControlJob, EvalJob, Job, Outcome, TrainJob, work
 
 WATCH_EVERY_S = 0.5
 GRACE_S = 3.0
+
+
+Kind = Literal["train", "eval", "control"]
+_KINDS: Mapping[type, Kind] = {TrainJob: "train", EvalJob: "eval", ControlJob: "control"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,8 @@ class Task:
     after: str | None = None
 
     @property
-    def kind(self) -> Literal["train", "eval"]:
-        return "train" if isinstance(self.job, TrainJob) else "eval"
+    def kind(self) -> Kind:
+        return _KINDS[type(self.job)]
 
     @property
     def label(self) -> str:

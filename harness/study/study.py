@@ -11,19 +11,20 @@ from pathlib import Path
 
 from harness.core.errors import RunFolderError
 from harness.core.progress import Progress
+from harness.core.protocols import Split
 from harness.reports.render import to_terminal
 from harness.runs.folder import RunReader
 from harness.runs.jsonl import disk_error, write_whole
 from harness.runs.lock import locked
 from harness.runs.provenance import code_version
 from harness.study.arms import Arm, arms_of
-from harness.study.cells import Cells, EvalGroup, TrainCell, cells_of, segments
+from harness.study.cells import Cells, TrainCell, cells_of, segments
 from harness.study.config import StudyConfig, read_study
 from harness.study.counts import FILE as COUNTS
 from harness.study.counts import group_counts, study_counts, write_counts
 from harness.study.forecast import forecast
 from harness.study.index import write_index
-from harness.study.jobs import EvalJob, Outcome, TrainJob
+from harness.study.jobs import ControlJob, EvalJob, Outcome, TrainJob
 from harness.study.live import Board
 from harness.study.report import write_study_report
 from harness.study.runner import Progression, Task, run_tasks
@@ -79,7 +80,7 @@ def open_study(file: Path, folder: Path) -> Study:
     config = read_study(file)
     arms = arms_of(config, file.parent)
     trials = trials_of(config, arms, folder)
-    study = _with_choice(Study(file, folder, config, arms, Cells([], []), trials), is_final=False)
+    study = _with_choice(Study(file, folder, config, arms, Cells([], [], []), trials), is_final=False)
     if trials:
         check_splits(trials[0], [evaluation.tree for evaluation in study.cells.groups[0].evaluations])
     return study
@@ -92,46 +93,51 @@ def _with_choice(study: Study, *, is_final: bool) -> Study:
     return replace(study, arms=arms, cells=cells_of(study.config, arms, study.folder))
 
 
-def tasks_of(
-    trainings: Sequence[TrainCell], groups: Sequence[EvalGroup], *, ignore_memory: bool = False
-) -> tuple[list[Task], int]:
+def tasks_of(cells: Cells, base: str, *, ignore_memory: bool = False) -> tuple[list[Task], int]:
     """Return what is left to run, and the number of jobs that are done. Raise if a folder belongs to another config."""
     tasks: list[Task] = []
-    for cell in trainings:
+    for cell in cells.trainings:
         if not cell.is_done():
             job = TrainJob(cell.label, cell.folder, cell.tree, cell.wanted, tuple(segments(cell)), ignore_memory)
             tasks.append(Task(job, cell.arm, cell.n_steps))
     untrained = {task.label for task in tasks}
-    for group in groups:
+
+    def waits_for(cell: TrainCell | None) -> str | None:
+        return cell.label if cell is not None and cell.label in untrained else None
+
+    for group in cells.groups:
         left = [evaluation for evaluation in group.evaluations if not evaluation.is_done()]
         if left:
             eval_job = EvalJob(group.label, tuple(e.folder for e in left), tuple(e.tree for e in left))
-            after = group.after.label if group.after is not None and group.after.label in untrained else None
-            tasks.append(Task(eval_job, group.arm, len(left), after))
-    tasks.sort(key=lambda task: task.kind == "train")  # evaluations first: the base, and those of a former session
-    return tasks, len(trainings) + len(groups) - len(tasks)
+            tasks.append(Task(eval_job, group.arm, len(left), waits_for(group.after)))
+    for controls in cells.controls:
+        if not controls.is_done():
+            split: Split = "validation" if controls.tree["split"] != "validation" else "train"
+            control_job = ControlJob(controls.label, controls.folder, controls.tree, base, split)
+            tasks.append(Task(control_job, controls.arm, 1, waits_for(controls.after)))
+    # Evaluations first: the base, and those of a former session. Controls last.
+    tasks.sort(key=lambda task: ("eval", "train", "control").index(task.kind))
+    return tasks, len(cells.trainings) + len(cells.groups) + len(cells.controls) - len(tasks)
 
 
 def trial_tasks(study: Study, *, ignore_memory: bool = False) -> tuple[list[Task], int]:
-    return tasks_of(
-        [trial.training for trial in study.trials],
-        [trial.evaluations for trial in study.trials],
-        ignore_memory=ignore_memory,
-    )
+    trials = [(trial.training, trial.evaluations) for trial in study.trials]
+    cells = Cells([training for training, _ in trials], [group for _, group in trials], [])
+    return tasks_of(cells, study.config.base, ignore_memory=ignore_memory)
 
 
 def run_study(study: Study, progress: Progress, used: Workers, *, ignore_memory: bool = False) -> Ending:
     """Run every trial and every cell that is not done, and write the counts and the report of all."""
     ending = Ending()
     if not study.trials:
-        tasks, n_done = tasks_of(study.cells.trainings, study.cells.groups, ignore_memory=ignore_memory)
+        tasks, n_done = tasks_of(study.cells, study.config.base, ignore_memory=ignore_memory)
     with _session(study, progress):
         if study.trials:
             _run(study, *trial_tasks(study, ignore_memory=ignore_memory), used, progress, ending)
             study = _with_choice(study, is_final=True)
             chosen = choose(study.trials, study.config.tuning.rule)
             write_choice(study.folder, study.config, study.trials, chosen)
-            tasks, n_done = tasks_of(study.cells.trainings, study.cells.groups, ignore_memory=ignore_memory)
+            tasks, n_done = tasks_of(study.cells, study.config.base, ignore_memory=ignore_memory)
         _run(study, tasks, n_done, used, progress, ending)
         counts = study_counts(study.folder)
         write_counts(counts, study.folder / COUNTS)

@@ -12,7 +12,14 @@ from harness.study.fairness import Difference, check_fairness, differences, fair
 from harness.study.resources import first_trainings
 from harness.study.study import open_study
 
-TOP = 'name = "s"\nbase = "countdown-tiny"\nsteps = 4\ncontrols.grpo_kl = 0\n[arms.grpo]\nrecipe = "countdown-grpo"\n'
+TOP = """
+name = "s"
+base = "countdown-tiny"
+steps = 4
+controls = { grpo_kl = 0, evaluation = false }
+[arms.grpo]
+recipe = "countdown-grpo"
+"""
 
 
 def found(tmp_path: Path, text: str) -> list[Difference]:

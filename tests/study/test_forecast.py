@@ -96,7 +96,8 @@ def test_the_price_counts_cells_completions_and_tokens(tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     n_train = 3 * 4 * 256 * 2 + 3 * 4 * (256 + 16)  # grpo and grpo-kl; ReMax has a greedy completion of each prompt
     n_evals = (1 + 3 * 3 * 2) * 2 * 3  # base and checkpoints, temperatures, draws
-    assert f"cells                           {9 + n_evals}: 9 trainings, {n_evals} evaluations" in printed
+    cells = f"{9 + n_evals}: 9 trainings, {n_evals} evaluations, and the controls of 3 checkpoints"
+    assert f"cells                           {cells}\n" in printed
     assert f"completions in training         {n_train:,}\n" in printed
     assert f"completions in evaluations      {n_evals * 35:,}\n" in printed
     assert f"tokens of completions, at most  {(n_train + n_evals * 35) * 14:,}\n" in printed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +29,7 @@ draws = 2
 n = 2
 limit = 4
 temperatures = [0.6]
-controls.grpo_kl = 0
+controls = {{ grpo_kl = 0, evaluation = {controls} }}
 common.loop = {{ prompts_per_step = 2, samples_per_prompt = 4 }}
 
 [arms.grpo]
@@ -38,9 +41,17 @@ recipe = "countdown-flowrl"
 """
 
 
-def write(folder: Path, *, steps: int = 4, checkpoints: str = "[2, 4]", seeds: str = "[1, 2]", more: str = "") -> Path:
+def write(
+    folder: Path,
+    *,
+    steps: int = 4,
+    checkpoints: str = "[2, 4]",
+    seeds: str = "[1, 2]",
+    more: str = "",
+    controls: str = "false",
+) -> Path:
     path = folder / "small.toml"
-    path.write_text(SMALL.format(steps=steps, checkpoints=checkpoints, seeds=seeds, more=more))
+    path.write_text(SMALL.format(steps=steps, checkpoints=checkpoints, seeds=seeds, more=more, controls=controls))
     return path
 
 
@@ -136,3 +147,69 @@ def test_a_cell_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.Capture
     assert set(read_counts(tmp_path / "out/counts.csv")["arm"]) == {"base", "grpo", "flowrl"}
     study(path, tmp_path / "out", code=1)
     assert "2 jobs run, 5 were done, 2 failed" in capsys.readouterr().out
+
+
+def test_a_worker_that_is_killed_costs_its_cell_and_is_replaced(tmp_path: Path, capsys) -> None:
+    begun = tmp_path / "out/cells/grpo/seed-1/train/run.json"
+
+    def kill() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    path = write(tmp_path, steps=30, checkpoints="[30]", seeds="[1]")
+    study(path, tmp_path / "out", code=1)
+    killer.join()
+    assert "grpo seed 1 FAILED: its process was killed by signal 9, as the system does when memory" in (
+        capsys.readouterr().err
+    )
+    assert set(read_counts(tmp_path / "out/counts.csv")["arm"]) == {"base", "flowrl"}
+    study(path, tmp_path / "out")
+    assert set(read_counts(tmp_path / "out/counts.csv")["arm"]) == {"base", "grpo", "flowrl"}
+
+
+def test_a_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; the weights reach it, the evaluation of the base does not."""
+    path = write(tmp_path, steps=1, checkpoints="[1]", seeds="[1]")
+    command = [sys.executable, "-m", "harness", "study", str(path), "--out", "out", "--parallel", "1", "--quiet"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))  # noqa: E731
+    full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
+    assert full.returncode == 1
+    assert "could not write" in full.stderr and "the cells that are done stay" in full.stderr
+    assert not (tmp_path / "out/cells/flowrl").exists()  # nothing else was begun
+    base = tmp_path / "out/cells/base/countdown-T0.6-draw-1/run.json"
+    before = base.stat().st_mtime_ns
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert base.stat().st_mtime_ns == before
+
+
+def test_controls_are_run_for_each_arm_and_are_in_the_report(tmp_path: Path, capsys) -> None:
+    path = write(tmp_path, steps=1, checkpoints="[1]", seeds="[1]", controls="true")
+    study(path, tmp_path / "out")
+    page = (tmp_path / "out/report/report.md").read_text()
+    for arm in ("grpo", "flowrl"):
+        assert f"## {arm}: controls of" in page
+        assert {"trained", "base"} <= {run.parent.name for run in (tmp_path / "out/controls" / arm).glob("*/run.json")}
+    capsys.readouterr()
+    study(path, tmp_path / "out")
+    assert "0 jobs run, 7 were done, 0 failed" in capsys.readouterr().out
+
+
+def test_changed_arms_and_cells_of_another_version_are_named(unbroken: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("harness.study.study.code_version", lambda: "9.9")
+    path = write(unbroken.parent, steps=5, checkpoints="[2]", seeds="[1]")
+    study(path, unbroken)
+    assert "finished cells are by version" in capsys.readouterr().err
+    text = path.read_text()
+    before = times(unbroken)
+    path.write_text(text + "beta = 0.3\n")
+    study(path, unbroken, code=2)
+    assert (
+        "flowrl/seed-1/train belongs to another config; choose another --out, or undo: objective.beta: 0.6 there"
+        in (capsys.readouterr().err)
+    )
+    assert times(unbroken) == before

@@ -23,7 +23,7 @@ draws = 1
 n = 2
 limit = 4
 temperatures = [0.6]
-controls.grpo_kl = 0
+controls = { grpo_kl = 0, evaluation = false }
 common.loop = { prompts_per_step = 2, samples_per_prompt = 4 }
 """
 TUNING = """

@@ -168,6 +168,8 @@ def about_seeds(curves: Curves) -> str:
     """Return which sources of chance the intervals count."""
     n_seeds = {len(curves.seeds[arm]) for arm in curves.trained}
     over = f"Intervals are over {len(curves.problems)} problems"
+    if not n_seeds:
+        return f"{over}; no arm was trained."
     if n_seeds == {1}:
         return f"ONE SEED of each arm proves nothing about the methods. {over}: another seed may turn the order around."
     if not curves.counts_seeds:

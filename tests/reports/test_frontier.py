@@ -181,6 +181,13 @@ def test_the_tables_hold_every_point_seed_and_pair():
     assert matched_tables(only(study_frame({"grpo": GREEDY}))) == []
 
 
+def test_a_base_model_alone_has_its_points_and_no_comparison():
+    curves = only(study_frame({"base": BASE}, seeds=[1], n_problems=4))
+    (points,) = frontier_tables(curves)
+    assert len(points.rows) == 2 and "Intervals are over 4 problems; no arm was trained." in points.notes
+    assert matched_tables(curves) == []
+
+
 def test_intervals_without_seeds_are_narrower_and_have_no_p_value():
     frame = study_frame(ARMS, seed_effect=0.3)
     with_seeds, without = (pairs(only(frame, counts_seeds=counts))[0].found for counts in (True, False))

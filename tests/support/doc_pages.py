@@ -98,7 +98,8 @@ def run_page(page: Path, folder: Path) -> None:
 def offline_environment(folder: Path) -> dict[str, str]:
     """The environment of a reader without a network. `pip install` puts packages into a folder of the page."""
     packages = folder / "packages"
-    kept = {name: value for name, value in os.environ.items() if name not in ("HARNESS_DATA_DIR", "PYTHONPATH")}
+    not_kept = ("HARNESS_DATA_DIR", "PYTHONPATH", "COLUMNS")  # tox and pytest-xdist set COLUMNS
+    kept = {name: value for name, value in os.environ.items() if name not in not_kept}
     paths = [str(packages), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **kept,

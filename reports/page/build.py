@@ -171,7 +171,7 @@ def _tasks(runs: Sequence[RunReader], chunks: ChunkWriter) -> list[dict[str, Any
         for task in task_ids(run):
             if task not in tasks:
                 of_task = [other for _, other in evaluations if task in task_ids(other)]
-                statements[task], tasks[task] = Statements(task, of_task[:1]), TaskSamples(task)
+                statements[task], tasks[task] = Statements(task, of_task), TaskSamples(task)
                 for name in statements[task].texts:
                     tasks[task].problem(name)
         for task, families in run.clusters().items():

@@ -25,13 +25,14 @@ class Statements:
     def __init__(self, task_id: str, runs: Sequence[RunReader]) -> None:
         self.texts: dict[str, tuple[str, str | None]] = {}
         self.why_none: str | None = None
-        for run in runs:
+        for run in _asking_differently(task_id, runs):
             try:
-                self.why_none = self._read(task_id, run)
+                reason = self._read(task_id, run)
             except HarnessError as error:
-                self.why_none = str(error)
+                reason = str(error)
             except Exception as error:  # a task of a user, or data of another version
-                self.why_none = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}"
+            self.why_none = None if self.texts else reason
 
     def _read(self, task_id: str, run: RunReader) -> str | None:
         config = run_config(run)
@@ -45,12 +46,23 @@ class Statements:
             return reason
         found = task.problems(_split(split), config.problem_seed if config.problem_seed is not None else 0)
         limit = config.limit if config.limit is not None and not config.problems else MOST_MADE
-        self.texts |= {problem.id: _text(problem) for problem in itertools.islice(found, limit)}
+        for problem in itertools.islice(found, limit):
+            self.texts.setdefault(problem.id, _text(problem))
         return None
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
         """Yield text and reference of each problem, None where they are not known."""
         return (self.texts.get(name, (None, None)) for name in names)
+
+
+def _asking_differently(task_id: str, runs: Sequence[RunReader]) -> list[RunReader]:
+    """Return the runs without those that ask the same problems as one before."""
+    found: dict[str, RunReader] = {}
+    for run in runs:
+        config = run_config(run)
+        settings = (config.task(task_id), config.split, config.problem_seed, config.limit, config.problems)
+        found.setdefault(repr(settings), run)
+    return list(found.values())
 
 
 def _split(name: str) -> Split:

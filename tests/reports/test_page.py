@@ -126,6 +126,15 @@ def test_problem_texts_come_from_the_data_on_this_machine(tmp_path, monkeypatch)
     ]
 
 
+def test_problem_texts_of_runs_with_other_problems_are_added(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*EVAL, "--out", "one"]) == 0 and main([*EVAL, "--set", "problem_seed=5", "--out", "two"]) == 0
+    page = read_page(write_report([tmp_path / "one", tmp_path / "two"], tmp_path / "report").html)
+    index = index_of(page, "countdown")
+    rows = [row for number in index["statements"]["chunks"] for row in page["chunks"][number]]
+    assert len(index["problems"]) > 2 and all(row[0] for row in rows)
+
+
 def test_a_task_that_is_not_known_leaves_out_the_problem_texts(tmp_path, pair):
     page = read_page(write_page(tmp_path / "out", pair).html)
     [task] = page["main"]["tasks"]

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, make_training, write_page
+from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, make_training, many_samples, write_page
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "tools/build_page/node_modules/axe-core/axe.min.js"
@@ -89,6 +90,26 @@ def test_texts_of_models_stay_texts(html, opened):
     assert page.evaluate("window.attacked") is None
     assert page.locator("main script, main img, main a[href^=javascript]").count() == 0
     assert page.evaluate("getComputedStyle(document.body).display") == "block"
+
+
+def test_formulas_of_models_make_no_links_and_load_nothing(tmp_path, opened):
+    texts = [
+        r"$\href{javascript:window.attacked=1}{x}$ and $\url{https://example.org}$",
+        r"\[\includegraphics{https://example.org/x.png}\]",
+        r"$\htmlStyle{color: red}{y} \class{top}{z}$",
+        "$" + "{" * 500 + "}" * 500 + "$ and $" + r"\def\a{\a\a}\a" + "$",
+        "x" * 3_000_000,
+    ]
+    run = make_run(
+        tmp_path / "run", [("p", i, text, "incorrect", {"extracted": text}) for i, text in enumerate(texts)], n=9
+    )
+    file = write_page(tmp_path / "out", [run]).html
+    for number, text in enumerate(texts):
+        page = opened(file, f"#/run/run/sums/p/{number}")
+        page.wait_for_selector(".sample-page .text")
+        assert page.locator("main img, main .text a, main [style*=red], main .text .top").count() == 0
+        assert page.evaluate("window.attacked") is None
+        assert text[:20].strip("$") in page.locator(".sample-page .text").first.inner_text()
 
 
 def test_the_policy_stops_a_script_even_if_markup_of_a_model_came_in(html, chromium):
@@ -260,3 +281,31 @@ def test_every_view_fits_and_has_no_fault_of_accessibility(html, opened, scheme,
 
 def test_the_tables_of_the_module_are_shown(html, opened):
     assert TABLES[0][1].title in opened(html).locator("main").inner_text()
+
+
+@pytest.mark.slow
+def test_any_filter_of_100_000_samples_takes_less_than_200_ms(tmp_path, opened):
+    runs = [many_samples(tmp_path, f"run{i}", n_problems=500, n=20, right=0.3 + 0.04 * i) for i in range(10)]
+    began = time.process_time()
+    file = write_page(tmp_path / "out", runs).html
+    assert time.process_time() - began < 15 and file.stat().st_size < 20_000_000
+    page = opened(file, "#/samples/sums")
+    page.wait_for_selector(".rows tbody th")
+    paints = page.evaluate("performance.getEntriesByType('paint').map(entry => entry.startTime)")
+    assert max(paints) < 1000
+    for name in page.locator("[data-filter]").evaluate_all("buttons => buttons.map(button => button.dataset.filter)"):
+        times = []
+        for _ in range(3):  # the machine may be busy with something else
+            page.locator("[data-filter=all]").click()
+            times.append(page.evaluate(CLICK, name))
+        assert min(times) < 200, name
+
+
+CLICK = """async name => {
+  const button = document.querySelector(`[data-filter="${name}"]`);
+  const began = performance.now();
+  button.click();
+  while (button.getAttribute('aria-pressed') !== 'true') await new Promise(resolve => setTimeout(resolve));
+  await new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
+  return performance.now() - began;
+}"""

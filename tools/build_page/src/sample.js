@@ -44,20 +44,26 @@ export function Lens({sample: {tokens: [ids, logps], pieces}}) {
   })}${ids.length > MOST_TOKENS && '…'}</div>`;
 }
 
+// Return the beginning of a text that may be megabytes long.
+const cut = (text, most) => (text.length > most ? `${text.slice(0, most)} … (${text.length} characters)` : text);
+const MOST_SHORT = 600;
+const MOST_LONG = 50000;
+
 function Verdict({sample, isShort}) {
   const {details, extracted, reason, reward, others} = sample;
+  const most = isShort ? MOST_SHORT : MOST_LONG;
   const isProgram = PROGRAM.test(details.verdict) || (extracted || '').includes('\n');
   const rest = Object.entries(details).filter(([name]) => !SHOWN_ELSEWHERE.has(name));
   return html`<dl class="verdict">
-    ${extracted !== null && extracted !== undefined && !isProgram && extracted !== sample.text.trim() && html`<dt>extracted</dt><dd>${visible(extracted)}</dd>`}
-    ${reason && html`<dt>reason</dt><dd>${visible(reason)}</dd>`}
+    ${extracted !== null && extracted !== undefined && !isProgram && extracted !== sample.text.trim() && html`<dt>extracted</dt><dd>${visible(cut(extracted, most))}</dd>`}
+    ${reason && html`<dt>reason</dt><dd>${visible(cut(reason, most))}</dd>`}
     ${reward !== null && reward !== undefined && reward !== 0 && reward !== 1 && html`<dt>reward</dt><dd>${number(reward)}</dd>`}
-    ${Object.entries(others).map(([name, [outcome, why]]) => html`<dt>by ${safe(name)}</dt><dd>${outcome}${why && `: ${safe(why)}`}</dd>`)}
-    ${!isShort && rest.map(([name, value]) => html`<dt>${safe(name)}</dt><dd>${visible(typeof value === 'string' ? value : JSON.stringify(value))}</dd>`)}
+    ${Object.entries(others).map(([name, [outcome, why]]) => html`<dt>by ${safe(name)}</dt><dd>${outcome}${why && `: ${safe(cut(why, most))}`}</dd>`)}
+    ${!isShort && rest.map(([name, value]) => html`<dt>${safe(name)}</dt><dd>${visible(cut(typeof value === 'string' ? value : JSON.stringify(value), most))}</dd>`)}
   </dl>
   ${isProgram && html`<details class="program" open=${!isShort}><summary>program${details.verdict ? `: ${safe(details.verdict)}` : ''}${Number.isInteger(details.test) ? ` on test ${details.test + 1}` : ''}</summary>
-    ${extracted && html`<pre tabindex="0"><code>${visible(extracted)}</code></pre>`}
-    ${TEST_PARTS.some(name => details[name] !== undefined && details[name] !== null) && html`<dl class="test">${TEST_PARTS.filter(name => details[name] !== undefined && details[name] !== null && details[name] !== '').map(name => html`<dt>${name}</dt><dd><pre tabindex="0">${visible(typeof details[name] === 'string' ? details[name] : JSON.stringify(details[name]))}</pre></dd>`)}</dl>`}
+    ${extracted && html`<pre tabindex="0"><code>${visible(cut(extracted, MOST_LONG))}</code></pre>`}
+    ${TEST_PARTS.some(name => details[name] !== undefined && details[name] !== null) && html`<dl class="test">${TEST_PARTS.filter(name => details[name] !== undefined && details[name] !== null && details[name] !== '').map(name => html`<dt>${name}</dt><dd><pre tabindex="0">${visible(cut(typeof details[name] === 'string' ? details[name] : JSON.stringify(details[name]), MOST_LONG))}</pre></dd>`)}</dl>`}
   </details>`}`;
 }
 
@@ -90,7 +96,7 @@ export function SamplePage({main, parts}) {
       ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}</p>
     <p class="counts">${at > 0 && html`<a href=${link(at - 1)}>previous sample</a>`} <span>${at + 1} of ${indices.length}</span> ${at < indices.length - 1 && html`<a href=${link(at + 1)}>next sample</a>`}
       <a href=${address('samples', [taskId], {a: label, p: problemId})}>all samples of this problem</a></p>
-    ${statement.text !== null && html`<details class="statement" open><summary>Prompt${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}
+    ${statement.text !== null && html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}
     <${SampleBody} key=${row} sample=${sample} isShort=${false} />
   </article>`;
 }

@@ -206,7 +206,7 @@ function Problem({task, pair, problem, labels, first, second, filter, place, n, 
       <span class="steps"><button type="button" onClick=${() => move(-1)} disabled=${place <= 0} title="previous (k)" aria-label="Previous problem">◀</button>
       <span>${place >= 0 ? `${place + 1} of ${n}` : 'not in the list'}</span>
       <button type="button" onClick=${() => move(1)} disabled=${place >= n - 1} title="next (j)" aria-label="Next problem">▶</button></span></header>
-    ${statement && (statement.text !== null ? html`<details class="statement" open><summary>Prompt${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`
+    ${statement && (statement.text !== null ? html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`
       : html`<p class="about">The text of the problem is not in this report${task.no_texts ? `: ${safe(task.no_texts)}` : ''}.</p>`)}
     ${filter.sample && html`<label class="about"><input type="checkbox" checked=${onlyMatching} onChange=${event => setOnlyMatching(event.target.checked)} /> only samples that the filter is about</label>`}
     ${picked.length === 1 && html`<p class="about" role="status">One sample is chosen; choose another one to see how they differ.</p>`}

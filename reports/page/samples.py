@@ -21,8 +21,10 @@ from harness.reports.run_facts import task_ids
 from harness.runs.files import open_regular
 from harness.runs.folder import RunReader
 from harness.runs.index import CompletionLine, VerdictLine, for_each_line, line_decoder, no_collections
-from harness.runs.jsonl import parse_line
+from harness.runs.jsonl import parse_line, read_raw_lines
 
+JUDGEMENTS = "judgements.jsonl"
+"""Labels of strategies that `harness diversity --judge` writes into a run folder."""
 CODES = {"incorrect": "0", "correct": "1", "ungraded": "2"}
 NO_VERDICT = "3"
 FINISH = {"stop": "0", "length": "1", "failed": "2"}
@@ -128,6 +130,7 @@ def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: 
     with no_collections():
         found = _read_completions(run, graders)
         _read_verdicts(run, graders, found, tasks)
+    _read_strategies(run, found, tasks)
     for task, samples in found.items():
         if samples:
             known = tasks.setdefault(task, TaskSamples(task))
@@ -186,6 +189,23 @@ def _read_verdicts(
         sample.group = task.group(solution if solution is not None else row.extracted)
 
     for_each_line(run.lines("verdicts.jsonl"), add)
+
+
+def _read_strategies(run: RunReader, found: Mapping[str, dict[Key, _Sample]], tasks: Mapping[str, TaskSamples]) -> None:
+    """Group right samples by a judge's labels where no grader names solutions: the first labelling of each problem.
+
+    A judge labels each run on its own, so its names say nothing about two runs.
+    """
+    seen: set[tuple[str, str]] = set()
+    for line in read_raw_lines(run.folder / JUDGEMENTS):
+        row = parse_line(line)
+        key = (row["task"], row["problem_id"])
+        if row["labels"] is None or key in seen or row["task"] not in tasks or tasks[row["task"]].names_solutions:
+            continue
+        seen.add(key)
+        for index, label in zip(row["indices"], row["labels"], strict=True):
+            if (sample := found[row["task"]].get((row["problem_id"], index))) is not None:
+                sample.group = tasks[row["task"]].group(str(label)[:LONGEST_KEY])
 
 
 def _solution(details: bytes) -> str | None:

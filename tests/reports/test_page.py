@@ -1,6 +1,7 @@
 """The page of a report: what is in the file, without a browser. `test_page_browser.py` opens it."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_samples_beyond_n_and_repeated_verdicts_do_not_count(tmp_path):
     page = read_page(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples, n=2)]).html)
     [columns] = index_of(page)["runs"]
     assert (columns["i"], columns["o"], texts_of(page, columns)) == ([0], "1", ["again"])
+
+
+def test_a_judge_names_strategies_where_no_grader_does(tmp_path):
+    run = make_run(tmp_path / "run", [("p", i, "text", "correct", {"extracted": "5"}) for i in range(3)])
+    row = {"task": "sums", "problem_id": "p", "judge": "j", "wording": "a", "pass": 0, "indices": [0, 2]}
+    lines = [{**row, "labels": None}, {**row, "labels": ["by parts", "by symmetry"]}, {**row, "labels": ["no", "no"]}]
+    (run / "judgements.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = read_page(write_page(tmp_path / "out", [run]).html)
+    index = index_of(page)
+    assert [index["groups"][group] for group in index["runs"][0]["s"]] == ["by parts", "5", "by symmetry"]
+    assert page["main"]["tasks"][0]["solutions"] is False
 
 
 def test_problem_texts_come_from_the_data_on_this_machine(tmp_path, monkeypatch):

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import harness
 from harness.core.types import Estimate, Table
 from harness.reports.compare import IGNORED, NOTED
+from harness.reports.flags import FLAGS, right_answers
 from harness.reports.page import pack
 from harness.reports.page.pack import ChunkWriter, SampleChunks
 from harness.reports.page.pairs import pair_rows
 from harness.reports.page.problems import Statements
-from harness.reports.page.samples import TaskSamples, add_run, group_names
+from harness.reports.page.samples import Known, TaskSamples, add_run, group_names
 from harness.reports.page.tokens import MOST_TOKENS
 from harness.reports.page.training import training_of
 from harness.reports.protocol_card import card
@@ -118,6 +119,7 @@ def _main(
         "tables": [{"id": table_id, **_table(table)} for table_id, table in tables],
         "plots": [{"id": plot.id, "title": plot.title, "chunk": chunks.add(plot.svg)} for plot in plots],
         "cards": _cards(named),
+        "flags": list(FLAGS),
         "tasks": _tasks(runs, chunks),
         "training": [
             {"run": number, "chunk": chunks.add(training_of(run, chunks, MOST_TOKENS // len(runs)))}
@@ -176,8 +178,10 @@ def _tasks(runs: Sequence[RunReader], chunks: ChunkWriter) -> list[dict[str, Any
                     tasks[task].problem(name)
         for task, families in run.clusters().items():
             clusters[task] = {**families, **clusters.get(task, {})}
+    texts = {task: {name: text for name, (text, _) in of.texts.items()} for task, of in statements.items()}
+    known = Known(right_answers([run for _, run in evaluations]), texts)
     for number, run in evaluations:
-        add_run(run, number, tasks, chunks, MOST_TOKENS // len(runs))
+        add_run(run, number, tasks, chunks, known, MOST_TOKENS // len(runs))
     return [_task(task, statements[task.id], clusters.get(task.id, {}), chunks) for task in tasks.values() if task.runs]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.text import printable
+from harness.reports.flags import FLAGS, Sample, flags_of
 from harness.reports.page.pack import ChunkWriter, SampleChunks
 from harness.reports.page.tokens import TokenTexts
 from harness.reports.protocol_card import grader_of
@@ -56,6 +57,8 @@ class Columns:
     """Outcomes by other graders."""
     starts: Sequence[int] = ()
     chunks: Sequence[int] = ()
+    flags: list[int] = field(default_factory=list)
+    """A bit for each flag, in the order of FLAGS."""
     pieces: Mapping[int, str] = field(default_factory=dict)
     """Texts of the tokens whose log-probabilities are shown."""
 
@@ -75,6 +78,7 @@ class Columns:
             "g": {name: "".join(codes) for name, codes in self.others.items()},
             "starts": self.starts,
             "chunks": self.chunks,
+            "flags": self.flags,
             "pieces": self.pieces,
         }
 
@@ -110,6 +114,16 @@ class TaskSamples:
         return -1 if name is None or len(name) > LONGEST_KEY else self.groups.setdefault(name, len(self.groups))
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Facts about problems that flags depend on."""
+
+    right: Mapping[tuple[str, str], frozenset[str]]
+    """Answers that are known to be right, by task and problem."""
+    statements: Mapping[str, Mapping[str, str]]
+    """Texts of problems by task."""
+
+
 @dataclass(slots=True)
 class _Sample:
     """Places of the lines of one sample, and what its columns need."""
@@ -124,7 +138,14 @@ class _Sample:
     others: dict[str, tuple[str, str]] | None = None
 
 
-def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: ChunkWriter, most_tokens: int) -> None:
+def add_run(
+    run: RunReader,
+    number: int,
+    tasks: dict[str, TaskSamples],
+    chunks: ChunkWriter,
+    known: Known,
+    most_tokens: int,
+) -> None:
     """Add the samples of an evaluation to its tasks."""
     graders = {task: _own_grader(run, task) for task in task_ids(run)}
     with no_collections():
@@ -133,11 +154,11 @@ def add_run(run: RunReader, number: int, tasks: dict[str, TaskSamples], chunks: 
     _read_strategies(run, found, tasks)
     for task, samples in found.items():
         if samples:
-            known = tasks.setdefault(task, TaskSamples(task))
+            shown = tasks.setdefault(task, TaskSamples(task))
             pieces = TokenTexts([run_config(run).model], most_tokens // len(found))
             columns = Columns(number, graders[task])
-            _fill(columns, run, known, samples, SampleChunks(chunks), pieces)
-            known.runs.append(columns)
+            _fill(columns, run, shown, samples, SampleChunks(chunks), pieces, known)
+            shown.runs.append(columns)
 
 
 def _own_grader(run: RunReader, task: str) -> str:
@@ -226,12 +247,14 @@ def _fill(
     samples: Mapping[Key, _Sample],
     texts: SampleChunks,
     pieces: TokenTexts,
+    known: Known,
 ) -> None:
     ordered = sorted(samples, key=lambda key: (task.problem(key[0]), key[1]))
     names = sorted({name for sample in samples.values() for name in sample.others or ()})
     columns.others = {name: [] for name in names}
     for key, row in zip(ordered, _rows(run, [samples[key] for key in ordered], pieces), strict=True):
         _append(columns, task.problems[key[0]], key[1], samples[key])
+        columns.flags.append(_flags(task.id, key[0], samples[key], row, known))
         texts.add(row)
     texts.close()
     columns.starts, columns.chunks, columns.pieces = texts.starts, texts.numbers, pieces.to_plain()
@@ -251,6 +274,24 @@ def _append(columns: Columns, problem: int, index: int, sample: _Sample) -> None
     columns.groups.append(sample.group)
     for name, codes in columns.others.items():
         codes.append(CODES[(sample.others or {})[name][0]] if name in (sample.others or {}) else NO_VERDICT)
+
+
+def _flags(task: str, problem: str, sample: _Sample, row: Sequence[Any], known: Known) -> int:
+    flagged = flags_of(
+        Sample(
+            text=row[0],
+            finish_reason=sample.finish,
+            outcome=sample.outcome,
+            extracted=row[1],
+            others={name: outcome for name, (outcome, _) in (sample.others or {}).items()},
+            right_answers=known.right.get((task, problem), frozenset()),
+            statement=known.statements.get(task, {}).get(problem),
+        )
+    )
+    return sum(_BITS[name] for name in flagged)
+
+
+_BITS = {name: 1 << place for place, name in enumerate(FLAGS)}
 
 
 def _rows(run: RunReader, samples: Sequence[_Sample], pieces: TokenTexts) -> Iterator[list[Any]]:

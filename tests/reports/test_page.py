@@ -116,6 +116,16 @@ def test_samples_beyond_n_and_repeated_verdicts_do_not_count(tmp_path):
     assert (columns["i"], columns["o"], texts_of(page, columns)) == ([0], "1", ["again"])
 
 
+def test_samples_have_their_flags(tmp_path):
+    samples = [("p", 0, "so 17 it is", "correct", {"extracted": "17"}), ("p", 1, r"\boxed{17}", "incorrect", {})]
+    samples += [("p", 2, "again and again. " * 40, "incorrect", {"finish": "length"})]
+    page = read_page(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples)]).html)
+    names, [columns] = page["main"]["flags"], index_of(page)["runs"]
+    flags = [{name for place, name in enumerate(names) if bits >> place & 1} for bits in columns["flags"]]
+    assert flags[0] == set() and "right answer not extracted" in flags[1]
+    assert flags[2] == {"token limit", "repeated text"}
+
+
 def test_a_judge_names_strategies_where_no_grader_does(tmp_path):
     run = make_run(tmp_path / "run", [("p", i, "text", "correct", {"extracted": "5"}) for i in range(3)])
     row = {"task": "sums", "problem_id": "p", "judge": "j", "wording": "a", "pass": 0, "indices": [0, 2]}

@@ -153,6 +153,16 @@ def test_filters(html, opened, title, expected):
     assert (problems(page), count) == (expected, len(expected))
 
 
+def test_flags_are_filters_and_tags(tmp_path, opened):
+    samples = [("p0", 0, "so 17 it is", "correct", {"extracted": "17"}), ("p0", 1, r"\boxed{17}", "incorrect", {})]
+    samples += [("p1", 0, "a sum", "incorrect", {"extracted": "3"})]
+    page = opened(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples)]).html, "#/samples")
+    page.get_by_role("button", name="Right answer not extracted").click()
+    playwright.expect(page.locator(".list-head [role=status]")).to_have_text("1 of 2")
+    playwright.expect(page.locator(".sample")).to_have_count(1)
+    assert "right answer not extracted" in page.locator(".sample header").inner_text()
+
+
 def test_a_pair_side_by_side_grouped_by_strategy_with_its_p_value(html, opened):
     page = opened(html, "#/samples/sums?a=strong&b=weak&p=p3")
     head = page.locator(".pair-head").inner_text()

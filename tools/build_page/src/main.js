@@ -3,7 +3,7 @@
 import {render} from 'preact';
 import {useEffect, useMemo, useRef, useState} from 'preact/hooks';
 import {chunk, pValue, rate} from './data.js';
-import {Formulas, SamplePage} from './sample.js';
+import {FlagNames, Formulas, SamplePage} from './sample.js';
 import {Samples, differences, isTyping} from './samples.js';
 import {Search} from './search.js';
 import {safe} from './text.js';
@@ -136,7 +136,7 @@ function App({main}) {
   useEffect(() => { document.title = `${VIEWS[view][0]} · Report`; if (view !== 'samples') window.scrollTo(0, 0); }, [view, place.parts.join('/')]);
   const View = VIEWS[view][1];
   const current = view === 'run' || view === 'search' ? 'samples' : view;
-  return html`<${Formulas.Provider} value=${drawn}>
+  return html`<${FlagNames.Provider} value=${main.flags}><${Formulas.Provider} value=${drawn}>
     <header class="top"><a class="skip" href="#main" onClick=${event => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
       <nav aria-label="Parts of the report">${Object.entries(VIEWS).filter(([, [, , has]]) => has(main)).map(([id, [title]]) => html`<a href=${address(id)} aria-current=${id === current ? 'page' : undefined}>${title}</a>`)}</nav>
       <form role="search" onSubmit=${event => { event.preventDefault(); go(address('search', [], {q: field.current.value})); }}>
@@ -144,7 +144,7 @@ function App({main}) {
       <button type="button" aria-pressed=${drawn} title="draw formulas, or show their source" onClick=${() => setDrawn(!drawn)}>∑</button>
       <button type="button" aria-pressed=${isDark} title="dark or light (d)" onClick=${toggleTheme}>${isDark ? 'light' : 'dark'}</button></header>
     <main id="main" tabindex="-1" class=${`view-${view}`}><${View} key=${view} main=${main} parts=${place.parts} query=${place.query} /></main>
-  </${Formulas.Provider}>`;
+  </${Formulas.Provider}></${FlagNames.Provider}>`;
 }
 
 const app = document.getElementById('app');

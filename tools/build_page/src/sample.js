@@ -7,6 +7,11 @@ import {safe, visible, withFormulas} from './text.js';
 import {OutcomeMark, Trouble, address, html, useLoaded} from './ui.js';
 
 export const Formulas = createContext(true);
+export const FlagNames = createContext([]);
+const TAGGED = new Set(['graders disagree', 'token limit']); // with a tag of their own
+
+export const Flags = ({names, run, row}) => names.map((name, place) => ((run.flags[row] >> place) & 1 && !TAGGED.has(name) ? html`<span class="tag warn">${name}</span>` : null));
+
 const LONG = 1200;
 const PROGRAM = /^(AC|WA|TLE|MLE|OLE|RE|CE)$/;
 const TEST_PARTS = ['input', 'expected', 'got', 'difference', 'cause', 'origin'];
@@ -93,7 +98,7 @@ export function SamplePage({main, parts}) {
     <h1>${safe(problemId)} <small>sample ${run.i[row]} of ${safe(label)}, ${safe(taskId)}</small></h1>
     <p class="counts"><${OutcomeMark} code=${run.o[row]} /> <span>by ${safe(run.grader)}</span> <span>${run.t[row]} tokens</span>
       ${run.s[row] >= 0 && task.solutions && html`<span>strategy: ${task.groups[run.s[row]]}</span>`}
-      ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}</p>
+      ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}<${Flags} names=${main.flags} run=${run} row=${row} /></p>
     <p class="counts">${at > 0 && html`<a href=${link(at - 1)}>previous sample</a>`} <span>${at + 1} of ${indices.length}</span> ${at < indices.length - 1 && html`<a href=${link(at + 1)}>next sample</a>`}
       <a href=${address('samples', [taskId], {a: label, p: problemId})}>all samples of this problem</a></p>
     ${statement.text !== null && html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}

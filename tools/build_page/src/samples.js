@@ -1,11 +1,11 @@
 // The paired browser: problems by runs, and the samples of two runs side by side.
 
 import {diffWordsWithSpace} from 'diff';
-import {useEffect, useMemo, useRef, useState} from 'preact/hooks';
+import {useContext, useEffect, useMemo, useRef, useState} from 'preact/hooks';
 import {
   RIGHT, UNGRADED, WRONG, distance, isCut, isDisputed, isUnread, openSample, openStatement, openTask, pValue, rate, rateOf, strategies,
 } from './data.js';
-import {SampleBody} from './sample.js';
+import {FlagNames, Flags, SampleBody} from './sample.js';
 import {safe, visible, withFormulas} from './text.js';
 import {OutcomeMark, Rate, Trouble, address, go, goInPlace, html, readAddress, useLoaded, useWindow} from './ui.js';
 
@@ -35,6 +35,24 @@ export const FILTERS = [
   {id: 'unread', title: 'Not extracted', about: 'A wrong sample in which the grader found no answer.', has: (pair, p) => any('unread', pair, p), sample: isUnread},
   {id: 'ungraded', title: 'Ungraded', about: 'A sample that could not be graded.', has: ({a, b}, p) => a.graded[p] < a.n[p] || (b && b.graded[p] < b.n[p]), sample: (run, row) => run.o[row] === UNGRADED},
 ];
+
+const OWN_FILTER = new Set(['graders disagree', 'token limit']);
+
+// Return a filter for each flag that a sample of the task has and that has no filter of its own.
+export function flagFilters(main, task) {
+  const all = [...task.runs.values()].reduce((bits, run) => run.flags.reduce((sum, one) => sum | one, bits), 0);
+  return main.flags.flatMap((name, place) => {
+    const bit = 1 << place;
+    if (!(all & bit) || OWN_FILTER.has(name)) return [];
+    const has = (run, row) => (run.flags[row] & bit) !== 0;
+    const hasProblem = (run, p) => {
+      for (let row = run.start[p], end = row + run.n[p]; row < end; row++) if (has(run, row)) return true;
+      return false;
+    };
+    const title = name[0].toUpperCase() + name.slice(1);
+    return [{id: `flag-${place}`, title, about: 'A flag for a person to look at; it says nothing about the verdict.', has: ({a, b}, p) => hasProblem(a, p) || (b !== null && hasProblem(b, p)), sample: has}];
+  });
+}
 
 const less = ({a, b}, p) => (b ? (rateOf(b, p) ?? 0) - (rateOf(a, p) ?? 0) : 0);
 const SORTS = {
@@ -75,7 +93,7 @@ function Browser({main, task, query}) {
   const first = numberOf(query.a) ?? keys[0];
   const second = query.b === 'none' ? undefined : numberOf(query.b) ?? likest(main, task, keys, first);
   const pair = useMemo(() => ({task, a: task.runs.get(first), b: second === undefined ? null : task.runs.get(second)}), [task, first, second]);
-  const filters = FILTERS.filter(f => (pair.b || !f.pair) && (f.id !== 'strategies' || task.solutions));
+  const filters = useMemo(() => [...FILTERS, ...flagFilters(main, task)].filter(f => (pair.b || !f.pair) && (f.id !== 'strategies' || task.solutions)), [pair]);
   const filter = filters.find(f => f.id === query.filter) || filters[0];
   const [words, setWords] = useState('');
   const [showAll, setShowAll] = useState(false);
@@ -257,6 +275,7 @@ function Group({task, run, label, problem, group, isOpen, isShared, hasOther, pi
 
 function Sample({task, run, label, problem, row, picked, pick}) {
   const {value: sample, error} = useLoaded(() => openSample(run, row), [run, row]);
+  const names = useContext(FlagNames);
   const key = `${run.run} ${row}`;
   const isPicked = picked.some(one => one.key === key);
   if (error) return html`<${Trouble} error=${error} />`;
@@ -264,7 +283,7 @@ function Sample({task, run, label, problem, row, picked, pick}) {
   return html`<article class="sample">
     <header><a href=${address('run', [label, task.id, task.problems[problem], run.i[row]])} title="link to this sample">#${run.i[row]}</a>
       <span>${run.t[row]} tokens</span>
-      ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}
+      ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}<${Flags} names=${names} run=${run} row=${row} />
       <button type="button" class="plain" aria-pressed=${isPicked} onClick=${() => pick({key, run, row, name: `${label} #${run.i[row]}`})}>${isPicked ? 'chosen' : 'compare'}</button></header>
     <${SampleBody} sample=${sample} isShort=${true} />
   </article>`;

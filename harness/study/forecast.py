@@ -74,7 +74,8 @@ def _components(cell: pd.DataFrame, base: pd.DataFrame, settings: ForecastConfig
     trained = trained[trained["step"] == trained["step"].max()]
     names = list(dict.fromkeys(cell[cell["arm"].isin(set(trained["arm"]))]["arm"]))[:2]
     sides = [_rates(trained[trained["arm"] == name]) for name in names]
-    if len(sides) == 2 and all(sides) and all(len(side[0]) == len(sides[0][0]) for side in sides):
+    have_runs = len(sides) == 2 and all(sides) and all(len(side[0]) == len(sides[0][0]) for side in sides)
+    if have_runs and len(sides[0][0]) > 1 and all(n > 1 for side in sides for run in side for _, n in run):
         return _Found(components(sides[0], sides[1]), f"of {names[0]} and {names[1]}")
     rate = base["correct"] / base["graded"]
     noise = float((rate * (1 - rate) * base["graded"] / (base["graded"] - 1).clip(lower=1)).mean())

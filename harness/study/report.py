@@ -13,6 +13,7 @@ from harness.reports.frontier import curves_of_task
 from harness.reports.frontier_tables import frontier_tables, matched_tables
 from harness.reports.render import to_markdown
 from harness.reports.report import tables_of, write_tables
+from harness.study.exact_table import exact_tables
 from harness.study.fairness import arms_table, differences, fairness_table
 from harness.study.forecast import forecast
 from harness.study.index import BASE
@@ -55,7 +56,7 @@ def study_tables(
         tables["tuning"] = [tuning_table(config, study.trials, chosen)]
     if failures:
         tables["failures"] = [Table("Cells that failed", ("cell", "reason"), tuple(failures.items()))]
-    tables |= _of_frontier(counts)
+    tables |= _of_frontier(study.folder, counts)
     done = [control for control in study.cells.controls if control.is_done()]
     found = [_of_arm(control.arm, table) for control in done for table in tables_of([control.folder], ["controls"])]
     return {**tables, "controls": found} if found else tables
@@ -65,9 +66,12 @@ def _of_arm(arm: str, table: Table) -> Table:
     return replace(table, title=f"{arm}: {table.title[:1].lower()}{table.title[1:]}")
 
 
-def _of_frontier(counts: pd.DataFrame) -> dict[str, list[Table]]:
-    """Return the tables of the frontier and at equal pass@1, for tasks whose solutions are identified."""
-    found: dict[str, list[Table]] = {"frontier": [], "matched": []}
+def _of_frontier(study_folder: Path, counts: pd.DataFrame) -> dict[str, list[Table]]:
+    """Return the tables of the frontier and at equal pass@1, for tasks whose solutions are identified.
+
+    Where all right answers are known the exact metrics follow.
+    """
+    found: dict[str, list[Table]] = {"frontier": [], "matched": [], "exact": []}
     for (task, split), rows in counts.groupby(["task", "split"], sort=True):
         if (rows["solutions"] == "").all() or set(rows["arm"]) == {BASE}:
             continue
@@ -75,6 +79,7 @@ def _of_frontier(counts: pd.DataFrame) -> dict[str, list[Table]]:
             curves = curves_of_task(str(task), str(split), rows)
             found["frontier"] += frontier_tables(curves)
             found["matched"] += matched_tables(curves)
+            found["exact"] += exact_tables(study_folder, curves)
         except UsageError as error:
             found["frontier"].append(Table(f"Arms on {task}", ("arm",), (), (str(error),)))
     return {name: group for name, group in found.items() if group}

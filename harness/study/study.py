@@ -181,23 +181,21 @@ def _failures(state: Progression) -> dict[str, str]:
 def _session(study: Study, progress: Progress) -> Iterator[None]:
     """Hold the study's folder, with the index and the file as they are now, and log what happens."""
     with locked(study.folder) as lock:
-        try:
-            text = study.file.read_text(encoding="utf-8")
-            former = study.folder / SOURCE
-            is_new = not former.exists() or former.read_text(encoding="utf-8") != text
-            write_whole(former, text)
-            write_index(study.folder, study.config.name, [e.cell for e in study.cells.evaluations])
-            version = code_version()
-            _log(study.folder, f"session by version {version}" + (", with another study.toml" if is_new else ""))
-            others = {code: n for code, n in versions(study).items() if code != version}
-            if others:
-                progress.warn(
-                    f"{sum(others.values())} finished cells are by version {', '.join(others)}, and this is {version}; "
-                    "they are kept. Remove their folders to run them again"
-                )
-            yield
-        finally:
-            os.close(lock)
+        text = study.file.read_text(encoding="utf-8")
+        former = study.folder / SOURCE
+        is_new = not former.exists() or former.read_text(encoding="utf-8") != text
+        write_whole(former, text)
+        write_index(study.folder, study.config.name, [e.cell for e in study.cells.evaluations])
+        version = code_version()
+        _log(study.folder, f"session by version {version}" + (", with another study.toml" if is_new else ""))
+        others = {code: n for code, n in versions(study).items() if code != version}
+        if others:
+            progress.warn(
+                f"{sum(others.values())} finished cells are by version {', '.join(others)}, and this is {version}; "
+                "they are kept. Remove their folders to run them again"
+            )
+        yield
+    os.close(lock)  # after an error it is closed already
 
 
 def versions(study: Study) -> Mapping[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,11 @@ def check_objective(config: TrainConfig, objective: Objective) -> None:
             "loop.minibatches_per_step or loop.epochs to 2 or more"
         )
     if "on_policy" in objective.requires and loop.minibatches_per_step * loop.epochs > 1:
+        has_surrogate = any(field.name == "surrogate" for field in dataclasses.fields(objective.config))
         raise ConfigError(
             f"the objective {name!r} takes no ratio, and every update of a step but the first would be biased: set "
-            "objective.surrogate = 'clipped', or loop.minibatches_per_step and loop.epochs to 1"
+            + "objective.surrogate = 'clipped', or " * has_surrogate
+            + "loop.minibatches_per_step and loop.epochs to 1"
         )
     if loop.logp_old == "live" and (reason := why_not_live(config, objective)) is not None:
         raise ConfigError(

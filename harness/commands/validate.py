@@ -42,6 +42,7 @@ class Arguments(OutputArguments):
     limit: int | None
     set: list[str]
     metric: list[str] | None
+    runs: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="ID",
         help="test this diversity metric instead; `all`: those without a model",
+    )
+    parser.add_argument(
+        "--runs", type=positive, default=1, help="made-up runs of each kind for --metric; several give intervals (1)"
     )
     add_split(parser)
     parser.add_argument("--limit", type=positive, help="only the first problems; needed for train")
@@ -86,7 +90,7 @@ def _test_metrics(args: Arguments, metrics: Sequence[str]) -> int:
     check_ids(ids)
     n_problems = args.limit if args.limit is not None else N_PROBLEMS
     options = parse_sets(args.set)
-    print_tables(args, [validate_metrics([{"id": name, **options} for name in ids], n_problems)])
+    print_tables(args, [validate_metrics([{"id": name, **options} for name in ids], n_problems, args.runs)])
     return DONE
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any
@@ -27,9 +27,12 @@ N_PROBLEMS = 30
 STEPS_OF_MIX = (0, 2, 4, 6, 8)
 FALLING = ("majority_share",)
 """Measures that fall as diversity rises."""
+CHANGES = ("reworded", "padded", "errors", "bias")
 CONTROLS = ("_floor", "_ceiling", "_random")
 COLUMNS = ("measure", "truth", "reworded", "mixture", "padded", "odd errors", "bias with n", "verdict")
 BELIEVE, CARE, AVOID = "believe", "use with care", "do not use"
+TRUTH = "truth"
+N_DRAWS = 1000
 SMALL, LARGE = 0.05, 0.25
 HIGH, LOW = 0.9, 0.6
 
@@ -58,6 +61,8 @@ class Findings:
     padded: float | None
     errors: float | None
     bias: float | None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of each figure, if there were several runs."""
 
     def verdict(self) -> str:
         """Return the verdict by the rules that the table's notes state."""
@@ -71,19 +76,20 @@ class Findings:
         return AVOID if self.truth < LOW or max(must) > LARGE else CARE
 
 
-def validate_metrics(settings: Sequence[Mapping[str, Any]], n_problems: int = N_PROBLEMS) -> Table:
-    """Test the metrics of these settings, each an id with options."""
-    scenarios = made_up_runs(sources(n_problems))
-    findings = [found for one in settings for found in findings_of(one, scenarios)]
+def validate_metrics(settings: Sequence[Mapping[str, Any]], n_problems: int = N_PROBLEMS, n_runs: int = 1) -> Table:
+    """Test the metrics of these settings, each an id with options. Several runs of each kind give intervals."""
+    made = sources(n_problems)
+    runs = [made_up_runs(made, seed) for seed in range(n_runs)]
+    findings = [found for one in settings for found in findings_of(one, *runs)]
     rows = tuple(_row(found) for found in findings)
-    return Table("Unit tests of diversity metrics on countdown", COLUMNS, rows, _notes(n_problems))
+    return Table("Unit tests of diversity metrics on countdown", COLUMNS, rows, _notes(n_problems, n_runs))
 
 
-def findings_of(settings: Mapping[str, Any], scenarios: Mapping[str, Sequence[Graded[Any]]]) -> list[Findings]:
+def findings_of(settings: Mapping[str, Any], *runs: Mapping[str, Sequence[Graded[Any]]]) -> list[Findings]:
     """Return the findings of each estimate that the metric gives, controls left out."""
     metric: Metric = parse_plugin("metrics", {**settings, "samples": N, "correct": CORRECT}).build()
-    values = {name: _without_sizes(metric.per_problem(graded)) for name, graded in scenarios.items()}
-    measures = dict.fromkeys(name for found in values.values() for name in found)
+    values = [{name: _without_sizes(metric.per_problem(graded)) for name, graded in run.items()} for run in runs]
+    measures = dict.fromkeys(name for run in values for found in run.values() for name in found)
     return [_findings(name, values) for name in measures if not name.endswith(CONTROLS)]
 
 
@@ -95,45 +101,78 @@ def _without_sizes(values: Values) -> dict[str, Mapping[str, float]]:
     return found
 
 
-def _findings(name: str, values: Mapping[str, Values]) -> Findings:
+def _findings(name: str, runs: Sequence[Mapping[str, Values]]) -> Findings:
     sign = -1.0 if name.startswith(FALLING) else 1.0
+    tables: list[dict[str, Mapping[str, float]]] = []
+    for values in runs:
+        signed = {kind: {p: sign * v for p, v in found.get(name, {}).items()} for kind, found in values.items()}
+        tables.append({**signed, TRUTH: _correlations(signed)})
+    curve = [_mean(tables, f"mix {step}", None) for step in STEPS_OF_MIX]
+    known = [height for height in curve if height is not None]
+    rises = len(known) == len(curve) and known[-1] > known[0] + 1e-9
+    mixture = (rises and all(b >= a - 1e-9 for a, b in itertools.pairwise(known))) if known else None
+    figures = _figures(tables, None)
+    return Findings(name, mixture=mixture, **figures, intervals=_intervals(name, tables) if len(tables) > 1 else {})
 
-    def mean(scenario: str) -> float | None:
-        found = values[scenario].get(name)
-        return sign * math.fsum(found.values()) / len(found) if found else None
+
+def _figures(tables: Sequence[Mapping[str, Mapping[str, float]]], problems: Sequence[str] | None) -> dict[str, Any]:
+    """Return the findings but for the mixture, of all problems or of those drawn."""
 
     def change(before: str, after: str) -> float | None:
-        ends = [mean(scenario) for scenario in (before, after, "one", "eight")]
-        first, second, low, high = ends
+        first, second, low, high = (_mean(tables, kind, problems) for kind in (before, after, "one", "eight"))
         if first is None or second is None or low is None or high is None:
             return None
         if abs(second - first) <= 1e-9:
             return 0.0
         return (second - first) / (high - low) if high > low else math.copysign(math.inf, second - first)
 
-    curve = [mean(f"mix {step}") for step in STEPS_OF_MIX]
-    known = [height for height in curve if height is not None]
-    rises = len(known) == len(curve) and known[-1] > known[0] + 1e-9
-    return Findings(
-        name,
-        _correlation(name, values, sign),
-        change("one", "reworded"),
-        (rises and all(b >= a - 1e-9 for a, b in itertools.pairwise(known))) if known else None,
-        change("four", "padded"),
-        change("equal errors", "odd errors"),
-        change("few samples", "many samples"),
-    )
+    return {
+        "truth": _mean(tables, TRUTH, problems),
+        "reworded": change("one", "reworded"),
+        "padded": change("four", "padded"),
+        "errors": change("equal errors", "odd errors"),
+        "bias": change("few samples", "many samples"),
+    }
 
 
-def _correlation(name: str, values: Mapping[str, Values], sign: float) -> float | None:
-    """Return the mean over problems of Spearman's correlation over runs of 1, 2, 4 and 8 solutions, all reworded."""
+def _mean(
+    tables: Sequence[Mapping[str, Mapping[str, float]]], kind: str, problems: Sequence[str] | None
+) -> float | None:
+    """Return the mean over runs and problems that have a value."""
+    values = [
+        table[kind][problem]
+        for table in tables
+        for problem in (problems if problems is not None else table[kind])
+        if problem in table[kind]
+    ]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _intervals(name: str, tables: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, tuple[float, float]]:
+    """Return 95 % intervals by a bootstrap over runs and problems; none for what a draw leaves undefined."""
+    random = Random(derive(0, "validate intervals", name))
+    problems = sorted({problem for table in tables for found in table.values() for problem in found})
+    draws = [
+        _figures(random.choices(tables, k=len(tables)), random.choices(problems, k=len(problems)))
+        for _ in range(N_DRAWS)
+    ]
+    found = {}
+    for figure in draws[0]:
+        values = [draw[figure] for draw in draws]
+        if all(value is not None and math.isfinite(value) for value in values):
+            ordered = sorted(values)
+            found[figure] = ordered[round(0.025 * (N_DRAWS - 1))], ordered[round(0.975 * (N_DRAWS - 1))]
+    return found
+
+
+def _correlations(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return Spearman's correlation over runs of 1, 2, 4 and 8 solutions, all reworded, by problem."""
     from harness.stats.diversity import spearman  # numpy
 
     sizes = (1, 2, 4, 8)
-    of_runs = [values[f"{size} solutions"].get(name, {}) for size in sizes]
+    of_runs = [values[f"{size} solutions"] for size in sizes]
     shared = [problem for problem in of_runs[0] if all(problem in found for found in of_runs)]
-    found = [spearman(sizes, [sign * run[problem] for run in of_runs]) for problem in shared]
-    return math.fsum(found) / len(found) if found else None
+    return {problem: spearman(sizes, [run[problem] for run in of_runs]) for problem in shared}
 
 
 # --- made-up runs -----------------------------------------------------------------------------------------------
@@ -157,14 +196,14 @@ def sources(n_problems: int) -> list[Source]:
     raise ConfigError(f"countdown has only {len(found)} problems with {N_SOLUTIONS} solutions; ask for fewer")
 
 
-def made_up_runs(made: Sequence[Source]) -> dict[str, list[Graded[Any]]]:
-    """Return the samples of each scenario by its name."""
+def made_up_runs(made: Sequence[Source], seed: int = 0) -> dict[str, list[Graded[Any]]]:
+    """Return the samples of each scenario by its name. The seed draws the wordings and the solutions."""
     runs: dict[str, list[Graded[Any]]] = {}
 
     def add(name: str, places: Callable[[Random], Sequence[int]], **more: Any) -> None:
         """Add a run of samples of the solutions at these places, all in one wording unless they are `reworded`."""
         for one in made:
-            random = Random(derive(0, "validate", name, one.problem.id))
+            random = Random(derive(seed, "validate", name, one.problem.id))
             runs.setdefault(name, []).extend(_samples(one, places(random), random, **more))
 
     for size in (1, 2, 4, 8):
@@ -216,23 +255,29 @@ def _samples(
 
 def _row(found: Findings) -> tuple[str | float | None, ...]:
     mixture = None if found.mixture is None else "rises" if found.mixture else "fails"
-    changes = [_percent(change) for change in (found.reworded, found.padded, found.errors, found.bias)]
     truth = f"{found.truth:.2f}" if found.truth is not None else None
+    if truth is not None and TRUTH in found.intervals:
+        truth += " [{:.2f}, {:.2f}]".format(*found.intervals[TRUTH])
+    changes = [_percent(getattr(found, name), found.intervals.get(name)) for name in CHANGES]
     return (found.measure, truth, changes[0], mixture, *changes[1:], found.verdict())
 
 
-def _percent(change: float | None) -> str | None:
+def _percent(change: float | None, interval: tuple[float, float] | None) -> str | None:
     if change is None:
         return None
     if math.isinf(change):
         return "unbounded"
-    return f"{round(100 * change):+d} %".replace("+0 %", "0 %")
+    text = f"{round(100 * change):+d} %".replace("+0 %", "0 %")
+    return (
+        text if interval is None or not any(interval) else f"{text} [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+    )
 
 
-def _notes(n_problems: int) -> tuple[str, ...]:
+def _notes(n_problems: int, n_runs: int) -> tuple[str, ...]:
+    several = f" Means of {n_runs} runs of each kind, with intervals over runs and problems." if n_runs > 1 else ""
     return (
         f"{n_problems} problems, {N} samples of each; measures of right samples at {CORRECT}. A change is a share of "
-        "the measure's range from 16 copies of one solution to 16 samples of eight solutions in one wording.",
+        "the measure's range from 16 copies of one solution to 16 samples of eight solutions in one wording." + several,
         "truth: Spearman with the true number of solutions (1, 2, 4, 8) over reworded runs, mean over problems. "
         "reworded: 16 wordings of one solution instead of one. mixture: two solutions in shares p and 1 - p, rises to "
         "p = 1/2. padded: eight sentences added to every sample. odd errors: 4 of 16 samples are wrong, all alike or "

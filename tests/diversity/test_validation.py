@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ from command_output import output, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.diversity import validation
 from harness.diversity.validation import AVOID, BELIEVE, CARE, Findings, findings_of, made_up_runs, sources
 from harness.diversity.wordings import written
 from harness.stats.diversity import spearman
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("truth", "one", "reworded", "four", "padded", "equal errors", "odd errors", "few samples", "many samples",
+         "eight")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +149,47 @@ def test_the_results_that_reports_show_are_current():
     for row in table.rows:
         assert stored.pop(str(row[0])) == [str(cell) if cell is not None else "" for cell in row]
     assert all(name.startswith(("embedding_distance", "vendi_score")) for name in stored)
+
+
+def test_the_page_has_the_stored_results_of_embeddings():
+    tool = runpy.run_path(str(ROOT / "tools" / "make_metric_tests.py"))
+    text = tool["PAGE"].read_text(encoding="utf-8")
+    assert tool["page"](text, tool["kept"]()) == text
+    rows = tool["kept"]().rows
+    assert len(rows) == 4 and all("[" in row[1] for row in rows), "means of several runs with intervals"
+
+
+# --- several runs -----------------------------------------------------------------------------------------------
+
+
+def test_one_run_is_the_first_of_several(made):
+    assert made_up_runs(made) == made_up_runs(made, 0) != made_up_runs(made, 1)
+
+
+def test_figures_of_several_runs_are_means_and_lie_in_their_intervals(made):
+    runs = [made_up_runs(made, seed) for seed in range(3)]
+    alone = [next(f for f in findings_of({"id": "ead"}, run) if f.measure == "ead") for run in runs]
+    both = next(f for f in findings_of({"id": "ead"}, *runs) if f.measure == "ead")
+    assert both.truth == pytest.approx(np.mean([one.truth for one in alone]))
+    assert min(one.reworded for one in alone) <= both.reworded <= max(one.reworded for one in alone)
+    assert set(both.intervals) == {"truth", "reworded", "padded", "errors", "bias"}
+    for name, (low, high) in both.intervals.items():
+        assert low <= getattr(both, name) <= high
+    assert not alone[0].intervals
+    assert both.intervals["truth"][0] < both.intervals["truth"][1]
+
+
+def test_the_interval_of_a_mean_is_that_of_the_bootstrap_over_runs_and_problems():
+    """A case whose draws can be counted: one problem in two runs, so the mean is 0, 1/2 or 1 with 1/4, 1/2, 1/4."""
+    tables = [{kind: {"p": value} for kind in KINDS} for value in (0.0, 1.0)]
+    assert validation._intervals("any", tables)["truth"] == (0.0, 1.0)
+    alike = [{kind: {p: place for place, p in enumerate("pqrs")} for kind in KINDS} for _ in range(4)]
+    low, high = validation._intervals("any", alike)["truth"]
+    means = np.random.default_rng(0).choice(4, size=(20_000, 4)).mean(axis=1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.26)
+
+
+def test_validate_with_several_runs_prints_intervals(capsys):
+    (table,) = tables(capsys, "validate", "--metric", "ead", "--limit", "3", "--runs", "2")
+    assert all(re.fullmatch(r"0\.\d\d \[0\.\d\d, 1?0?\.\d\d\]", row["truth"]) for row in table["rows"])
+    assert "Means of 2 runs" in " ".join(table["notes"])

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, Drawing, make_pair, make_run, make_training, read_page, write_page
+from page_runs import ATTACKS, Drawing, make_pair, make_run, make_training, open_run, read_page, write_page
 
 from harness.cli import main
 from harness.core.protocols import ModelSource
+from harness.core.types import Completion, Tokens, Verdict
 from harness.models.loading import load_tokenizer, resolve
 from harness.reports.compare import compare
 from harness.reports.page import build
@@ -114,6 +115,30 @@ def test_samples_beyond_n_and_repeated_verdicts_do_not_count(tmp_path):
     page = read_page(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples, n=2)]).html)
     [columns] = index_of(page)["runs"]
     assert (columns["i"], columns["o"], texts_of(page, columns)) == ([0], "1", ["again"])
+
+
+def test_an_unfinished_run_is_shown_as_one(tmp_path):
+    store = open_run(tmp_path / "run")
+    store.append_completion("sums", Completion("p", 0, 0, "not judged yet", "stop", Tokens(1, 2)))
+    store.append_verdict("sums", "q", 0, "exact", Verdict("ungraded", None, None, "the engine failed"))
+    store.close()
+    page = read_page(write_page(tmp_path / "out", [tmp_path / "run"]).html)
+    [columns] = index_of(page)["runs"]
+    assert any("UNFINISHED: run" in line for line in page["main"]["warnings"])
+    outcomes = dict(zip(index_of(page)["problems"], columns["o"], strict=True))
+    assert outcomes == {"p": "3", "q": "2"} and sorted(texts_of(page, columns)) == ["", "not judged yet"]
+
+
+def test_an_altered_run_leaves_the_former_report(tmp_path, capsys):
+    run = make_run(tmp_path / "run", [("p", 0, "text", "correct", {})])
+    write_report([run], tmp_path / "out", ["protocol"])
+    former = (tmp_path / "out/report.html").read_bytes()
+    path = run / "completions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"text":"text"', b'"text":"tezt"'))
+    assert main(["report", str(run), "--out", str(tmp_path / "out"), "--table", "protocol"]) == 2
+    printed = capsys.readouterr().err
+    assert "completions.jsonl" in printed and printed.count("\n") == 1
+    assert (tmp_path / "out/report.html").read_bytes() == former
 
 
 def test_samples_have_their_flags(tmp_path):

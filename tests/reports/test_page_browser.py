@@ -1,4 +1,4 @@
-"""The page of a report in Debian's Chromium, from disk, without a network."""
+"""The page of a report in Chromium, from disk, without a network."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, make_training, many_samples, write_page
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 AXE = Path(__file__).parents[2] / "tools/build_page/node_modules/axe-core/axe.min.js"
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

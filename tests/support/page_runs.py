@@ -63,11 +63,15 @@ def sample(store, problem, index, text, outcome, *, extracted=None, solution=Non
     )
 
 
-def make_run(folder, samples, *, temperature=1.0, n=4, others=()):
-    """Write an evaluation: `samples` are tuples of problem, index, text, outcome and keywords."""
+def open_run(folder, *, temperature=1.0, n=4):
     config = EvalConfig(sampling={"temperature": temperature}, n=n)
     data = {"sums": {"fingerprint": "f00d", "grader": "exact"}, "model": {"name": "tiny"}}
-    store = RunWriter.open(folder, RunIdentity.of("eval", config, seeds={"run": 0}, data=data))
+    return RunWriter.open(folder, RunIdentity.of("eval", config, seeds={"run": 0}, data=data))
+
+
+def make_run(folder, samples, *, temperature=1.0, n=4, others=()):
+    """Write an evaluation: `samples` are tuples of problem, index, text, outcome and keywords."""
+    store = open_run(folder, temperature=temperature, n=n)
     for problem, index, text, outcome, keywords in samples:
         sample(store, problem, index, text, outcome, **keywords)
     for problem, index, grader, outcome in others:

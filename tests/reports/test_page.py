@@ -104,7 +104,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, pair):
 def test_tables_plots_and_warnings_are_in_the_page(tmp_path, pair):
     plots = [Drawing("rates", "Solve rates", "<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>")]
     page = read_page(write_page(tmp_path / "out", pair, plots=plots, warnings=["UNSAFE: x"]).html)
-    [table], [plot] = page["main"]["tables"], page["main"]["plots"]
+    [table, _], [plot] = page["main"]["tables"], page["main"]["plots"]
     assert table["rows"][0][1]["low"] == 0.25 and table["rows"][1] == ["weak", None] and table["notes"] == ["a note"]
     assert page["chunks"][plot["chunk"]] == plots[0].svg and page["main"]["warnings"] == ["UNSAFE: x"]
     assert "<svg" not in page["text"].partition("<script>")[0]

@@ -156,7 +156,10 @@ def read_page(html: Path) -> dict[str, Any]:
 
 
 RESULT = Estimate("avg@4", 0.5, 0.25, 0.75, 4, 16, 0, "made up")
-TABLES = [("results", Table("Results", ("run", "avg@4"), (("strong", RESULT), ("weak", None)), ("a note",)))]
+TABLES = [
+    ("results", Table("Results", ("run", "avg@4"), (("strong", RESULT), ("weak", None)), ("a note",))),
+    ("empty", Table("Results", ("run", "avg@4"), (), ("why it is empty",))),
+]
 
 
 @dataclass(frozen=True)

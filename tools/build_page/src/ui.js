@@ -85,7 +85,7 @@ function compare(one, other) {
 
 export function DataTable({table, level = 2}) {
   const [sort, setSort] = useState({column: -1, sign: 1});
-  const columns = table.columns.map((_, i) => i).filter(i => table.rows.some(row => row[i] !== null));
+  const columns = table.columns.map((_, i) => i).filter(i => !table.rows.length || table.rows.some(row => row[i] !== null));
   const rows = [...table.rows];
   if (sort.column >= 0) {
     rows.sort((a, b) => {
@@ -102,7 +102,7 @@ export function DataTable({table, level = 2}) {
   });
   return html`<section class="table" id=${`table-${table.id}`}>
     ${level && h(`h${level}`, null, safe(table.title))}
-    <div class="scroll" tabindex="0" role="region" aria-label=${safe(table.title)}><table>
+    <div class="scroll" tabindex="0" role="region" aria-label=${`${safe(table.title)} (${safe(table.id)})`}><table>
       <thead><tr>${columns.map(i => html`<th scope="col" aria-sort=${sort.column === i ? (sort.sign > 0 ? 'ascending' : 'descending') : 'none'}>
         <button type="button" onClick=${() => click(i)}>${safe(table.columns[i])}<span aria-hidden="true" class="arrow">${sort.column === i ? (sort.sign > 0 ? '▲' : '▼') : ''}</span></button></th>`)}</tr></thead>
       <tbody>${rows.map(row => html`<tr>${columns.map(i => html`<${Cell} cell=${row[i]} />`)}</tr>`)}</tbody>

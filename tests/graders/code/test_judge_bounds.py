@@ -587,7 +587,9 @@ def test_official_judge_survives_an_output_that_is_not_text():
 
 @pytest.mark.parametrize("rule", ["lines", "tokens", "words", "floats"])
 @pytest.mark.parametrize("unit", ["10\\n", "10 ", "1", "\\U0001f600"])
-@pytest.mark.parametrize("n_lines", [780_000, 1_800_000], ids=["7 MB", "16 MB"])
+@pytest.mark.parametrize(
+    "n_lines", [pytest.param(780_000, id="7 MB", marks=pytest.mark.slow), pytest.param(1_800_000, id="16 MB")]
+)
 def test_memory_of_the_judge_is_bounded_for_any_output(rule, unit, n_lines):
     """Where so much is expected. Outputs are held to 16 MiB."""
     n_bytes = min(2 * 9 * n_lines, (16 << 20) - 10)

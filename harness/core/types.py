@@ -226,6 +226,12 @@ def is_finite_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+NO_COMPLETION = "no_completion"
+"""Key in a verdict's details: the engine failed, there was nothing to grade, and the next run asks again."""
+NO_VERDICT = "no_verdict"
+"""Key in a verdict's details: what grades did not answer, such as a judge's server, and the next run grades again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of one completion. `ungraded` has no reward; the other outcomes always have one."""

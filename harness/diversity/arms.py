@@ -11,11 +11,11 @@ from typing import Any
 from harness.core.errors import UsageError
 from harness.core.progress import Progress
 from harness.core.protocols import Grader
-from harness.core.types import Graded
+from harness.core.types import NO_COMPLETION, Graded
 from harness.evaluation.regrade import stored_config
 from harness.evaluation.setup import TaskSetup, resolve_tasks
 from harness.runs.folder import RunReader
-from harness.runs.index import NO_COMPLETION, CompletionIndex
+from harness.runs.index import CompletionIndex
 
 FEWEST = 2
 MOST_CLASSES, MOST_CHARACTERS = 32, 200

@@ -19,6 +19,8 @@ from harness.core.progress import Progress
 from harness.core.protocols import Engine, Grader, Metric
 from harness.core.types import (
     CLUSTER_TAG,
+    NO_COMPLETION,
+    NO_VERDICT,
     Completion,
     Estimate,
     Failure,
@@ -34,7 +36,7 @@ from harness.evaluation.pipeline import Pending, grade_in_order, run_in_backgrou
 from harness.evaluation.sequential import check_until, sample_until, sampling_estimate
 from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve
 from harness.runs.folder import RunReader, RunWriter, finishing
-from harness.runs.index import NO_COMPLETION, NO_VERDICT, CompletionIndex, TaskResults
+from harness.runs.index import CompletionIndex, TaskResults
 from harness.runs.provenance import code_version
 
 # --- one task: generate -> store -> grade -----------------------------------------------------------------------

@@ -33,11 +33,10 @@ from typing import cast
 from harness.core.config import PluginChoice, incidental, parse_plugin, plugin, to_tree
 from harness.core.errors import ConfigError, EngineError, HarnessError
 from harness.core.protocols import Engine, Grader, ModelSource
-from harness.core.types import Completion, Failure, Message, Problem, Request, Sampling, Verdict
+from harness.core.types import NO_VERDICT, Completion, Failure, Message, Problem, Request, Sampling, Verdict
 from harness.graders.math.extraction import answer_region
 from harness.graders.references.text import TextReference
 from harness.models.loading import resolve
-from harness.runs.index import NO_VERDICT
 from harness.runs.reply_cache import ReplyCache
 
 MOST_CHARACTERS = 20_000

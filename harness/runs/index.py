@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from harness.core.types import Completion, Outcome, StoredCompletion, Tokens, Verdict
+from harness.core.types import NO_COMPLETION, NO_VERDICT, Completion, Outcome, StoredCompletion, Tokens, Verdict
 from harness.runs.folder import CompletionFile, RunReader, RunWriter, bad_row_error
 from harness.runs.jsonl import parse_line, read_raw_lines
 from harness.runs.schema import BAD_ROW, LARGEST
@@ -31,10 +31,6 @@ S = TypeVar("S")
 K = TypeVar("K")
 V = TypeVar("V")
 
-NO_COMPLETION = "no_completion"
-"""Key in a verdict's details: the engine failed, there was nothing to grade, and the next run asks again."""
-NO_VERDICT = "no_verdict"
-"""Key in a verdict's details: what grades did not answer, such as a judge's server, and the next run grades again."""
 MOST_SHARED = 100_000
 """Equal token counts and equal verdicts are one object, up to this many different ones."""
 LONGEST_SHARED = 500

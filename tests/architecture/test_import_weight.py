@@ -11,6 +11,10 @@ KINDS = ("tasks", "engines", "graders", "metrics", "advantages", "objectives", "
 # Made of torch, and imported only when chosen.
 TENSOR_MODULES = {
     f"harness.engines.hf.{name}" for name in ("attention", "batch", "cache", "decode", "sampling", "scoring")
+} | {
+    # They train, so they need the configs of trainers. A report reads a study through the others.
+    f"harness.study.{name}"
+    for name in ("cells", "exact_target", "fairness", "pricing", "report", "resources", "study", "tuning")
 }
 
 CALL_THEN_TELL = """

@@ -48,10 +48,10 @@ class TrainCell:
 
     def is_done(self) -> bool:
         """Return whether all wanted checkpoints are there. Raise if the folder belongs to another config."""
-        if not (self.folder / "run.json").exists():
-            return False
         identity = RunIdentity.of("train", parse(TrainConfig, self.tree), seeds={}, data={})
         RunWriter.check(self.folder, identity)
+        if not (self.folder / "run.json").exists():
+            return False
         found = {step_of(path) for path in checkpoint_folders(self.folder)}
         is_past = bool(found) and max(found) > self.n_steps
         return found >= set(self.wanted) and (is_past or RunReader.read(self.folder).status == "done")
@@ -70,11 +70,12 @@ class Evaluation:
 
     def is_done(self) -> bool:
         """Return whether it has run with these settings. Raise if the folder belongs to another config."""
-        if not (self.folder / "run.json").exists():
+        if not self.folder.exists():
             return False
-        run = RunReader.read(self.folder)
-        if run.config() == self.tree:
-            return run.status == "done"
+        if (self.folder / "run.json").exists():
+            run = RunReader.read(self.folder)
+            if run.config() == self.tree:
+                return run.status == "done"
         RunWriter.check(self.folder, RunIdentity.of("eval", parse(EvalConfig, self.tree), seeds={}, data={}))
         return False
 

@@ -73,8 +73,8 @@ class Ending:
 
 def open_study(file: Path, folder: Path) -> Study:
     """Read the file and expand it. Raise for everything that can be refused before a cell runs."""
-    if folder.is_file():
-        raise RunFolderError(f"{folder} is a file; choose another --out")
+    if file_there := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+        raise RunFolderError(f"{file_there} is a file; choose another --out")
     if (folder / "run.json").exists():
         raise RunFolderError(f"{folder} is a run, and a study needs a folder of its own; choose another --out")
     config = read_study(file)

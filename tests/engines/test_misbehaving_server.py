@@ -70,7 +70,7 @@ def test_a_misbehaving_judge_costs_its_own_verdict_alone(name: str, judged: dict
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("judge")
-    options = {"attempts": 1, "timeout_s": 5.0, "cache_dir": str(folder), "first_wait_s": 0.0}
+    options = {"attempts": 1, "timeout_s": 5.0, "cache_dir": str(folder), "first_wait_s": 0.0, "give_up_after": 1000}
     with MisbehavingServer() as server:
         judge = JudgeGrader(JudgeGrader.Config(base_url=server.base_url, model="m", **options))
 

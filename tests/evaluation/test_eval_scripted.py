@@ -246,8 +246,8 @@ def few_problems(monkeypatch):
     """Replace the training problems by a few: one pass over all takes seconds."""
     from harness.tasks import countdown
 
-    few = {split: numbers[50:59] for split, numbers in countdown._multisets().items()}
-    monkeypatch.setattr(countdown, "_multisets", lambda: few)
+    few = {split: numbers[50:59] for split, numbers in countdown.multisets().items()}
+    monkeypatch.setattr(countdown, "multisets", lambda: few)
     countdown._pool.cache_clear()
     yield
     countdown._pool.cache_clear()
@@ -475,6 +475,7 @@ def test_an_interrupt_is_exit_code_130_and_leaves_a_run_to_resume(tmp_path, unbr
                 yield completion
 
         ScriptedEngine.generate = generate
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs in the background
         sys.exit(main(sys.argv[1:]))
     """)
     command = [sys.executable, "-c", program, *COMMAND, "--out", str(folder)]

@@ -149,6 +149,7 @@ def test_a_cell_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.Capture
     assert "2 jobs run, 5 were done, 2 failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_cell_and_is_replaced(tmp_path: Path, capsys) -> None:
     begun = tmp_path / "out/cells/grpo/seed-1/train/run.json"
 
@@ -171,6 +172,7 @@ def test_a_worker_that_is_killed_costs_its_cell_and_is_replaced(tmp_path: Path, 
     assert set(read_counts(tmp_path / "out/counts.csv")["arm"]) == {"base", "grpo", "flowrl"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_study_and_loses_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk; the weights reach it, the evaluation of the base does not."""
     path = write(tmp_path, steps=1, checkpoints="[1]", seeds="[1]")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.core import hub
-from harness.core.errors import ModelError, nearest
+from harness.core.errors import ConfigError, ModelError, nearest
 from harness.core.protocols import ModelSource
 from harness.models.digests import check_digests
 
@@ -212,6 +212,21 @@ def pick_device(wanted: str) -> str:
             raise ModelError(f"the device {wanted!r} can't be used: {_first_line(error)}") from None
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_compiler(device: Any, setting: str) -> None:
+    """Compile one line now, so that a missing compiler is reported before the run and not in its first pass."""
+    import torch
+
+    try:
+        torch.compile(lambda x: x.sin() + 1, dynamic=True)(torch.ones(4, device=device))
+    except Exception as error:  # a compiler's tools raise errors of many types
+        lines = str(error).strip().splitlines()
+        cause = lines[0] if lines else type(error).__name__
+        raise ConfigError(
+            f"{setting} needs torch.compile, which does not work here ({cause}); "
+            f"install a C++ compiler (g++) for processors or triton for GPUs, or leave {setting} off"
+        ) from None
 
 
 def fingerprint(path: str) -> dict[str, str]:

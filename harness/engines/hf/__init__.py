@@ -6,7 +6,7 @@ joined, if every layer attends to all earlier tokens through torch's `sdpa`. For
 training, they are the same in batches of equally long prompts that start together. It is not promised for another
 number of threads, for another processor, or on a GPU, where the shape of the batch decides the rounding. There a token
 changes only if its uniform number falls within the rounding error of a boundary: about one token in a million in
-float32, one in a thousand in bfloat16.
+float32, one in a thousand in bfloat16. The same holds between a compiled model and one that is not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.config import incidental
+from harness.core.errors import ConfigError
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Message, Request, Sampling, Tokens
 from harness.models.chat import context_length, decode_text, encode_prompts, stop_ids
-from harness.models.loading import context_of, load_module, load_tokenizer
+from harness.models.loading import check_compiler, context_of, load_module, load_tokenizer
 from harness.models.passages import request_windows, scored_completion
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class HuggingFaceEngine(Engine):
     @dataclass(frozen=True, slots=True)
     class Config:
         batch_rows: int = incidental(default=256)
+        compile: bool = incidental(default=False)
+        """Compile the model with torch.compile, for long runs; not for the engine of a training run."""
 
         def __post_init__(self) -> None:
             if self.batch_rows < 1:
@@ -58,8 +61,19 @@ class HuggingFaceEngine(Engine):
         # A policy that is trained in bfloat16 keeps float32 weights, and is sampled as it is trained.
         self._in_bfloat16 = self._is_policy and is_float32 and source.dtype == "bfloat16"
         self.logp_is_exact = is_float32 and not self._in_bfloat16
+        if self.config.compile:
+            self._compile()
         generation = self.module.generation_config
         self._stop_ids = stop_ids(generation.eos_token_id if generation is not None else None, self.tokenizer)
+
+    def _compile(self) -> None:
+        """Compile the forward pass, once for all numbers of rows and columns."""
+        import torch
+
+        if self._is_policy:
+            raise ConfigError("engine.compile is for evaluations: a policy in training is compiled by loop.compile")
+        check_compiler(self.module.device, "engine.compile")
+        self.module.forward = torch.compile(self.module.forward, dynamic=True)
 
     def check_prompts(self, source: ModelSource, requests: Iterable[Request]) -> None:
         encode_prompts(load_tokenizer(source), list(requests), context_of(source))

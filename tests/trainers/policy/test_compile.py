@@ -77,8 +77,8 @@ def test_compiled_layers_give_the_same_values_and_compile_once_for_all_shapes(
 
 def test_a_missing_compiler_is_reported_before_the_run(tmp_path: Path) -> None:
     code = (
-        "import torch; from harness.trainers.policy.compile import *; "
-        "refuse_where_nothing_compiles(torch.device('cpu'))"
+        "import torch; from harness.models.loading import check_compiler; "
+        "check_compiler(torch.device('cpu'), 'loop.compile')"
     )
     # An empty cache, for what was compiled before needs no compiler.
     environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PATH": ""}

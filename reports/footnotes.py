@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.core.types import Estimate
+from harness.reports.methods import checkpoint_step
 from harness.reports.power import NO_POWER, no_power
 from harness.reports.run_config import run_config, subtable
 from harness.reports.run_facts import Cell, labels, trainer_of, unfinished
-from harness.reports.suites import Column, Row, Suite, checkpoint_step
+from harness.reports.suites import Column, Row, Suite
 from harness.runs.folder import RunReader
 from harness.runs.search import HELD_OUT_FOLDER
 

@@ -84,7 +84,14 @@ def read_curves(counts: pd.DataFrame, *, counts_seeds: bool = True) -> list[Curv
 
 
 def curves_of_task(task: str, split: str, rows: pd.DataFrame, *, counts_seeds: bool = True) -> Curves:
-    """Return the curves of one task. Raise if its cells have no problem in common."""
+    """Return the curves of one task. Raise if its cells have no problem in common, or if one was evaluated twice."""
+    twice = rows[rows.duplicated([*CELL, "draw", "problem"])]
+    if len(twice):
+        arm, seed, step, temperature, draw = twice.iloc[0][[*CELL, "draw"]]
+        raise UsageError(
+            f"two evaluations of {arm} (seed {seed}, step {step}, T = {temperature:g}) have the seed {draw}, so they "
+            "are not independent; leave one of them out"
+        )
     rows = rows.assign(graded=rows["n"] - rows["ungraded"])
     rows = rows[rows["graded"] > 0]
     all_cells = {tuple(cell) for cell in rows[CELL].drop_duplicates().itertuples(index=False)}
@@ -103,6 +110,8 @@ def curves_of_task(task: str, split: str, rows: pd.DataFrame, *, counts_seeds: b
     points = {arm: [_point(values, arm, place) for place in complete[arm][1]] for arm in seeds}
     solved = {(arm, place): _array(values.loc[(arm, *place), "solved"]) for arm in seeds for place in complete[arm][1]}
     notes = [*_unfinished(complete, all_cells)]
+    if n_ungraded := int(rows["ungraded"].sum()):
+        notes.append(f"UNGRADED samples, in no number: {n_ungraded} of {int(rows['n'].sum())}.")
     if n_lost := len(shared) - len(problems):
         notes.append(f"{n_lost} of {len(shared)} problems are left out: not every cell has graded samples of them.")
     return Curves(task, split, problems, k, points, seeds, solved, counts_seeds, notes)

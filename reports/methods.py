@@ -6,15 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from harness.models.loading import CHECKPOINT_PREFIX
 from harness.reports.run_config import run_config
-from harness.reports.run_facts import Labelled, model_of, trainer_of
+from harness.reports.run_facts import CHECKPOINTS_FOLDER, Labelled, model_of, trainer_of
 from harness.runs.folder import RunReader
 
 SEEDS = ("seed",)
 IGNORED = ("model", "engine", "metrics")
-"""Parts of an evaluation's config that the method does not depend on: the model is known by its training."""
+"""Parts of an evaluation's config that the method does not depend on: the model is known by its training and step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,21 @@ def _settings(run: RunReader) -> dict[str, Any]:
     """Return the settings of an evaluation, and those of the training of its model, without seeds."""
     trainer = trainer_of(run)
     own = {key: value for key, value in run.config().items() if key not in IGNORED}
-    trained = dict(trainer.config()) if trainer is not None else {"model": model_of(run)}
-    return {**flat(own, "eval."), **flat(trained, "train.")}
+    if trainer is None:
+        return {**flat(own, "eval."), "train.model": model_of(run)}
+    return {**flat(own, "eval."), **flat(trainer.config(), "train."), "step": checkpoint_step(run, trainer)}
 
 
-def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def checkpoint_step(run: RunReader, trainer: RunReader) -> int | None:
+    """Return the step of the checkpoint that was evaluated; the last one where the run folder itself was named."""
+    path = Path(run_config(run).model or "")
+    number = path.name.removeprefix(CHECKPOINT_PREFIX)
+    is_checkpoint = path.parent.name == CHECKPOINTS_FOLDER and number.isdigit()
+    return int(number) if is_checkpoint else run_config(trainer).n_steps
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dots in their keys, without seeds."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if key in SEEDS:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.models.loading import CHECKPOINT_PREFIX
 from harness.reports.compare import IGNORED, NOTED
+from harness.reports.methods import checkpoint_step, flat
 from harness.reports.protocol_card import SAMPLING, card
 from harness.reports.ranking import Values
 from harness.reports.run_config import run_config
-from harness.reports.run_facts import CHECKPOINTS_FOLDER, Cell, Labelled, labelled, model_of, task_ids, trainer_of
+from harness.reports.run_facts import Cell, Labelled, labelled, model_of, task_ids, trainer_of
 from harness.reports.samples import TaskSamples, samples_of
 from harness.runs.folder import RunReader
 
@@ -27,7 +27,6 @@ SHARED = ("samples a problem", *(name.replace("_", " ") for name in SAMPLING), "
 """Settings that all benchmarks of a suite have in common."""
 SHOWN = {"samples a problem": "n", "temperature": "T", "top p": "top_p", "top k": "top_k", "max tokens": "max tokens"}
 """Settings in the title of a suite, as they are written there."""
-SEED = "seed"
 DEFAULTS = {"top p": 1.0, "top k": 0}
 Settings = Mapping[str, Any]
 
@@ -109,7 +108,7 @@ def suites(runs: Sequence[RunReader], *, free: Sequence[str] = ()) -> list[Suite
         for task in task_ids(run):
             if task not in samples_of(run):
                 continue
-            shared, own, column = _protocol(run, task, free)
+            shared, own, column = protocol_of(run, task, free)
             same = drafts.setdefault(json.dumps(shared, default=str), [])
             draft = next((one for one in same if one.cards.get(column, own) == own), None)
             if draft is None:
@@ -121,7 +120,7 @@ def suites(runs: Sequence[RunReader], *, free: Sequence[str] = ()) -> list[Suite
     return [_suite(draft, methods, given, free) for same in drafts.values() for draft in same]
 
 
-def _protocol(run: RunReader, task: str, free: Sequence[str]) -> tuple[dict[str, Cell], dict[str, Cell], Column]:
+def protocol_of(run: RunReader, task: str, free: Sequence[str]) -> tuple[dict[str, Cell], dict[str, Cell], Column]:
     """Return the shared settings, the benchmark's own, and its column."""
     settings = card(run, task)
     engine = run_config(run).engine
@@ -161,27 +160,6 @@ def method_settings(run: RunReader) -> dict[str, Any]:
     if trainer is None:
         return {"model": config.model, **{f"model.{key}": value for key, value in config.model_options.items()}}
     return {**flat(trainer.config()), "step": checkpoint_step(run, trainer)}
-
-
-def checkpoint_step(run: RunReader, trainer: RunReader) -> int | None:
-    """Return the step of the checkpoint that was evaluated; the last one where the run folder itself was named."""
-    path = Path(run_config(run).model or "")
-    number = path.name.removeprefix(CHECKPOINT_PREFIX)
-    is_checkpoint = path.parent.name == CHECKPOINTS_FOLDER and number.isdigit()
-    return int(number) if is_checkpoint else run_config(trainer).n_steps
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dots in their keys, without seeds."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key == SEED:
-            continue
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _names(

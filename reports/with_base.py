@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.reports.run_config import run_config
-from harness.reports.run_facts import Labelled, control_of, labelled, sampling_setting, task_ids, trainer_of
+from harness.reports.run_facts import Labelled, control_of, labelled, task_ids, trainer_of
+from harness.reports.suites import protocol_of
 from harness.runs.folder import RunReader
 
 ORDER = ("base", "best-prompt", "base-entropy", "trained-entropy")
 SELECTION = "selection"
+FREE = ("samples a problem", "limit")
+"""Settings in which a base may differ: the problems that both have are compared, at a k that both can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,8 @@ def _is_base(mark: Mapping[str, Any]) -> bool:
 
 
 def _is_like(base: RunReader, trained: RunReader, path: str | None) -> bool:
-    """Return whether one is an evaluation of the model at `path`, drawn as the other on a common task."""
+    """Return whether one is an evaluation of the model at `path`, under the protocol of the other on common tasks."""
     if run_config(base).model != path or path is None:
         return False
     shared = [task for task in task_ids(trained) if task in task_ids(base)]
-    keys = ("temperature", "top_p", "top_k", "max_tokens")
-    return bool(shared) and all(
-        sampling_setting(base, task, key) == sampling_setting(trained, task, key) for task in shared for key in keys
-    )
+    return bool(shared) and all(protocol_of(base, task, FREE) == protocol_of(trained, task, FREE) for task in shared)

@@ -156,7 +156,13 @@ def tuning_table(study: StudyConfig, trials: Sequence[Trial], chosen: Mapping[st
         f"Each arm tried {study.tuning.budget} settings with seed {study.tuning.seed}; the largest {rule} on the split "
         f"{study.tuning.split!r} was chosen, of equal ones the first. The reported problems were read by no choice."
     )
-    return Table("Tuning", ("arm", "trial", "settings", rule, ""), rows, (note,))
+    failed = [f"{trial.arm} trial {trial.number}" for trial in trials if trial.value(rule) is None]
+    notes = (
+        (note, f"FAILED, so that these arms had fewer settings to choose from: {', '.join(failed)}.")
+        if failed
+        else (note,)
+    )
+    return Table("Tuning", ("arm", "trial", "settings", rule, ""), rows, notes)
 
 
 # --- splits -----------------------------------------------------------------------------------------------------

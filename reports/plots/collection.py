@@ -12,7 +12,6 @@ import harness
 from harness.core.errors import UnknownNameError, UsageError
 from harness.core.extras import require
 from harness.reports.arm_counts import arm_counts
-from harness.reports.frontier import CELL, curves_of_task
 from harness.reports.plots.evaluations import evaluation_plots
 from harness.reports.plots.frontier import frontier_svg
 from harness.reports.plots.judge import judge_plots
@@ -43,16 +42,14 @@ def all_plots(runs: Sequence[RunReader]) -> list[Plot]:
 
 def _frontiers(runs: Sequence[RunReader]) -> Iterator[Plot]:
     """Yield the frontier of each task whose solutions are identified, where there are several points."""
-    counts = arm_counts(runs)
-    if counts is None or len(counts[["task", "split", *CELL]].drop_duplicates()) < 2:
-        return
-    for (task, split), rows in counts.groupby(["task", "split"], sort=True):
-        title = f"Accuracy against diversity on {task} ({split})"
+    for found in arm_counts(runs):
+        title = f"Accuracy against diversity on {found.task} ({found.split})"
+        title += f", {found.protocol}" if found.protocol else ""
         try:
-            curves = curves_of_task(str(task), str(split), rows)
-        except UsageError:  # no problem in common: the table of the frontier states it
+            curves = found.curves()
+        except UsageError:  # the table of the frontier states why
             continue
-        yield Plot(f"frontier-{task}-{split}", title, frontier_svg(curves))
+        yield Plot(f"frontier-{found.task}-{found.split}", title, frontier_svg(curves))
 
 
 def chosen(plots: Sequence[Plot], ids: Sequence[str] | None) -> list[Plot]:

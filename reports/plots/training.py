@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.reports.methods import flat
 from harness.reports.plots.svg import Panel, Plot, Series, picture
 from harness.reports.run_config import run_config
 from harness.reports.run_facts import Labelled, labelled
-from harness.reports.suites import differing_settings, flat
+from harness.reports.suites import differing_settings
 from harness.runs.folder import RunReader
 
 MOST_POINTS = 300

@@ -157,7 +157,9 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
     from harness.runs.folder import RunIdentity, RunWriter
     from harness.trainers.loop import Trainer
     from harness.trainers.policy.model import Policy
+    from harness.trainers.recorder import StepRecorder
     from harness.trainers.rollouts import Sampler
+    from harness.trainers.step_metrics import Diagnostics
 
     setup = make_setup(precision, objective, load)
     config = setup.config
@@ -177,9 +179,12 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
             tokenizer=tokenizer,
             source=Sampler(config, setup.task, setup.engine, with_greedy=False),
             engine=setup.engine,
-            store=store,
-            trackers=[clock],
-            progress=Progress(quiet=True),
+            recorder=StepRecorder(
+                store=store,
+                trackers=[clock],
+                progress=Progress(quiet=True),
+                diagnostics=Diagnostics(config.warnings),
+            ),
             evaluate_held_out=lambda: None,
         ).fit()
         store.finish("done")
@@ -214,6 +219,7 @@ def make_setup(precision: str, objective: dict[str, Any], load: Workload) -> Any
         config=config,
         task=task,
         objective=config.objective.build(),
+        backend=config.backend.build(),
         engine=config.engine.build(),
         base=ModelSource("unused"),
         temperature=1.0,

@@ -55,7 +55,7 @@ class ArmCounts:
     split: str
     counts: pd.DataFrame
     protocol: str
-    """What sets it apart from other protocols of the task among the runs; empty if there is one."""
+    """The settings in which it differs from other protocols of the task among the runs; empty if there is one."""
 
     def curves(self) -> Curves:
         """Return the curves. Raise UsageError if the cells can't be compared."""

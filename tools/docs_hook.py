@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PLUGIN_KINDS = ("tasks", "objectives", "advantages", "graders", "metrics", "engines", "tables")
+PLUGIN_KINDS = ("tasks", "objectives", "advantages", "graders", "metrics", "engines", "backends", "tables")
 
 
 def _top_page(name: str) -> str:

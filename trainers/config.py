@@ -306,6 +306,8 @@ class TrainConfig:
     """The grader whose rewards are trained on, instead of the task's own. Held-out evaluations keep the task's own."""
     objective: PluginChoice = plugin("objectives")
     engine: PluginChoice = plugin("engines", default="hf")
+    backend: PluginChoice = plugin("backends", default="loop", is_optional=True)
+    """The trainer that runs the steps: our own loop, or another project's with our objective."""
     loop: LoopConfig
     optimizer: OptimizerConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -8,13 +8,11 @@ the bit where the arithmetic does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from harness.core.progress import Progress
 from harness.core.protocols import Engine
-from harness.runs.folder import RunWriter
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position, explaining_damage
 from harness.trainers.engine_mismatch import largest_mismatch
@@ -22,19 +20,13 @@ from harness.trainers.kl import AdaptiveKl
 from harness.trainers.learner import Learner, make_optimizer
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
+from harness.trainers.recorder import StepRecorder
 from harness.trainers.reference import ReferenceReset
 from harness.trainers.reward_shaping import untruncated_rows
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, weights_digest
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import Diagnostics, StepMetrics
-from harness.trainers.trackers import Tracker
-
-
-def shown(row: Mapping[str, float]) -> dict[str, float]:
-    """Return the reward of a step, and its solve rate where that is another number, for the progress line."""
-    figures = {"reward": row["reward"]}
-    return figures if row["solve_rate"] == row["reward"] else {**figures, "solve rate": row["solve_rate"]}
+from harness.trainers.step_metrics import StepMetrics
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,9 +40,7 @@ class Trainer:
     source: RolloutSource
     engine: Engine | None
     """Follows the policy; None where nothing is sampled."""
-    store: RunWriter
-    trackers: Sequence[Tracker]
-    progress: Progress
+    recorder: StepRecorder
     evaluate_held_out: Callable[[], None]
     """Evaluates the policy of the newest checkpoint on held-out problems."""
     writer: RolloutWriter | None = None
@@ -58,29 +48,29 @@ class Trainer:
 
     def fit(self) -> None:
         config = self.setup.config
-        learner, diagnostics = self._learner(), Diagnostics(config.warnings)
-        checkpoints = Checkpoints(self.store.folder, config.checkpoint.keep)
-        position = self._resume(checkpoints, learner, diagnostics)
+        learner, store, progress = self._learner(), self.recorder.store, self.recorder.progress
+        checkpoints = Checkpoints(store.folder, config.checkpoint.keep)
+        position = self._resume(checkpoints, learner)
         if position.step > 0 and self._should_evaluate(position.step):
             self.evaluate_held_out()  # a kill may have come between that checkpoint and its evaluation
         self.source.start(position.n_problems_drawn)
-        self.progress.begin("train", config.loop.steps, position.step)
+        progress.begin("train", config.loop.steps, position.step)
         first = position.step + 1
         for step in range(first, config.loop.steps + 1):
             # The first step of a process may compile, and there is no rate to print yet.
-            with self.progress.working(f"step {step}") if step == first else contextlib.nullcontext():
+            with progress.working(f"step {step}") if step == first else contextlib.nullcontext():
                 row, n_drawn = self._step(step, learner)
             position = Position(step, position.n_problems_drawn + n_drawn)
-            self._record(row, diagnostics)
+            self.recorder.record(row)
             if self._should_checkpoint(step):
-                self.store.sync()  # a checkpoint is never ahead of its step records
+                store.sync()  # a checkpoint is never ahead of its step records
                 checkpoints.save(
                     position, learner.state_dict(), self.policy, self.tokenizer, learner.changed_reference()
                 )
             if self._should_evaluate(step):
                 self.evaluate_held_out()
-                self.progress.begin("train", config.loop.steps, step)
-        self.progress.end()
+                progress.begin("train", config.loop.steps, step)
+        progress.end()
 
     def _step(self, step: int, learner: Learner) -> tuple[dict[str, float], int]:
         """Make one step; return its metrics and how many problems it drew from the task."""
@@ -126,7 +116,7 @@ class Trainer:
             resets=ReferenceReset(config.reference),
         )
 
-    def _resume(self, checkpoints: Checkpoints, learner: Learner, diagnostics: Diagnostics) -> Position:
+    def _resume(self, checkpoints: Checkpoints, learner: Learner) -> Position:
         """Load the newest checkpoint; step records after it belong to steps that are done again."""
         position, newest = Position(0, 0), checkpoints.newest()
         if newest is not None:
@@ -134,22 +124,10 @@ class Trainer:
             position, state = checkpoints.restore(newest, reference)
             with explaining_damage(newest):
                 learner.load_state_dict(state)
-        kept = self.store.rewind_steps(position.step)
-        self.store.replace_warnings(asdict(warning) for row in kept for warning in diagnostics.update(row))
-        for tracker in self.trackers:
-            tracker.resume(self.store.record, position.step)
+        self.recorder.resume(position.step)
         if self.engine is not None:
             self.engine.load_weights(self.policy.tensors(), position.step)
         return position
-
-    def _record(self, row: dict[str, float], diagnostics: Diagnostics) -> None:
-        self.store.append_step(row)
-        for warning in diagnostics.update(row):
-            self.store.append_warning(asdict(warning))
-            self.progress.warn(f"step {warning.step}: {warning.text}")
-        for tracker in self.trackers:
-            tracker.log(row)
-        self.progress.advance(figures=shown(row))
 
     def _should_checkpoint(self, step: int) -> bool:
         n_steps = self.setup.config.loop.steps

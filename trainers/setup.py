@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.config import PluginChoice
 from harness.core.errors import ConfigError, UsageError
-from harness.core.protocols import Engine, ModelSource, Objective, Task
+from harness.core.protocols import Backend, Engine, ModelSource, Objective, Task
 from harness.core.seeds import derive
 from harness.evaluation.select import problems_of
 from harness.evaluation.setup import with_grader
@@ -37,6 +37,7 @@ class TrainSetup:
     """With the grader whose rewards are trained on."""
     objective: Objective
     engine: Engine
+    backend: Backend
     base: ModelSource
     temperature: float
     max_tokens: int
@@ -85,11 +86,12 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
     saved = open_rollouts(config, objective) if config.rollouts.source is not None else None
     check_steps(folder, config.loop.steps)
     graded.grader.check()
-    return TrainSetup(
+    setup = TrainSetup(
         config=config,
         task=graded,
         objective=objective,
         engine=engine,
+        backend=config.backend.build(),
         base=base,
         temperature=temperature,
         max_tokens=config.sampling.over(task.sampling).max_tokens,
@@ -98,6 +100,8 @@ def build_setup(config: TrainConfig, folder: Path) -> TrainSetup:
         newest=Checkpoints(folder, config.checkpoint.keep).newest(),
         warnings=warnings_of(config, objective),
     )
+    setup.backend.check(setup)
+    return setup
 
 
 def held_out_tasks(config: TrainConfig) -> tuple[PluginChoice, ...]:

@@ -24,14 +24,12 @@ from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
-from harness.trainers.dry_run import dry_run
-from harness.trainers.loop import Trainer, shown
-from harness.trainers.policy.model import Policy, load_policies
+from harness.trainers.policy.model import Policy
+from harness.trainers.recorder import shown
 from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
-from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, refuse_other_rollouts, rollout_facts
+from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, rollout_facts
 from harness.trainers.setup import TrainSetup, build_setup, held_out_tasks
 from harness.trainers.step_metrics import StepMetrics
-from harness.trainers.trackers import make_trackers
 
 
 @contextlib.contextmanager
@@ -54,7 +52,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-@explain_out_of_memory()
 def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memory: bool = False) -> RunReader:
     """Open or resume the run folder and train to the last step. Everything that can be refused is refused first.
 
@@ -64,56 +61,36 @@ def train(config: TrainConfig, folder: Path, progress: Progress, *, ignore_memor
         setup = build_setup(config, folder)
     if config.rollouts.only:
         return collect(setup, folder, progress)
-    with progress.working(f"estimating the memory of {config.model.path}"):
-        estimate = dry_run(config, setup)
+    reader: RunReader = setup.backend.train(setup, folder, progress, ignore_memory=ignore_memory)
+    return reader
+
+
+def check_memory(setup: TrainSetup, progress: Progress, *, ignore_memory: bool) -> None:
+    """Print the warnings about the settings, and refuse a run that does not fit into memory."""
+    with progress.working(f"estimating the memory of {setup.config.model.path}"):
+        estimate = setup.backend.estimate(setup)
     estimate.check(progress, ignore_memory=ignore_memory)
     for line in setup.warnings:
         progress.warn(line)
-    data = _data_facts(setup, progress)
-    facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
+
+
+def identity_of(setup: TrainSetup, progress: Progress) -> RunIdentity:
+    """Return everything that must agree when the run is resumed."""
+    config = setup.config
+    facts = {config.task.id: data_facts(setup, progress), "model": fingerprint(setup.base.path)}
     if setup.saved is not None:
         facts |= setup.saved.about()
-    identity = RunIdentity.of("train", config, seeds={"run": config.seed}, data=facts)
-    RunWriter.check(folder, identity)
-    trackers = make_trackers(config.track, folder, configs.to_tree(config))  # loading the model may take minutes
-    with progress.working(f"loading {config.model.path}"):
-        tokenizer = load_tokenizer(setup.base)
-        policy, reference = load_policies(
-            config, setup.base, setup.newest, setup.temperature, with_reference=setup.with_reference
-        )
-    check_prompts(setup.task, setup.base, tokenizer, policy.module, _n_sampled(setup))
-    setup.objective.prepare(policy.shape, derive(config.seed, "objective"))
-    saved_facts = rollout_facts(config, setup.task, data, tokenizer, policy.tensors())
-    if setup.saved is not None:
-        refuse_other_rollouts(setup.saved, saved_facts, is_begun=setup.newest is not None)
-    with _opened(setup, policy.module, tokenizer, progress) as engine_closing:
-        store = RunWriter.open(folder, identity)
-        with finishing(store), explain_out_of_memory(), engine_closing.pop_all() as closing:
-            if Checkpoints(folder, config.checkpoint.keep).newest() != setup.newest:
-                raise RunError("another process has just trained this run further; run the same command again")
-            for tracker in trackers:
-                closing.callback(tracker.close)
-            writer = RolloutWriter(folder, saved_facts) if config.rollouts.save else None
-            if writer is not None:
-                closing.callback(writer.close)
-            Trainer(
-                setup=setup,
-                policy=policy,
-                reference=reference,
-                tokenizer=tokenizer,
-                source=_rollout_source(setup, policy, tokenizer, progress),
-                engine=setup.engine if setup.needs_engine else None,
-                store=store,
-                trackers=trackers,
-                progress=progress,
-                evaluate_held_out=lambda: _evaluate_held_out(setup, store, progress),
-                writer=writer,
-            ).fit()
-    return store.reader()
+    return RunIdentity.of("train", config, seeds={"run": config.seed}, data=facts)
+
+
+def refuse_newer_checkpoint(setup: TrainSetup, folder: Path) -> None:
+    """Raise if another process has saved a checkpoint since this one read the newest."""
+    if Checkpoints(folder, setup.config.checkpoint.keep).newest() != setup.newest:
+        raise RunError("another process has just trained this run further; run the same command again")
 
 
 @contextlib.contextmanager
-def _opened(setup: TrainSetup, module: Any, tokenizer: Any, progress: Progress) -> Iterator[contextlib.ExitStack]:
+def opened(setup: TrainSetup, module: Any, tokenizer: Any, progress: Progress) -> Iterator[contextlib.ExitStack]:
     """Open the engine, where anything is sampled; what is yielded closes it, whatever happens next."""
     with contextlib.ExitStack() as closing:
         if setup.needs_engine:
@@ -123,7 +100,7 @@ def _opened(setup: TrainSetup, module: Any, tokenizer: Any, progress: Progress) 
         yield closing
 
 
-def _rollout_source(setup: TrainSetup, policy: Policy, tokenizer: Any, progress: Progress) -> RolloutSource:
+def rollout_source(setup: TrainSetup, policy: Policy, tokenizer: Any, progress: Progress) -> RolloutSource:
     config, objective = setup.config, setup.objective
     if setup.saved is not None:
         is_recomputed = config.loop.logp_old in ("recompute", "live")
@@ -133,12 +110,12 @@ def _rollout_source(setup: TrainSetup, policy: Policy, tokenizer: Any, progress:
     return Sampler(config, setup.task, setup.engine, "greedy_reward" in objective.needs)
 
 
-def _n_sampled(setup: TrainSetup) -> int:
+def n_sampled(setup: TrainSetup) -> int:
     """Return how many tokens follow a prompt at most; demonstrations have their own length."""
     return setup.max_tokens if setup.objective.source == "policy" else 0
 
 
-def _data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
+def data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
     """Return what the run record keeps of the task and its grader. Unknown data are warned of, or refused."""
     config = setup.config
     grader = grader_name(setup.task, config.grader)
@@ -146,7 +123,7 @@ def _data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
         return task_facts(setup.task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
 
 
-def _evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) -> None:
+def evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) -> None:
     """Run the same evaluation as `harness eval`, in a run folder of its own inside this one."""
     config, held = setup.config, setup.config.held_out
     checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
@@ -182,15 +159,15 @@ def _evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) 
 def collect(setup: TrainSetup, folder: Path, progress: Progress) -> RunReader:
     """Open or resume the run folder, sample every step from the model as it is, and train nothing."""
     config, task = setup.config, setup.task
-    data = _data_facts(setup, progress)
+    data = data_facts(setup, progress)
     facts = {config.task.id: data, "model": fingerprint(setup.base.path)}
     identity = RunIdentity.of("rollouts", config, seeds={"run": config.seed}, data=facts)
     RunWriter.check(folder, identity)  # loading a large model takes minutes
     with progress.working(f"loading {config.model.path}"):
         tokenizer, module = load_tokenizer(setup.base), load_module(setup.base)
-    check_prompts(task, setup.base, tokenizer, module, _n_sampled(setup))
+    check_prompts(task, setup.base, tokenizer, module, n_sampled(setup))
     saved_facts = rollout_facts(config, task, data, tokenizer, module.state_dict().items())
-    with _opened(setup, module, tokenizer, progress) as engine_closing:
+    with opened(setup, module, tokenizer, progress) as engine_closing:
         setup.engine.load_weights(module.state_dict().items(), version=0)
         store = RunWriter.open(folder, identity)
         with finishing(store), engine_closing.pop_all() as closing:

@@ -16,7 +16,7 @@ from harness.evaluation import presets
 from harness.reports.render import terminal_width
 
 EXAMPLE = "harness list tasks"
-KINDS = ("tasks", "presets", "engines", "graders", "metrics", "advantages", "objectives", "tables")
+KINDS = ("tasks", "presets", "engines", "graders", "metrics", "advantages", "objectives", "backends", "tables")
 
 
 class Arguments(JsonArguments):

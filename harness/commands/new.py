@@ -20,7 +20,7 @@ from harness.runs.jsonl import disk_error
 
 EXAMPLE = "harness new objective my_loss"
 SKELETONS = Path(__file__).parent / "skeletons"
-NOUNS = {kind.noun: name for name, kind in KINDS.items()}
+NOUNS = {kind.noun: name for name, kind in KINDS.items() if name != "backends"}
 USES = {
     "tasks": "harness eval countdown-tiny --tasks {id} --n 2 --limit 4",
     "engines": "harness eval countdown-tiny --tasks countdown --engine {id} --n 2 --limit 4",

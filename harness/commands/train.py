@@ -26,6 +26,7 @@ EXAMPLE = "harness train countdown-flowrl --set loop.steps=40 --out runs/a"
 class Arguments(RunArguments):
     config: str
     engine: str | None
+    backend: str | None
     rollouts_only: bool
     from_rollouts: Path | None
     ignore_memory: bool
@@ -34,6 +35,7 @@ class Arguments(RunArguments):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a TOML file, or the name of a recipe (`harness show NAME` prints it)")
     parser.add_argument("--engine", help="what samples (default: the recipe's, else hf)")
+    parser.add_argument("--backend", help="which trainer runs the steps (default: the recipe's, else our own loop)")
     rollouts = parser.add_mutually_exclusive_group()
     rollouts.add_argument("--rollouts-only", action="store_true", help="sample and save every step without training")
     rollouts.add_argument("--from-rollouts", type=Path, metavar="RUN", help="train on what another run saved")
@@ -53,11 +55,11 @@ def run(args: Arguments) -> int:
     config = parse(TrainConfig, settings)
     folder = args.out if args.out is not None else default_folder(f"train-{path.stem}", config)
     if args.dry_run:
-        from harness.trainers.dry_run import dry_run
         from harness.trainers.setup import build_setup
 
         with progress.working(f"reading the task {config.task.id}"):
-            estimate = dry_run(config, build_setup(config, folder))
+            setup = build_setup(config, folder)
+            estimate = setup.backend.estimate(setup)
         print_config(args, config, folder, asdict(estimate), estimate.lines())
         estimate.check(progress, ignore_memory=args.ignore_memory)
         return DONE
@@ -73,4 +75,5 @@ def _settings(args: Arguments) -> Tree:
     if args.from_rollouts is not None:
         rollouts["source"] = str(args.from_rollouts)
     flags = {"rollouts": rollouts} if rollouts else {}
-    return merge(strictness(args), plugin_settings("engine", args.engine), flags, parse_sets(args.set))
+    chosen = merge(plugin_settings("engine", args.engine), plugin_settings("backend", args.backend))
+    return merge(strictness(args), chosen, flags, parse_sets(args.set))

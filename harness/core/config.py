@@ -43,14 +43,21 @@ class PluginChoice:
 
 
 def plugin(
-    kind_name: str, *, default: Any = None, is_incidental: bool = False, otherwise: Any = dataclasses.MISSING
+    kind_name: str,
+    *,
+    default: Any = None,
+    is_incidental: bool = False,
+    is_optional: bool = False,
+    otherwise: Any = dataclasses.MISSING,
 ) -> Any:
     """Declare a schema field whose TOML table names a plug-in of that kind, or several in a list.
 
     `default` is an id or a list of ids. Without one the key is required, unless `otherwise` is the value of the field
-    without it.
+    without it. With `is_optional` a default without options is left out of a written config and of the identity.
     """
     metadata = {"plugin": kind_name, "default": default, "incidental": is_incidental}
+    if is_optional:
+        metadata["optional"] = True
     if isinstance(default, str):  # for a schema that is filled in by code, without a config
         return dataclasses.field(metadata=metadata, default_factory=lambda: parse_plugin(kind_name, default))
     return dataclasses.field(metadata=metadata, default=otherwise)
@@ -336,7 +343,8 @@ def _field_tree(field: dataclasses.Field[Any], value: Any, identity_only: bool) 
     """Return a field as plain values; None for one to leave out, such as a section without settings."""
     if "sections" not in field.metadata:
         tree = to_tree(value, identity_only=identity_only)
-        return None if "optional" in field.metadata and not tree else tree
+        is_default = not tree or ("plugin" in field.metadata and tree == {"id": field.metadata["default"]})
+        return None if "optional" in field.metadata and is_default else tree
     trees = {name: to_tree(item, identity_only=identity_only) for name, item in value.items()}
     not_empty = {name: tree for name, tree in trees.items() if tree}
     return not_empty if not_empty else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from harness.core.errors import ConfigError, PluginError
@@ -39,6 +40,8 @@ from harness.core.types import (
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.core.progress import Progress
 
 Split = Literal["train", "validation", "test"]
 R = TypeVar("R")
@@ -446,3 +449,26 @@ class PolicyGradient(Objective):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.advantage.load_state_dict(state)
+
+
+class Backend(Plugin):
+    """A trainer that runs the steps of `harness train`: our own loop, or another project's with our objective.
+
+    `setup` is a `harness.trainers.setup.TrainSetup`. Only options that change the numbers belong to a run's identity:
+    addresses and other places are declared with `incidental()`.
+    """
+
+    @abstractmethod
+    def check(self, setup: Any) -> None:
+        """Raise ConfigError for an objective or setting that it can't carry, with the nearest that can.
+
+        Nothing is loaded or connected yet.
+        """
+
+    @abstractmethod
+    def estimate(self, setup: Any) -> Any:
+        """Return the `harness.trainers.dry_run.DryRun` that `--dry-run` prints and `train` consults."""
+
+    @abstractmethod
+    def train(self, setup: Any, folder: Path, progress: Progress, *, ignore_memory: bool) -> Any:
+        """Open or resume the run folder, train to the last step, and return the run's `RunReader`."""

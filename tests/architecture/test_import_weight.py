@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("tasks", "engines", "graders", "metrics", "advantages", "objectives", "tables")
+KINDS = ("tasks", "engines", "graders", "metrics", "advantages", "objectives", "backends", "tables")
 # Made of torch, and imported only when chosen.
 TENSOR_MODULES = {
     f"harness.engines.hf.{name}" for name in ("attention", "batch", "cache", "decode", "sampling", "scoring")

@@ -15,6 +15,7 @@ CONSTANTS = {
     "harness/metrics": "METRIC",
     "harness/trainers/advantages": "ADVANTAGE",
     "harness/trainers/objectives": "OBJECTIVE",
+    "harness/trainers/backends": "BACKEND",
     "harness/reports/tables": "TABLE",
 }
 """Folder of plug-ins -> the constant that makes a module in it a plug-in. Its other modules are helpers."""

@@ -1,4 +1,4 @@
-"""Reference pages of the plug-ins: tasks, engines, graders, metrics, objectives, advantages, tables."""
+"""Reference pages of the plug-ins: tasks, engines, graders, metrics, objectives, advantages, backends, tables."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ Losses. Select one with `[objective] id = "ID"`, or start from a [recipe](recipe
 How rewards become advantages. The objectives `grpo`, `gspo`, `gmpo`, `cispo`, `trpo` and `reinforce` take any of them:
 `advantage = "ID"` in `[objective]`, or its options in `[objective.advantage]`. `harness show advantages/ID` prints the
 same text. G is the number of completions of a prompt, c the number of right ones, r a completion's reward.
+""",
+    "backends": """
+Trainers that run the steps of `harness train`. Select one with `--backend ID` or `[backend] id = "ID"`. Each calls the
+same objectives and leaves the same run folder.
 """,
     "tables": """
 Tables of a report. `harness report RUNS --table ID` builds only that one; the default is all of them.

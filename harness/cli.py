@@ -23,7 +23,7 @@ from harness.core.text import printable
 
 FOLDER = Path(__file__).resolve().parent / "commands"
 ORDER = (
-    *("train", "eval", "import", "grade", "audit", "compare", "report", "plot"),
+    *("train", "eval", "import", "grade", "audit", "compare", "report", "view", "plot"),
     *("export", "demo", "list", "show", "fetch"),
 )
 """The order of commands in the help; the others follow by name."""

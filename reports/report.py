@@ -75,13 +75,24 @@ def write_report(
         files = write_tables(out_folder, tables, formats, page, runs)
         remove_page(out_folder)
         return files
-    from harness.reports.plots.collection import all_plots  # numpy
-
-    listed = [named for table_id, group in tables.items() for named in _file_names(table_id, group)]
-    warnings = _without_sandbox(list(zip(runs, labels(runs), strict=True)))
-    with Page(runs, listed, all_plots(runs), warnings) as built:
+    with report_page(runs, tables) as built:
         files = write_tables(out_folder, tables, formats, page, runs)
         return dataclasses.replace(files, html=built.write(out_folder).html)
+
+
+def report_page(
+    runs: Sequence[RunReader],
+    tables: Mapping[str, Sequence[Table]] | None = None,
+    warnings: Sequence[str] = (),
+    first_chunk: int = 0,
+) -> Page:
+    """Build the page of these runs with these tables, or all."""
+    from harness.reports.plots.collection import all_plots  # numpy
+
+    chosen = tables if tables is not None else {table_id: build_tables(table_id, runs) for table_id in _chosen(None)}
+    listed = [named for table_id, group in chosen.items() for named in _file_names(table_id, group)]
+    unsafe = _without_sandbox(list(zip(runs, labels(runs), strict=True)))
+    return Page(runs, listed, all_plots(runs), [*warnings, *unsafe], first_chunk)
 
 
 def write_claims(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +69,25 @@ class TaskSamples:
 
 
 def samples_of(run: RunReader) -> Mapping[str, TaskSamples]:
-    """Return the samples of each task that the config asks for. Read once for as long as the files stay as they are."""
+    """Return the samples of each task that the config asks for. Read once for as long as the files stay as they are.
+
+    Only the last state of a folder is kept, so that a page of growing runs does not collect all of them.
+    """
     stats = [(run.folder / name).stat() if (run.folder / name).exists() else None for name in FILES]
     stamp = tuple((stat.st_size, stat.st_mtime_ns) if stat is not None else None for stat in stats)
-    return _read(run.folder, stamp)
+    former, samples = _cached.pop(run.folder, (None, {}))
+    if former != stamp:
+        samples = _read(run.folder)
+    _cached[run.folder] = (stamp, samples)  # the last one used comes last
+    if len(_cached) > MOST_CACHED:
+        _cached.pop(next(iter(_cached)))
+    return samples
 
 
-@lru_cache(maxsize=MOST_CACHED)
-def _read(folder: Path, _stamp: object) -> Mapping[str, TaskSamples]:
+_cached: dict[Path, tuple[object, Mapping[str, TaskSamples]]] = {}
+
+
+def _read(folder: Path) -> Mapping[str, TaskSamples]:
     run = RunReader.read(folder)
     n, clusters = run_config(run).n, run.clusters()
     index = CompletionIndex(run, {task: str(grader_of(run, task)) for task in task_ids(run)})

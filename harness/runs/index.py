@@ -27,7 +27,7 @@ Samples = dict[tuple[str, int], StoredCompletion]
 Verdicts = dict[tuple[str, int], Verdict]
 """By problem and sample index."""
 
-S = TypeVar("S")
+S = TypeVar("S", bound=msgspec.Struct)
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -174,6 +174,7 @@ def for_each_line(path: Path, add: Callable[[bytes, int], None]) -> None:
 
 def line_decoder(kind: type[S]) -> Callable[[bytes], S]:
     fast = msgspec.json.Decoder(kind).decode
+    keeps_json = any(field.name == "details" and field.type is msgspec.Raw for field in msgspec.structs.fields(kind))
 
     def decode(line: bytes) -> S:
         try:
@@ -182,7 +183,7 @@ def line_decoder(kind: type[S]) -> Callable[[bytes], S]:
             raise
         except msgspec.DecodeError:  # half a surrogate pair or an infinity: Python writes and reads both
             row = json.loads(line)
-            if isinstance(row, dict) and "details" in row:
+            if keeps_json and isinstance(row, dict) and "details" in row:
                 row["details"] = msgspec.Raw(json.dumps(row["details"]).encode())
             decoded = msgspec.convert(row, kind)
             _refuse_non_finite(decoded)

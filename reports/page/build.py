@@ -67,11 +67,12 @@ class Page:
         tables: Sequence[tuple[str, Table]],
         plots: Sequence[Plot] = (),
         warnings: Sequence[str] = (),
+        first_chunk: int = 0,
     ) -> None:
-        """Read the runs. Raise if one of their files can't be read."""
-        self._chunks = ChunkWriter()
-        try:
-            self._chunks.add(_main(runs, tables, plots, warnings, self._chunks))  # last, since it names the others
+        """Read the runs. Raise if one of their files can't be read. A page that is served counts its chunks on."""
+        self._chunks = ChunkWriter(first_chunk)
+        try:  # the main values come last, since they name the others
+            self.main = self._chunks.add(_main(runs, tables, plots, warnings, self._chunks))
         except BaseException:
             self._chunks.close()
             raise
@@ -80,16 +81,27 @@ class Page:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._chunks.close()
+
+    def chunk(self, number: int) -> bytes | None:
+        """Return the text of a chunk, or None if this page has no such chunk."""
+        return self._chunks.text(number)
+
+    def served_html(self) -> str:
+        """Return a page that asks the server it came from for its chunks and for newer states."""
+        return _html(self.main, [], live=_read("live.js"))
 
     def write(self, out_folder: Path, most_in_one_file: int = pack.MOST_IN_ONE_FILE) -> PageFiles:
         """Write the page into the folder of a report. The same runs give the same bytes."""
         is_one_file = self._chunks.n_bytes <= most_in_one_file
-        main, folder = len(self._chunks) - 1, out_folder / CHUNK_FOLDER
+        folder = out_folder / CHUNK_FOLDER
         if not is_one_file:
             _write_chunks(folder, self._chunks)
-        write_whole(out_folder / FILE, _html(main, list(self._chunks.texts()) if is_one_file else None))
-        _remove_chunks(folder, 0 if is_one_file else main + 1)
+        write_whole(out_folder / FILE, _html(self.main, list(self._chunks.texts()) if is_one_file else None))
+        _remove_chunks(folder, 0 if is_one_file else self.main + 1)
         return PageFiles(out_folder / FILE, None if is_one_file else folder)
 
 
@@ -225,35 +237,44 @@ _PAGE = """\
 <body>
 <div id="app"><p class="loading">Loading the report.</p></div>
 <noscript><p>This page needs JavaScript; report.md next to it has the tables.</p></noscript>
-{first}<script>{script}</script>
+{first}{live}<script>{script}</script>
 {others}<script type="text/plain" id="end"></script>
 </body>
 </html>
 """
 
 
-def _html(main: int, texts: Sequence[str] | None) -> str:
+def _html(main: int, texts: Sequence[str] | None, live: str | None = None) -> str:
     """Return the page. Its own data come before the script and the samples after it, so that it shows at once."""
-    style, script = ((_OWN / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = _read("page.css"), _read("page.js")
     blocks = [] if texts is None else [_block(number, text) for number, text in enumerate(texts)]
     return _PAGE.format(
         main=main,
         folder=f' data-folder="{CHUNK_FOLDER}"' if texts is None else "",
-        policy=policy(script, style, has_folder=texts is None),
+        policy=policy(script, style, has_folder=texts is None, live=live),
         style=style,
         script=script,
         first=blocks[main] if blocks else "",
+        live=f"<script>{live}</script>\n" if live is not None else "",
         others="".join(blocks[:main]),
     )
+
+
+def _read(name: str) -> str:
+    return (_OWN / name).read_text(encoding="utf-8")
 
 
 def _block(number: int, text: str) -> str:
     return f'<script type="text/plain" id="c{number}">{text}</script>\n'
 
 
-def policy(script: str, style: str, *, has_folder: bool) -> str:
-    """Return the Content-Security-Policy. Chunks in a folder are scripts, which only the page's own script can add."""
+def policy(script: str, style: str, *, has_folder: bool, live: str | None = None) -> str:
+    """Return the Content-Security-Policy. Chunks in a folder are scripts, which only the page's own script can add.
+
+    A page that is served has the script `live` as well, and may connect to its server and nothing else.
+    """
     scripts = f"script-src {_digest(script)}" + (" 'strict-dynamic'" if has_folder else "")
+    scripts += f" {_digest(live)}; connect-src 'self'" if live is not None else ""
     types = "trusted-types chunks" if has_folder else "trusted-types 'none'"
     return (
         f"default-src 'none'; {scripts}; style-src {_digest(style)}; img-src data:; base-uri 'none'; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,11 +24,12 @@ MOST_IN_ONE_FILE = 40_000_000
 
 
 class ChunkWriter:
-    """Chunks in a temporary file, so that only one of them is in memory."""
+    """Chunks in a temporary file, so that only one of them is in memory. `first` is the number of the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open until `close`)
         self._ends: list[int] = [0]
+        self._first = first
 
     def close(self) -> None:
         self._file.close()
@@ -47,7 +49,15 @@ class ChunkWriter:
         data = base64.b64encode(zlib.compress(text, LEVEL))
         self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
-        return len(self) - 1
+        return self._first + len(self) - 1
+
+    def text(self, number: int) -> bytes | None:
+        """Return a chunk, or None if it is not one of these. Several threads may read, once all have been added."""
+        place = number - self._first
+        if not 0 <= place < len(self):
+            return None
+        self._file.flush()
+        return os.pread(self._file.fileno(), self._ends[place + 1] - self._ends[place], self._ends[place])
 
     def texts(self) -> Iterator[str]:
         """Yield the chunks in order."""

@@ -2,11 +2,26 @@
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, TABLES, Drawing, make_pair, make_run, make_training, many_samples, write_page
+from page_runs import (
+    ATTACKS,
+    TABLES,
+    Drawing,
+    make_pair,
+    make_run,
+    make_training,
+    many_samples,
+    open_run,
+    sample,
+    write_page,
+)
+
+from harness.reports.live import LivePage
+from harness.reports.page.serve import PageServer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 AXE = Path(__file__).parents[2] / "tools/build_page/node_modules/axe-core/axe.min.js"
@@ -270,6 +285,61 @@ def test_a_run_alone_has_no_pair(tmp_path, opened):
     page.wait_for_selector(".sample .text")
     assert page.locator(".side").count() == 1 and page.locator("[data-filter=a-right]").count() == 0
     assert "no time" in page.locator(".side").inner_text()
+
+
+@pytest.fixture
+def live_page(tmp_path, monkeypatch, chromium):
+    """A run that grows, and its page as `harness view` serves it: any other request, or a line logged, is a failure."""
+    monkeypatch.setattr("harness.reports.live.EVERY_S", 0.05)
+    growing = open_run(tmp_path / "runs/growing")
+    for problem in ("p0", "p1"):
+        sample(growing, problem, 0, f"first of {problem}", "correct", solution="a")
+    make_pair(tmp_path / "runs")
+    faults, context = [], chromium.new_context(viewport={"width": 1280, "height": 800})
+    with PageServer(0) as server, LivePage([tmp_path / "runs"], {}) as live:
+        thread = threading.Thread(target=server.serve, args=(live,))
+        thread.start()
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: _note(faults, request.url, server.address))
+        page.goto(f"{server.address}#/samples/sums?a=growing&b=weak&p=p1")
+        page.wait_for_selector(".side .sample .text")
+        yield page, growing
+        context.close()
+        server.shutdown()
+        thread.join()
+    assert faults == []
+
+
+def test_a_served_page_shows_new_samples_in_the_place_that_is_open(live_page):
+    page, growing = live_page
+    page.evaluate("document.querySelector('.side .sample').mark = 'the same element'")
+    text = page.locator(".side").first.locator(".sample .text")
+    playwright.expect(text).to_have_text("first of p1")
+    sample(growing, "p0", 1, "another problem's", "correct", solution="b")
+    sample(growing, "p1", 1, "second of p1", "correct", solution="a")
+    playwright.expect(text).to_have_text(["first of p1", "second of p1"])
+    assert page.evaluate("document.querySelector('.side .sample').mark") == "the same element"
+    assert page.url.endswith("#/samples/sums?a=growing&b=weak&p=p1")
+    page.get_by_role("link", name="Summary").click()
+    playwright.expect(page.locator("main")).to_contain_text("growing: 4 samples of sums, 4 of 4 graded right so far")
+    growing.finish("done")
+    playwright.expect(page.locator(".warning")).to_have_count(0)
+
+
+def test_a_served_page_can_wait_and_names_what_is_wrong(live_page, tmp_path):
+    page, growing = live_page
+    page.get_by_label("live").uncheck()
+    sample(growing, "p1", 1, "second of p1", "correct", solution="a")
+    page.get_by_role("button", name="show what is new").click()
+    playwright.expect(page.locator(".side").first.locator(".sample")).to_have_count(2)
+    growing.finish("done")
+    path = tmp_path / "runs/weak/completions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"no idea", b"no ideb"))
+    playwright.expect(page.get_by_role("alert")).to_contain_text("weak/completions.jsonl, line 1 does not fit")
+    assert page.locator(".side").count() == 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from page_runs import make_run
 
 from harness.core.config import parse
 from harness.core.errors import DataError, RunFolderError
@@ -112,3 +113,9 @@ def test_what_is_not_a_study_or_not_its_counts_is_refused(tmp_path: Path) -> Non
         read_counts(tmp_path / "counts.csv")
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_counts(tmp_path / "none.csv")
+
+
+def test_lines_with_half_a_surrogate_pair_are_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [("p", 0, "text", "correct", {"reason": "half \ud83d", "solution": "a"})])
+    [row] = problem_counts(RunReader.read(run)).itertuples(index=False)
+    assert (row.problem, row.n, row.correct, row.solutions) == ("p", 1, 1, "1")

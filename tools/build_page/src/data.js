@@ -2,6 +2,7 @@
 
 const root = document.documentElement;
 const folder = root.dataset.folder;
+export const live = window.harnessLive; // of a page that is served: see reports/page/live.js
 const texts = new Map(); // number -> the resolver of a chunk that is being loaded, in a page with a folder
 const opened = new Map(); // number -> promise of its value, the least recently used first
 const MOST_OPENED = 48;
@@ -36,6 +37,7 @@ const parsed = new Promise(resolve => {
 });
 
 async function textOf(number) {
+  if (live) return live.chunk(number);
   if (folder) return loadScript(number);
   const id = `c${number}`;
   let block = document.getElementById(id);
@@ -115,18 +117,19 @@ export function isDisputed(run, row, others = Object.values(run.g)) {
   return others.some(codes => (codes[row] === RIGHT || codes[row] === WRONG) && codes[row] !== own);
 }
 
-const tasks = new Map();
+const tasks = new Map(); // id -> its newest chunk and the promise of its value
 export function openTask(task) {
-  if (!tasks.has(task.id)) {
-    tasks.set(task.id, chunk(task.chunk).then(index => {
+  if (tasks.get(task.id)?.chunk !== task.chunk) {
+    const value = chunk(task.chunk).then(index => {
       const n = index.problems.length;
       const runs = new Map(index.runs.map(run => [run.run, runColumns(run, n)]));
       const shown = index.problems.map((_, p) => p).filter(p => [...runs.values()].some(run => run.n[p]));
       const numbers = new Map(index.problems.map((name, p) => [name, p]));
       return {...task, ...index, runs, shown, numbers};
-    }));
+    });
+    tasks.set(task.id, {chunk: task.chunk, value});
   }
-  return tasks.get(task.id);
+  return tasks.get(task.id).value;
 }
 
 // Return a sample with its texts.

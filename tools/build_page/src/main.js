@@ -3,6 +3,7 @@
 import {render} from 'preact';
 import {useEffect, useMemo, useRef, useState} from 'preact/hooks';
 import {chunk, pValue, rate} from './data.js';
+import {Root} from './live.js';
 import {FlagNames, Formulas, SamplePage} from './sample.js';
 import {Samples, differences, isTyping} from './samples.js';
 import {Search} from './search.js';
@@ -24,16 +25,16 @@ function Summary({main}) {
 
 // Pairs of runs on each task, the surest differences first.
 function WhereToLook({main}) {
-  const {value, error} = useLoaded(() => Promise.all(main.tasks.map(async task => ({task, pairs: (await chunk(task.chunk)).pairs}))), [main]);
+  const {value, error} = useLoaded(() => Promise.all(main.tasks.map(async task => ({main, task, pairs: (await chunk(task.chunk)).pairs}))), [main]);
   if (error) return html`<${Trouble} error=${error} />`;
-  const lines = (value || []).flatMap(({task, pairs}) => pairs.map(pair => ({
-    task, pair, settings: differences(main, task.id, pair[0], pair[1]).filter(line => !line.isNoted).map(line => line.name),
+  const lines = (value || []).flatMap(({main: of, task, pairs}) => pairs.map(pair => ({
+    main: of, task, pair, settings: differences(of, task.id, pair[0], pair[1]).filter(line => !line.isNoted).map(line => line.name),
   }))).sort((a, b) => a.settings.length - b.settings.length || a.pair[8] - b.pair[8] || Math.abs(b.pair[5]) - Math.abs(a.pair[5])).slice(0, 12);
   if (!lines.length) return null;
   return html`<section><h2>Where runs differ</h2><p class="about">Open a pair to see its problems and samples side by side. The p-values are not adjusted for the number of pairs.</p>
     <div class="scroll" tabindex="0" role="region" aria-label="Where runs differ"><table><thead><tr><th scope="col">task</th><th scope="col">A</th><th scope="col">B</th><th scope="col">rates</th><th scope="col">B − A</th><th scope="col">p</th><th scope="col">settings that differ</th><th scope="col"><span class="sr">link</span></th></tr></thead>
-    <tbody>${lines.map(({task, settings, pair: [one, other, , x, y, d, low, high, p]}) => {
-    const [a, b] = [main.runs[one].label, main.runs[other].label];
+    <tbody>${lines.map(({main: of, task, settings, pair: [one, other, , x, y, d, low, high, p]}) => {
+    const [a, b] = [of.runs[one].label, of.runs[other].label];
     return html`<tr><td>${safe(task.id)}</td><td>${safe(a)}</td><td>${safe(b)}</td><td class="number">${rate(x)} / ${rate(y)}</td><td class="number">${d >= 0 ? '+' : ''}${rate(d)} <span class="interval">[${rate(low)}, ${rate(high)}]</span></td><td class="number">${pValue(p).slice(2)}</td>
       <td>${settings.join(', ') || '–'}</td><td><a href=${address('samples', [task.id], {a, b, sort: d >= 0 ? 'gain' : 'loss'})}>open</a></td></tr>`;
   })}</tbody></table></div></section>`;
@@ -115,7 +116,7 @@ const VIEWS = {
   keys: ['Keys', Keys, () => false],
 };
 
-function App({main}) {
+function App({main, status, trouble}) {
   const [place, setPlace] = useState(readAddress);
   const [isDark, toggleTheme] = useTheme();
   const [drawn, setDrawn] = useState(true);
@@ -142,13 +143,14 @@ function App({main}) {
       <form role="search" onSubmit=${event => { event.preventDefault(); go(address('search', [], {q: field.current.value})); }}>
         <input type="search" ref=${field} aria-label="Search all samples" placeholder="search samples  /" defaultValue=${place.query.q || ''} /></form>
       <button type="button" aria-pressed=${drawn} title="draw formulas, or show their source" onClick=${() => setDrawn(!drawn)}>∑</button>
-      <button type="button" aria-pressed=${isDark} title="dark or light (d)" onClick=${toggleTheme}>${isDark ? 'light' : 'dark'}</button></header>
+      <button type="button" aria-pressed=${isDark} title="dark or light (d)" onClick=${toggleTheme}>${isDark ? 'light' : 'dark'}</button>${status}</header>
+    ${trouble}
     <main id="main" tabindex="-1" class=${`view-${view}`}><${View} key=${view} main=${main} parts=${place.parts} query=${place.query} /></main>
   </${Formulas.Provider}></${FlagNames.Provider}>`;
 }
 
 const app = document.getElementById('app');
 chunk(Number(document.documentElement.dataset.main)).then(
-  main => { app.textContent = ''; render(html`<${App} main=${main} />`, app); },
+  main => { app.textContent = ''; render(html`<${Root} App=${App} first=${main} />`, app); },
   error => { app.textContent = `This report can't be read: ${error.message}`; },
 );

@@ -87,7 +87,7 @@ export function SamplePage({main, parts}) {
     const row = start + Math.max(0, indices.indexOf(Number(index)));
     const [sample, statement] = await Promise.all([openSample(run, row), openStatement(task, problem)]);
     return {task, run, row, sample, statement, indices};
-  }, parts);
+  }, [main, ...parts]);
   if (error) return html`<${Trouble} error=${error} />`;
   if (!value) return html`<p class="loading" role="status">Opening the sample.</p>`;
   const {task, run, row, sample, statement, indices} = value;
@@ -102,7 +102,7 @@ export function SamplePage({main, parts}) {
     <p class="counts">${at > 0 && html`<a href=${link(at - 1)}>previous sample</a>`} <span>${at + 1} of ${indices.length}</span> ${at < indices.length - 1 && html`<a href=${link(at + 1)}>next sample</a>`}
       <a href=${address('samples', [taskId], {a: label, p: problemId})}>all samples of this problem</a></p>
     ${statement.text !== null && html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}
-    <${SampleBody} key=${row} sample=${sample} isShort=${false} />
+    <${SampleBody} key=${parts.join('/')} sample=${sample} isShort=${false} />
   </article>`;
 }
 

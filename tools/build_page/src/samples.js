@@ -79,11 +79,12 @@ export function chosenProblems(pair, filter, sort, words) {
 
 export function Samples({main, parts, query}) {
   const info = main.tasks.find(task => task.id === parts[0]) || main.tasks[0];
-  const {value: task, error} = useLoaded(() => info && openTask(info), [info?.id]);
+  // With the state that it is of, as a newer one may number its runs in another way.
+  const {value, error} = useLoaded(async () => info && {main, task: await openTask(info)}, [info?.id, info?.chunk]);
   if (!info) return html`<p>These runs have no samples.</p>`;
   if (error) return html`<${Trouble} error=${error} />`;
-  if (!task || task.id !== info.id) return html`<p class="loading" role="status">Opening the samples of ${safe(info.id)}.</p>`;
-  return html`<${Browser} main=${main} task=${task} query=${query} />`;
+  if (!value || value.task.id !== info.id) return html`<p class="loading" role="status">Opening the samples of ${safe(info.id)}.</p>`;
+  return html`<${Browser} main=${value.main} task=${value.task} query=${query} />`;
 }
 
 function Browser({main, task, query}) {
@@ -138,7 +139,7 @@ function Browser({main, task, query}) {
     <div class="panes">
       <${ProblemList} task=${task} pair=${pair} problems=${problems} chosen=${chosen} labels=${labels} first=${first} second=${second} showAll=${showAll} setShowAll=${setShowAll} words=${words} setWords=${setWords} open=${p => change({p: task.problems[p]})} />
       ${chosen === undefined ? html`<p class="empty">No problem passes the filter.</p>`
-        : html`<${Problem} key=${`${task.id} ${chosen}`} task=${task} pair=${pair} problem=${chosen} labels=${labels} first=${first} second=${second} filter=${filter} place=${place} n=${problems.length} move=${move} />`}
+        : html`<${Problem} key=${`${task.id} ${task.problems[chosen]}`} task=${task} pair=${pair} problem=${chosen} labels=${labels} first=${first} second=${second} filter=${filter} place=${place} n=${problems.length} move=${move} />`}
     </div>
   </div>`;
 }
@@ -189,7 +190,8 @@ function PairHead({main, task, first, second, pair}) {
 
 function ProblemList({task, pair, problems, chosen, labels, first, second, showAll, setShowAll, words, setWords, open}) {
   const {place, first: from, last: to, reveal} = useWindow(problems.length, ROW);
-  useEffect(() => reveal(problems.indexOf(chosen)), [chosen, problems]);
+  const at = problems.indexOf(chosen);
+  useEffect(() => reveal(at), [chosen, at]);
   const runs = showAll ? [...task.runs.keys()] : [first, second].filter(run => run !== undefined);
   const title = run => (run === first ? 'A' : run === second ? 'B' : safe(labels[run]));
   const rows = [];
@@ -213,7 +215,7 @@ function ProblemList({task, pair, problems, chosen, labels, first, second, showA
 // --- one problem
 
 function Problem({task, pair, problem, labels, first, second, filter, place, n, move}) {
-  const {value: statement} = useLoaded(() => openStatement(task, problem), [task.id, problem]);
+  const {value: statement} = useLoaded(() => openStatement(task, problem), [task, problem]);
   const [picked, setPicked] = useState([]);
   const [onlyMatching, setOnlyMatching] = useState(true);
   const narrowing = filter.sample && onlyMatching ? filter.sample : null;
@@ -255,7 +257,7 @@ function Side({name, task, run, other, label, problem, narrowing, picked, pick})
     <p class="counts"><${Rate} right=${run.right[problem]} n=${run.graded[problem]} />
       <span>${run.n[problem]} samples${run.cut[problem] ? `, ${run.cut[problem]} cut off` : ''}${run.n[problem] - run.graded[problem] ? `, ${run.n[problem] - run.graded[problem]} ungraded` : ''}</span></p>
     ${groups.length === 0 && html`<p class="empty">No sample.</p>`}
-    ${groups.slice(0, most).map((group, i) => html`<${Group} key=${group.key} task=${task} run=${run} label=${label} problem=${problem} group=${group} isOpen=${i < 2} isShared=${elsewhere.has(group.name)} hasOther=${other !== null} picked=${picked} pick=${pick} />`)}
+    ${groups.slice(0, most).map((group, i) => html`<${Group} key=${`${group.outcome} ${task.groups[group.name]}`} task=${task} run=${run} label=${label} problem=${problem} group=${group} isOpen=${i < 2} isShared=${elsewhere.has(group.name)} hasOther=${other !== null} picked=${picked} pick=${pick} />`)}
     ${groups.length > most && html`<button type="button" onClick=${() => setMost(most + 40)}>${groups.length - most} more groups</button>`}
   </div>`;
 }
@@ -268,7 +270,7 @@ function Group({task, run, label, problem, group, isOpen, isShared, hasOther, pi
     <summary><${OutcomeMark} code=${group.outcome} /> <span class="size">${group.rows.length}×</span>
       ${group.name >= 0 ? html`<span class="group-name" title=${what}>${task.groups[group.name]}</span>` : html`<i class="group-name">${run.x[group.rows[0]] === '0' ? 'nothing extracted' : `no ${what} named`}</i>`}
       ${hasOther && group.outcome === RIGHT && task.solutions && group.name >= 0 && html`<span class="tag">${isShared ? 'both' : 'only here'}</span>`}</summary>
-    ${open && group.rows.slice(0, most).map(row => html`<${Sample} key=${row} task=${task} run=${run} label=${label} problem=${problem} row=${row} picked=${picked} pick=${pick} />`)}
+    ${open && group.rows.slice(0, most).map(row => html`<${Sample} key=${run.i[row]} task=${task} run=${run} label=${label} problem=${problem} row=${row} picked=${picked} pick=${pick} />`)}
     ${open && group.rows.length > most && html`<button type="button" onClick=${() => setMost(most + 32)}>${group.rows.length - most} more</button>`}
   </details>`;
 }
@@ -276,7 +278,7 @@ function Group({task, run, label, problem, group, isOpen, isShared, hasOther, pi
 function Sample({task, run, label, problem, row, picked, pick}) {
   const {value: sample, error} = useLoaded(() => openSample(run, row), [run, row]);
   const names = useContext(FlagNames);
-  const key = `${run.run} ${row}`;
+  const key = `${label} ${task.problems[problem]} ${run.i[row]}`;
   const isPicked = picked.some(one => one.key === key);
   if (error) return html`<${Trouble} error=${error} />`;
   if (!sample) return html`<article class="sample loading">…</article>`;

@@ -31,7 +31,7 @@ async function scan(main, words, isOver, found, progress) {
           while (row >= end) end += run.n[run.p[++problemAt]];
           const text = rows[i][0];
           const at = text.toLowerCase().indexOf(needle);
-          if (at >= 0) found({task, run, row, problem: run.p[problemAt], parts: snippet(text, at, words.length)});
+          if (at >= 0) found({label: main.runs[run.run].label, task, run, row, problem: run.p[problemAt], parts: snippet(text, at, words.length)});
           if (isOver()) return;
         }
         done += rows.length;
@@ -56,12 +56,12 @@ export function Search({main, query}) {
       }).then(() => show({isDone: true, share: 1}), error => show({error}));
     }
     return () => { isOver = true; };
-  }, [words, main]);
+  }, [words]); // not again when the runs of a served page grow
   return html`<h1>Search</h1>
     <p role="status">${words.trim() === '' ? 'Type words in the field at the top.'
     : `${state.hits.length}${state.hits.length >= MOST ? ' or more' : ''} samples with “${safe(words)}”${state.isDone ? '' : `; ${Math.round(100 * state.share)} % read`}`}</p>
     ${state.error && html`<${Trouble} error=${state.error} />`}
-    <ol class="hits">${state.hits.map(({task, run, row, problem, parts}) => html`<li key=${`${task.id} ${run.run} ${row}`}>
-      <a href=${address('run', [main.runs[run.run].label, task.id, task.problems[problem], run.i[row]])}>${safe(main.runs[run.run].label)} · ${safe(task.problems[problem])} #${run.i[row]}</a> <${OutcomeMark} code=${run.o[row]} />
+    <ol class="hits">${state.hits.map(({label, task, run, row, problem, parts}) => html`<li key=${`${task.id} ${label} ${row}`}>
+      <a href=${address('run', [label, task.id, task.problems[problem], run.i[row]])}>${safe(label)} · ${safe(task.problems[problem])} #${run.i[row]}</a> <${OutcomeMark} code=${run.o[row]} />
       <div class="snippet">${visible(parts[0])}<mark>${visible(parts[1])}</mark>${visible(parts[2])}</div></li>`)}</ol>`;
 }

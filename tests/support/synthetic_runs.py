@@ -72,6 +72,7 @@ def write_eval(
     facts: Mapping[str, Mapping[str, Any]] = {},
     text: Callable[[str, int, int, Outcome], str] = lambda task, problem, index, outcome: f"answer {outcome}",
     status: str = "done",
+    names_solutions: bool = False,
     **config: Any,
 ) -> Path:
     """Write an evaluation with `n` samples of each problem."""
@@ -92,7 +93,8 @@ def write_eval(
                 writer.append_completion(task, Completion(name, index, 0, reply, reason, tokens, engine_s=0.5))
                 reward = None if outcome == "ungraded" else float(outcome == "correct")
                 extracted = "42" if outcome == "correct" else None if index % 5 == 0 else "7"
-                writer.append_verdict(task, name, index, "math", Verdict(outcome, reward, extracted))
+                details = {"solution": f"s{index % 3}"} if names_solutions and outcome == "correct" else {}
+                writer.append_verdict(task, name, index, "math", Verdict(outcome, reward, extracted, details=details))
     if estimates:
         writer.write_metrics(estimates)
     writer.finish(status)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.core.config import incidental
 from harness.core.errors import ConfigError, PluginError
-from harness.core.extras import require
+from harness.core.extras import is_installed, require
 from harness.data.download import cache_root
 from harness.metrics.base.diversity import FEWEST, Diversity, Part, right_of
 from harness.metrics.base.grouping import Means, ProblemSamples
@@ -128,7 +128,8 @@ class Encoder:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("texts", "cached", "windows", "longer"), 0))
 
     def __post_init__(self) -> None:
-        require("embed", "a measure of embeddings")
+        if not is_installed("embed"):
+            _sentence_transformers()  # which raises
         self._opened: Any = None
 
     def directions(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -176,13 +177,14 @@ class Encoder:
 
     def _open(self) -> Any:
         if self._opened is None:
-            made = require("embed", "a measure of embeddings").SentenceTransformer
             device = self.device if self.device != "auto" else None
             # As sentence-transformers completes a name.
             is_whole = "/" in self.model or os.path.isdir(self.model)
             path = self.model if is_whole else f"sentence-transformers/{self.model}"
             try:
-                self._opened = open_model(path, None, lambda place: made(place, device=device))
+                self._opened = open_model(
+                    path, None, lambda place: _sentence_transformers().SentenceTransformer(place, device=device)
+                )
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"the embedding model {self.model!r} can't be opened: {reason}") from error
@@ -192,6 +194,11 @@ class Encoder:
         identity = repr((POOLING, self.model, sorted(fingerprint(self.model).items())))
         folder = self.cache_folder if self.cache_folder is not None else cache_root() / "embeddings"
         return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.sqlite"
+
+
+def _sentence_transformers() -> Any:
+    """Import the package, which takes seconds. A name that no model has is refused before."""
+    return require("embed", "a measure of embeddings")
 
 
 def windows_of(opened: Any, texts: Sequence[str]) -> list[list[tuple[str, int]]]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.models.loading import CHECKPOINT_PREFIX
+from harness.reports.find_trainer import CHECKPOINTS_FOLDER
 from harness.reports.run_config import run_config
-from harness.reports.run_facts import CHECKPOINTS_FOLDER, Labelled, model_of, trainer_of
+from harness.reports.run_facts import Labelled, model_of, trainer_of
 from harness.runs.folder import RunReader
 
 SEEDS = ("seed",)

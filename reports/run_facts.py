@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from harness.core.types import Estimate
 from harness.models.loading import CHECKPOINT_PREFIX
+from harness.reports.find_trainer import CHECKPOINTS_FOLDER, find_trainer, train_run
 from harness.reports.run_config import run_config, subtable
 from harness.runs.folder import RunReader
 from harness.runs.search import HELD_OUT_FOLDER
 
 Cell = str | int | float | Estimate | None
 Labelled = tuple[RunReader, str]
-CHECKPOINTS_FOLDER = "checkpoints"
 TASK_DEFAULT = "task's own"
 UNKNOWN = "unknown"
 """Setting of completions that were imported from files which do not have it."""
@@ -63,24 +63,16 @@ def _named_folder(run: RunReader) -> Path:
 
 def _holder(run: RunReader) -> RunReader | None:
     """Return the train run in whose folder this held-out evaluation lies."""
-    return _train_run(run.folder.parent.parent) if run.folder.parent.name == HELD_OUT_FOLDER else None
+    return train_run(run.folder.parent.parent) if run.folder.parent.name == HELD_OUT_FOLDER else None
 
 
 def trainer_of(run: RunReader) -> RunReader | None:
-    """Return the train run that made the evaluated model, if its folder still exists."""
+    """Return the train run that made the evaluated model, if its folder can be found."""
     path = run_config(run).model
     held = _holder(run)
     if held is not None or path is None:
         return held
-    model = Path(path)
-    return _train_run(model.parent.parent if model.parent.name == CHECKPOINTS_FOLDER else model)
-
-
-def _train_run(folder: Path) -> RunReader | None:
-    if not (folder / "run.json").is_file():
-        return None
-    view = RunReader.read(folder)
-    return view if view.record.kind == "train" else None
+    return find_trainer(run, path)
 
 
 def model_of(run: RunReader) -> str | None:

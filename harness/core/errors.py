@@ -8,6 +8,7 @@ HarnessError
 │   ├── MissingExtraError     an optional package is absent; names the extra to install
 │   ├── DataError             a data file that is absent, altered, gated or malformed
 │   ├── ModelError            a model folder or hub id that can't be loaded or can't do what is asked
+│   ├── ClusterError          no Ray cluster at an address, or a node that lacks what the run needs
 │   └── RunFolderError        a folder that is not a run, is in use, or belongs to another config
 └── RunError              exit 1: the run stopped; its folder can be resumed
     ├── DiskError             a write failed (a full disk, a quota)
@@ -55,6 +56,10 @@ class DataError(UsageError):
 
 
 class ModelError(UsageError):
+    pass
+
+
+class ClusterError(UsageError):
     pass
 
 

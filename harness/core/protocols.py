@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -183,6 +184,12 @@ class Grader(Plugin, Generic[R]):
     names_solutions: bool = False
     """Whether `details["solution"]` of a right verdict is equal for completions that solve a problem in one way."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent to another process: all but cached properties, such as an open sandbox."""
+        attributes = {name: value for kind in type(self).__mro__ for name, value in vars(kind).items()}
+        cached = {name for name, value in attributes.items() if isinstance(value, cached_property)}
+        return {name: value for name, value in vars(self).items() if name not in cached}
+
     @abstractmethod
     def grade(self, problem: Problem[R], completion: Completion) -> Verdict:
         """Return a verdict for any text, in bounded time and memory; never raise."""
@@ -227,6 +234,8 @@ class Engine(Plugin):
     """Whether `load_weights` works: only then can it sample in training."""
     can_score: ClassVar[bool] = False
     """Whether `score` works."""
+    extra: ClassVar[str | None] = None
+    """The extra that it needs where it runs."""
     is_remote: ClassVar[bool] = False
     """Whether a server holds the model, so that its name is the server's and its files are not on this machine."""
 

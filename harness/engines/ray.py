@@ -4,28 +4,30 @@ Each replica generates a chunk of completions, those of one prompt together, and
 done gets the next chunk. The number of replicas changes no text, provided the inner engine gives the same text in any
 batch: the randomness of a completion comes from its seed.
 
-Ray restarts a replica that dies (`max_restarts`) and has it open the model again (`max_task_retries`). The rest of its
-chunk is requeued here: a retry by Ray would generate the chunk from its start, and `ray.util.ActorPool` takes no
-streams, so a killed run would lose whole chunks.
+Ray restarts a replica that dies (`max_restarts`), on another node if its own is gone. The rest of its chunk is requeued
+here: a retry by Ray would generate the chunk from its start, and `ray.util.ActorPool` takes no streams, so a killed
+run would lose whole chunks.
 
-Every machine needs the same version of this package, and the same model at the same path: both are compared. A replica
-computes with `num_cpus` threads.
+Every node needs the same version of this package, and the same model at the same path: `harness.cluster.nodes` checks
+those of a cluster before a replica starts, and each replica compares its own. A replica computes with `num_cpus`
+threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
+import itertools
 import os
-import platform
-import socket
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from harness.core import extras
+from harness.cluster.connection import connect, one_line
+from harness.cluster.nodes import Needs, check_nodes, node_name, nodes, portable
+from harness.core import registry
 from harness.core.config import PluginChoice, differences, incidental, plugin
 from harness.core.errors import EngineError, HarnessError, ModelError
 from harness.core.protocols import Engine, ModelSource
@@ -34,6 +36,9 @@ from harness.models.loading import fingerprint
 from harness.runs.provenance import code_version
 
 _Answer = Completion | Failure
+_LOOK_EVERY_S = 5.0
+_WINDOW = 8
+"""Chunks of each replica that are cut from the requests at a time."""
 
 
 class RayEngine(Engine):
@@ -53,13 +58,16 @@ class RayEngine(Engine):
         chunk: int = incidental(default=256)
         """The most completions that a replica is asked for at a time."""
         max_deaths: int = incidental(default=3)
-        """How often replicas may die while they generate, all together, and each one while it opens the model."""
+        """How often replicas may die over the same completions before one of these arrives, and each replica over
+        opening the model. Any number of other deaths is survived."""
+        patience_s: float = incidental(default=600)
+        """How long to wait while no replica has room on any node, as after the last node that had some died."""
 
         def __post_init__(self) -> None:
             if min(self.replicas, self.chunk) < 1:
                 raise ValueError("replicas and chunk must be at least 1")
-            if min(self.num_gpus, self.num_cpus, self.max_deaths) < 0:
-                raise ValueError("num_gpus, num_cpus and max_deaths must not be negative")
+            if min(self.num_gpus, self.num_cpus, self.max_deaths, self.patience_s) < 0:
+                raise ValueError("num_gpus, num_cpus, max_deaths and patience_s must not be negative")
             if self.address is not None and "://" in self.address:
                 raise ValueError(
                     "address is that of the cluster's head, such as 10.0.0.1:6379, not that of a Ray client"
@@ -72,10 +80,12 @@ class RayEngine(Engine):
     def __init__(self, config: Config) -> None:
         self.config = config
         self._actors: list[Any] = []
+        self._placing: dict[Any, Any] = {}  # the reference of an actor's place() -> that actor
         self._opening: dict[Any, Any] = {}  # the reference of an actor's open() -> that actor
         self._idle: deque[Any] = deque()
         self._jobs: list[_Job] = []
-        self._chunks: deque[list[Request]] = deque()
+        self._requeued: deque[_Chunk] = deque()
+        self._died_opening: Counter[Any] = Counter()
         self._n_deaths = 0
         self._is_our_ray = False
 
@@ -83,13 +93,11 @@ class RayEngine(Engine):
         self.config.inner.build().check_prompts(source, requests)
 
     def open(self, source: ModelSource) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._ray: Any = extras.require("ray", "the engine ray")
         if os.path.isdir(source.path):
             source = dataclasses.replace(source, path=os.path.abspath(source.path))
         self._n_deaths = 0
         try:
-            self._join()
+            self._join(source)
             self._start_actor = self._actor_factory(source)
             for _ in range(self.config.replicas):
                 self._add_actor()
@@ -100,15 +108,17 @@ class RayEngine(Engine):
             raise
 
     def generate(self, requests: Iterable[Request]) -> Iterator[_Answer]:
-        self._chunks.extend(_chunks(list(requests), self.config))
+        chunks = _all_chunks(requests, self.config)
         try:
-            while self._chunks or self._jobs:
-                while self._chunks and self._idle:
-                    self._jobs.append(_Job(self._idle.popleft(), self._chunks.popleft()))
+            while True:
+                while self._idle and (chunk := self._next_chunk(chunks)) is not None:
+                    self._jobs.append(_Job(self._idle.popleft(), chunk))
+                if not self._jobs and not self._requeued and self._idle:
+                    return
                 if (answer := self._next_answer()) is not None:
                     yield answer
         finally:
-            self._chunks.clear()
+            self._requeued.clear()
             for job in self._jobs:  # the caller has left, and only a kill stops an actor
                 self._replace_actor(job.actor)
             self._jobs.clear()
@@ -120,22 +130,28 @@ class RayEngine(Engine):
         else:
             for actor in self._actors:
                 self._ray.kill(actor)
-        self._actors, self._opening, self._jobs = [], {}, []
+        self._actors, self._placing, self._opening, self._jobs = [], {}, {}, []
+        self._died_opening.clear()
         self._idle.clear()
 
-    def _join(self) -> None:
-        if self._ray.is_initialized():
+    def _next_chunk(self, chunks: Iterator[list[Request]]) -> _Chunk | None:
+        if self._requeued:
+            return self._requeued.popleft()
+        requests = next(chunks, None)
+        return _Chunk(requests) if requests is not None else None
+
+    def _join(self, source: ModelSource) -> None:
+        config = self.config
+        self._ray, self._is_our_ray = connect(config.address, "engine.address", "the engine ray")
+        if config.address is None:
+            if self._is_our_ray:  # a cluster may still grow
+                self._refuse_too_many()
             return
-        address = self.config.address
-        options = {"address": "local", "include_dashboard": False} if address is None else {"address": address}
-        try:
-            _reach(address)
-            self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            raise ModelError(f"no Ray at engine.address {address!r}: {_line(error)}") from None
-        self._is_our_ray = True
-        if address is None:  # a cluster may still grow
-            self._refuse_too_many()
+        extra = registry.load("engines", config.inner.id).extra
+        feature = f"the engine {config.inner.id}"
+        needs = Needs({extra: feature} if extra is not None else {}, [config.inner], models=[source.path])
+        able = [node for node in nodes(self._ray) if node.n_fitting(config.num_cpus, config.num_gpus) > 0]
+        check_nodes(self._ray, able, needs)
 
     def _refuse_too_many(self) -> None:
         has = self._ray.cluster_resources()
@@ -152,29 +168,33 @@ class RayEngine(Engine):
             num_cpus=config.num_cpus,
             num_gpus=config.num_gpus,
             scheduling_strategy="SPREAD",
-            max_restarts=config.max_deaths,
+            max_restarts=-1,
         )(_Replica)
-        return functools.partial(replica.remote, config.inner, source, _facts(source), has_gpus=config.num_gpus > 0)
+        inner = portable(self._ray, config.inner)
+        return functools.partial(replica.remote, inner, source, _facts(source), has_gpus=config.num_gpus > 0)
 
     def _add_actor(self) -> None:
         actor = self._start_actor()
         self._actors.append(actor)
-        self._open_actor(actor)
+        self._place_actor(actor)
 
     def _replace_actor(self, actor: Any) -> None:
         self._ray.kill(actor)
         self._actors.remove(actor)
         self._add_actor()
 
-    def _open_actor(self, actor: Any) -> None:
-        # Ray uses up retries while it restarts an actor, so only the number of restarts is limited.
-        self._opening[actor.open.options(max_task_retries=-1).remote()] = actor
+    def _place_actor(self, actor: Any) -> None:
+        # Ray uses up retries while it restarts an actor, so they are not limited, and deaths are counted here.
+        self._placing[actor.place.options(max_task_retries=-1).remote()] = actor
 
     def _next_answer(self) -> _Answer | None:
-        """Wait for a replica. Return its next completion, or None if it became idle or died."""
-        (ready,), _ = self._ray.wait([*self._opening, *(job.stream for job in self._jobs)], num_returns=1)
+        """Wait for a replica. Return its next completion, or None if it was placed, became idle or died."""
+        ready = self._wait()
         errors = self._ray.exceptions
         try:
+            if ready in self._placing:
+                self._finish_placing(ready)
+                return None
             if ready in self._opening:
                 self._finish_opening(ready)
                 return None
@@ -182,13 +202,48 @@ class RayEngine(Engine):
         except errors.RayTaskError as error:
             raise error.cause if isinstance(error.cause, HarnessError) else error from None
 
+    def _wait(self) -> Any:
+        """Return the next reference with a result. Raise EngineError after too long without room for any replica."""
+        began_s = time.monotonic()
+        while True:
+            waiting = [*self._placing, *self._opening, *(job.stream for job in self._jobs)]
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=_LOOK_EVERY_S)
+            if ready:
+                return ready[0]
+            if self._opening or self._jobs or self._idle:  # these have room
+                began_s = time.monotonic()
+            if time.monotonic() - began_s > self.config.patience_s:
+                raise EngineError(self._no_room())
+
+    def _no_room(self) -> str:
+        config, here = self.config, nodes(self._ray)
+        fitting = [node.name for node in here if node.n_fitting(config.num_cpus, config.num_gpus) > 0]
+        state = f"all that are large enough are busy ({', '.join(fitting)})" if fitting else "none is large enough"
+        return (
+            f"no replica of {config.num_cpus:g} CPU and {config.num_gpus:g} GPU found room on the {len(here)} nodes of "
+            f"the cluster within {config.patience_s:g} s (engine.patience_s): {state}; the same command continues"
+        )
+
+    def _finish_placing(self, reference: Any) -> None:
+        actor = self._placing.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayActorError as error:
+            inner = self.config.inner.id
+            raise EngineError(f"Ray does not start a replica of the engine {inner}: {one_line(error)}") from None
+        self._opening[actor.open.remote()] = actor
+
     def _finish_opening(self, reference: Any) -> None:
         actor = self._opening.pop(reference)
         try:
             self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:  # Ray does not restart it any more
-            self._replace_actor(actor)
-            raise self._too_many_deaths(error) from None
+        except self._ray.exceptions.RayActorError as error:
+            self._died_opening[actor] += 1
+            self._place_actor(actor)  # which Ray restarts
+            if self._died_opening[actor] > self.config.max_deaths:
+                raise self._too_many_deaths("a replica", "opening the model", error) from None
+            return
+        del self._died_opening[actor]
         self._idle.append(actor)
 
     def _receive(self, stream: Any) -> _Answer | None:
@@ -200,36 +255,44 @@ class RayEngine(Engine):
             raise EngineError(f"the engine {self.config.inner.id} left {len(job.owed)} completions out") from None
         except self._ray.exceptions.RayActorError as error:
             self._n_deaths += 1
-            if self._n_deaths > self.config.max_deaths:
-                raise self._too_many_deaths(error) from None
+            if job.n_deaths >= self.config.max_deaths:
+                raise self._too_many_deaths("replicas", f"the completion {next(iter(job.owed))}", error) from None
             self._jobs.remove(job)
-            self._chunks.appendleft(list(job.owed.values()))
-            self._open_actor(job.actor)  # which Ray restarts
+            self._requeued.append(_Chunk(list(job.owed.values()), job.n_deaths + 1))
+            self._place_actor(job.actor)
             return None
         if job.owed.pop(_key(answer), None) is None:
             raise EngineError(
                 f"the engine {self.config.inner.id} gave a completion that was not asked for, or gave it twice: "
                 f"{_key(answer)}"
             )
+        job.n_deaths = 0
         if not job.owed:
             self._jobs.remove(job)
             self._idle.append(job.actor)
         return answer
 
-    def _too_many_deaths(self, error: Exception) -> EngineError:
+    def _too_many_deaths(self, who: str, where: str, error: Exception) -> EngineError:
         return EngineError(
-            f"replicas of the engine {self.config.inner.id} died more than {self.config.max_deaths} times "
-            f"(engine.max_deaths); the last: {_line(error)}"
+            f"{who} of the engine {self.config.inner.id} died more than {self.config.max_deaths} times "
+            f"(engine.max_deaths) over {where}; the last: {one_line(error)}"
         )
+
+
+class _Chunk(NamedTuple):
+    """Requests for one replica, and how many replicas died over them since one was fulfilled."""
+
+    requests: Sequence[Request]
+    n_deaths: int = 0
 
 
 class _Job:
     """A chunk in the hands of one actor: the stream of its completions, and the requests still to come."""
 
-    def __init__(self, actor: Any, chunk: Sequence[Request]) -> None:
-        self.actor = actor
-        self.owed = {_key(request): request for request in chunk}
-        self.stream: Any = actor.generate.options(num_returns="streaming").remote(list(chunk))
+    def __init__(self, actor: Any, chunk: _Chunk) -> None:
+        self.actor, self.n_deaths = actor, chunk.n_deaths
+        self.owed = {_key(request): request for request in chunk.requests}
+        self.stream: Any = actor.generate.options(num_returns="streaming").remote(list(chunk.requests))
 
 
 class _Replica:
@@ -241,6 +304,9 @@ class _Replica:
         self._inner, self._source, self._expected, self._has_gpus = inner, source, expected, has_gpus
         self._engine: Engine | None = None
 
+    def place(self) -> None:
+        """Return once Ray has found room for this replica."""
+
     def open(self) -> None:
         self._open_engine()
 
@@ -251,9 +317,12 @@ class _Replica:
         if self._engine is None:
             if not self._has_gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all of them visible
-            engine: Engine = self._inner.build()
-            engine.open(self._source)
-            _refuse_difference(self._expected, platform.node(), _facts(self._source))
+            try:
+                engine: Engine = self._inner.build()
+                engine.open(self._source)
+            except HarnessError as error:
+                raise type(error)(f"the replica on {node_name()}: {error}") from None
+            _refuse_difference(self._expected, node_name(), _facts(self._source))
             self._engine = engine
         return self._engine
 
@@ -267,18 +336,18 @@ def _facts(source: ModelSource) -> Mapping[str, Any]:
     return {"the package": code_version(), "the model": fingerprint(source.path)}
 
 
-def _reach(address: str | None) -> None:
-    """Raise OSError if nothing listens at the address. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":") if address is not None else ("", "", "")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
 def _refuse_difference(ours: Mapping[str, Any], node: str, theirs: Mapping[str, Any]) -> None:
     if found := differences(theirs, ours):
         raise ModelError(
             f"the replica on {node} differs: {found[0]}; every machine needs the same package and the same model"
         )
+
+
+def _all_chunks(requests: Iterable[Request], config: RayEngine.Config) -> Iterator[list[Request]]:
+    """Cut any number of requests into chunks, a window at a time, so that memory does not grow with their number."""
+    remaining, most = iter(requests), _WINDOW * config.chunk * config.replicas
+    while window := list(itertools.islice(remaining, most)):
+        yield from _chunks(window, config)
 
 
 def _chunks(requests: Sequence[Request], config: RayEngine.Config) -> Iterator[list[Request]]:
@@ -297,10 +366,6 @@ def _chunks(requests: Sequence[Request], config: RayEngine.Config) -> Iterator[l
             chunk += piece
     if chunk:
         yield chunk
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 ENGINE = RayEngine

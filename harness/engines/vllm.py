@@ -83,6 +83,7 @@ class VllmEngine(Engine):
             if self.sleep_level not in (0, 1, 2):
                 raise ValueError("sleep_level must be 0, 1 or 2")
 
+    extra: ClassVar[str | None] = "vllm"
     follows_policy: ClassVar[bool] = True
     copies_policy: ClassVar[bool] = True
     can_score: ClassVar[bool] = True

@@ -87,6 +87,28 @@ class SamplingConfig:
         return self.over(Sampling(max_tokens=1)).truncating()
 
 
+@dataclass(frozen=True, slots=True)
+class GradingConfig:
+    """Where completions are graded. No verdict depends on it."""
+
+    on: Literal["ray"] | None = incidental(default=None)
+    """`ray`: on the nodes of a Ray cluster, each of which must grade as this machine does. None: on this machine."""
+    address: str | None = incidental(default=None)
+    """Of the cluster; None is the engine's, or else a Ray on this machine."""
+    cpus: float | None = incidental(default=None)
+    """Processors of the cluster that each completion takes while it is graded; None is 1."""
+
+    def __post_init__(self) -> None:
+        if self.on is None and (self.address is not None or self.cpus is not None):
+            raise ValueError('grading.address and grading.cpus have no effect without grading.on = "ray"')
+        if self.num_cpus <= 0:
+            raise ValueError("grading.cpus must be above 0")
+
+    @property
+    def num_cpus(self) -> float:
+        return self.cpus if self.cpus is not None else 1.0
+
+
 PLACE = "{prompt}"
 
 
@@ -182,6 +204,7 @@ class EvalConfig:
     """Ask only these: ids, or numbers counted from 0. Every task must have some of them."""
     seed: int = 0
     problem_seed: int = 0
+    grading: GradingConfig = optional_section(GradingConfig)
     max_ungraded: Annotated[float, Bounds(ge=0, le=1), "a share, such as 0.01"] = incidental(default=0.01)
     """Share of ungraded completions above which the command ends with exit code 3."""
     strict_data: bool = incidental(default=False)

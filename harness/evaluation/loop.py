@@ -33,6 +33,7 @@ from harness.core.types import (
 )
 from harness.evaluation.config import EvalConfig, Plan
 from harness.evaluation.pipeline import Pending, grade_in_order, run_in_background
+from harness.evaluation.ray_grading import graders_of
 from harness.evaluation.sequential import check_until, sample_until, sampling_estimate
 from harness.evaluation.setup import EvalSetup, TaskSetup, check, check_scorer, resolve
 from harness.runs.folder import RunReader, RunWriter, finishing
@@ -221,18 +222,24 @@ def _evaluate_tasks(
     _warn_of_other_code(setup, writer, index, progress)
     everything: list[Graded[Any]] = []
     estimates: dict[str, list[Estimate]] = {}
-    for task in setup.tasks.values():
-        graded = _evaluate_task(setup, task, writer, index, progress)
-        estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
-        if setup.config.until is not None:
-            estimates[task.id] += sampling_estimate(graded, setup.config.until)
-        everything += graded
+    with graders_of(setup) as grader_of:
+        for task in setup.tasks.values():
+            graded = _evaluate_task(setup, task, grader_of(task.id), writer, index, progress)
+            estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
+            if setup.config.until is not None:
+                estimates[task.id] += sampling_estimate(graded, setup.config.until)
+            everything += graded
     writer.write_metrics(estimates)
     return everything
 
 
 def _evaluate_task(
-    setup: EvalSetup, task: TaskSetup, writer: RunWriter, index: CompletionIndex, progress: Progress
+    setup: EvalSetup,
+    task: TaskSetup,
+    grader: Grader[Any],
+    writer: RunWriter,
+    index: CompletionIndex,
+    progress: Progress,
 ) -> list[Graded[Any]]:
     results = TaskResults(writer, task.id, task.grader_name, with_ids=setup.config.store_ids, index=index)
     ids = {problem.id for problem in task.problems}
@@ -242,7 +249,7 @@ def _evaluate_task(
 
     def evaluated(plan: Plan) -> list[Graded[Any]]:
         stopwatch, n_wanted = Stopwatch(), len(task.problems) * plan.n
-        stream = generate_and_grade(task.problems, setup.engine, task.grader, plan, results, stopwatch)
+        stream = generate_and_grade(task.problems, setup.engine, grader, plan, results, stopwatch)
         graded = list(with_progress(stream, task.id, n_wanted, stored(plan.n), progress))
         if stopwatch.n_completions:
             writer.log(f"{task.id}: {stopwatch}")

@@ -83,6 +83,18 @@ class ForecastConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RayConfig:
+    """The size of a job on a cluster, for `harness study --ray`."""
+
+    num_cpus: Annotated[float, Bounds(gt=0), "such as 4"] = 1
+    """Processors of a job, which are also its threads."""
+    num_gpus: Annotated[float, Bounds(ge=0), "such as 1"] = 0
+    """GPUs of a job; may be a fraction. With 0 it sees none."""
+    retries: Annotated[int, Bounds(ge=0), "such as 3"] = 3
+    """How often a job whose process or node dies is run again. It continues from its last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     """Everything a study depends on."""
 
@@ -112,6 +124,7 @@ class StudyConfig:
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():

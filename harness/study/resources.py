@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from harness.cluster.connection import connect
+from harness.cluster.nodes import Needs, check_nodes, marker_in, nodes
 from harness.core.config import parse
-from harness.core.errors import ConfigError
+from harness.core.errors import ClusterError, ConfigError
 from harness.study.cells import TrainCell
 from harness.study.fairness import check_fairness, differences
+from harness.study.ray_pool import RayPlace
 from harness.study.study import Study, Workers, n_cores
 from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import DryRun, available_bytes, dry_run
@@ -66,3 +72,31 @@ def workers(study: Study, arms: Mapping[str, DryRun], wanted: int | None, *, ign
         )
     count = wanted if wanted is not None else min(fitting, n_cores()) if device == "cpu" else 1
     return Workers(count, max(1, n_cores() // count), each, available)
+
+
+@contextlib.contextmanager
+def ray_workers(study: Study, used: Workers, address: str, wanted: int | None) -> Iterator[Workers]:
+    """Connect to a cluster, check its nodes and yield how many jobs it holds: all that fit, or as many as asked.
+
+    `used` are the processes of this machine, for the memory of each.
+    """
+    config, is_local = study.config.ray, address == "local"
+    ray, is_ours = connect(None if is_local else address, "--ray", "harness study --ray")
+    try:
+        each = used.bytes_each if config.num_gpus == 0 else 0
+        able = [(node, n) for node in nodes(ray) if (n := node.n_fitting(config.num_cpus, config.num_gpus, each)) > 0]
+        if not able:
+            raise ClusterError(
+                f"none of the {len(nodes(ray))} nodes of the cluster at --ray {address!r} has {config.num_cpus:g} CPU, "
+                f"{config.num_gpus:g} GPU and {each / 1e9:.3g} GB for a job; change [ray] in the study file"
+            )
+        with marker_in(study.folder) as marker:
+            bases = [study.config.base] if Path(study.config.base).exists() else []
+            needs = Needs(models=[os.path.abspath(base) for base in bases], marker=marker, folders=[os.getcwd()])
+            check_nodes(ray, [node for node, _ in able], needs)
+        count = wanted if wanted is not None else sum(n for _, n in able)
+        place = RayPlace(ray, config.num_cpus, config.num_gpus, each, config.retries)
+        yield replace(used, count=count, threads=place.threads, ray=place)
+    finally:
+        if is_ours:
+            ray.shutdown()

@@ -1,4 +1,4 @@
-"""The scheduler of a study: jobs, in worker processes, in the order of what they wait for."""
+"""The scheduler of a study: jobs, in worker processes or on Ray, in the order of what they wait for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Literal
+from typing import Literal, Protocol
 
 from harness.core.errors import DiskError
 from harness.study.jobs import ControlJob, EvalJob, Job, Outcome, TrainJob, work
@@ -69,10 +69,23 @@ class Progression:
                 self.skipped[task.label] = label
 
 
+class Pool(Protocol):
+    """Where jobs run."""
+
+    def has_room(self) -> bool: ...
+
+    def start(self, task: Task) -> None: ...
+
+    def is_busy(self) -> bool: ...
+
+    def finished(self) -> list[tuple[Task, Outcome]]:
+        """Wait a moment and return the tasks that have ended."""
+        ...
+
+
 def run_tasks(
     tasks: Sequence[Task],
-    n_workers: int,
-    threads: int,
+    pool: Pool,
     *,
     ended: Callable[[Task, Outcome], None],
     watch: Callable[[Progression], None],
@@ -82,21 +95,17 @@ def run_tasks(
     A task that fails stops nothing but those that wait for it. Only a full disk stops the others from beginning.
     """
     state = Progression({task.label: task for task in tasks})
-    with _workers(min(n_workers, len(tasks)), threads) as workers:
-        disk: Outcome | None = None
-        while True:
-            for worker in workers:
-                if worker.task is None and disk is None and (task := state.take()) is not None:
-                    worker.start(task)
-            busy = [worker for worker in workers if worker.task is not None]
-            if not busy:
-                break
-            for worker in _finished(busy):
-                task, outcome = worker.result()
-                state.end(task.label, outcome)
-                disk = outcome if outcome.is_disk_full else disk
-                ended(task, outcome)
-            watch(state)
+    disk: Outcome | None = None
+    while True:
+        while disk is None and pool.has_room() and (task := state.take()) is not None:
+            pool.start(task)
+        if not pool.is_busy():
+            break
+        for task, outcome in pool.finished():
+            state.end(task.label, outcome)
+            disk = outcome if outcome.is_disk_full else disk
+            ended(task, outcome)
+        watch(state)
     if disk is not None:
         raise DiskError(f"{disk.error}; the cells that are done stay, and the same command runs the others")
     return state
@@ -148,20 +157,35 @@ class _Worker:
         self.process.join()
 
 
+class ProcessPool:
+    """Worker processes on this machine."""
+
+    def __init__(self, workers: Sequence[_Worker]) -> None:
+        self._workers = workers
+
+    def has_room(self) -> bool:
+        return any(worker.task is None for worker in self._workers)
+
+    def start(self, task: Task) -> None:
+        next(worker for worker in self._workers if worker.task is None).start(task)
+
+    def is_busy(self) -> bool:
+        return any(worker.task is not None for worker in self._workers)
+
+    def finished(self) -> list[tuple[Task, Outcome]]:
+        """Wait a moment and return the tasks that have ended, or whose process has."""
+        by_pipe: Mapping[object, _Worker] = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        return [by_pipe[pipe].result() for pipe in wait(list(by_pipe), WATCH_EVERY_S)]  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
-def _workers(count: int, threads: int) -> Iterator[Sequence[_Worker]]:
+def processes(count: int, threads: int) -> Iterator[ProcessPool]:
     workers = [_Worker(threads) for _ in range(count)]
     try:
-        yield workers
+        yield ProcessPool(workers)
     finally:
         for worker in workers:
             worker.stop()
-
-
-def _finished(busy: Sequence[_Worker]) -> list[_Worker]:
-    """Wait a moment and return the workers whose job has ended, or whose process has."""
-    by_pipe: Mapping[object, _Worker] = {worker.pipe: worker for worker in busy}
-    return [by_pipe[pipe] for pipe in wait(list(by_pipe), WATCH_EVERY_S)]  # type: ignore[arg-type]
 
 
 def _death(exit_code: int | None) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from harness.study.forecast import forecast
 from harness.study.index import write_index
 from harness.study.jobs import ControlJob, EvalJob, Outcome, TrainJob
 from harness.study.live import Board
+from harness.study.ray_pool import RayPlace, ray_pool
 from harness.study.report import write_study_report
-from harness.study.runner import Progression, Task, run_tasks
+from harness.study.runner import Pool, Progression, Task, processes, run_tasks
 from harness.study.tuning import Trial, check_splits, choose, trials_of, tuned, write_choice
 
 SOURCE = "study.toml"
@@ -55,6 +57,12 @@ class Workers:
     threads: int
     bytes_each: int
     bytes_available: int
+    ray: RayPlace | None = None
+    """The cluster that they run on, instead of processes of this machine."""
+
+    def pool(self, n_tasks: int) -> AbstractContextManager[Pool]:
+        count = min(self.count, n_tasks)
+        return processes(count, self.threads) if self.ray is None else ray_pool(self.ray, self.count)
 
 
 @dataclass(slots=True)
@@ -160,7 +168,8 @@ def _run(study: Study, tasks: Sequence[Task], n_done: int, used: Workers, progre
             board.say(to_terminal(table))
 
     try:
-        state = run_tasks(tasks, used.count, used.threads, ended=ended, watch=board.watch)
+        with used.pool(len(tasks)) as pool:
+            state = run_tasks(tasks, pool, ended=ended, watch=board.watch)
     finally:
         board.close()
     ending.n_run += len(tasks)

@@ -21,7 +21,7 @@ from training_parts import tiny_source
 import harness.engines.ray as ours
 from harness.cli import main
 from harness.core.config import parse_plugin
-from harness.core.errors import ConfigError, EngineError, ModelError
+from harness.core.errors import ClusterError, ConfigError, EngineError, ModelError
 from harness.core.protocols import ModelSource
 from harness.core.types import Completion, Message, Request, Sampling
 from harness.runs.folder import RunReader
@@ -104,7 +104,7 @@ def test_ray_completions_equal_those_of_the_inner_engine(
 def test_every_replica_gets_requests(running: None) -> None:
     engine = opened(replicas=3, chunk=10)
     deadline = time.monotonic() + 60
-    while engine._opening:
+    while engine._placing or engine._opening:
         assert time.monotonic() < deadline
         engine._next_answer()
     stream = engine.generate(requests(40))
@@ -163,6 +163,13 @@ def test_more_replica_deaths_than_allowed_stop_the_run(running: None, tmp_path: 
     engine.close()
 
 
+def test_deaths_that_hold_nothing_up_never_stop_the_run(running: None, tmp_path: Path) -> None:
+    engine = mortal(tmp_path, end_at=5, lives=3, once_each=True, max_deaths=1)
+    assert len(once_each(list(engine.generate(requests(24))))) == 72
+    assert engine._n_deaths == 3
+    engine.close()
+
+
 def test_replicas_that_die_opening_cost_no_completion(running: None, tmp_path: Path) -> None:
     engine = mortal(tmp_path, lives=2, dies_opening=True)
     told = once_each(list(engine.generate(requests(24))))
@@ -184,7 +191,8 @@ def test_replicas_that_die_while_idle_open_their_engine_when_next_used(running: 
 
 
 def test_replicas_that_die_whenever_they_open_stop_the_run(running: None, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"died more than 1 times \(engine\.max_deaths\)"):
+    opening = r"a replica of the engine mortal died more than 1 times \(engine\.max_deaths\) over opening the model"
+    with pytest.raises(EngineError, match=opening):
         mortal(tmp_path, lives=99, dies_opening=True, max_deaths=1)
     assert 2 <= len(list(tmp_path.glob("died-*"))) <= 4  # each of the two opens twice
 
@@ -294,7 +302,7 @@ def test_more_replicas_than_the_machine_can_hold_are_refused(
 
 
 def test_unreachable_ray_cluster_is_one_line(alone: None) -> None:
-    with pytest.raises(ModelError, match=r"no Ray at engine\.address '127\.0\.0\.1:1'"):
+    with pytest.raises(ClusterError, match=r"no Ray at engine\.address '127\.0\.0\.1:1'"):
         opened(address="127.0.0.1:1")  # nobody listens there
 
 
@@ -321,5 +329,5 @@ def join(address: str, deadline: float) -> Any:
     while True:
         try:
             return opened(address=address, replicas=2)
-        except ModelError:
+        except ClusterError:
             assert time.monotonic() < deadline

@@ -24,6 +24,8 @@ class Mortal(StubEngine):
     raises: Exception | None = None
     leaves_out: bool = False
     dies_opening: bool = False
+    once_each: bool = False
+    """It is killed at that request of each problem once."""
     id: str = "mortal"
 
     def build(self) -> Mortal:
@@ -36,16 +38,18 @@ class Mortal(StubEngine):
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
             if request.index == self.end_at:
-                self._end()
+                self._end(request.problem_id if self.once_each else None)
                 if self.leaves_out:
                     continue
             tokens = Tokens(1, 1)
             yield Completion(request.problem_id, request.index, request.seed, str(request.seed), "stop", tokens)
 
-    def _end(self) -> None:
+    def _end(self, problem: str | None = None) -> None:
         if self.raises is not None:
             raise self.raises
-        died = Path(self.folder) / f"died-{os.getpid()}"
+        died = Path(self.folder) / f"died-{problem if problem is not None else os.getpid()}"
+        if died.exists():
+            return
         if len(list(died.parent.glob("died-*"))) < self.lives:
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Ray, for whatever runs on it: evaluation, grading, studies."""

@@ -340,9 +340,15 @@ def with_progress(
 
 
 def _is_empty(completion: Completion | StoredCompletion) -> bool:
-    """Return whether it has no text. One of more than two tokens has some, and is not read from its file."""
+    """Return whether it has no text. One of more than two tokens has some, and is not read from its file.
+
+    Where an engine scored given answers, nothing was written and nothing is missing.
+    """
     may_be = completion.finish_reason != "failed" and completion.tokens.n_completion <= 2
-    return may_be and not completion.load().text.strip()
+    if not may_be:
+        return False
+    loaded = completion.load()
+    return not loaded.text.strip() and not loaded.likelihoods
 
 
 # --- engine time ------------------------------------------------------------------------------------------------

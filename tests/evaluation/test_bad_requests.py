@@ -13,7 +13,7 @@ from harness.cli import main
 from harness.core import registry
 from harness.core.progress import Progress
 from harness.core.protocols import ModelSource
-from harness.core.types import Completion, Graded, Message, Passage, Problem, Tokens, Verdict
+from harness.core.types import Completion, Graded, Likelihood, Message, Passage, Problem, Tokens, Verdict
 from harness.evaluation.loop import EMPTY_WARNING_AT, with_progress
 from harness.models.loading import BUNDLED, context_of
 
@@ -91,11 +91,11 @@ def test_a_document_that_is_scored_is_never_too_long(capsys, monkeypatch):
 # --- empty completions ------------------------------------------------------------------------------------------
 
 
-def warnings_of(texts):
+def warnings_of(texts, **fields):
     stream = io.StringIO()
     problem = Problem("p", "t", (), "r")
     items = [
-        Graded(problem, Completion("p", i, 0, text, "stop", Tokens(1, 1)), Verdict("incorrect", 0.0))
+        Graded(problem, Completion("p", i, 0, text, "stop", Tokens(1, 1), **fields), Verdict("incorrect", 0.0))
         for i, text in enumerate(texts)
     ]
     assert list(with_progress(items, "t", len(items), [], Progress(quiet=True, stream=stream))) == items
@@ -114,3 +114,7 @@ def test_some_empty_completions_give_a_final_warning():
     (only,) = warnings_of(["4", *[""] * n])
     assert only.startswith(f"warning: t: {n} of {n + 1} completions are empty")
     assert warnings_of(["4"] * n) == []
+
+
+def test_scored_answers_are_not_empty_completions():
+    assert warnings_of([""] * EMPTY_WARNING_AT, likelihoods=(Likelihood(-1.0, False, 3),)) == []

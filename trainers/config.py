@@ -17,11 +17,17 @@ OffAtZero = Annotated[int, Bounds(ge=0), "0 is off"]
 Beta = Annotated[float, Bounds(ge=0, lt=1)]
 DEFAULT_HORIZON = 10_000
 CHECKPOINTS_OF_A_RUN = 10
+STEPS_WITH_GROUPS = 20
 
 
 def _has_changes(settings: Any, but: str = "") -> bool:
     """Return whether any field except `but` differs from its default, which has no effect in a section that is off."""
     return any(getattr(settings, f.name) != f.default for f in dataclasses.fields(settings) if f.name != but)
+
+
+def interval(every_steps: int | None, n_steps: int, n_times: int) -> int:
+    """Return the steps between two events: `every_steps`, or what makes about `n_times` of them in the run."""
+    return every_steps if every_steps is not None else math.ceil(n_steps / n_times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +104,25 @@ class RolloutsConfig:
     """A run folder, or its rollouts.jsonl: train on these rollouts and sample nothing."""
     save: bool = incidental(default=False)
     """Save the rollouts of a training run."""
+    groups_per_step: Annotated[int, Bounds(ge=0), "0 is off, such as 4"] = incidental(default=4)
+    """The first groups of a step that are kept in groups.jsonl with their log-probabilities, for the report; 0 is off.
+    With `save` or `only` all are saved, and nothing more is kept."""
+    groups_every_steps: Annotated[int, Bounds(ge=1), "such as 10"] | None = incidental(default=None)
+    """Steps between two that keep groups; the first and the last step do. Unset: a twentieth of the run's steps."""
+    groups_mb: Annotated[float, Bounds(gt=0), "such as 16"] = incidental(default=16.0)
+    """The largest size of groups.jsonl, spread over the run: where groups are large, fewer steps keep some."""
 
     def __post_init__(self) -> None:
         if self.source is not None and (self.only or self.save):
             raise ValueError("rollouts that come from a source are saved already: leave out only and save")
+
+    @property
+    def keeps_groups(self) -> bool:
+        return self.groups_per_step > 0 and not (self.save or self.only)
+
+    def groups_interval(self, n_steps: int) -> int:
+        """Return the number of steps between two of a run of `n_steps` that keep groups."""
+        return interval(self.groups_every_steps, n_steps, STEPS_WITH_GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +263,7 @@ class CheckpointConfig:
 
     def interval(self, n_steps: int) -> int:
         """Return the number of steps between two checkpoints of a run of `n_steps`."""
-        return self.every_steps if self.every_steps is not None else math.ceil(n_steps / CHECKPOINTS_OF_A_RUN)
+        return interval(self.every_steps, n_steps, CHECKPOINTS_OF_A_RUN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

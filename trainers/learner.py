@@ -45,6 +45,12 @@ class ScoredBatch:
     advantages: Advantages
     engine_weights: torch.Tensor | None  # (B, T)
 
+    def rewards_and_advantages(self) -> list[tuple[float, float]]:
+        """Return the shaped reward of each completion, and its advantage or the mean of those of its tokens."""
+        values, mask = self.advantages.values, self.batch.completion_mask
+        by_completion = values if values.dim() == 1 else sequence_mean(values, mask)  # (B,)
+        return list(zip(self.batch.rewards.tolist(), by_completion.tolist(), strict=True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:

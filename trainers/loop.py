@@ -86,6 +86,9 @@ class Trainer:
         metrics.add_rollouts(rollouts, batch)
         with metrics.phase("score"):
             scored = learner.score(step, batch, metrics)
+        if (groups := self.recorder.groups) is not None and groups.is_due(step):
+            keys = [(item.problem.id, item.completion.index) for item in rollouts.chosen]
+            groups.keep(step, rollouts.sampled, dict(zip(keys, scored.rewards_and_advantages(), strict=True)))
         with metrics.phase("update"):
             is_masked = self.setup.config.overlong.mask_truncated
             trained = untruncated_rows(rollouts.chosen) if is_masked else None
@@ -117,7 +120,7 @@ class Trainer:
         )
 
     def _resume(self, checkpoints: Checkpoints, learner: Learner) -> Position:
-        """Load the newest checkpoint; step records after it belong to steps that are done again."""
+        """Load the newest checkpoint; records and groups after it belong to steps that are done again."""
         position, newest = Position(0, 0), checkpoints.newest()
         if newest is not None:
             reference = self.reference.module if self.reference is not None else None

@@ -1,4 +1,4 @@
-"""Records of training steps: steps.jsonl, warnings of a collapse, trackers and the progress line.
+"""Records of training steps: steps.jsonl, groups.jsonl, warnings of a collapse, trackers and the progress line.
 
 The same for every backend, so that reports need not know which one a run was trained with.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from harness.core.progress import Progress
 from harness.runs.folder import RunWriter
+from harness.runs.groups import GroupKeeper
+from harness.trainers.config import TrainConfig
 from harness.trainers.step_metrics import Diagnostics
 from harness.trainers.trackers import Tracker
 
@@ -28,10 +31,15 @@ class StepRecorder:
     trackers: Sequence[Tracker]
     progress: Progress
     diagnostics: Diagnostics
+    groups: GroupKeeper | None = None
+    """Keeps a few groups of some steps, where not all are saved."""
 
     def resume(self, step: int) -> None:
-        """Continue after `step`: records of later steps are dropped, because those are done again."""
+        """Continue after `step`: records and groups of later steps are dropped, because those are done again."""
         kept = self.store.rewind_steps(step)
+        n_bytes = self.store.rewind_groups(step)
+        if self.groups is not None:
+            self.groups.n_bytes = n_bytes
         self.store.replace_warnings(asdict(warning) for row in kept for warning in self.diagnostics.update(row))
         for tracker in self.trackers:
             tracker.resume(self.store.record, step)
@@ -44,3 +52,18 @@ class StepRecorder:
         for tracker in self.trackers:
             tracker.log(row)
         self.progress.advance(figures=shown(row))
+
+
+def group_keeper(config: TrainConfig, store: RunWriter, tokenizer: Any) -> GroupKeeper | None:
+    """Return what keeps groups as the config has it, or None where it keeps none or saves all."""
+    rollouts, n_steps = config.rollouts, config.loop.steps
+    if not rollouts.keeps_groups:
+        return None
+    return GroupKeeper(
+        store=store,
+        decode=tokenizer.decode,
+        n_steps=n_steps,
+        every_steps=rollouts.groups_interval(n_steps),
+        per_step=rollouts.groups_per_step,
+        most_bytes=round(rollouts.groups_mb * 1e6),
+    )

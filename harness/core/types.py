@@ -252,6 +252,42 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSample:
+    """A completion of a training step as groups.jsonl has it."""
+
+    index: int
+    text: str
+    finish_reason: str
+    n_tokens: int
+    outcome: Outcome
+    reward: float | None
+    """Of the grader."""
+    extracted: str | None = None
+    reason: str = ""
+    is_trained: bool = False
+    """Whether it was in the batch of the step: ungraded ones and whole groups may be left out."""
+    shaped_reward: float | None = None
+    """The reward with penalties and a KL in it, as it was trained on."""
+    advantage: float | None = None
+    """Its advantage, or the mean over its tokens where each token has one; None if it is not a finite number."""
+    token_ids: Sequence[int] | None = None
+    logp: Sequence[float | None] | None = None
+    """The log-probability of each token under the distribution that was sampled from."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGroup:
+    """The completions of one prompt in a training step, as groups.jsonl has them."""
+
+    step: int
+    task: str
+    problem_id: str
+    prompt: str
+    """The texts of its messages."""
+    samples: list[KeptSample]
+
+
+@dataclass(frozen=True, slots=True)
 class Graded(Generic[R]):
     """A completion with its problem and its verdict. Its text is at `completion.load().text`."""
 

@@ -5,6 +5,7 @@
     completions.jsonl   append-only; the key of a line is task, problem and sample index
     verdicts.jsonl      append-only; the same key, and the grader
     steps.jsonl         one line per optimiser step (training)
+    groups.jsonl        a few groups of completions of some steps, with log-probabilities (training)
     rollouts.jsonl      the completions of each step, if the config asks for them (training)
     warnings.jsonl      signs of collapse in the step metrics (training)
     metrics.json        the estimates
@@ -20,6 +21,7 @@ run is never touched. Only one process at a time can write to a folder.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -32,7 +34,16 @@ from typing import Any, Literal, TypeVar
 
 from harness.core import config as configs
 from harness.core.errors import DiskError, RunFolderError, UsageError
-from harness.core.types import Completion, Estimate, RunRecord, Sampling, Status, StoredCompletion, Verdict
+from harness.core.types import (
+    Completion,
+    Estimate,
+    KeptGroup,
+    RunRecord,
+    Sampling,
+    Status,
+    StoredCompletion,
+    Verdict,
+)
 from harness.runs import schema
 from harness.runs.files import open_regular, read_text, refuse_link, refuse_special
 from harness.runs.jsonl import (
@@ -40,6 +51,7 @@ from harness.runs.jsonl import (
     altered_in_use,
     corrupt_file_error,
     disk_error,
+    encode_line,
     read_line_at,
     read_lines,
     refuse_altered_line,
@@ -55,7 +67,7 @@ RunKind = Literal["eval", "train", "rollouts"]
 Facts = Mapping[str, Mapping[str, Any]]
 """Name of a task, or `model` -> what the run record keeps of it."""
 
-_LINES = ("completions", "verdicts", "steps", "rollouts", "warnings")
+_LINES = ("completions", "verdicts", "steps", "groups", "rollouts", "warnings")
 FILES = ("run.lock", "config.toml", "log.txt", "metrics.json", "clusters.json", *(f"{name}.jsonl" for name in _LINES))
 FOLDERS = ("checkpoints", "evals")
 
@@ -100,7 +112,8 @@ class RunWriter:
         self._verdicts = JsonlFile(folder / "verdicts.jsonl")
         self._steps = JsonlFile(folder / "steps.jsonl")
         self._warnings = JsonlFile(folder / "warnings.jsonl")
-        self._files = (self._completions, self._verdicts, self._steps, self._warnings)
+        self._groups = JsonlFile(folder / "groups.jsonl")
+        self._files = (self._completions, self._verdicts, self._steps, self._warnings, self._groups)
         self._completion_reader = CompletionFile(self._completions.path)
 
     @classmethod
@@ -183,6 +196,21 @@ class RunWriter:
         kept = [row for row in self.reader().steps() if row["step"] <= last_step]
         self._steps.rewrite(kept)
         return kept
+
+    def append_group(self, group: KeptGroup, most_bytes: int) -> int:
+        """Append a group; return its size in bytes, or 0 if that is above `most_bytes` and it was not written."""
+        line = encode_line(schema.group_row(group))
+        if len(line) > most_bytes:
+            return 0
+        self._groups.append_encoded(line)
+        return len(line)
+
+    def rewind_groups(self, last_step: int) -> int:
+        """Drop the groups of steps after `last_step`; return the bytes of those that are kept."""
+        if not self._groups.path.exists():
+            return 0
+        self._groups.rewrite(schema.group_row(group) for group in self.reader().groups() if group.step <= last_step)
+        return size_of_lines(self._groups.path)
 
     def replace_warnings(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._warnings.rewrite(rows)
@@ -351,6 +379,10 @@ class RunReader:
         """Return the step metrics of a training."""
         return list(_read_rows(self.lines("steps.jsonl"), schema.step_from_row))
 
+    def groups(self) -> Iterator[KeptGroup]:
+        """Yield the groups that a training kept, in the order of its steps."""
+        return _read_rows(self.lines("groups.jsonl"), schema.group_from_row)
+
     def warnings(self) -> list[dict[str, Any]]:
         """Return the warnings of a training: step, name and text."""
         return list(_read_rows(self.lines("warnings.jsonl"), schema.warning_from_row))
@@ -471,8 +503,8 @@ def _resumable_record(folder: Path, identity: RunIdentity) -> RunRecord | None:
         _refuse_another_config(RunReader(folder, record), identity)
         _refuse_other_data(folder, record, identity.data)
         view = _resumed_view(folder, record)
-        for read in (view.steps, view.warnings):
-            read()  # which raises for a row that can't be read
+        for read in (view.steps, view.groups, view.warnings):
+            collections.deque(read(), maxlen=0)  # which raises for a row that can't be read
     elif not _is_new(folder):
         raise RunFolderError(f"{folder} exists and is not a run folder (no run.json); choose another --out")
     return record

@@ -156,7 +156,10 @@ class JsonlFile:
 
     def append(self, row: Mapping[str, Any]) -> int:
         """Write a line; return the byte at which it begins."""
-        line = encode_line(row)
+        return self.append_encoded(encode_line(row))
+
+    def append_encoded(self, line: bytes) -> int:
+        """Write a line of `encode_line`."""
         try:
             if self._file is None:
                 self._file = self._open()

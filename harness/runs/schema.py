@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from harness.core.types import Completion, Estimate, RunRecord, Tokens, Verdict
+from harness.core.types import Completion, Estimate, KeptGroup, KeptSample, RunRecord, Tokens, Verdict
 
 T = TypeVar("T")
 Key = tuple[str, str, int]
@@ -140,6 +140,23 @@ def step_from_row(row: dict[str, Any]) -> dict[str, Any]:
         if name in ("reward", "solve_rate") and not math.isfinite(value):
             raise ValueError(f"{name} is not finite")
     return row
+
+
+def group_row(group: KeptGroup) -> dict[str, Any]:
+    return {**_fields(group), "samples": [_fields(sample) for sample in group.samples]}
+
+
+def group_from_row(row: dict[str, Any]) -> KeptGroup:
+    """Return a kept group of a training step."""
+    group = built(KeptGroup, row)
+    _index(group.step)
+    for sample, fields in zip(group.samples, row["samples"], strict=True):
+        _refuse_unknown(KeptSample, fields)
+        _index(sample.index)
+        ids, logp = sample.token_ids, sample.logp
+        if ids is not None and logp is not None and len(ids) != len(logp):
+            raise ValueError("there are not as many log-probabilities as tokens")
+    return group
 
 
 def warning_from_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class TokenTexts:
         self.left -= len(ids)
         for token in ids:
             self._note(token)
-        return [ids, [round(value, 3) if math.isfinite(value) else None for value in logp]]
+        return [ids, [round(value, 3) if value is not None and math.isfinite(value) else None for value in logp]]
 
     def to_plain(self) -> dict[int, str]:
         return self._texts

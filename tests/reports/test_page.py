@@ -6,7 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
-from page_runs import ATTACKS, Drawing, make_pair, make_run, make_training, open_run, read_page, write_page
+from page_runs import (
+    ATTACKS,
+    Drawing,
+    kept_group,
+    make_pair,
+    make_run,
+    make_training,
+    open_run,
+    read_page,
+    write_page,
+)
 
 from harness.cli import main
 from harness.core.protocols import ModelSource
@@ -16,6 +26,7 @@ from harness.reports.compare import compare
 from harness.reports.page import build
 from harness.reports.page.tokens import TokenTexts
 from harness.reports.report import write_report
+from harness.runs.folder import RunWriter
 
 CHECKOUT = Path(__file__).parents[2]
 EVAL = ["eval", "countdown-tiny", "--tasks", "countdown", "--engine", "scripted", "--n", "1", "--limit", "2", "--quiet"]
@@ -193,11 +204,34 @@ def test_training_has_curves_and_the_groups_that_were_kept(tmp_path):
     training = page["chunks"][page["main"]["training"][0]["chunk"]]
     assert training["steps"] == [1, 2, 3] and training["metrics"]["reward"] == [0.25, 0.5, 0.75]
     assert training["warnings"] == [[3, "entropy fell"]]
-    [[step, number]] = training["groups"]
-    groups = page["chunks"][number]
-    assert step == 2 and [group["problem"] for group in groups] == ["first", "second"]
-    assert [row[2] for row in groups[0]["samples"]] == [0.0, 1.0, 0.25, 0.0]
-    assert groups[0]["samples"][0][8] == [[7, 8], [-0.01, -3.0]]
+    assert [step for step, _ in training["groups"]] == [2, 3]
+    saved, kept = (page["chunks"][number] for _, number in training["groups"])
+    assert [group["problem"] for group in saved] == ["first", "second"] and not saved[0]["left_out"]
+    assert [row[2] for row in saved[0]["samples"]] == [0.0, 1.0, 0.25, 0.0]
+    assert saved[0]["samples"][0][8] == [[7, 8], [-0.01, -3.0]]
+    assert saved[0]["samples"][0][9:] == [None, None]
+    [group] = kept
+    assert group["prompt"] == ATTACKS["image"] and group["prompt"] not in page["text"]
+    assert [row[1] for row in group["samples"]] == [ATTACKS["script"], ATTACKS["end of the element"]]
+    assert [row[8:] for row in group["samples"]] == [[[[7, 8], [-0.25, None]], None, -0.5], [0, 0.75, 1.5]]
+
+
+def test_steps_of_both_files_are_in_the_page_once_and_no_more_than_it_takes(tmp_path, monkeypatch):
+    run = make_training(tmp_path / "train")
+    store = RunWriter.reopen(run, {})
+    for step in (2, *range(4, 40)):
+        store.append_group(kept_group(step), 10**6)
+    store.close()
+    page = read_page(write_page(tmp_path / "out", [run]).html)
+    training = page["chunks"][page["main"]["training"][0]["chunk"]]
+    steps = [step for step, _ in training["groups"]]
+    assert len(steps) == len(set(steps)) == 24 and steps[:2] == [2, 4] and steps[-1] == 39
+    assert len(page["chunks"][training["groups"][0][1]]) == 2, "those that were saved, which are all"
+    monkeypatch.setattr("harness.reports.page.build.MOST_TOKENS", 24 * 3)  # a step has 4 tokens
+    page = read_page(write_page(tmp_path / "less", [run]).html)
+    training = page["chunks"][page["main"]["training"][0]["chunk"]]
+    lenses = [[row[8] for row in page["chunks"][number][0]["samples"]] for _, number in training["groups"]]
+    assert all(sum(lens != 0 for lens in step) == 1 for step in lenses)
 
 
 def test_tokens_have_their_texts_and_a_limit():

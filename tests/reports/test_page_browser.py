@@ -35,6 +35,7 @@ VIEWS = (
     "#/plots",
     "#/samples/sums",
     "#/protocol/sums",
+    "#/training?step=3",
     "#/run/strong/sums/p2/0",
     "#/search?q=same",
     "#/keys",
@@ -250,18 +251,57 @@ def test_plots_are_drawn_as_images(html, opened):
 
 def test_a_step_of_a_training_shows_its_groups(html, opened):
     page = opened(html, "#/training")
+    assert page.locator(".curve").first.locator(".kept").count() == 2
     page.locator(".curve svg").first.click(position={"x": 4, "y": 60})
-    page.get_by_role("button", name="step 2").click()  # step 1 kept none
+    head = page.locator(".rollouts h3")
+    assert head.inner_text() == "Rollouts of train, step 2 the nearest of which it kept some"  # step 1 kept none
     groups = page.locator(".rollouts .group")
     playwright.expect(groups).to_have_count(2)
-    assert groups.first.locator(".sample b").all_inner_texts() == ["reward 1", "reward 0"]  # the best and the worst
+    assert groups.first.locator(".sample b").all_inner_texts() == ["reward 1", "reward 0"]
+    assert groups.first.locator(".sample .tag").all_inner_texts() == ["best", "worst"]
+    assert groups.nth(1).locator(".tag").all_inner_texts() == ["all equal"]
     bins = page.locator(".histogram button")
     assert bins.locator(".count").all_inner_texts() == ["2", "1", "5"]
     bins.nth(1).click()
     playwright.expect(page.locator(".rollouts .sample")).to_have_count(1)
+    assert page.locator(".rollouts .sample .tag").count() == 0, "neither the best nor the worst"
     page.get_by_role("button", name="token probabilities").click()
     assert page.locator(".text.lens .token").all_inner_texts() == ["⟨7⟩", "⟨8⟩"]
     assert page.locator(".text.lens .l4").get_attribute("title") == "p = 0.04979, log -3, token 8"
+    page.get_by_role("button", name="show all").click()
+    playwright.expect(page.locator(".rollouts .sample")).to_have_count(4)
+
+
+def test_keys_move_through_the_steps_with_rollouts_and_choose_bins(html, opened):
+    page = opened(html, "#/training")
+    page.wait_for_selector(".kept-steps button")
+    head = playwright.expect(page.locator(".rollouts h3"))
+    for key, step in (("j", 2), ("j", 3), ("j", 3), ("k", 2)):
+        page.keyboard.press(key)
+        head.to_have_text(f"Rollouts of train, step {step}")
+    chosen = page.locator(".kept-steps [aria-pressed=true]")
+    assert chosen.all_inner_texts() == ["2"]
+    page.locator(".histogram button").first.focus()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(".rollouts .sample")).to_have_count(2)
+    chosen.click()
+    playwright.expect(page.locator(".rollouts")).to_have_count(0)
+
+
+def test_groups_that_were_kept_are_texts_with_their_advantages(html, opened):
+    page = opened(html, "#/training?step=3")
+    page.wait_for_selector(".rollouts .sample")
+    page.locator(".rollouts summary", has_text="Prompt").click()
+    shown = page.locator(".rollouts").inner_text()
+    for name in ("script", "end of the element", "image"):
+        assert ATTACKS[name] in shown, name
+    assert page.evaluate("window.attacked") is None
+    assert page.locator("main script, main img, main a[href^=javascript]").count() == 0
+    best, worst = page.locator(".rollouts .sample header").all_inner_texts()
+    assert "trained on 0.75" in best and "advantage +1.5" in best and "best" in best
+    assert "trained on" not in worst and "advantage -0.5" in worst and "worst" in worst
+    page.get_by_role("button", name="token probabilities").click()
+    assert page.locator(".text.lens .token").nth(1).get_attribute("title") == "p = –, log –, token 8"
 
 
 def test_the_theme_follows_the_system_and_can_be_changed(html, opened):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.core.types import Completion, Estimate, Table, Tokens, Verdict
+from harness.core.types import Completion, Estimate, KeptGroup, KeptSample, Table, Tokens, Verdict
 from harness.reports.page.build import Page
 from harness.reports.report import read_runs
 from harness.runs.folder import RunIdentity, RunWriter
@@ -82,9 +82,10 @@ def make_run(folder, samples, *, temperature=1.0, n=4, others=()):
 
 
 def make_training(folder):
-    """A train run of three steps; step 2 kept two groups of four, one of equal rewards."""
+    """A train run of three steps; step 2 saved two groups of four, one of equal rewards, and step 3 kept one group."""
     config = TrainConfig()
     store = RunWriter.open(folder, RunIdentity.of("train", config, seeds={"run": 0}, data={}))
+    store.append_group(kept_group(3), 10**6)
     for step in (1, 2, 3):
         store.append_step({"step": step, "reward": step / 4, "loss": -0.5, "sample_s": 1.5})
     store.append_warning({"step": 3, "name": "entropy", "text": "entropy fell"})
@@ -98,10 +99,23 @@ def make_training(folder):
             completion = {"problem_id": problem, "index": index, "text": f"{problem} {index}", "finish_reason": "stop"}
             outcome = "correct" if reward == 1 else "incorrect"
             verdict = {"outcome": outcome, "reward": reward, "extracted": None, "reason": "", "details": {}}
-            rollouts.append({"part": "chosen", "completion": {**completion, "tokens": tokens}, "verdict": verdict})
+            rollouts.append(
+                {"part": "chosen", "task": "sums", "completion": {**completion, "tokens": tokens}, "verdict": verdict}
+            )
     rollouts.append({"end": 2, "n_problems_drawn": 2, "n_rounds": 1})
     rollouts.close()
     return folder
+
+
+def kept_group(step):
+    """Return a group of two completions, with texts that attack a page."""
+    texts = list(ATTACKS.values())
+    shared = {"finish_reason": "stop", "n_tokens": 2, "is_trained": True, "token_ids": [7, 8]}
+    samples = [
+        KeptSample(0, texts[0], outcome="incorrect", reward=0.0, advantage=-0.5, logp=[-0.25, None], **shared),
+        KeptSample(1, texts[1], outcome="correct", reward=1.0, shaped_reward=0.75, advantage=1.5, logp=None, **shared),
+    ]
+    return KeptGroup(step, "sums", "third", texts[2], samples)
 
 
 def make_pair(folder):

@@ -14,7 +14,7 @@ from harness.trainers.checks import check_prompts
 from harness.trainers.dry_run import DryRun, dry_run
 from harness.trainers.loop import Trainer
 from harness.trainers.policy.model import load_policies
-from harness.trainers.recorder import StepRecorder
+from harness.trainers.recorder import StepRecorder, group_keeper
 from harness.trainers.saved_rollouts import RolloutWriter, refuse_other_rollouts, rollout_facts
 from harness.trainers.setup import TrainSetup
 from harness.trainers.step_metrics import Diagnostics
@@ -72,7 +72,11 @@ class Loop(Backend):
                     source=rollout_source(setup, policy, tokenizer, progress),
                     engine=setup.engine if setup.needs_engine else None,
                     recorder=StepRecorder(
-                        store=store, trackers=trackers, progress=progress, diagnostics=Diagnostics(config.warnings)
+                        store=store,
+                        trackers=trackers,
+                        progress=progress,
+                        diagnostics=Diagnostics(config.warnings),
+                        groups=group_keeper(config, store, tokenizer),
                     ),
                     evaluate_held_out=lambda: evaluate_held_out(setup, store, progress),
                     writer=writer,

@@ -83,7 +83,7 @@ function Protocol({main, parts}) {
     ${rows.length === 0 && html`<p>All settings are equal.</p>`}`;
 }
 
-const KEYS = [['j, k', 'next and previous problem, in the samples'], ['/', 'search the texts of all samples'], ['?', 'this list'], ['d', 'dark or light']];
+const KEYS = [['j, k', 'next and previous problem, in the samples; next and previous step with rollouts, in the training runs'], ['/', 'search the texts of all samples'], ['?', 'this list'], ['d', 'dark or light']];
 const Keys = () => html`<h1>Keys</h1><table><tbody>${KEYS.map(([key, what]) => html`<tr><th scope="row"><kbd>${key}</kbd></th><td>${what}</td></tr>`)}</tbody></table>`;
 
 // --- theme

@@ -43,8 +43,8 @@ export function Lens({sample: {tokens: [ids, logps], pieces}}) {
   const lowest = known.reduce((a, b) => Math.min(a, b), 0);
   return html`<p class="about">${ids.length} tokens, mean log-probability ${number(mean)}, lowest ${number(lowest)}. <span class="lens">${['≥ .9', '.5', '.2', '.05', 'less'].map((words, i) => html`<span class=${`token l${i}`}>${words}</span> `)}</span></p>
     <div class="text lens" dir="ltr">${ids.slice(0, MOST_TOKENS).map((id, i) => {
-    const p = Math.exp(logps[i] ?? 0);
-    const level = LEVELS.findIndex(least => p >= least);
+    const p = Number.isFinite(logps[i]) ? Math.exp(logps[i]) : null;
+    const level = p === null ? 0 : LEVELS.findIndex(least => p >= least);
     return html`<span class=${`token l${level < 0 ? 4 : level}`} title=${`p = ${number(p)}, log ${number(logps[i])}, token ${id}`}>${visible(pieces[id] ?? `⟨${id}⟩`)}</span>`;
   })}${ids.length > MOST_TOKENS && '…'}</div>`;
 }

@@ -1,10 +1,11 @@
 // Training runs: the curve of each metric over the steps, with the runs on top of one another, and one step in full.
 
-import {useMemo, useRef, useState} from 'preact/hooks';
+import {useEffect, useMemo, useRef, useState} from 'preact/hooks';
 import {chunk, number} from './data.js';
-import {safe} from './text.js';
+import {isTyping} from './samples.js';
+import {safe, withFormulas} from './text.js';
 import {SampleBody} from './sample.js';
-import {Trouble, address, goInPlace, html, useLoaded} from './ui.js';
+import {OutcomeMark, Trouble, address, goInPlace, html, useLoaded} from './ui.js';
 
 const GROUPS = [
   ['Rewards', /^(reward|solve_rate|groups_with|distinct|n_ungraded|val|eval)/],
@@ -29,6 +30,9 @@ function grouped(names) {
   return [...found].filter(([, members]) => members.length);
 }
 
+// Return the steps of which any run kept rollouts.
+const keptSteps = runs => [...new Set(runs.flatMap(run => run.groups.map(([step]) => step)))].sort((a, b) => a - b);
+
 function ticks(low, high) {
   const step = 10 ** Math.floor(Math.log10((high - low) / 2 || 1));
   const size = [1, 2, 5, 10].map(k => k * step).find(k => (high - low) / k <= 3.5) || step;
@@ -50,7 +54,7 @@ function Curve({name, runs, step, choose}) {
     const y = v => HEIGHT - PAD.bottom - (v - low) / (high - low) * (HEIGHT - PAD.top - PAD.bottom);
     const lines = runs.map(run => (run.metrics[name] || []).map((v, i) => (Number.isFinite(v) ? `${x(run.steps[i]).toFixed(1)},${y(v).toFixed(1)}` : null))
       .reduce((parts, point) => { if (point === null) parts.push([]); else parts.at(-1).push(point); return parts; }, [[]]).filter(part => part.length));
-    return {x, y, lines, first, last, ticks: ticks(low, high)};
+    return {x, y, lines, first, last, kept: keptSteps(runs), ticks: ticks(low, high)};
   }, [runs, name]);
   const stepAt = event => {
     const box = picture.current.getBoundingClientRect();
@@ -63,6 +67,7 @@ function Curve({name, runs, step, choose}) {
     <svg ref=${picture} viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${`${name} by step`} onMouseMove=${event => setHover(stepAt(event))} onMouseLeave=${() => setHover(null)} onClick=${event => choose(stepAt(event))}>
       ${shape.ticks.map(v => html`<line class="grid" x1=${PAD.left} x2=${WIDTH - PAD.right} y1=${shape.y(v)} y2=${shape.y(v)} /><text x=${PAD.left - 4} y=${shape.y(v) + 3} text-anchor="end">${number(v)}</text>`)}
       <text x=${PAD.left} y=${HEIGHT - 5}>${shape.first}</text><text x=${WIDTH - PAD.right} y=${HEIGHT - 5} text-anchor="end">${shape.last}</text>
+      ${shape.kept.map(s => html`<path class="kept" d=${`M${shape.x(s)} ${HEIGHT - PAD.bottom}v5`} />`)}
       ${at !== null && html`<line class="at" x1=${shape.x(at)} x2=${shape.x(at)} y1=${PAD.top} y2=${HEIGHT - PAD.bottom} />`}
       ${shape.lines.map((parts, i) => parts.map(points => (points.length > 1 ? html`<polyline class=${`line c${i % 8}`} points=${points.join(' ')} />`
     : html`<circle class=${`dot c${i % 8}`} cx=${points[0].split(',')[0]} cy=${points[0].split(',')[1]} r="2.5" />`)))}
@@ -84,23 +89,35 @@ function Curves({all, query}) {
     name => all.some(run => run.metrics[name]?.some(Number.isFinite))), [all]);
   const step = query.step === undefined ? null : Number(query.step);
   const choose = chosen => goInPlace(address('training', [], {...query, step: chosen}));
+  const chooseInCurve = chosen => { choose(chosen); setTimeout(() => document.querySelector('.step')?.scrollIntoView()); };
   const last = all.reduce((most, run) => Math.max(most, run.steps.at(-1) || 0), 1);
+  const kept = keptSteps(runs);
+  useEffect(() => {
+    const onKey = event => {
+      if (!['j', 'k'].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey || (isTyping(event.target) && event.target.type !== 'range')) return;
+      const next = event.key === 'j' ? kept.find(at => at > (step ?? 0)) : kept.findLast(at => at < (step ?? last + 1));
+      if (next !== undefined) choose(next);
+    };
+    document.addEventListener('keydown', onKey);
+    return () => document.removeEventListener('keydown', onKey);
+  });
   const toggle = label => setHidden(old => { const next = new Set(old); if (!next.delete(label)) next.add(label); return next; });
   return html`<h1>Training</h1>
     <p class="legend">${all.map((run, i) => html`<label><input type="checkbox" checked=${!hidden.has(run.label)} onChange=${() => toggle(run.label)} /> <span class=${`key c${runs.indexOf(run) < 0 ? 'none' : runs.indexOf(run) % 8}`}>${safe(run.label)}</span> (${run.steps.length} steps)</label>`)}</p>
     <p class="step-choice"><label>Step <input type="range" min="1" max=${last} value=${String(step ?? last)} onInput=${event => choose(Number(event.target.value))} /> <output>${step ?? 'none chosen'}</output></label>
       ${step !== null && html`<button type="button" onClick=${() => choose(null)}>close the step</button>`}</p>
-    ${step === null && all.some(run => run.groups.length) && html`<p class="about">Choose a step, here or in a curve, for its metrics and the rollouts that were kept.</p>`}
-    ${step !== null && html`<${Step} runs=${runs} names=${names} step=${step} choose=${choose} />`}
-    ${grouped(names).map(([title, members]) => html`<section key=${title}><h2>${title}</h2><div class="curves">${members.map(name => html`<${Curve} key=${name} name=${name} runs=${runs} step=${step} choose=${choose} />`)}</div></section>`)}
+    ${kept.length > 0 && html`<div class="kept-steps" role="group" aria-label="Steps with rollouts"><span>Rollouts of step</span>${kept.map(at => html`<button type="button" key=${at} aria-pressed=${at === step} onClick=${() => choose(at === step ? null : at)}>${at}</button>`)}</div>`}
+    ${step === null && html`<p class="about">Choose a step, here or in a curve, for its metrics${kept.length > 0 && ' and the rollouts that the run kept of it or of the nearest step. Marks under the curves are such steps'}.</p>`}
+    ${step !== null && html`<${Step} runs=${runs} names=${names} step=${step} />`}
+    ${grouped(names).map(([title, members]) => html`<section key=${title}><h2>${title}</h2><div class="curves">${members.map(name => html`<${Curve} key=${name} name=${name} runs=${runs} step=${step} choose=${chooseInCurve} />`)}</div></section>`)}
     ${all.some(run => run.warnings.length) && html`<section><h2>Warnings</h2><ul>${all.flatMap(run => run.warnings.map(([at, text]) => html`<li>${safe(run.label)}, step ${at}: ${safe(text)}</li>`))}</ul></section>`}`;
 }
 
-function Step({runs, names, step, choose}) {
+function Step({runs, names, step}) {
   return html`<section class="step"><h2>Step ${step}</h2><details><summary>all metrics of this step</summary>
     <div class="scroll" tabindex="0" role="region" aria-label="Metrics of the step"><table><thead><tr><th scope="col">metric</th>${runs.map(run => html`<th scope="col">${safe(run.label)}</th>`)}</tr></thead>
     <tbody>${names.map(name => html`<tr><th scope="row">${safe(name)}</th>${runs.map(run => html`<td class="number">${number(run.metrics[name]?.[run.steps.indexOf(step)])}</td>`)}</tr>`)}</tbody></table></div></details>
-    ${runs.filter(run => run.groups.length).map(run => html`<${Rollouts} key=${run.label} run=${run} step=${step} choose=${choose} />`)}</section>`;
+    <div class="of-runs">${runs.filter(run => run.groups.length).map(run => html`<${Rollouts} key=${run.label} run=${run} step=${step} />`)}</div></section>`;
 }
 
 // --- the rollouts of a step
@@ -119,45 +136,50 @@ export function binsOf(rewards) {
   });
 }
 
-function Rollouts({run, step, choose}) {
-  const kept = run.groups.map(([at]) => at);
-  const nearest = kept.reduce((best, at) => (Math.abs(at - step) < Math.abs(best - step) ? at : best), kept[0]);
-  const {value, error} = useLoaded(() => chunk(run.groups.find(([at]) => at === nearest)[1]), [run, nearest]);
+function Rollouts({run, step}) {
+  const at = run.groups.map(([kept]) => kept).reduce((best, kept) => (Math.abs(kept - step) < Math.abs(best - step) ? kept : best));
+  const {value, error, isOld} = useLoaded(() => chunk(run.groups.find(([kept]) => kept === at)[1]), [run, at]);
   const [bin, setBin] = useState(null);
-  if (nearest !== step) {
-    return html`<p class="about">${safe(run.label)} kept rollouts of other steps; the nearest is <button type="button" class="plain" onClick=${() => choose(nearest)}>step ${nearest}</button>.</p>`;
-  }
+  useEffect(() => setBin(null), [at]);
   if (error) return html`<${Trouble} error=${error} />`;
   if (!value) return html`<p class="loading" role="status">…</p>`;
-  const groups = value.map(group => ({...group, samples: group.samples.map(sampleOf)}))
-    .map(group => ({...group, mean: mean(group.samples.map(one => one.reward).filter(reward => reward !== null))}));
+  const groups = value.map(group => ({...group, samples: group.samples.map(sampleOf)}));
   const rewards = groups.flatMap(group => group.samples.map(one => one.reward)).filter(reward => reward !== null);
   const bins = binsOf(rewards);
   const counts = bins.map(one => rewards.filter(one.has).length);
   const most = Math.max(1, ...counts);
-  const chosen = bin === null ? null : bins[bin];
-  return html`<section class="rollouts"><h3>Rollouts of ${safe(run.label)}</h3>
+  const chosen = bins[bin] || null;
+  return html`<section class="rollouts" aria-busy=${Boolean(isOld)}><h3>Rollouts of ${safe(run.label)}, step ${at}${at !== step && html` <small>the nearest of which it kept some</small>`}</h3>
     <div class="histogram" role="group" aria-label="Rewards; choose a bin for its samples">${bins.map((one, i) => html`<button type="button" aria-pressed=${bin === i} onClick=${() => setBin(bin === i ? null : i)}>
-      <span class="bar" style=${{height: `${4 + 60 * counts[i] / most}px`}} aria-hidden="true"></span><span>${number(one.low)}${one.high !== one.low ? `–${number(one.high)}` : ''}</span><span class="count">${counts[i]}</span></button>`)}</div>
-    <p class="about">${groups.length} groups, ${rewards.length} rewards, mean ${number(mean(rewards))}${value.length >= run.most_groups ? `; a report keeps the first ${run.most_groups} groups of a step` : ''}. ${chosen && 'Only samples of the chosen bin are shown.'}</p>
-    ${groups.map(group => html`<${RolloutGroup} key=${group.problem} group=${group} pieces=${run.pieces} bin=${chosen} />`)}</section>`;
+      <span class="count">${counts[i]}</span><span class="bar" style=${{height: `${4 + 60 * counts[i] / most}px`}} aria-hidden="true"></span><span>${number(one.low)}${one.high !== one.low ? `–${number(one.high)}` : ''}</span></button>`)}</div>
+    <p class="about">${groups.length} group${groups.length === 1 ? '' : 's'} of the step, ${rewards.length} rewards, mean ${number(mean(rewards))}. ${chosen ? html`Only samples of the chosen bin are shown. <button type="button" class="plain" onClick=${() => setBin(null)}>show all</button>` : 'Choose a bar to see its samples only.'}</p>
+    ${groups.map(group => html`<${RolloutGroup} key=${`${at} ${group.problem}`} group=${group} pieces=${run.pieces} bin=${chosen} />`)}</section>`;
 }
 
 const mean = values => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
-const sampleOf = ([index, text, reward, outcome, extracted, reason, finish, nTokens, tokens]) => ({
-  index, text, reward, outcome, extracted, reason, finish, nTokens, tokens: tokens || null, details: {}, others: {}, likelihoods: [],
+const sampleOf = ([index, text, reward, outcome, extracted, reason, finish, nTokens, tokens, shaped, advantage]) => ({
+  index, text, reward, outcome, extracted, reason, finish, nTokens, tokens: tokens || null, shaped, advantage, details: {}, others: {}, likelihoods: [],
 });
+const codeOf = outcome => ({correct: 1, incorrect: 0})[outcome] ?? 2;
+const signed = value => (value > 0 ? `+${number(value)}` : number(value));
+const trainedReward = one => one.shaped ?? one.reward ?? -Infinity;
 
 function RolloutGroup({group, pieces, bin}) {
   const [most, setMost] = useState(2);
-  const samples = group.samples.filter(one => bin === null || (one.reward !== null && bin.has(one.reward)))
-    .sort((a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity) || a.index - b.index);
+  const ordered = [...group.samples].sort((a, b) => trainedReward(b) - trainedReward(a) || a.index - b.index);
+  const [best, worst] = [ordered[0], ordered.at(-1)];
+  const differ = trainedReward(best) !== trainedReward(worst);
+  const samples = ordered.filter(one => bin === null || (one.reward !== null && bin.has(one.reward)));
   if (!samples.length) return null;
   // The best and the worst first; the others on demand.
   const shown = samples.length <= most ? samples : [...samples.slice(0, most - 1), samples.at(-1)];
-  return html`<details class="group" open><summary><b>${safe(group.problem)}</b> mean reward ${number(group.mean)} of ${group.samples.length}${group.left_out && html`<span class="tag">left out of the update</span>`}
-      <span class="strip" aria-hidden="true">${group.samples.map(one => html`<span class=${`o${one.outcome === 'correct' ? 1 : one.outcome === 'incorrect' ? 0 : 2}`}></span>`)}</span></summary>
-    ${shown.map((one, i) => html`<article class="sample" key=${one.index}><header><span>#${one.index}</span> <b>reward ${number(one.reward)}</b> ${samples.length > 1 && i === 0 && html`<span class="tag">best</span>`}${samples.length > 1 && one === samples.at(-1) && html`<span class="tag">worst</span>`} <span>${one.nTokens} tokens</span>${one.finish === 'length' && html`<span class="tag warn">cut off</span>`}</header>
-      <${SampleBody} sample=${{...one, pieces}} isShort=${true} /></article>`)}
+  const rewards = group.samples.map(one => one.reward).filter(reward => reward !== null);
+  return html`<details class="group" open><summary><b class="group-name">${safe(group.problem)}</b> mean reward ${number(mean(rewards))} of ${rewards.length}${!differ && html`<span class="tag">all equal</span>`}${group.left_out && html`<span class="tag">left out of the update</span>`}
+      <span class="strip" aria-hidden="true">${ordered.map(one => html`<span class=${`o${codeOf(one.outcome)}`}></span>`)}</span></summary>
+    ${group.prompt && html`<details class="statement"><summary>Prompt</summary><div class="text" dir="ltr" tabindex="0">${withFormulas(group.prompt)}</div></details>`}
+    ${shown.map(one => html`<article class="sample" key=${one.index}><header><span>#${one.index}</span> <${OutcomeMark} code=${codeOf(one.outcome)} /> <b>reward ${number(one.reward)}</b>
+        ${one.shaped !== undefined && one.shaped !== null && Math.abs(one.shaped - one.reward) > 1e-6 && html`<span>trained on ${number(one.shaped)}</span>`} ${one.advantage !== undefined && one.advantage !== null && html`<span title="what the objective makes of the reward; a mean where each token has its own">advantage ${signed(one.advantage)}</span>`}
+        ${differ && one === best && html`<span class="tag">best</span>`}${differ && one === worst && html`<span class="tag">worst</span>`} <span>${one.nTokens} tokens</span>${one.finish === 'length' && html`<span class="tag warn">cut off</span>`}</header>
+      <${SampleBody} sample=${{...one, reward: null, pieces}} isShort=${true} /></article>`)}
     ${samples.length > most && html`<button type="button" onClick=${() => setMost(most + 16)}>${samples.length - most} more</button>`}</details>`;
 }

@@ -54,12 +54,16 @@ class Checkpoints:
         found = checkpoint_folders(self._run_folder)
         return found[-1] if found else None
 
+    def temporary(self, position: Position) -> Path:
+        """Return where a checkpoint is written until it is complete."""
+        return self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}{_TEMPORARY}"
+
     def save(
         self, position: Position, state: Mapping[str, Any], policy: Any, tokenizer: Any, reference: Any = None
     ) -> Path:
         """Save the policy with the training state. `reference` is the module of one that is not the base model."""
-        final = self._folder / f"{CHECKPOINT_PREFIX}{position.step:06d}"
-        temporary = final.with_name(final.name + _TEMPORARY)
+        temporary = self.temporary(position)
+        final = temporary.with_suffix("")
         saved = {**state, "step": position.step, "n_problems_drawn": position.n_problems_drawn}
         try:
             self._clear_unfinished()

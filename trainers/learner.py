@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,13 +126,7 @@ class Learner:
         everything = torch.arange(len(batch.rewards), device=batch.rewards.device)
         pieces = list(microbatches(batch, everything, NO_GRADIENT_FACTOR * self.config.loop.tokens_per_microbatch))
         outputs = [self._without_states(forward(microbatch(batch, rows, batch.totals))) for rows in pieces]
-        order = torch.cat(pieces).argsort()
-        joined = {
-            field.name: torch.cat([getattr(output, field.name) for output in outputs])[order]
-            for field in dataclasses.fields(PolicyOutputs)
-            if getattr(outputs[0], field.name) is not None
-        }
-        return PolicyOutputs(**joined)
+        return join_outputs(outputs, torch.cat(pieces).argsort())
 
     def _without_states(self, outputs: PolicyOutputs) -> PolicyOutputs:
         """Let a critic read the hidden states and drop them: those of a whole step would be its largest tensor."""
@@ -154,11 +148,7 @@ class Learner:
             ]
         self.optimizer.zero_grad(set_to_none=True)  # sampling has their memory
         if done and not any(done):
-            raise RunError(
-                f"step {step}: no gradient was finite. The newest checkpoint is from before it: look at the steps "
-                "before in steps.jsonl, and begin another run with a lower learning rate (model.path may be this "
-                "run's folder)"
-            )
+            raise no_finite_gradient_error(step)
 
     def _update(self, step: int, scored: ScoredBatch, rows: torch.Tensor, totals: Totals, metrics: StepMetrics) -> bool:
         """Make one optimiser step on one minibatch; return False if it was skipped."""
@@ -172,12 +162,7 @@ class Learner:
         if not is_finite:
             if self.config.optimizer.on_non_finite == "skip":
                 return False
-            raise RunError(
-                f"the gradient is not finite: {norms}. The newest checkpoint is from before it: look at the steps "
-                "before in steps.jsonl, and run the same command again with --set optimizer.on_non_finite=skip to "
-                "leave such updates out, or begin another run with a lower learning rate (model.path may be this "
-                "run's folder)"
-            )
+            raise non_finite_error(norms)
         # Also with a gradient of zero, as in verl and TRL: the moments decay, and still move the weights.
         self.optimizer.step()
         metrics.add({"updates_without_gradient": (float(not any(norms.values())), 1.0)})
@@ -188,6 +173,12 @@ class Learner:
 
     def _backward(self, scored: ScoredBatch, rows: torch.Tensor, totals: Totals, metrics: StepMetrics) -> LossResult:
         """Add the gradient of one micro-batch."""
+        result = self.loss_of(scored, rows, totals, metrics)
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        return dataclasses.replace(result, loss=result.loss.detach())
+
+    def loss_of(self, scored: ScoredBatch, rows: torch.Tensor, totals: Totals, metrics: StepMetrics) -> LossResult:
+        """Return the loss of one micro-batch, with the terms that the loop adds to the objective's."""
         config = self.config
         part = microbatch(scored.batch, rows, totals)
         current = self.policy.forward(part, self._current_needs())
@@ -203,8 +194,7 @@ class Learner:
             result = with_kl_in_loss(result, part, current, old, self.kl.config)
         if config.loop.entropy_bonus != 0:
             result = with_entropy_bonus(result, part, current, config.loop.entropy_bonus)
-        result.loss.backward()  # type: ignore[no-untyped-call]
-        return dataclasses.replace(result, loss=result.loss.detach())
+        return result
 
     def _current_needs(self) -> frozenset[Need]:
         bonus: set[Need] = {"entropy"} if self.config.loop.entropy_bonus != 0 else set()
@@ -235,7 +225,8 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:  # a backend may keep it in files of its own
+            self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
         self.kl.load_state_dict(state["kl"])
         self.resets.load_state_dict(state["reference_resets"])
@@ -243,6 +234,31 @@ class Learner:
     def changed_reference(self) -> Any:
         """Return the module of a reference that is no longer the base model, or None."""
         return self.reference.module if self.reference is not None and self.resets.n_resets > 0 else None
+
+
+def join_outputs(outputs: Sequence[PolicyOutputs], order: torch.Tensor) -> PolicyOutputs:
+    """Return the outputs of micro-batches as one, with the rows in this order."""
+    joined = {
+        field.name: torch.cat([getattr(output, field.name) for output in outputs])[order]
+        for field in dataclasses.fields(PolicyOutputs)
+        if getattr(outputs[0], field.name) is not None
+    }
+    return PolicyOutputs(**joined)
+
+
+def non_finite_error(norms: Mapping[str, float]) -> RunError:
+    return RunError(
+        f"the gradient is not finite: {norms}. The newest checkpoint is from before it: look at the steps before in "
+        "steps.jsonl, and run the same command again with --set optimizer.on_non_finite=skip to leave such updates "
+        "out, or begin another run with a lower learning rate (model.path may be this run's folder)"
+    )
+
+
+def no_finite_gradient_error(step: int) -> RunError:
+    return RunError(
+        f"step {step}: no gradient was finite. The newest checkpoint is from before it: look at the steps before in "
+        "steps.jsonl, and begin another run with a lower learning rate (model.path may be this run's folder)"
+    )
 
 
 # --- old log-probs -----------------------------------------------------------------------------------------------
@@ -332,11 +348,11 @@ def schedule(config: OptimizerConfig, step: int) -> float:
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * left
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[str, float]:
+def clip_gradients(optimizer: Any, max_norm: float) -> dict[str, float]:
     """Clip the gradients and return their norms before clipping. A `max_norm` of 0 is off.
 
     The policy's is `grad_norm`, with that of parameters of the objective which are clipped with it; that of the others,
-    which are clipped by themselves, is `grad_norm_own`.
+    which are clipped by themselves, is `grad_norm_own`. Of `optimizer` only the `param_groups` are read.
     """
     norms = {}
     for name, is_own in (("grad_norm", False), ("grad_norm_own", True)):
@@ -344,8 +360,16 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[st
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         if is_own and not parameters:
             continue
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if max_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        # The gradients of a sharded model are DTensors, which no function takes together with plain ones.
+        kinds = [some for is_it in (True, False) if (some := [p for p in parameters if _is_sharded(p.grad) == is_it])]
+        each = [torch.nn.utils.get_total_norm([p.grad for p in some]) for some in kinds]
+        whole = [getattr(norm, "full_tensor", lambda norm=norm: norm)() for norm in each]
+        norm = whole[0] if len(whole) == 1 else torch.nn.utils.get_total_norm(whole)
+        for some in kinds if max_norm > 0 else ():
+            torch.nn.utils.clip_grads_with_norm_(some, max_norm, norm)
         norms[name] = float(norm)
     return norms
+
+
+def _is_sharded(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")

@@ -15,6 +15,7 @@ from typing import Any
 from harness.core.protocols import Engine
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position, explaining_damage
+from harness.trainers.config import TrainConfig
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
 from harness.trainers.learner import Learner, make_optimizer
@@ -51,7 +52,7 @@ class Trainer:
         learner, store, progress = self._learner(), self.recorder.store, self.recorder.progress
         checkpoints = Checkpoints(store.folder, config.checkpoint.keep)
         position = self._resume(checkpoints, learner)
-        if position.step > 0 and self._should_evaluate(position.step):
+        if position.step > 0 and should_evaluate(config, position.step):
             self.evaluate_held_out()  # a kill may have come between that checkpoint and its evaluation
         self.source.start(position.n_problems_drawn)
         progress.begin("train", config.loop.steps, position.step)
@@ -62,12 +63,12 @@ class Trainer:
                 row, n_drawn = self._step(step, learner)
             position = Position(step, position.n_problems_drawn + n_drawn)
             self.recorder.record(row)
-            if self._should_checkpoint(step):
+            if should_checkpoint(config, step):
                 store.sync()  # a checkpoint is never ahead of its step records
                 checkpoints.save(
                     position, learner.state_dict(), self.policy, self.tokenizer, learner.changed_reference()
                 )
-            if self._should_evaluate(step):
+            if should_evaluate(config, step):
                 self.evaluate_held_out()
                 progress.begin("train", config.loop.steps, step)
         progress.end()
@@ -132,11 +133,12 @@ class Trainer:
             self.engine.load_weights(self.policy.tensors(), position.step)
         return position
 
-    def _should_checkpoint(self, step: int) -> bool:
-        n_steps = self.setup.config.loop.steps
-        is_due = step % self.setup.config.checkpoint.interval(n_steps) == 0
-        return is_due or step == n_steps or self._should_evaluate(step)
 
-    def _should_evaluate(self, step: int) -> bool:
-        every = self.setup.config.held_out.every_steps
-        return every > 0 and (step % every == 0 or step == self.setup.config.loop.steps)
+def should_checkpoint(config: TrainConfig, step: int) -> bool:
+    is_due = step % config.checkpoint.interval(config.loop.steps) == 0
+    return is_due or step == config.loop.steps or should_evaluate(config, step)
+
+
+def should_evaluate(config: TrainConfig, step: int) -> bool:
+    every = config.held_out.every_steps
+    return every > 0 and (step % every == 0 or step == config.loop.steps)

@@ -87,6 +87,18 @@ class StepMetrics:
             # Minus the mean log-probability of the sampled tokens is an unbiased estimate of the entropy.
             self.set(entropy=-float(batch.logp_behaviour.sum()) / batch.totals.n_tokens)
 
+    def to_cpu(self) -> StepMetrics:
+        """Move the tensors to the processor, as a process sends them to another."""
+        self._ratios = [ratios.cpu() for ratios in self._ratios]
+        return self
+
+    def merge(self, others: Iterable[StepMetrics]) -> None:
+        """Add the sums of other processes, which trained on other completions of the same step."""
+        for other in others:
+            self.add(other._sums)
+            self._ratios += other._ratios
+            self.mismatch.merge(other.mismatch)
+
     def row(self) -> dict[str, float]:
         means = {name: total / weight for name, (total, weight) in self._sums.items() if weight}
         wall_s = time.perf_counter() - self._began_s
@@ -121,9 +133,20 @@ class EngineMismatch:
         self._largest = max(self._largest, float(difference.abs().max()))
         self._kl += float((difference.exp() - 1 - difference).sum())  # k3 of KL(engine || policy)
 
+    def merge(self, other: EngineMismatch) -> None:
+        """Add the passes of another process."""
+        self._n_tokens += other._n_tokens
+        self._total += other._total
+        self._largest = max(self._largest, other._largest)
+        self._kl += other._kl
+
     def close(self) -> None:
         """Ignore every later pass: the policy changes, or it is not the one that sampled."""
         self._is_closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     @property
     def mean(self) -> float:

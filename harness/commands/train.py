@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def run(args: Arguments) -> int:
     # Imported here because they load torch, which `harness train --help` and a misspelt config can do without.
     path = find_config(args.config)
     settings = merge(read_toml(path), _settings(args))
-    progress = Progress(quiet=args.quiet)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher, such as accelerate's
+    progress = Progress(quiet=args.quiet or not is_first)
     with progress.working("loading torch"):
         from harness.trainers.config import TrainConfig
         from harness.trainers.train import train
@@ -64,6 +66,8 @@ def run(args: Arguments) -> int:
         estimate.check(progress, ignore_memory=args.ignore_memory)
         return DONE
     view = train(config, folder, progress, ignore_memory=args.ignore_memory)
+    if not is_first:
+        return DONE
     result = {"run": str(view.folder), "status": view.record.status, "last_step": view.steps()[-1]}
     print_result(args, result, folder)
     return DONE

@@ -79,11 +79,15 @@ class Adapters:
 
     def save_pretrained(self, folder: Path) -> None:
         """Save the merged model, and the adapters as peft and vLLM read them in `adapter/`."""
+        self.write(folder, dict(self.merged_tensors()), self.parameters())
+
+    def write(self, folder: Path, merged: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> None:
+        """Write the files, given the whole weights."""
         # A file of adapters in the folder itself would make transformers look for the base model.
-        self._module.save_pretrained(folder, state_dict=dict(self.merged_tensors()))
+        self._module.save_pretrained(folder, state_dict=dict(merged))
         own = folder / ADAPTER_FOLDER
         self._settings.save_pretrained(own)
-        save_file({_name_in_file(name): p.detach().contiguous() for name, p in self.parameters().items()}, own / _FILE)
+        save_file({_name_in_file(name): p.detach().contiguous() for name, p in adapters.items()}, own / _FILE)
 
     def load(self, checkpoint: Path) -> None:
         path = checkpoint / ADAPTER_FOLDER / _FILE

@@ -73,7 +73,6 @@ class Policy:
 
     def forward(self, batch: Batch, needs: frozenset[Need]) -> PolicyOutputs:
         """Compute log-probs at the sampling temperature, and the needs other than `reference_logp`."""
-        mask = batch.completion_mask
         # Only the layers run under autocast. Logits and the objectives' own heads are float32.
         with self._checkpointing(), torch.autocast(self.module.device.type, torch.bfloat16, enabled=self._autocasts):
             states = self._hidden_states(batch)
@@ -82,13 +81,7 @@ class Policy:
         flat_logp, flat_entropy = token_logp(
             head_of(self.module, self.temperature), states.predicting, states.ids, with_entropy="entropy" in needs
         )
-        return PolicyOutputs(
-            logp=_spread(flat_logp, mask),
-            entropy=_spread(flat_entropy, mask) if flat_entropy is not None else None,
-            prompt_hidden=_prompt_mean(states, batch.prompt_lengths) if "prompt_hidden" in needs else None,
-            prompt_last_hidden=_prompt_last(states, batch.prompt_lengths) if "prompt_last_hidden" in needs else None,
-            completion_hidden=_spread(states.predicting, mask) if "completion_hidden" in needs else None,
-        )
+        return outputs_of(batch, states, flat_logp, flat_entropy, needs)
 
     def _checkpointing(self) -> contextlib.AbstractContextManager[None]:
         return checkpointing(self._checkpointed) if self._checkpointed else contextlib.nullcontext()
@@ -167,6 +160,11 @@ def forward_full(module: Any, batch: Batch) -> HiddenStates:
     """Run every sequence on its own. Right padding is causally out of reach, so there is no attention mask."""
     # The last token predicts nothing.
     hidden = module.base_model(input_ids=batch.sequence_ids[:, :-1], use_cache=False).last_hidden_state
+    return states_of(batch, hidden)
+
+
+def states_of(batch: Batch, hidden: Tensor) -> HiddenStates:
+    """Pick out the states of a pass over whole sequences. (B, at least L - 1, H)"""
     rows, offsets = batch.completion_mask.nonzero(as_tuple=True)
     positions = batch.prompt_lengths[rows] + offsets
     every_row = torch.arange(len(batch.sequence_ids), device=hidden.device)
@@ -238,7 +236,21 @@ def _mask(prompt_lengths: Tensor, n_prompt: int, width: int) -> Tensor:
 # --- outputs: from hidden states to their places in the batch ----------------------------------------------------
 
 
-def _spread(flat: Tensor, mask: Tensor) -> Tensor:
+def outputs_of(
+    batch: Batch, states: HiddenStates, logp: Tensor, entropy: Tensor | None, needs: frozenset[Need]
+) -> PolicyOutputs:
+    """Return the outputs of a pass, given the log-prob and the entropy of each completion token. Both (N,)"""
+    mask = batch.completion_mask
+    return PolicyOutputs(
+        logp=spread(logp, mask),
+        entropy=spread(entropy, mask) if entropy is not None else None,
+        prompt_hidden=_prompt_mean(states, batch.prompt_lengths) if "prompt_hidden" in needs else None,
+        prompt_last_hidden=_prompt_last(states, batch.prompt_lengths) if "prompt_last_hidden" in needs else None,
+        completion_hidden=spread(states.predicting, mask) if "completion_hidden" in needs else None,
+    )
+
+
+def spread(flat: Tensor, mask: Tensor) -> Tensor:
     """Put values of completion tokens at their places in the batch, zero elsewhere. (N, ...) -> (B, T, ...)"""
     return flat.new_zeros((*mask.shape, *flat.shape[1:])).masked_scatter(
         mask.view(*mask.shape, *[1] * (flat.dim() - 1)), flat

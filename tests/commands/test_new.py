@@ -65,7 +65,8 @@ def use(noun: str, name: str) -> list[tuple[str, ...]]:
 def test_every_kind_has_a_skeleton_with_a_test():
     assert set(NOUNS.values()) == set(KINDS) - {"backends"}, "a backend is another project, not a file to begin with"
     names = {path.name for path in SKELETONS.iterdir()}
-    assert names == {"pyproject.toml.txt", *(f"{p}{kind}.py.txt" for kind in KINDS for p in ("", "test_"))}
+    kinds = NOUNS.values()
+    assert names == {"pyproject.toml.txt", *(f"{p}{kind}.py.txt" for kind in kinds for p in ("", "test_"))}
 
 
 @pytest.mark.slow  # `tox -e skeletons`

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,14 @@ from harness.core import registry
 from harness.core.errors import UnknownNameError, UsageError
 from harness.core.types import Table
 from harness.reports.claims import claims_tables
+from harness.reports.marked_folder import MarkedFolder
 from harness.reports.page.build import Page, remove_page
 from harness.reports.render import escape_markdown, to_csv, to_json, to_latex, to_markdown
 from harness.reports.run_facts import labels, sandbox_of, unfinished
 from harness.runs.folder import RunReader
-from harness.runs.jsonl import disk_error, write_whole
 from harness.runs.search import find_runs
 
 MARK = "report.json"
-MARK_FORMAT = 1
 FIRST_TABLE = "results"
 PAGE = "report.md"
 FORMATS: Mapping[str, Callable[[Table, str], str]] = {
@@ -121,7 +119,8 @@ def write_tables(
     runs: Sequence[RunReader] = (),
 ) -> ReportFiles:
     """Write the files of a report, all or, where one can't be written, with a mark that lists all of them."""
-    former = _former_files(out_folder)
+    marked = MarkedFolder(out_folder, MARK, "a report", WRITTEN, unlisted=(PAGE,))
+    former = marked.former_files()
     contents = {
         f"{name}.{ending}": FORMATS[ending](table, name)
         for ending in check_formats(formats)
@@ -130,12 +129,8 @@ def write_tables(
         for name, table in _file_names(table_id, group)
     }
     pages = {PAGE: page} if page is not None else {}
-    _write_mark(out_folder, runs, [*former, *contents])
-    for name, text in {**contents, **pages}.items():
-        write_whole(out_folder / name, text)
-    for name in sorted(set(former) - {*contents, *pages}):
-        (out_folder / name).unlink(missing_ok=True)
-    _write_mark(out_folder, runs, list(contents))
+    read = [{"folder": str(run.folder), "config_digest": run.record.config_digest} for run in runs]
+    marked.replace(former, {**contents, **pages}, runs=read)
     return ReportFiles(out_folder, out_folder / PAGE, tuple(out_folder / name for name in contents))
 
 
@@ -249,42 +244,3 @@ def _status(status: str) -> str:
 def _data(run: RunReader) -> str:
     prints = {name: entry.get("fingerprint") for name, entry in sorted(run.record.data.items())}
     return ", ".join(f"{name} {value if value is not None else '-'}" for name, value in prints.items())
-
-
-# --- the folder -------------------------------------------------------------------------------------------------
-
-
-def _former_files(folder: Path) -> list[str]:
-    """Return the files of the report in this folder; refuse a folder with other files."""
-    if not folder.exists():
-        return []
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file; choose another --out")
-    if not (folder / MARK).exists():
-        if any(path.name != MARK + ".tmp" for path in folder.iterdir()):
-            raise UsageError(f"{folder} has files in it and is not a report (no {MARK}); choose another --out")
-        return []
-    try:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        if mark["format"] != MARK_FORMAT:
-            raise UsageError(
-                f"{folder} is a report of format {mark['format']}, not {MARK_FORMAT}; choose another --out"
-            )
-        known = [name for name in mark["files"] if Path(name).name == name and Path(name).suffix in WRITTEN]
-        return [name for name in (*known, PAGE) if name != MARK]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{folder / MARK} is not the mark of a report: {error!r}; choose another --out") from None
-
-
-def _write_mark(folder: Path, runs: Sequence[RunReader], names: Sequence[str]) -> None:
-    mark = {
-        "format": MARK_FORMAT,
-        "harness": harness.__version__,
-        "runs": [{"folder": str(run.folder), "config_digest": run.record.config_digest} for run in runs],
-        "files": [name for name in dict.fromkeys(names) if name != PAGE],
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    write_whole(folder / MARK, json.dumps(mark, indent=1) + "\n")

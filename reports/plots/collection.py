@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import harness
 from harness.core.errors import UnknownNameError, UsageError
 from harness.core.extras import require
 from harness.reports.arm_counts import arm_counts
+from harness.reports.marked_folder import MarkedFolder
 from harness.reports.plots.evaluations import evaluation_plots
 from harness.reports.plots.frontier import frontier_svg
 from harness.reports.plots.judge import judge_plots
 from harness.reports.plots.svg import Plot, document, text
 from harness.reports.plots.training import training_plots
 from harness.runs.folder import RunReader
-from harness.runs.jsonl import disk_error, write_whole
 
 MARK = "plots.json"
-MARK_FORMAT = 1
 FORMATS = ("svg", "png")
 ZOOM = 2.0
 """Pixels of a PNG for each unit of its SVG."""
@@ -76,19 +73,12 @@ def write_plots(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> 
     for name in formats:
         if name not in FORMATS:
             raise UnknownNameError("format", name, FORMATS)
-    former = _former(folder)
+    marked = MarkedFolder(folder, MARK, "a folder of plots", tuple(f".{name}" for name in FORMATS))
+    former = marked.former_files()
     pictures = {f"{plot.id}.png": png(plot.svg) for plot in plots} if "png" in formats else {}
     drawings = {f"{plot.id}.svg": plot.svg for plot in plots} if "svg" in formats else {}
-    names = [f"{plot.id}.{name}" for plot in plots for name in formats]
-    _write_mark(folder, [*former, *names])
-    for name, drawing in drawings.items():
-        write_whole(folder / name, drawing)
-    for name, picture in pictures.items():
-        write_whole(folder / name, picture)
-    for name in sorted(set(former) - set(names)):
-        (folder / name).unlink(missing_ok=True)
-    _write_mark(folder, names)
-    return [folder / name for name in names]
+    marked.replace(former, {**drawings, **pictures})
+    return [folder / f"{plot.id}.{name}" for plot in plots for name in formats]
 
 
 def png(svg: str) -> bytes:
@@ -102,29 +92,3 @@ def png(svg: str) -> bytes:
 
 def _probe(words: str) -> str:
     return document(40, 20, [text(20, 15, words)], "")
-
-
-def _former(folder: Path) -> list[str]:
-    """Return the files of the plots in this folder; refuse a folder with other files."""
-    if not folder.exists():
-        return []
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file; choose another --out")
-    if not (folder / MARK).exists():
-        if any(path.name != MARK + ".tmp" for path in folder.iterdir()):
-            raise UsageError(f"{folder} has files in it and is not a folder of plots (no {MARK}); choose another --out")
-        return []
-    try:
-        names = json.loads((folder / MARK).read_text(encoding="utf-8"))["files"]
-        return [name for name in names if Path(name).name == name and Path(name).suffix in (".svg", ".png")]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{folder / MARK} is not the mark of plots: {error!r}; choose another --out") from None
-
-
-def _write_mark(folder: Path, names: Sequence[str]) -> None:
-    mark = {"format": MARK_FORMAT, "harness": harness.__version__, "files": list(dict.fromkeys(names))}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    write_whole(folder / MARK, json.dumps(mark, indent=1) + "\n")

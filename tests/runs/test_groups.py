@@ -69,7 +69,7 @@ def test_a_group_is_read_back_as_it_was_written(tmp_path):
     assert (first.text, first.token_ids, first.logp) == ("half \ud83d", [6, 7], [-0.1235, 0.0])
     assert (first.is_trained, first.reward, first.shaped_reward, first.advantage) == (True, 0.5, 0.25, None)
     assert (second.is_trained, second.outcome, second.reward, second.logp) == (False, "ungraded", None, None)
-    assert b"-0.0," not in (tmp_path / "run/groups.jsonl").read_bytes()
+    assert b"-0.0" not in (tmp_path / "run/groups.jsonl").read_bytes()
 
 
 def test_the_prompt_of_rollouts_from_a_file_is_decoded(tmp_path):

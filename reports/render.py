@@ -137,7 +137,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)|-", re.
 
 
 def to_latex(table: Table, label: str = "") -> str:
-    """Render a table environment for the package booktabs.
+    """Render a table environment for the packages booktabs and graphicx. A table wider than the line is scaled down.
 
     Any engine compiles it: a character that pdfTeX has no glyph for is written as its code point.
     """
@@ -145,17 +145,19 @@ def to_latex(table: Table, label: str = "") -> str:
         "r" if _is_numeric(table, i) or _has_estimates(table, i) else "l" for i in range(len(table.columns))
     )
     lines = [
+        r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{escape_latex(table.title)}}}",
         *([rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', label)}}}"] if label else []),
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
         _latex_line([escape_latex(column) for column in table.columns]),
         r"\midrule",
         *(_latex_line([_latex_cell(cell) for cell in row]) for row in table.rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *(rf"\par\smallskip{{\footnotesize {escape_latex(note)}}}" for note in table.notes),
         r"\end{table}",
     ]

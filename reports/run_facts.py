@@ -33,18 +33,22 @@ def labels(runs: Sequence[RunReader]) -> list[str]:
 
     A label that several runs were given is followed by their ids.
     """
-    short = [run.label if run.label is not None else _label(run) for run in runs]
-    longer = [
-        f"{label} ({_label(run)})" if run.label is not None else f"{_named_folder(run).parent.name}/{label}"
-        for run, label in zip(runs, short, strict=True)
-    ]
-    full = [str(run.folder) for run in runs]
-    return [_first_unique(choice, (short, longer, full)) for choice in zip(short, longer, full, strict=True)]
-
-
-def _first_unique(choice: tuple[str, ...], columns: Sequence[Sequence[str]]) -> str:
+    names = [_names(run) for run in runs]
+    longest = max(map(len, names), default=0)
+    columns = list(zip(*([*choice, *choice[-1:] * (longest - len(choice))] for choice in names), strict=True))
     counts = [Counter(column) for column in columns]
-    return next((label for label, count in zip(choice, counts, strict=True) if count[label] == 1), choice[-1])
+    return [
+        next((name for name, count in zip(choice, counts, strict=False) if count[name] == 1), choice[-1])
+        for choice in names
+    ]
+
+
+def _names(run: RunReader) -> list[str]:
+    """Return names of a run, each with one more parent folder than the one before."""
+    folder, own = _named_folder(run), _label(run)
+    above = folder.resolve().parent.parts
+    paths = [str(Path(*above[len(above) - depth :], own)) for depth in range(len(above) + 1)]
+    return paths if run.label is None else [run.label, *(f"{run.label} ({path})" for path in paths)]
 
 
 def _label(run: RunReader) -> str:

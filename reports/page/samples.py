@@ -205,9 +205,11 @@ def _read_verdicts(
         sample.verdict, sample.outcome = (offset, len(line)), row.outcome
         sample.is_extracted = row.extracted is not None
         task = tasks.setdefault(row.task, TaskSamples(row.task))
-        solution = _solution(bytes(row.details))
+        details = bytes(row.details)
+        solution = _solution(details)
         task.names_solutions |= solution is not None
-        sample.group = task.group(solution if solution is not None else row.extracted)
+        answer = _failure(row) if b'"verdict":' in details else row.extracted
+        sample.group = task.group(solution if solution is not None else answer)
 
     for_each_line(run.lines("verdicts.jsonl"), add)
 
@@ -227,6 +229,11 @@ def _read_strategies(run: RunReader, found: Mapping[str, dict[Key, _Sample]], ta
         for index, label in zip(row["indices"], row["labels"], strict=True):
             if (sample := found[row["task"]].get((row["problem_id"], index))) is not None:
                 sample.group = tasks[row["task"]].group(str(label)[:LONGEST_KEY])
+
+
+def _failure(row: VerdictLine) -> str:
+    """Return the group of a program: the test that it failed and how. Programs themselves are hardly ever equal."""
+    return "passes all tests" if row.outcome == "correct" else row.reason
 
 
 def _solution(details: bytes) -> str | None:

@@ -1,6 +1,7 @@
 """The page of a report in Chromium, from disk, without a network."""
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -96,6 +97,9 @@ def test_texts_of_models_stay_texts(html, opened):
     closed = page.locator("details.group:not([open]) > summary")
     while closed.count():
         closed.first.click()
+    more = page.get_by_role("button", name=re.compile(r"^\d+ more$"))
+    while more.count():
+        more.first.click()
     page.wait_for_timeout(300)
     shown = page.locator(".problem").inner_text()
     for name in ("script", "end of the element", "image", "comment", "template", "formula of a spreadsheet"):
@@ -188,6 +192,58 @@ def test_a_pair_side_by_side_grouped_by_strategy_with_its_p_value(html, opened):
     assert page.locator(".side .tag").all_inner_texts() == ["only here", "only here"]
     page.get_by_role("button", name="Swap A and B").click()
     playwright.expect(page.locator(".side h3").first).to_contain_text("weak")
+
+
+def test_from_the_summary_one_click_leads_to_samples_that_explain_a_difference(html, opened):
+    page = opened(html, viewport={"width": 1280, "height": 800})
+    page.get_by_role("link", name="compare samples").first.click()
+    playwright.expect(page.locator(".problem h2")).to_have_text("p1" if "sort=gain" in page.url else "p0")
+    texts = page.locator(".side").all_inner_texts()
+    assert len(texts) == 2 and "✓ right" in "".join(texts) and "✗ wrong" in "".join(texts)
+    for side in page.locator(".side").all():
+        playwright.expect(side.locator(".sample .text").first).to_be_in_viewport()
+
+
+def test_right_and_wrong_samples_are_in_view_together(tmp_path, opened):
+    samples = [("p", i, f"right {i}", "correct", {"solution": f"way {i // 4}"}) for i in range(20)]
+    samples += [("p", i, f"wrong {i}", "incorrect", {"extracted": str(i)}) for i in range(20, 26)]
+    page = opened(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples, n=26)]).html, "#/samples")
+    marks = page.locator(".group > summary .mark")
+    playwright.expect(marks).to_have_text(["✓ right"] * 3 + ["✗ wrong"] * 3)
+    assert page.locator(".group[open] > summary .mark").all_inner_texts() == ["✓ right", "✗ wrong"]
+    page.get_by_role("button", name="2 more groups: right").click()
+    playwright.expect(marks).to_have_text(["✓ right"] * 5 + ["✗ wrong"] * 3)
+
+
+def test_a_program_is_shown_with_the_test_that_it_failed(tmp_path, opened):
+    source = "def f(x):\n    return x $ 2 $"
+    text = f"So:\n\n```python\n{source}\n```\nand $x^2$."
+    failure = {
+        "verdict": "WA",
+        "test": 6,
+        "n_tests": 9,
+        "n_passed": 6,
+        "input": "<b>[3]</b>",
+        "expected": "9",
+        "got": "8",
+    }
+    broken = {"verdict": "CE", "test": 0, "cause": "SyntaxError: line 1", "input": "[3]", "expected": "9"}
+    samples = [("p", 0, text, "incorrect", {"extracted": source, "reason": "WA on test 7", **failure})]
+    samples += [("p", 1, text, "incorrect", {"extracted": source, "reason": "CE on test 1", **broken})]
+    samples += [("p", 2, text, "correct", {"extracted": source, "verdict": "AC", "n_tests": 9, "n_passed": 9})]
+    samples += [("p", 3, text, "incorrect", {"extracted": source + "\n", "reason": "WA on test 7", **failure})]
+    page = opened(write_page(tmp_path / "out", [make_run(tmp_path / "run", samples)]).html, "#/samples")
+    names = page.locator(".group .group-name")
+    playwright.expect(names).to_have_text(["passes all tests", "WA on test 7", "CE on test 1"])
+    failed = page.locator(".failure").nth(1)
+    playwright.expect(failed.locator("p")).to_have_text("wrong answer on test 7 of 9, 6 passed")
+    assert failed.locator("pre:visible").all_inner_texts() == ["<b>[3]</b>", "9", "8"]
+    shown = page.locator(".sample .text").nth(1)
+    assert shown.locator("code.program").inner_text() == f"```python\n{source}\n```"
+    assert shown.locator("math").count() == 1  # of the formula outside the program
+    page.goto(page.url.partition("#")[0] + "#/run/run/sums/p/1")
+    playwright.expect(page.locator(".failure p")).to_have_text("does not compile")
+    assert page.locator(".failure pre:visible").all_inner_texts() == ["SyntaxError: line 1"]
 
 
 def test_two_samples_are_compared_word_by_word(html, opened):
@@ -331,6 +387,8 @@ def test_a_run_alone_has_no_pair(tmp_path, opened):
 def live_page(tmp_path, monkeypatch, chromium):
     """A run that grows, and its page as `harness view` serves it: any other request, or a line logged, is a failure."""
     monkeypatch.setattr("harness.reports.live.EVERY_S", 0.05)
+    monkeypatch.setattr("harness.reports.live.MOST_SHARE", 100.0)
+    playwright.expect.set_options(timeout=20_000)
     growing = open_run(tmp_path / "runs/growing")
     for problem in ("p0", "p1"):
         sample(growing, problem, 0, f"first of {problem}", "correct", solution="a")
@@ -347,6 +405,7 @@ def live_page(tmp_path, monkeypatch, chromium):
         page.goto(f"{server.address}#/samples/sums?a=growing&b=weak&p=p1")
         page.wait_for_selector(".side .sample .text")
         yield page, growing
+        playwright.expect.set_options(timeout=5_000)
         context.close()
         server.shutdown()
         thread.join()

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -114,13 +115,14 @@ def test_a_ranked_table_prints_percents_and_marks():
     assert "**15.42** [10.00, 20.00]" in to_markdown(TABLE)
 
 
-def test_a_real_tex_compiles_the_tables(tmp_path):
+def compiled(tmp_path, body, options=""):
+    """Compile a document with the packages that a table names; return the log."""
     engine = shutil.which("pdflatex")
     if engine is None:
         assert "HARNESS_NEEDS_TEX" not in os.environ, "install pdflatex with the package booktabs"
         pytest.skip("pdflatex is not installed; `tox -e tex` runs this")
-    tables = "".join(f"{path.read_text()}\\clearpage\n" for path in sorted(GOLDEN.glob("*.tex")))
-    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{tables}\\end{{document}}\n"
+    packages = to_latex(TABLE).partition("\n")[0].removeprefix("% ")
+    document = f"\\documentclass{options}{{article}}{packages}\\begin{{document}}\n{body}\\end{{document}}\n"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(
         [engine, "-no-shell-escape", "-halt-on-error", "-interaction=nonstopmode", "all.tex"],
@@ -131,7 +133,23 @@ def test_a_real_tex_compiles_the_tables(tmp_path):
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-3000:]
     assert "Missing character" not in log
+    return log
+
+
+def test_a_real_tex_compiles_the_tables(tmp_path):
+    compiled(tmp_path, "".join(f"{path.read_text()}\\clearpage\n" for path in sorted(GOLDEN.glob("*.tex"))))
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("options", ["", "[twocolumn]"])
+def test_a_real_tex_fits_wide_tables_into_the_line(tmp_path, options):
+    columns = tuple(f"benchmark {number}" for number in range(12))
+    wide = Table("Wide", ("model", *columns), (("flowrl", *[BEST] * 12), ("grpo", *[BEST] * 12)), ("a note",))
+    narrow = Table("Narrow", ("a", "b"), (("one", 1),))
+    text = to_latex(wide) + to_latex(narrow)
+    assert "Overfull" not in compiled(tmp_path, text, options)
+    unscaled = re.sub(r"\\resizebox\{.*\}\{!\}\{%\n", "{", text)
+    assert compiled(tmp_path, unscaled, options).count("Overfull") == 1  # the wide one
 
 
 # --- the command ------------------------------------------------------------------------------------------------

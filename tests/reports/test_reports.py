@@ -343,8 +343,8 @@ def test_runs_of_one_name_get_different_labels(tmp_path):
         "x/same",
         "y/same",
         "other",
-        str(tmp_path / "1" / "z" / "deep"),
-        str(tmp_path / "2" / "z" / "deep"),
+        "1/z/deep",
+        "2/z/deep",
     ]
 
 

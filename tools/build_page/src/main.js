@@ -31,12 +31,12 @@ function WhereToLook({main}) {
     main: of, task, pair, settings: differences(of, task.id, pair[0], pair[1]).filter(line => !line.isNoted).map(line => line.name),
   }))).sort((a, b) => a.settings.length - b.settings.length || a.pair[8] - b.pair[8] || Math.abs(b.pair[5]) - Math.abs(a.pair[5])).slice(0, 12);
   if (!lines.length) return null;
-  return html`<section><h2>Where runs differ</h2><p class="about">Open a pair to see its problems and samples side by side. The p-values are not adjusted for the number of pairs.</p>
-    <div class="scroll" tabindex="0" role="region" aria-label="Where runs differ"><table><thead><tr><th scope="col">task</th><th scope="col">A</th><th scope="col">B</th><th scope="col">rates</th><th scope="col">B − A</th><th scope="col">p</th><th scope="col">settings that differ</th><th scope="col"><span class="sr">link</span></th></tr></thead>
+  return html`<section><h2>Where runs differ</h2><p class="about"><i>compare samples</i> opens a pair with the problems on which it differs most first, the samples side by side. The p-values are not adjusted for the number of pairs.</p>
+    <div class="scroll" tabindex="0" role="region" aria-label="Where runs differ"><table><thead><tr><th scope="col"><span class="sr">link</span></th><th scope="col">task</th><th scope="col">A</th><th scope="col">B</th><th scope="col">rates</th><th scope="col">B − A</th><th scope="col">p</th><th scope="col">settings that differ</th></tr></thead>
     <tbody>${lines.map(({main: of, task, settings, pair: [one, other, , x, y, d, low, high, p]}) => {
     const [a, b] = [of.runs[one].label, of.runs[other].label];
-    return html`<tr><td>${safe(task.id)}</td><td>${safe(a)}</td><td>${safe(b)}</td><td class="number">${rate(x)} / ${rate(y)}</td><td class="number">${d >= 0 ? '+' : ''}${rate(d)} <span class="interval">[${rate(low)}, ${rate(high)}]</span></td><td class="number">${pValue(p).slice(2)}</td>
-      <td>${settings.join(', ') || '–'}</td><td><a href=${address('samples', [task.id], {a, b, sort: d >= 0 ? 'gain' : 'loss'})}>open</a></td></tr>`;
+    return html`<tr><td><a href=${address('samples', [task.id], {a, b, sort: d >= 0 ? 'gain' : 'loss'})}>compare samples</a></td><td>${safe(task.id)}</td><td>${safe(a)}</td><td>${safe(b)}</td><td class="number">${rate(x)} / ${rate(y)}</td><td class="number">${d >= 0 ? '+' : ''}${rate(d)} <span class="interval">[${rate(low)}, ${rate(high)}]</span></td><td class="number">${pValue(p).slice(2)}</td>
+      <td>${settings.join(', ') || '–'}</td></tr>`;
   })}</tbody></table></div></section>`;
 }
 

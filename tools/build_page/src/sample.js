@@ -3,7 +3,7 @@
 import {useContext, useState} from 'preact/hooks';
 import {createContext} from 'preact';
 import {OUTCOMES, isCut, isDisputed, isUnread, number, openSample, openStatement, openTask} from './data.js';
-import {safe, visible, withFormulas} from './text.js';
+import {linesOf, safe, visible, withFormulas} from './text.js';
 import {OutcomeMark, Trouble, address, html, useLoaded} from './ui.js';
 
 export const Formulas = createContext(true);
@@ -14,8 +14,11 @@ export const Flags = ({names, run, row}) => names.map((name, place) => ((run.fla
 
 const LONG = 1200;
 const PROGRAM = /^(AC|WA|TLE|MLE|OLE|RE|CE)$/;
-const TEST_PARTS = ['input', 'expected', 'got', 'difference', 'cause', 'origin'];
-const SHOWN_ELSEWHERE = new Set([...TEST_PARTS, 'verdict', 'test', 'solution']);
+const PROGRAM_WORDS = {
+  AC: 'passes all tests', WA: 'wrong answer', TLE: 'time limit', MLE: 'memory limit', OLE: 'output limit', RE: 'runtime error', CE: 'does not compile',
+};
+const TEST_PARTS = ['input', 'expected', 'got', 'difference', 'cause'];
+const SHOWN_ELSEWHERE = new Set([...TEST_PARTS, 'verdict', 'test', 'solution', 'origin', 'n_tests', 'n_passed']);
 
 export function SampleBody({sample, isShort}) {
   const drawn = useContext(Formulas);
@@ -59,17 +62,28 @@ function Verdict({sample, isShort}) {
   const most = isShort ? MOST_SHORT : MOST_LONG;
   const isProgram = PROGRAM.test(details.verdict) || (extracted || '').includes('\n');
   const rest = Object.entries(details).filter(([name]) => !SHOWN_ELSEWHERE.has(name));
-  return html`<dl class="verdict">
+  return html`${isProgram && html`<${Program} sample=${sample} isShort=${isShort} />`}<dl class="verdict">
     ${extracted !== null && extracted !== undefined && !isProgram && extracted !== sample.text.trim() && html`<dt>extracted</dt><dd>${visible(cut(extracted, most))}</dd>`}
-    ${reason && html`<dt>reason</dt><dd>${visible(cut(reason, most))}</dd>`}
+    ${reason && !(isProgram && PROGRAM.test(reason.split(/[ :]/)[0])) && html`<dt>reason</dt><dd>${visible(cut(reason, most))}</dd>`}
     ${reward !== null && reward !== undefined && reward !== 0 && reward !== 1 && html`<dt>reward</dt><dd>${number(reward)}</dd>`}
     ${Object.entries(others).map(([name, [outcome, why]]) => html`<dt>by ${safe(name)}</dt><dd>${outcome}${why && `: ${safe(cut(why, most))}`}</dd>`)}
     ${!isShort && rest.map(([name, value]) => html`<dt>${safe(name)}</dt><dd>${visible(cut(typeof value === 'string' ? value : JSON.stringify(value), most))}</dd>`)}
-  </dl>
-  ${isProgram && html`<details class="program" open=${!isShort}><summary>program${details.verdict ? `: ${safe(details.verdict)}` : ''}${Number.isInteger(details.test) ? ` on test ${details.test + 1}` : ''}</summary>
-    ${extracted && html`<pre tabindex="0"><code>${visible(cut(extracted, MOST_LONG))}</code></pre>`}
-    ${TEST_PARTS.some(name => details[name] !== undefined && details[name] !== null) && html`<dl class="test">${TEST_PARTS.filter(name => details[name] !== undefined && details[name] !== null && details[name] !== '').map(name => html`<dt>${name}</dt><dd><pre tabindex="0">${visible(cut(typeof details[name] === 'string' ? details[name] : JSON.stringify(details[name]), MOST_LONG))}</pre></dd>`)}</dl>`}
-  </details>`}`;
+  </dl>`;
+}
+
+// --- a program: the test that it failed, and its source unless the text above shows it
+
+function Program({sample: {text, details, extracted}, isShort}) {
+  const most = isShort ? MOST_SHORT : MOST_LONG;
+  const isBroken = details.verdict === 'CE'; // whatever the test
+  const shown = (isBroken ? ['cause'] : TEST_PARTS).filter(name => details[name] !== undefined && details[name] !== null && details[name] !== '');
+  const isInText = Boolean(extracted) && text.length <= LONG && text.includes(extracted);
+  const where = Number.isInteger(details.test) && !isBroken && [`on test ${details.test + 1}`, details.n_tests && `of ${details.n_tests}`, details.origin && `(${safe(details.origin)})`];
+  return html`<section class="failure">
+    <p><b>${details.verdict === 'AC' && details.n_tests ? `passes all ${details.n_tests} tests` : PROGRAM_WORDS[details.verdict] || 'program'}</b> ${where && where.filter(Boolean).join(' ')}${where && details.n_passed ? `, ${details.n_passed} passed` : ''}</p>
+    ${shown.length > 0 && html`<dl class="test">${shown.map(name => html`<div class=${`part-${name}`}><dt>${name}</dt><dd><pre tabindex="0">${visible(cut(typeof details[name] === 'string' ? details[name] : JSON.stringify(details[name]), most))}</pre></dd></div>`)}</dl>`}
+    ${extracted && html`<details class="program" open=${!isShort && !isInText}><summary>program</summary><pre tabindex="0"><code>${visible(cut(extracted, MOST_LONG))}</code></pre></details>`}
+  </section>`;
 }
 
 // --- the page of one sample: #/run/RUN/TASK/PROBLEM/SAMPLE
@@ -101,7 +115,7 @@ export function SamplePage({main, parts}) {
       ${isCut(run, row) && html`<span class="tag warn">cut off</span>`}${isUnread(run, row) && html`<span class="tag warn">not extracted</span>`}${isDisputed(run, row) && html`<span class="tag warn">graders disagree</span>`}<${Flags} names=${main.flags} run=${run} row=${row} /></p>
     <p class="counts">${at > 0 && html`<a href=${link(at - 1)}>previous sample</a>`} <span>${at + 1} of ${indices.length}</span> ${at < indices.length - 1 && html`<a href=${link(at + 1)}>next sample</a>`}
       <a href=${address('samples', [taskId], {a: label, p: problemId})}>all samples of this problem</a></p>
-    ${statement.text !== null && html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`}
+    ${statement.text !== null && html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text" tabindex="0">${withFormulas(linesOf(statement.text))}</div></details>`}
     <${SampleBody} key=${parts.join('/')} sample=${sample} isShort=${false} />
   </article>`;
 }

@@ -3,10 +3,10 @@
 import {diffWordsWithSpace} from 'diff';
 import {useContext, useEffect, useMemo, useRef, useState} from 'preact/hooks';
 import {
-  RIGHT, UNGRADED, WRONG, distance, isCut, isDisputed, isUnread, openSample, openStatement, openTask, pValue, rate, rateOf, strategies,
+  OUTCOMES, RIGHT, UNGRADED, WRONG, distance, isCut, isDisputed, isUnread, openSample, openStatement, openTask, pValue, rate, rateOf, strategies,
 } from './data.js';
 import {FlagNames, Flags, SampleBody} from './sample.js';
-import {safe, visible, withFormulas} from './text.js';
+import {linesOf, safe, visible, withFormulas} from './text.js';
 import {OutcomeMark, Rate, Trouble, address, go, goInPlace, html, readAddress, useLoaded, useWindow} from './ui.js';
 
 const ROW = 44; // pixels of a row of the list, as in page.css
@@ -226,7 +226,7 @@ function Problem({task, pair, problem, labels, first, second, filter, place, n, 
       <span class="steps"><button type="button" onClick=${() => move(-1)} disabled=${place <= 0} title="previous (k)" aria-label="Previous problem">◀</button>
       <span>${place >= 0 ? `${place + 1} of ${n}` : 'not in the list'}</span>
       <button type="button" onClick=${() => move(1)} disabled=${place >= n - 1} title="next (j)" aria-label="Next problem">▶</button></span></header>
-    ${statement && (statement.text !== null ? html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text">${withFormulas(statement.text)}</div></details>`
+    ${statement && (statement.text !== null ? html`<details class="statement" open><summary>Problem${statement.reference !== null && html` · answer: <b>${safe(statement.reference)}</b>`}</summary><div class="text" tabindex="0">${withFormulas(linesOf(statement.text))}</div></details>`
       : html`<p class="about">The text of the problem is not in this report${task.no_texts ? `: ${safe(task.no_texts)}` : ''}.</p>`)}
     ${filter.sample && html`<label class="about"><input type="checkbox" checked=${onlyMatching} onChange=${event => setOnlyMatching(event.target.checked)} /> only samples that the filter is about</label>`}
     ${picked.length === 1 && html`<p class="about" role="status">One sample is chosen; choose another one to see how they differ.</p>`}
@@ -252,19 +252,25 @@ export function groupsOf(run, problem, narrowing) {
 function Side({name, task, run, other, label, problem, narrowing, picked, pick}) {
   const groups = useMemo(() => groupsOf(run, problem, narrowing), [run, problem, narrowing]);
   const elsewhere = useMemo(() => (other ? strategies(other, problem) : new Map()), [other, problem]);
-  const [most, setMost] = useState(12);
+  const [most, setMost] = useState({}); // outcome -> groups shown
+  const outcomes = [...new Set(groups.map(group => group.outcome))];
+  const first = outcomes.length > 1 ? 3 : 12; // so that right and wrong ones are in view together
   return html`<div class="side"><h3><span class="letter">${name}</span> ${safe(label)}</h3>
     <p class="counts"><${Rate} right=${run.right[problem]} n=${run.graded[problem]} />
       <span>${run.n[problem]} samples${run.cut[problem] ? `, ${run.cut[problem]} cut off` : ''}${run.n[problem] - run.graded[problem] ? `, ${run.n[problem] - run.graded[problem]} ungraded` : ''}</span></p>
     ${groups.length === 0 && html`<p class="empty">No sample.</p>`}
-    ${groups.slice(0, most).map((group, i) => html`<${Group} key=${`${group.outcome} ${task.groups[group.name]}`} task=${task} run=${run} label=${label} problem=${problem} group=${group} isOpen=${i < 2} isShared=${elsewhere.has(group.name)} hasOther=${other !== null} picked=${picked} pick=${pick} />`)}
-    ${groups.length > most && html`<button type="button" onClick=${() => setMost(most + 40)}>${groups.length - most} more groups</button>`}
+    ${outcomes.map(outcome => {
+    const same = groups.filter(group => group.outcome === outcome);
+    const n = most[outcome] || first;
+    return html`${same.slice(0, n).map((group, i) => html`<${Group} key=${`${outcome} ${task.groups[group.name]}`} task=${task} run=${run} label=${label} problem=${problem} group=${group} isOpen=${i < (outcomes.length > 1 ? 1 : 2)} isShared=${elsewhere.has(group.name)} hasOther=${other !== null} picked=${picked} pick=${pick} />`)}
+      ${same.length > n && html`<button type="button" key=${outcome} onClick=${() => setMost({...most, [outcome]: n + 40})}>${same.length - n} more groups: ${OUTCOMES[outcome]}</button>`}`;
+  })}
   </div>`;
 }
 
 function Group({task, run, label, problem, group, isOpen, isShared, hasOther, picked, pick}) {
   const [open, setOpen] = useState(isOpen);
-  const [most, setMost] = useState(4);
+  const [most, setMost] = useState(2);
   const what = task.solutions && group.outcome === RIGHT ? 'strategy' : 'answer';
   return html`<details class=${`group o${group.outcome}`} open=${open} onToggle=${event => setOpen(event.currentTarget.open)}>
     <summary><${OutcomeMark} code=${group.outcome} /> <span class="size">${group.rows.length}×</span>

@@ -31,6 +31,9 @@ export function visible(text) {
   return end ? h(Fragment, null, ...parts, text.slice(end)) : text;
 }
 
+// Return the text of a problem with one kind of line ends. A sample keeps its own.
+export const linesOf = text => text.replaceAll('\r\n', '\n');
+
 // --- formulas
 
 const FORMULA = /\$\$([^$]{1,4000}?)\$\$|\\\[([\s\S]{1,4000}?)\\\]|\\\(([\s\S]{1,2000}?)\\\)|(?<![\\$\w])\$(?!\s)([^$\n]{1,600}?)(?<![\s\\])\$(?![\d$])|(\\boxed\{(?:[^{}]|\{[^{}]*\}){1,300}\})/g;
@@ -51,8 +54,16 @@ function Formula({tex, raw, isBlock}) {
   return h(isBlock ? 'div' : 'span', {class: isBlock ? 'formula block' : 'formula', ref: place, title: safe(raw)});
 }
 
-// Return a text with its formulas drawn. What can't be read as a formula stays as it is.
+// Return a text with its programs in a fixed width and the formulas around them drawn.
 export function withFormulas(text) {
+  const parts = text.split(FENCED);
+  return parts.length === 1 ? drawn(text) : h(Fragment, null, ...parts.map((part, i) => (i % 2 ? h('code', {class: 'program'}, visible(part)) : drawn(part))));
+}
+
+const FENCED = /^(```[^\n`]*\n[\s\S]*?^```$)/m;
+
+// Return a text with its formulas drawn. What can't be read as a formula stays as it is.
+function drawn(text) {
   if (text.length > MOST_CHARACTERS || !/[$\\]/.test(text)) return visible(text);
   const parts = [];
   let end = 0;

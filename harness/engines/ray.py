@@ -37,8 +37,8 @@ from harness.runs.provenance import code_version
 
 _Answer = Completion | Failure
 _LOOK_EVERY_S = 5.0
-_WINDOW = 8
-"""Chunks of each replica that are cut from the requests at a time."""
+_MOST_PIECES, _LEAST_PIECE = 8, 64
+"""The rest of the chunk of a replica that died is cut into these, so that the run does not wait for one replica."""
 
 
 class RayEngine(Engine):
@@ -55,8 +55,8 @@ class RayEngine(Engine):
         replicas: int = incidental(default=1)
         address: str | None = incidental(default=None)
         """None: a Ray on this machine, for as long as the engine is open. "auto" or an address joins a cluster."""
-        chunk: int = incidental(default=256)
-        """The most completions that a replica is asked for at a time."""
+        chunk: int = incidental(default=1024)
+        """The most completions that a replica gets at a time. It waits for the longest at the end of a chunk."""
         max_deaths: int = incidental(default=3)
         """How often replicas may die over the same completions before one of these arrives, and each replica over
         opening the model. Any number of other deaths is survived."""
@@ -238,10 +238,8 @@ class RayEngine(Engine):
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
-            self._died_opening[actor] += 1
-            self._place_actor(actor)  # which Ray restarts
-            if self._died_opening[actor] > self.config.max_deaths:
-                raise self._too_many_deaths("a replica", "opening the model", error) from None
+            self._count_death_opening(actor, error)
+            self._place_actor(actor)
             return
         del self._died_opening[actor]
         self._idle.append(actor)
@@ -250,16 +248,14 @@ class RayEngine(Engine):
         job = next(job for job in self._jobs if job.stream is stream)
         self._jobs.sort(key=lambda other: other is job)  # the others have their turn before it
         try:
-            answer: _Answer = self._ray.get(next(stream))
+            answer: _Answer | None = self._ray.get(next(stream))
         except StopIteration:
             raise EngineError(f"the engine {self.config.inner.id} left {len(job.owed)} completions out") from None
         except self._ray.exceptions.RayActorError as error:
-            self._n_deaths += 1
-            if job.n_deaths >= self.config.max_deaths:
-                raise self._too_many_deaths("replicas", f"the completion {next(iter(job.owed))}", error) from None
-            self._jobs.remove(job)
-            self._requeued.append(_Chunk(list(job.owed.values()), job.n_deaths + 1))
-            self._place_actor(job.actor)
+            self._requeue(job, error)
+            return None
+        if answer is None:
+            job.has_begun = True
             return None
         if job.owed.pop(_key(answer), None) is None:
             raise EngineError(
@@ -271,6 +267,25 @@ class RayEngine(Engine):
             self._jobs.remove(job)
             self._idle.append(job.actor)
         return answer
+
+    def _requeue(self, job: _Job, error: Exception) -> None:
+        """Take the chunk of a replica that died. It may have died before, while it was idle, as on a node that did."""
+        self._jobs.remove(job)
+        self._n_deaths += 1
+        if job.has_begun:
+            job.n_deaths += 1
+            if job.n_deaths > self.config.max_deaths:
+                raise self._too_many_deaths("replicas", f"the completion {next(iter(job.owed))}", error) from None
+        else:
+            self._count_death_opening(job.actor, error)
+        n_pieces = max(1 + len(self._idle), min(_MOST_PIECES, len(job.owed) // _LEAST_PIECE))
+        self._requeued += [_Chunk(piece, job.n_deaths) for piece in _even_chunks(list(job.owed.values()), n_pieces)]
+        self._place_actor(job.actor)  # which Ray restarts
+
+    def _count_death_opening(self, actor: Any, error: Exception) -> None:
+        self._died_opening[actor] += 1
+        if self._died_opening[actor] > self.config.max_deaths:
+            raise self._too_many_deaths("a replica", "opening the model", error) from None
 
     def _too_many_deaths(self, who: str, where: str, error: Exception) -> EngineError:
         return EngineError(
@@ -291,6 +306,7 @@ class _Job:
 
     def __init__(self, actor: Any, chunk: _Chunk) -> None:
         self.actor, self.n_deaths = actor, chunk.n_deaths
+        self.has_begun = False
         self.owed = {_key(request): request for request in chunk.requests}
         self.stream: Any = actor.generate.options(num_returns="streaming").remote(list(chunk.requests))
 
@@ -310,8 +326,10 @@ class _Replica:
     def open(self) -> None:
         self._open_engine()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[_Answer]:
-        yield from self._open_engine().generate(requests)
+    def generate(self, requests: Sequence[Request]) -> Iterator[_Answer | None]:
+        engine = self._open_engine()
+        yield None  # the model is open, so a death from now on may be that of a request
+        yield from engine.generate(requests)
 
     def _open_engine(self) -> Engine:
         if self._engine is None:
@@ -344,27 +362,23 @@ def _refuse_difference(ours: Mapping[str, Any], node: str, theirs: Mapping[str, 
 
 
 def _all_chunks(requests: Iterable[Request], config: RayEngine.Config) -> Iterator[list[Request]]:
-    """Cut any number of requests into chunks, a window at a time, so that memory does not grow with their number."""
-    remaining, most = iter(requests), _WINDOW * config.chunk * config.replicas
-    while window := list(itertools.islice(remaining, most)):
-        yield from _chunks(window, config)
+    """Cut any number of requests into chunks, one for each replica at a time, so that few are held."""
+    remaining = iter(requests)
+    while several := list(itertools.islice(remaining, config.chunk * config.replicas)):
+        yield from _even_chunks(several, config.replicas)
 
 
-def _chunks(requests: Sequence[Request], config: RayEngine.Config) -> Iterator[list[Request]]:
-    """Cut requests into chunks of at most `config.chunk`, small enough that each replica has one, by prompt."""
-    size = min(config.chunk, -(-len(requests) // config.replicas))
+def _even_chunks(requests: Sequence[Request], n: int) -> Iterator[list[Request]]:
+    """Cut requests into at most n chunks of equal size, with those of one prompt next to each other.
+
+    A replica is idle at the end of each chunk, until its longest completion is done. So chunks are few and even, though
+    a prompt is read twice where it is cut.
+    """
     of_prompt: dict[tuple[Message, ...], list[Request]] = {}
     for request in requests:
         of_prompt.setdefault(request.messages, []).append(request)
-    chunk: list[Request] = []
-    for several in of_prompt.values():
-        for start in range(0, len(several), size):
-            piece = several[start : start + size]
-            if len(chunk) + len(piece) > size:
-                yield chunk
-                chunk = []
-            chunk += piece
-    if chunk:
+    size, ordered = -(-len(requests) // n), itertools.chain.from_iterable(of_prompt.values())
+    while chunk := list(itertools.islice(ordered, size)):
         yield chunk
 
 

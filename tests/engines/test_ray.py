@@ -114,16 +114,23 @@ def test_every_replica_gets_requests(running: None) -> None:
     engine.close()
 
 
-def test_ray_chunks_hold_each_request_once_and_keep_prompts_together() -> None:
+def test_ray_chunks_are_even_hold_each_request_once_and_cut_few_prompts() -> None:
     asked = requests(20)
-    for replicas, chunk, sizes in [(1, 256, [60]), (2, 256, [20, 20, 20]), (2, 45, [20, 20, 20]), (1, 45, [40, 20])]:
-        chunks = list(ours._chunks(asked[::2] + asked[1::2], built(replicas=replicas, chunk=chunk).config))
+    expected = [
+        (1, 256, [60]),
+        (2, 256, [30, 30]),
+        (2, 20, [20, 20, 10, 10]),
+        (1, 45, [45, 15]),
+        (7, 256, [9] * 6 + [6]),
+    ]
+    for replicas, chunk, sizes in expected:
+        chunks = list(ours._all_chunks(iter(asked), built(replicas=replicas, chunk=chunk).config))
         assert [len(each) for each in chunks] == sizes
         assert Counter(r for each in chunks for r in each) == Counter(asked)
-        of_prompts = [{r.problem_id for r in each} for each in chunks]
-        assert sum(map(len, of_prompts)) == 3
-    assert [len(each) for each in ours._chunks(asked[:20], built(replicas=4).config)] == [5, 5, 5, 5]
-    assert list(ours._chunks([], built().config)) == []
+        assert sum(len({r.problem_id for r in each}) for each in chunks) <= 3 + len(chunks) - 1
+    mixed = list(ours._all_chunks(asked[::2] + asked[1::2], built(replicas=3).config))
+    assert [{r.problem_id for r in each} for each in mixed] == [{"p0"}, {"p1"}, {"p2"}]
+    assert list(ours._all_chunks([], built().config)) == []
 
 
 # --- deaths -------------------------------------------------------------------------------------------------------

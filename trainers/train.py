@@ -123,10 +123,14 @@ def data_facts(setup: TrainSetup, progress: Progress) -> dict[str, Any]:
         return task_facts(setup.task, "train", grader=grader, is_strict=config.strict_data, warn=progress.warn)
 
 
-def evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress) -> None:
-    """Run the same evaluation as `harness eval`, in a run folder of its own inside this one."""
+def evaluate_held_out(setup: TrainSetup, store: RunWriter, progress: Progress, checkpoint: Path | None = None) -> None:
+    """Run the same evaluation as `harness eval`, in a run folder of its own inside this one.
+
+    The newest checkpoint is evaluated, unless another is given.
+    """
     config, held = setup.config, setup.config.held_out
-    checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
+    if checkpoint is None:
+        checkpoint = Checkpoints(store.folder, config.checkpoint.keep).newest()
     assert checkpoint is not None, "a checkpoint is saved before every held-out evaluation"
     folder = store.folder / "evals" / checkpoint.name
     if (folder / "run.json").exists() and RunReader.read(folder).record.status == "done":

@@ -44,8 +44,8 @@ EXTRAS = {
     "verl": Extra(
         "verl",
         "verl",
-        "verl's trainers, on our problems with our graders (`harness export verl`); install it alone, it pins an older "
-        "transformers",
+        "the backend verl (`harness train --backend verl`), and `harness export verl`; install it alone, it pins an "
+        "older transformers",
     ),
     "plots": Extra("resvg-py", "resvg_py", "plots as PNG (`harness plot --format png`); SVG needs no package"),
     "server": Extra("openai", "openai", "models behind any OpenAI-compatible server"),

@@ -87,9 +87,7 @@ class Trainer:
         metrics.add_rollouts(rollouts, batch)
         with metrics.phase("score"):
             scored = learner.score(step, batch, metrics)
-        if (groups := self.recorder.groups) is not None and groups.is_due(step):
-            keys = [(item.problem.id, item.completion.index) for item in rollouts.chosen]
-            groups.keep(step, rollouts.sampled, dict(zip(keys, scored.rewards_and_advantages(), strict=True)))
+        self.recorder.keep_groups(step, rollouts, scored)
         with metrics.phase("update"):
             is_masked = self.setup.config.overlong.mask_truncated
             trained = untruncated_rows(rollouts.chosen) if is_masked else None

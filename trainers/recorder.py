@@ -13,6 +13,8 @@ from harness.core.progress import Progress
 from harness.runs.folder import RunWriter
 from harness.runs.groups import GroupKeeper
 from harness.trainers.config import TrainConfig
+from harness.trainers.learner import ScoredBatch
+from harness.trainers.rollouts import Rollouts
 from harness.trainers.step_metrics import Diagnostics
 from harness.trainers.trackers import Tracker
 
@@ -43,6 +45,12 @@ class StepRecorder:
         self.store.replace_warnings(asdict(warning) for row in kept for warning in self.diagnostics.update(row))
         for tracker in self.trackers:
             tracker.resume(self.store.record, step)
+
+    def keep_groups(self, step: int, rollouts: Rollouts, scored: ScoredBatch) -> None:
+        """Keep groups of the steps that are due, with the rewards and advantages they were trained on."""
+        if self.groups is not None and self.groups.is_due(step):
+            keys = [(item.problem.id, item.completion.index) for item in rollouts.chosen]
+            self.groups.keep(step, rollouts.sampled, dict(zip(keys, scored.rewards_and_advantages(), strict=True)))
 
     def record(self, row: dict[str, float]) -> None:
         self.store.append_step(row)

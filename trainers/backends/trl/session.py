@@ -27,7 +27,7 @@ from harness.trainers.checks import check_prompts
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
 from harness.trainers.policy.lora import AdapterReference, Adapters
-from harness.trainers.recorder import StepRecorder
+from harness.trainers.recorder import StepRecorder, group_keeper
 from harness.trainers.reference import ReferenceReset
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, refuse_other_rollouts, rollout_facts
@@ -77,7 +77,11 @@ def train(
         recorder = None
         if store is not None:
             recorder = StepRecorder(
-                store=store, trackers=trackers, progress=progress, diagnostics=Diagnostics(config.warnings)
+                store=store,
+                trackers=trackers,
+                progress=progress,
+                diagnostics=Diagnostics(config.warnings),
+                groups=group_keeper(config, store, tokenizer),
             )
         parts.trainer.steps = Steps(
             setup=setup,

@@ -140,6 +140,8 @@ class Steps:
             scored = learner.score(number, batch, metrics)
         if batch.logp_behaviour is None and not scored.old.logp.is_meta:
             metrics.set(entropy=-float(scored.old.logp.sum()) / batch.totals.n_tokens)
+        if self.recorder is not None:
+            self.recorder.keep_groups(number, rollouts, scored)
         is_masked = self.setup.config.overlong.mask_truncated
         trained = untruncated_rows(rollouts.chosen) if is_masked else None
         return Step(number, metrics, rollouts, scored, deque(learner.begin(number, scored, trained, metrics)))

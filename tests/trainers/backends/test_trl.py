@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import math
+import re
 import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,17 @@ import pytest
 import torch
 from training import SMALL, assert_same_run, figures, recipe, run, weights
 from training_parts import make_batch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.core.errors import ConfigError, UsageError
+from harness.cli import main
+from harness.core import config as configs
+from harness.core.errors import ConfigError, EngineError, MissingExtraError, RunError, UsageError
+from harness.core.types import Request, Sampling
 from harness.models.loading import checkpoint_folders, resolve, step_of
 from harness.runs.folder import RunReader
 from harness.trainers import learner as loop_learner
 from harness.trainers.config import TrainConfig
+from harness.trainers.policy.lora import Adapters
 
 if importlib.util.find_spec("trl") is None:
     pytest.skip("needs the extra trl", allow_module_level=True)
@@ -31,6 +38,10 @@ import fsdp_on_cpu
 import psutil
 
 from harness.trainers.backends.trl import learner as trl_learner
+from harness.trainers.backends.trl import session, world
+from harness.trainers.backends.trl.policy import WrappedPolicy
+from harness.trainers.backends.trl.sampling import TrlEngine
+from harness.trainers.backends.trl.world import World, explain_lost_process, join
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of TRL and transformers are not ours
 
@@ -203,6 +214,103 @@ def test_mixed_precision_of_the_launcher_is_that_of_the_recipe(monkeypatch: pyte
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ConfigError, match="mixed_precision: 'no' in accelerate's config"):
         run(on_trl("countdown-grpo"), tmp_path / "run")
+
+
+class Vllm:
+    """As TRL's trainer looks with vLLM: it generates, and returns the log-probability of each token."""
+
+    max_completion_length, temperature, eos_token_ids = 4, 1.0, [1]
+
+    def __init__(self, logp: float | None) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(resolve("countdown-tiny"))
+        self.asked: list[tuple[int, int]] = []
+        self._logp = logp
+
+    def _generate_single_turn(self, prompts: list[list[int]], images: None, fields: Any, n: int) -> Any:
+        self.asked.append((len(prompts), n))
+        return [[5, 6, 7, 8], [5, 1]] * (len(prompts) // 2), [[-0.5, self._logp, -0.5, -0.5], [-0.1, -0.2]] * 2
+
+
+def test_completions_of_vllm_come_with_its_log_probabilities() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve("countdown-tiny"))
+    problems = list(itertools.islice(configs.parse_plugin("tasks", "countdown").build().problems("train", 0), 2))
+    requests = [Request(p.id, i, p.messages, 9, Sampling(max_tokens=4)) for p in problems for i in range(2)]
+    vllm = Vllm(-0.25)
+    found = list(TrlEngine(vllm, tokenizer).generate(requests))
+    assert vllm.asked == [(4, 2)]
+    assert [(c.problem_id, c.index, c.finish_reason) for c in found] == [
+        (p.id, i, reason) for p in problems for i, reason in enumerate(("length", "stop"))
+    ]
+    assert found[0].tokens.logp_behaviour == (-0.5, -0.25, -0.5, -0.5)
+    assert found[1].text == tokenizer.decode([5]) and found[1].tokens.completion_ids == (5, 1)
+    with pytest.raises(EngineError, match="without a log-probability"):
+        list(TrlEngine(Vllm(None), tokenizer).generate(requests))
+    longer = [dataclasses.replace(request, sampling=Sampling(max_tokens=9)) for request in requests]
+    with pytest.raises(EngineError, match=r"backend\.sampler = 'engine'"):
+        list(TrlEngine(vllm, tokenizer).generate(longer))
+
+
+def test_vllm_gets_weights_with_the_adapters_in_them(tmp_path: Path) -> None:
+    config = recipe("countdown-grpo", lora={"rank": 2})
+    module = AutoModelForCausalLM.from_pretrained(resolve("countdown-tiny"))
+    names = [name for name, _ in module.named_parameters()]
+    adapters = Adapters(module, config.lora, 0, "base")
+    generation = types.SimpleNamespace(_fix_param_name_to_vllm=lambda name: name)
+    session._send_merged_weights(generation, WrappedPolicy(module, World(), adapters, torch.device("cpu")))
+    assert sorted(name for name, _ in generation._iter_named_params()) == sorted(names)
+
+
+# --- processes that do not meet -----------------------------------------------------------------------------------
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, rank: int, port: int, wait_s: float) -> None:
+    for name, value in {"WORLD_SIZE": 2, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    join(on_cpu=True, wait_s=wait_s)
+
+
+def test_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port} is in use on .*--main_process_port"):
+            meet(monkeypatch, 0, port, 5)
+
+
+def test_process_that_no_other_joins_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(UsageError, match=r"process 1 of 2 .* did not meet the others .* within 1 s"):
+        meet(monkeypatch, 1, free_port(), 1)
+    assert time.monotonic() - began_s < 30
+
+
+def test_nodes_with_a_missing_extra_or_other_versions_are_named() -> None:
+    node = {"host": "a", "missing": "", "trl": "1.16.0", "torch": "2.13.0"}
+    world._refuse_differences([node, {**node, "host": "b"}])
+    with pytest.raises(MissingExtraError, match="the extra 'trl' on b: pip install"):
+        world._refuse_differences([node, {**node, "host": "b", "missing": "pip install x"}])
+    with pytest.raises(
+        UsageError, match=r"a and b have different versions: torch 2.13.0 and 2.12.0; peft miss.* and 1"
+    ):
+        world._refuse_differences([node, {**node, "host": "b", "torch": "2.12.0", "peft": "1"}])
+
+
+def test_error_of_the_network_becomes_that_of_a_lost_process() -> None:
+    with pytest.raises(RunError, match=r"process 1 of 2 .* lost another one"), explain_lost_process(World(1, 2)):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4")
+    with pytest.raises(RuntimeError, match="shapes"), explain_lost_process(World(1, 2)):
+        raise RuntimeError("shapes do not match")
+
+
+def test_dry_run_prints_what_each_process_gets(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    arguments = ["train", "countdown-flowrl", "--backend", "trl", "--dry-run", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"# processes +4\n# prompts a process, at most +4\n", out) and "[backend]" in out
+    assert main([*arguments, "--set", "loop.prompts_per_step=3", "--set", "loop.minibatches_per_step=1"]) == 2
+    assert "less than the 4 processes" in capsys.readouterr().err
 
 
 # --- several processes --------------------------------------------------------------------------------------------

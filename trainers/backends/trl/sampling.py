@@ -7,6 +7,7 @@ groups are whole when advantages are made of them.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,8 @@ class TrlEngine(Engine):
         context = getattr(trainer.model.config, "max_position_embeddings", None)
         prompts = encode_prompts(self._tokenizer, every, context)
         n_each = sum(request.problem_id == every[0].problem_id for request in every)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TRL asks transformers by an older name
             torch.manual_seed(every[0].seed)
             ids, logp = trainer._generate_single_turn([prompts[r.messages] for r in every], None, {}, n_each)
         ends = stop_ids(trainer.eos_token_ids, self._tokenizer)

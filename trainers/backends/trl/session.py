@@ -175,6 +175,8 @@ def _load(setup: TrainSetup, options: Any, world: World, scratch: str) -> Parts:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         _refuse_with_sharded_weights(setup)
     policy = WrappedPolicy(module, world, adapters, trainer.accelerator.device)
+    if trainer.use_vllm and adapters is not None:
+        _send_merged_weights(trainer.vllm_generation, policy)
     reference: WrappedPolicy | AdapterReference | None = None
     if setup.with_reference and adapters is not None:
         reference = AdapterReference(policy, adapters)
@@ -182,6 +184,15 @@ def _load(setup: TrainSetup, options: Any, world: World, scratch: str) -> Parts:
         prepared = trainer.prepare_reference(load_module(base))
         reference = WrappedPolicy(prepared, world, None, trainer.accelerator.device)
     return Parts(trainer=trainer, tokenizer=tokenizer, policy=policy, reference=reference, n_updates=n_updates)
+
+
+def _send_merged_weights(generation: Any, policy: WrappedPolicy) -> None:
+    """Let TRL's sync send the weights with the adapters in them: those are in the module's own layers, not in peft's
+    wrapper, which TRL would take apart."""
+    tied = policy.module.all_tied_weights_keys
+    generation._iter_named_params = lambda: (
+        (generation._fix_param_name_to_vllm(name), tensor) for name, tensor in policy.tensors() if name not in tied
+    )
 
 
 def _explaining(make: Any, options: Any) -> Any:

@@ -156,20 +156,26 @@ class Learner:
         pieces = microbatches(scored.batch, rows, self.config.loop.tokens_per_microbatch)
         results = [self._backward(scored, some, totals, metrics) for some in pieces]
         self._check_mismatch(step, metrics)
-        norms = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
+        norms = self.clip_and_step()
         is_finite = all(map(math.isfinite, norms.values()))
         metrics.add({"updates_skipped": (float(not is_finite), 1.0)})
         if not is_finite:
             if self.config.optimizer.on_non_finite == "skip":
                 return False
             raise non_finite_error(norms)
-        # Also with a gradient of zero, as in verl and TRL: the moments decay, and still move the weights.
-        self.optimizer.step()
         metrics.add({"updates_without_gradient": (float(not any(norms.values())), 1.0)})
         for result in results:
             metrics.add({"loss": (float(result.loss), 0.0), **result.metrics})
         metrics.add({"loss": (0.0, 1.0), **{name: (norm, 1.0) for name, norm in norms.items()}})
         return True
+
+    def clip_and_step(self) -> dict[str, float]:
+        """Clip the gradients, and step if they are finite; return their norms before clipping."""
+        norms = clip_gradients(self.optimizer, self.config.optimizer.grad_clip)
+        if all(map(math.isfinite, norms.values())):
+            # Also with a gradient of zero, as in verl and TRL: the moments decay, and still move the weights.
+            self.optimizer.step()
+        return norms
 
     def _backward(self, scored: ScoredBatch, rows: torch.Tensor, totals: Totals, metrics: StepMetrics) -> LossResult:
         """Add the gradient of one micro-batch."""
@@ -313,7 +319,15 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay, "lr": config.lr},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": on_vectors, "lr": config.lr},
     ]
-    groups += [
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    groups = [group for group in (*groups, *objective_groups(objective, config)) if group["params"]]
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+
+
+def objective_groups(objective: Objective, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return the optimiser's groups of the objective's own parameters."""
+    groups: list[dict[str, Any]] = [
         {
             "params": list(group.parameters),
             "weight_decay": group.weight_decay if group.weight_decay is not None else config.weight_decay,
@@ -324,8 +338,7 @@ def make_optimizer(module: Any, objective: Objective, config: OptimizerConfig) -
     ]
     for group in groups:
         group["base_lr"] = group["lr"]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+    return groups
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int) -> float:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from harness.core.protocols import Engine
 from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position, explaining_damage
@@ -46,6 +48,9 @@ class Trainer:
     """Evaluates the policy of the newest checkpoint on held-out problems."""
     writer: RolloutWriter | None = None
     """Saves the rollouts of every step, where they are kept."""
+    make_learner: Callable[..., Learner] = Learner
+    optimizer: torch.optim.Optimizer | None = None
+    """Steps a policy whose weights are not in this process."""
 
     def fit(self) -> None:
         config = self.setup.config
@@ -105,12 +110,15 @@ class Trainer:
         # Log-probs are the trainer's own only where both compute alike; those of a file are taken as they are.
         is_exact = self.engine is not None and self.engine.logp_is_exact
         computes_alike = is_exact and config.loop.precision == "float32" and setup.saved is None
-        return Learner(
+        optimizer = self.optimizer
+        if optimizer is None:
+            optimizer = make_optimizer(self.policy.module, setup.objective, config.optimizer)
+        return self.make_learner(
             config=config,
             objective=setup.objective,
             policy=self.policy,
             reference=self.reference,
-            optimizer=make_optimizer(self.policy.module, setup.objective, config.optimizer),
+            optimizer=optimizer,
             max_tokens=setup.max_tokens,
             engine_logp_is_exact=computes_alike or setup.saved is not None,
             largest_mismatch=largest_mismatch(config, computes_alike=computes_alike),

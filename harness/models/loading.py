@@ -86,14 +86,19 @@ def _chat_template(path: str) -> Any:
     return template
 
 
-def context_of(source: ModelSource) -> int | None:
-    """Return the most tokens a model supports, prompt and completion together; None if its config does not say."""
+def load_config(source: ModelSource) -> Any:
+    """Load the config of a model, without its weights."""
     from transformers import AutoConfig
 
     try:
-        config = _pretrained(AutoConfig, source)
+        return _pretrained(AutoConfig, source)
     except Exception as error:  # as above
         raise ModelError(f"the config of {source.path} can't be loaded: {_first_line(error)}") from None
+
+
+def context_of(source: ModelSource) -> int | None:
+    """Return the most tokens a model supports, prompt and completion together; None if its config does not say."""
+    config = load_config(source)
     limits: int | None = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_parameters", None)
     original, factor = (

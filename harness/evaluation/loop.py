@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,11 @@ def evaluate_opened(setup: EvalSetup, progress: Progress) -> Evaluation:
         identity = identity.with_facts("model", engine.describe_model(setup.source.path))
     graders = {name: task.grader_name for name, task in setup.tasks.items()}
     stored: list[CompletionIndex] = []
-    writer = RunWriter.open(setup.folder, identity, lambda run: stored.append(CompletionIndex(run, graders)))
-    with finishing(writer):
-        index = stored.pop() if stored else CompletionIndex(writer.reader(), graders)
-        graded = _evaluate_tasks(setup, writer, index, progress)
+    with graders_of(setup) as grader_of:  # before the folder: a cluster that can't grade leaves none behind
+        writer = RunWriter.open(setup.folder, identity, lambda run: stored.append(CompletionIndex(run, graders)))
+        with finishing(writer):
+            index = stored.pop() if stored else CompletionIndex(writer.reader(), graders)
+            graded = _evaluate_tasks(setup, grader_of, writer, index, progress)
     ungraded = [item.verdict for item in graded if item.verdict.outcome == "ungraded"]
     n_failed = sum(NO_COMPLETION in verdict.details for verdict in ungraded)
     return Evaluation(writer.reader(), len(graded), len(ungraded), n_failed, ungraded_reasons(graded))
@@ -214,7 +215,11 @@ def ungraded_reasons(graded: Iterable[Graded[Any]]) -> dict[str, int]:
 
 
 def _evaluate_tasks(
-    setup: EvalSetup, writer: RunWriter, index: CompletionIndex, progress: Progress
+    setup: EvalSetup,
+    grader_of: Callable[[str], Grader[Any]],
+    writer: RunWriter,
+    index: CompletionIndex,
+    progress: Progress,
 ) -> list[Graded[Any]]:
     """Complete an open run folder and write its metrics; return everything graded."""
     progress.label = setup.label
@@ -222,13 +227,12 @@ def _evaluate_tasks(
     _warn_of_other_code(setup, writer, index, progress)
     everything: list[Graded[Any]] = []
     estimates: dict[str, list[Estimate]] = {}
-    with graders_of(setup) as grader_of:
-        for task in setup.tasks.values():
-            graded = _evaluate_task(setup, task, grader_of(task.id), writer, index, progress)
-            estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
-            if setup.config.until is not None:
-                estimates[task.id] += sampling_estimate(graded, setup.config.until)
-            everything += graded
+    for task in setup.tasks.values():
+        graded = _evaluate_task(setup, task, grader_of(task.id), writer, index, progress)
+        estimates |= estimates_of(task, setup.metrics, graded, setup.tasks)
+        if setup.config.until is not None:
+            estimates[task.id] += sampling_estimate(graded, setup.config.until)
+        everything += graded
     writer.write_metrics(estimates)
     return everything
 

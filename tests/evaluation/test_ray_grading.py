@@ -156,6 +156,27 @@ def test_evaluation_that_grades_on_ray_has_the_verdicts_of_one_that_does_not(two
     assert RunReader.read(tmp_path / "nodes").config()["grading"]["on"] == "ray"
 
 
+def test_address_without_a_cluster_is_reported_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray.shutdown()
+    command = [
+        "eval",
+        "countdown-tiny",
+        "--tasks",
+        "countdown",
+        "--n",
+        "2",
+        "--limit",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*command, "--set", "grading.on=ray", "--set", "grading.address=127.0.0.1:1"]) == 2
+    assert "no Ray at grading.address '127.0.0.1:1'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_place_of_grading_without_ray_is_refused() -> None:
     from harness.core.config import parse
     from harness.evaluation.config import EvalConfig

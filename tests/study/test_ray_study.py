@@ -78,7 +78,7 @@ def test_study_on_nodes_of_which_one_dies_ends_like_one_in_processes(
     removed = []
 
     def remove(node: Any) -> None:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while not any((begun / training / "checkpoints/step-000001").exists() for training in TRAININGS):
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -109,8 +109,10 @@ def test_a_resumed_run_keeps_the_same_groups(tmp_path):
             groups.keep(step, step_of(700 * step), {})
             if step == broken_after:
                 store.close()
+                assert kept(folder)[-1].step > 4
                 store = opened(folder)
                 groups = keeper(store, 9, most_bytes=25_000, n_bytes=store.rewind_groups(4))
+                assert kept(folder)[-1].step <= 4
                 for again in range(5, step + 1):
                     groups.keep(again, step_of(700 * again), {})
         store.finish("done")

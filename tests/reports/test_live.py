@@ -51,7 +51,7 @@ def served(pages):
 
 def ask(server, path=None, *, method="GET", **headers):
     """Return the status, the headers and the body of a request; without a path, of the page."""
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         connection.request(method, path if path is not None else f"/{server.token}/", headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
@@ -64,7 +64,7 @@ def main_values(page, number=None):
 
 def newer(page, than):
     """Wait until the watch has built a state after the one whose number is given."""
-    for _ in range(500):
+    for _ in range(3000):  # a minute, as the machine may be busy
         if page.state.main != than:
             return page.state
         threading.Event().wait(0.02)
@@ -108,7 +108,7 @@ def test_an_address_without_the_whole_token_is_refused(tmp_path, served, path):
     server = served(make_run(tmp_path / "run", [("p", 0, "secret text", "correct", {})]))
     token = server.token
     path = path.format(token=token, half=token[:20], upper=token.swapcase())
-    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as raw:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 403 ") and b"<" not in answer and token.encode() not in answer
@@ -119,7 +119,7 @@ def test_an_address_without_the_whole_token_is_refused(tmp_path, served, path):
 )
 def test_no_path_leads_to_a_file(tmp_path, served, path):
     server = served(make_run(tmp_path / "run", [("p", 0, "text", "correct", {})]))
-    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as raw:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as raw:
         raw.sendall(f"GET /{server.token}/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404 ") and answer.endswith(b"Nothing is here.\n")

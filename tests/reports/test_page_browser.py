@@ -388,7 +388,7 @@ def live_page(tmp_path, monkeypatch, chromium):
     """A run that grows, and its page as `harness view` serves it: any other request, or a line logged, is a failure."""
     monkeypatch.setattr("harness.reports.live.EVERY_S", 0.05)
     monkeypatch.setattr("harness.reports.live.MOST_SHARE", 100.0)
-    playwright.expect.set_options(timeout=20_000)
+    playwright.expect.set_options(timeout=60_000)
     growing = open_run(tmp_path / "runs/growing")
     for problem in ("p0", "p1"):
         sample(growing, problem, 0, f"first of {problem}", "correct", solution="a")
@@ -398,7 +398,7 @@ def live_page(tmp_path, monkeypatch, chromium):
         thread = threading.Thread(target=server.serve, args=(live,))
         thread.start()
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: _note(faults, request.url, server.address))

@@ -39,7 +39,7 @@ EXTRAS = {
     "lora": Extra("peft", "peft", "training low-rank adapters instead of all weights"),
     "lm-eval": Extra("lm-eval", "lm_eval", "the tasks of lm-evaluation-harness on our engines"),
     "inspect": Extra("inspect-ai", "inspect_ai", "our tasks in inspect_ai, and runs as logs that its viewer opens"),
-    "ray": Extra("ray", "ray", "the engine ray: evaluation with copies of a model on many machines"),
+    "ray": Extra("ray", "ray", "Ray: evaluation, grading and studies on many machines"),
     "tinker": Extra("tinker", "tinker", "training and sampling on a Tinker server, SkyRL's or the hosted one"),
     "trl": Extra("trl", "trl", "TRL's trainer as a backend (`harness train --backend trl`), and exports to it"),
     "verl": Extra(

@@ -143,13 +143,14 @@ class RayEngine(Engine):
     def _join(self, source: ModelSource) -> None:
         config = self.config
         self._ray, self._is_our_ray = connect(config.address, "engine.address", "the engine ray")
+        self._inner = portable(self._ray, config.inner)
         if config.address is None:
             if self._is_our_ray:  # a cluster may still grow
                 self._refuse_too_many()
             return
         extra = registry.load("engines", config.inner.id).extra
         feature = f"the engine {config.inner.id}"
-        needs = Needs({extra: feature} if extra is not None else {}, [config.inner], models=[source.path])
+        needs = Needs({extra: feature} if extra is not None else {}, [self._inner], models=[source.path])
         able = [node for node in nodes(self._ray) if node.n_fitting(config.num_cpus, config.num_gpus) > 0]
         check_nodes(self._ray, able, needs)
 
@@ -170,8 +171,7 @@ class RayEngine(Engine):
             scheduling_strategy="SPREAD",
             max_restarts=-1,
         )(_Replica)
-        inner = portable(self._ray, config.inner)
-        return functools.partial(replica.remote, inner, source, _facts(source), has_gpus=config.num_gpus > 0)
+        return functools.partial(replica.remote, self._inner, source, _facts(source), has_gpus=config.num_gpus > 0)
 
     def _add_actor(self) -> None:
         actor = self._start_actor()

@@ -157,12 +157,17 @@ def test_extra_that_one_node_lacks_is_reported_with_the_node_and_the_command(hea
 
 
 ENGINE = """
+from dataclasses import dataclass
+
 import only_here
 from harness.engines.scripted import ScriptedEngine
 
 
 class Mine(ScriptedEngine):
-    pass
+    @dataclass(frozen=True, slots=True)
+    class Config:  # of this file, which no node can import by name
+        replies: tuple[str, ...] = ("",)
+        pick: str = "index"
 
 
 ENGINE = Mine
@@ -185,7 +190,7 @@ def test_plugin_file_runs_on_nodes_that_can_load_it_and_names_the_node_that_cann
         ray.shutdown()
         with (
             ray_nodes.nodes(head, "without"),
-            pytest.raises(ClusterError, match=r"the node without .*mine\.py:2 raises on import: .*'only_here'"),
+            pytest.raises(ClusterError, match=r"the node without .*mine\.py:4 raises on import: .*'only_here'"),
         ):
             opened(head.address, inner=inner)
 

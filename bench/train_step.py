@@ -157,9 +157,8 @@ def measure_ours(precision: str, objective: dict[str, Any] = GRPO, load: Workloa
     from harness.runs.folder import RunIdentity, RunWriter
     from harness.trainers.loop import Trainer
     from harness.trainers.policy.model import Policy
-    from harness.trainers.recorder import StepRecorder
     from harness.trainers.rollouts import Sampler
-    from harness.trainers.step_metrics import Diagnostics
+    from harness.trainers.step_metrics import Diagnostics, StepRecorder
 
     setup = make_setup(precision, objective, load)
     config = setup.config

@@ -136,8 +136,7 @@ def measure_ours(objective: dict[str, Any]) -> list[float]:
     from harness.trainers.backends.trl import session
     from harness.trainers.backends.trl.steps import Steps
     from harness.trainers.backends.trl.world import World
-    from harness.trainers.recorder import StepRecorder
-    from harness.trainers.step_metrics import Diagnostics
+    from harness.trainers.step_metrics import Diagnostics, StepRecorder
 
     setup = make_setup("float32", objective, SMALL)
     loop = dataclasses.replace(setup.config.loop, logp_old="engine", tokens_per_microbatch=10**6)

@@ -23,13 +23,12 @@ from harness.trainers.kl import AdaptiveKl
 from harness.trainers.learner import Learner, make_optimizer
 from harness.trainers.policy.lora import AdapterReference
 from harness.trainers.policy.model import Policy
-from harness.trainers.recorder import StepRecorder
 from harness.trainers.reference import ReferenceReset
 from harness.trainers.reward_shaping import untruncated_rows
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, weights_digest
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import StepMetrics
+from harness.trainers.step_metrics import StepMetrics, StepRecorder
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +91,7 @@ class Trainer:
         metrics.add_rollouts(rollouts, batch)
         with metrics.phase("score"):
             scored = learner.score(step, batch, metrics)
-        self.recorder.keep_groups(step, rollouts, scored)
+        self.recorder.keep_groups(step, rollouts, scored.rewards_and_advantages)
         with metrics.phase("update"):
             is_masked = self.setup.config.overlong.mask_truncated
             trained = untruncated_rows(rollouts.chosen) if is_masked else None

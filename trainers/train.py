@@ -25,11 +25,10 @@ from harness.trainers.checkpoint import Checkpoints
 from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
 from harness.trainers.policy.model import Policy
-from harness.trainers.recorder import shown
 from harness.trainers.rollouts import Demonstrations, RolloutSource, Sampler
 from harness.trainers.saved_rollouts import RolloutWriter, SavedRollouts, rollout_facts
 from harness.trainers.setup import TrainSetup, build_setup, held_out_tasks
-from harness.trainers.step_metrics import StepMetrics
+from harness.trainers.step_metrics import StepMetrics, shown
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from training import recipe, run
 
-from harness.trainers import loop
+from harness.trainers import loop, step_metrics
 
 MOST_MODULES = 9
 MOST_LINES = 1000
@@ -49,8 +49,8 @@ def functions_of_a_step(name: str, folder: Path) -> set[CodeType]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for method in ("_step", "_record"):
-            patch.setattr(loop.Trainer, method, traced(getattr(loop.Trainer, method)))
+        for owner, method in ((loop.Trainer, "_step"), (step_metrics.StepRecorder, "record")):
+            patch.setattr(owner, method, traced(getattr(owner, method)))
         run(recipe(name, loop={"steps": 2}), folder / "run")
     return entered
 

@@ -16,7 +16,7 @@ from harness.core.tensors import Advantages
 from harness.core.types import KeptGroup
 from harness.runs.folder import RunReader
 from harness.trainers.learner import ScoredBatch
-from harness.trainers.recorder import StepRecorder
+from harness.trainers.step_metrics import StepRecorder
 
 TWO = {"steps": 2}
 

@@ -32,7 +32,7 @@ from harness.reports.report import tables_of
 from harness.runs.folder import RunReader
 from harness.trainers import learner
 from harness.trainers.config import TrainConfig
-from harness.trainers.recorder import shown
+from harness.trainers.step_metrics import shown
 
 
 @pytest.mark.parametrize("name", ["countdown-grpo", "countdown-flowrl", "countdown-base"])

@@ -14,10 +14,9 @@ from harness.trainers.checks import check_prompts
 from harness.trainers.dry_run import DryRun, dry_run
 from harness.trainers.loop import Trainer
 from harness.trainers.policy.model import load_policies
-from harness.trainers.recorder import StepRecorder, group_keeper
 from harness.trainers.saved_rollouts import RolloutWriter, refuse_other_rollouts, rollout_facts
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import Diagnostics
+from harness.trainers.step_metrics import Diagnostics, StepRecorder, group_keeper
 from harness.trainers.trackers import make_trackers
 from harness.trainers.train import (
     check_memory,

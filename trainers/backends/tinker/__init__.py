@@ -35,9 +35,8 @@ from harness.trainers.checks import check_prompts
 from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import DryRun, batch_counts
 from harness.trainers.loop import Trainer
-from harness.trainers.recorder import StepRecorder
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import Diagnostics
+from harness.trainers.step_metrics import Diagnostics, StepRecorder
 from harness.trainers.trackers import make_trackers
 from harness.trainers.train import evaluate_held_out, identity_of, n_sampled, opened, refuse_newer_checkpoint
 from harness.trainers.train import rollout_source as make_source

@@ -27,12 +27,11 @@ from harness.trainers.checks import check_prompts
 from harness.trainers.engine_mismatch import largest_mismatch
 from harness.trainers.kl import AdaptiveKl
 from harness.trainers.policy.lora import AdapterReference, Adapters
-from harness.trainers.recorder import StepRecorder, group_keeper
 from harness.trainers.reference import ReferenceReset
 from harness.trainers.rollouts import RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, refuse_other_rollouts, rollout_facts
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import Diagnostics
+from harness.trainers.step_metrics import Diagnostics, StepRecorder, group_keeper
 from harness.trainers.trackers import Tracker, make_trackers
 from harness.trainers.train import (
     check_memory,

@@ -25,12 +25,11 @@ from harness.trainers.batch import collate
 from harness.trainers.checkpoint import Checkpoints, Position, explaining_damage
 from harness.trainers.learner import ScoredBatch, no_finite_gradient_error
 from harness.trainers.loop import should_checkpoint, should_evaluate
-from harness.trainers.recorder import StepRecorder
 from harness.trainers.reward_shaping import untruncated_rows
 from harness.trainers.rollouts import Rollouts, RolloutSource
 from harness.trainers.saved_rollouts import RolloutWriter, weights_digest
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import StepMetrics
+from harness.trainers.step_metrics import StepMetrics, StepRecorder
 
 
 @dataclass(slots=True)
@@ -141,7 +140,7 @@ class Steps:
         if batch.logp_behaviour is None and not scored.old.logp.is_meta:
             metrics.set(entropy=-float(scored.old.logp.sum()) / batch.totals.n_tokens)
         if self.recorder is not None:
-            self.recorder.keep_groups(number, rollouts, scored)
+            self.recorder.keep_groups(number, rollouts, scored.rewards_and_advantages)
         is_masked = self.setup.config.overlong.mask_truncated
         trained = untruncated_rows(rollouts.chosen) if is_masked else None
         return Step(number, metrics, rollouts, scored, deque(learner.begin(number, scored, trained, metrics)))

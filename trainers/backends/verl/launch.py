@@ -32,8 +32,7 @@ from harness.trainers.backends.verl.data import PROMPTS, write_prompts
 from harness.trainers.backends.verl.follow import MetricsFile
 from harness.trainers.backends.verl.settings import VERL_FOLDER, environment, overrides, settings_of
 from harness.trainers.checkpoint import Checkpoints, Position
-from harness.trainers.recorder import StepRecorder
-from harness.trainers.step_metrics import Diagnostics
+from harness.trainers.step_metrics import Diagnostics, StepRecorder
 from harness.trainers.trackers import make_trackers
 from harness.trainers.train import check_memory, evaluate_held_out, identity_of, refuse_newer_checkpoint
 

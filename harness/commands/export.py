@@ -22,11 +22,19 @@ from harness.commands.base.arguments import (
 from harness.commands.base.output import print_result
 from harness.core.config import Tree, merge, parse
 from harness.core.errors import UsageError
-from harness.interop import inspect_export, inspect_log, lm_eval_export, trl_export, verl_export
+from harness.interop import (
+    inspect_export,
+    inspect_log,
+    lm_eval_export,
+    recipe_export,
+    trl_export,
+    verifiers_export,
+    verl_export,
+)
 from harness.interop.problems import ExportConfig, ProblemsConfig
 
 EXAMPLE = "harness export lm-eval exported --tasks aime24,math500"
-FORMS = ("lm-eval", "inspect", "inspect-log", "trl", "verl")
+FORMS = ("lm-eval", "inspect", "inspect-log", "trl", "verl", "verifiers", "prime-rl")
 
 
 class Arguments(OutputArguments):
@@ -34,6 +42,7 @@ class Arguments(OutputArguments):
     out: Path
     tasks: str | None
     run: Path | None
+    recipe: str | None
     grader: str | None
     model: str | None
     split: str | None
@@ -49,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--tasks", help="ids, separated by commas")
     parser.add_argument("--run", type=Path, help="for inspect-log: a run folder of `harness eval`")
+    parser.add_argument("--recipe", help="for verl and prime-rl: a recipe, whose objective is exported too")
     parser.add_argument("--grader", help="for every task, instead of its own")
     parser.add_argument("--model", help="for lm-eval: write the prompts with this model's chat template")
     add_split(parser, None, help="default: test")
@@ -71,6 +81,12 @@ def _check(args: Arguments) -> None:
     """Refuse flags that the chosen form has no use for."""
     if args.form == "inspect-log":
         is_valid, rule = args.run is not None and args.tasks is None, "--run, and no --tasks"
+    elif args.form == "prime-rl" or (args.form == "verl" and args.recipe is not None):
+        given_too = (args.tasks, args.run, args.grader, args.split)
+        is_valid = args.recipe is not None and given_too == (None,) * 4
+        rule = "--recipe, and no --tasks, --run, --grader or --split: they are the recipe's"
+    elif args.recipe is not None:
+        is_valid, rule = False, "no --recipe: only verl and prime-rl do"
     else:
         is_valid, rule = args.tasks is not None and args.run is None, "--tasks, and no --run"
     if not is_valid:
@@ -86,7 +102,8 @@ def _without_use(args: Arguments) -> list[str]:
     """Return the flags that were given and would have no effect."""
     drawn: Tree = {"--n": args.n, "--temperature": args.temperature, "--max-tokens": args.max_tokens}
     posed: Tree = {"--grader": args.grader, "--split": args.split, "--limit": args.limit, "--set": args.set}
-    refused = {"trl": drawn, "verl": drawn, "inspect-log": drawn | posed}.get(args.form, {})
+    trainers = dict.fromkeys(("trl", "verl", "verifiers", "prime-rl"), drawn)
+    refused = {**trainers, "inspect-log": drawn | posed}.get(args.form, {})
     return [flag for flag, value in refused.items() if value not in (None, [])]
 
 
@@ -95,7 +112,13 @@ def _export(args: Arguments) -> list[str]:
     if args.form == "inspect-log":
         assert args.run is not None, "_check refuses that"
         return [path.name for path in inspect_log.export(args.run, args.out)]
+    if args.recipe is not None:
+        if args.form == "verl":
+            return recipe_export.export_verl(args.recipe, parse_sets(args.set), args.out)
+        return recipe_export.export_prime_rl(args.recipe, parse_sets(args.set), given(limit=args.limit), args.out)
     settings = merge(_flags(args), parse_sets(args.set))
+    if args.form == "verifiers":
+        return verifiers_export.export(parse(ProblemsConfig, settings), args.out)
     if args.form == "trl":
         return trl_export.export(parse(ProblemsConfig, settings), args.out)
     if args.form == "verl":

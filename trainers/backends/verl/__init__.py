@@ -94,5 +94,18 @@ class Verl(Backend):
 
         return train(setup, self.config, folder, progress, ignore_memory=ignore_memory)
 
+    def export(self, setup: Any, folder: Path) -> tuple[list[str], dict[str, str]]:
+        """Write the prompts into a folder; return verl's settings and the environment, for a launcher of one's own."""
+        from harness.models.loading import load_tokenizer
+        from harness.trainers.backends.verl.data import PROMPTS, write_prompts
+        from harness.trainers.backends.verl.settings import environment, environment_settings, overrides, settings_of
+
+        write_prompts(
+            setup.config, setup.task, load_tokenizer(setup.base), folder / PROMPTS, self.config.max_prompt_tokens
+        )
+        settings = settings_of(setup, self.config, folder)
+        kept = {name: value for name, value in settings.items() if name not in environment_settings(setup)}
+        return overrides({**kept, "trainer.default_local_dir": "checkpoints"}), environment(setup)
+
 
 BACKEND = Verl

@@ -42,7 +42,9 @@ class Row:
         if not self.is_usable:
             return Verdict("ungraded", None)
         details = {"solution": self.found["solution"]} if self.found.get("solution") is not None else {}
-        outcome: Literal["correct", "incorrect"] = "correct" if self.found["correct"] else "incorrect"
+        outcome: Literal["correct", "incorrect"] = (
+            "correct" if self.found.get("correct", self.found["score"] > 0) else "incorrect"
+        )
         return Verdict(outcome, float(self.found["score"]), extracted=self.found.get("extracted"), details=details)
 
 

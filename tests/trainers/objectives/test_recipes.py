@@ -111,7 +111,7 @@ OF_SETTINGS |= dict.fromkeys(BY_ADVANTAGE, "grpo")
 def test_methods_without_an_objective_are_found_by_their_recipes() -> None:
     methods = methods_of_settings()
     assert {name: method.objective for name, method in methods.items()} == OF_SETTINGS
-    assert methods["dapo"].recipes == ("countdown-dapo", "dapo-math-32b", "dapo-math-7b")
+    assert methods["dapo"].recipes == ("countdown-dapo", "dapo-math-32b", "dapo-math-7b", "verl-dapo-math-7b")
     assert methods["for"].recipes == ("countdown-for",)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from harness.models.loading import CHECKPOINT_PREFIX
 from harness.reports.find_trainer import CHECKPOINTS_FOLDER
 from harness.reports.run_config import run_config
-from harness.reports.run_facts import Labelled, model_of, trainer_of
+from harness.reports.run_facts import Labelled, facts_of, model_of, trainer_of
 from harness.runs.folder import RunReader
 
 SEEDS = ("seed",)
@@ -79,10 +79,14 @@ def _settings(run: RunReader) -> dict[str, Any]:
 
 
 def checkpoint_step(run: RunReader, trainer: RunReader) -> int | None:
-    """Return the step of the checkpoint that was evaluated; the last one where the run folder itself was named."""
+    """Return the step of the checkpoint that was evaluated.
+
+    Where the run folder itself was named, it is the one that the record has, or else the last of the training.
+    """
     path = Path(run_config(run).model or "")
-    number = path.name.removeprefix(CHECKPOINT_PREFIX)
-    is_checkpoint = path.parent.name == CHECKPOINTS_FOLDER and number.isdigit()
+    name = path.name if path.parent.name == CHECKPOINTS_FOLDER else str(facts_of(run, "model").get("name"))
+    number = name.removeprefix(CHECKPOINT_PREFIX)
+    is_checkpoint = name.startswith(CHECKPOINT_PREFIX) and number.isdigit()
     return int(number) if is_checkpoint else run_config(trainer).n_steps
 
 

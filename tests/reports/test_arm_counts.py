@@ -59,6 +59,15 @@ def test_a_training_named_by_a_number_is_not_a_step(tmp_path):
     assert ("grpo", 0, 20, 0.6) in cells_of(runs), "the run folder itself is its last checkpoint"
 
 
+def test_a_named_training_has_the_step_that_was_its_last_then(tmp_path):
+    trained = training(tmp_path / "grpo")
+    runs = [
+        evaluation(tmp_path / f"at-{step}", trained, facts={"model": {"name": f"step-{step:06d}"}}, seed=step)
+        for step in (3, 20)
+    ]
+    assert cells_of(runs) == {("grpo", 0, 3, 0.6), ("grpo", 0, 20, 0.6)}
+
+
 def test_other_models_are_other_arms_and_not_one_base(tmp_path):
     runs = [evaluation(tmp_path / "one", "small"), evaluation(tmp_path / "two", "large")]
     assert {arm for arm, *_ in cells_of(runs)} == {"base (small)", "base (large)"}

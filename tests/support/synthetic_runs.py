@@ -77,10 +77,9 @@ def write_eval(
 ) -> Path:
     """Write an evaluation with `n` samples of each problem."""
     settings = EvalConfig(Model(model), [{"id": task} for task in tasks], **config)
-    data = {
-        task: {"fingerprint": f"of-{task}", "grader": "math", "prompt": "boxed", **facts.get(task, {})}
-        for task in tasks
-    }
+    data: dict[str, Mapping[str, Any]] = {name: more for name, more in facts.items() if name not in tasks}
+    for task in tasks:
+        data[task] = {"fingerprint": f"of-{task}", "grader": "math", "prompt": "boxed", **facts.get(task, {})}
     writer = RunWriter.open(folder, RunIdentity.of("eval", settings, seeds={"run": settings.seed}, data=data))
     for task, n_problems in tasks.items():
         for problem in range(n_problems):

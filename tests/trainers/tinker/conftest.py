@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("tinker")
-
 from fake_tinker import FakeTinker
 
 from harness.models import tinker_server as module
@@ -14,6 +11,7 @@ from harness.models import tinker_server as module
 @pytest.fixture
 def make_fake(monkeypatch):
     """Return a function that makes the fake server; it is closed at the end."""
+    pytest.importorskip("tinker")
     made = []
     monkeypatch.delenv(module.KEY_VARIABLE, raising=False)
     monkeypatch.setattr(module, "_SLICE_S", 0.05)

@@ -93,7 +93,7 @@ class Trl(Backend):
         found, n = dry_run(setup.config, setup), n_processes()
         n_prompts = math.ceil(setup.config.loop.prompts_per_step / n)
         counts = {**found.counts, "processes": n, "prompts a process, at most": n_prompts}
-        remark = "Memory is that of each process with DDP; FSDP2 and DeepSpeed ZeRO-3 divide what stays among them."
+        remark = "Memory is that of each process with DDP; FSDP2 divides what stays among them."
         return dataclasses.replace(found, counts=counts, remarks=(*found.remarks, remark))
 
     def train(self, setup: TrainSetup, folder: Path, progress: Progress, *, ignore_memory: bool) -> RunReader:

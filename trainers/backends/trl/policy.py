@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.core.errors import RunFolderError
 from harness.core.protocols import Need
 from harness.core.tensors import Batch, ModelShape, PolicyOutputs
 from harness.trainers.backends.trl.world import World
@@ -71,13 +72,6 @@ class WrappedPolicy(Policy):
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole weights under the model's own names. Every process must take part where they are sharded."""
-        if self.engine is not None and self.engine.zero_optimization_stage() == 3:
-            from deepspeed.zero import GatheredParameters
-
-            for name, parameter in self.module.named_parameters():
-                with GatheredParameters([parameter]):
-                    yield name, parameter.data
-            return
         for name, tensor in super().tensors():
             yield name, whole(tensor)
 
@@ -101,11 +95,22 @@ class WrappedPolicy(Policy):
         else:
             self.module.save_pretrained(folder, state_dict=state)
 
+    def restore_engine(self, checkpoint: Path) -> None:
+        """Load what DeepSpeed saved of its optimiser. Every process takes part."""
+        if self.engine is None:
+            return
+        folder = checkpoint / DEEPSPEED_FOLDER
+        found, _ = self.engine.load_checkpoint(str(folder)) if folder.exists() else (None, None)
+        if found is None:
+            raise RunFolderError(
+                f"{folder} holds no state of DeepSpeed for this number of processes: resume with as many as saved it, "
+                "or with the strategy that did"
+            )
+
     @property
     def is_sharded(self) -> bool:
         """Whether no process has the whole weights."""
-        by_deepspeed = self.engine is not None and self.engine.zero_optimization_stage() == 3
-        return by_deepspeed or any(hasattr(parameter, "full_tensor") for parameter in self.module.parameters())
+        return any(hasattr(parameter, "full_tensor") for parameter in self.module.parameters())
 
 
 def whole(tensor: Any) -> Tensor:

@@ -172,7 +172,7 @@ def _load(setup: TrainSetup, options: Any, world: World, scratch: str) -> Parts:
         module = load_module(base if newest is None else resumed)
     trainer = _explaining(lambda: ObjectiveTrainer(module, tokenizer, arguments, config, n_updates), options)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        _refuse_with_sharded_weights(setup)
+        _refuse_with_sharded_weights(setup, trainer)
     policy = WrappedPolicy(module, world, adapters, trainer.accelerator.device)
     if trainer.use_vllm and adapters is not None:
         _send_merged_weights(trainer.vllm_generation, policy)
@@ -206,7 +206,9 @@ def _explaining(make: Any, options: Any) -> Any:
         ) from error
 
 
-def _refuse_with_sharded_weights(setup: TrainSetup) -> None:
+def _refuse_with_sharded_weights(setup: TrainSetup, trainer: ObjectiveTrainer) -> None:
+    if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
+        raise ConfigError("DeepSpeed ZeRO-3 is not carried: take FSDP2, which divides weights too, or ZeRO-2")
     if setup.config.reference.is_ever_reset:
         raise ConfigError(
             "resets of the reference copy whole weights, which FSDP2 and DeepSpeed divide: use DDP, or --backend loop"

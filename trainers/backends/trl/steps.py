@@ -83,6 +83,7 @@ class Steps:
             if learner is not None:
                 with explaining_damage(newest):
                     learner.load_state_dict(state)
+                self.policy.restore_engine(newest)
         if self.recorder is not None:
             self.recorder.resume(self.position.step)
         if self.samples:

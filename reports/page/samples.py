@@ -22,7 +22,7 @@ from harness.reports.run_facts import task_ids
 from harness.runs.files import open_regular
 from harness.runs.folder import RunReader
 from harness.runs.index import CompletionLine, VerdictLine, for_each_line, line_decoder, no_collections
-from harness.runs.jsonl import parse_line, read_raw_lines
+from harness.runs.jsonl import altered_in_use, parse_line, read_lines
 
 JUDGEMENTS = "judgements.jsonl"
 """Labels of strategies that `harness diversity --judge` writes into a run folder."""
@@ -220,8 +220,7 @@ def _read_strategies(run: RunReader, found: Mapping[str, dict[Key, _Sample]], ta
     A judge labels each run on its own, so its names say nothing about two runs.
     """
     seen: set[tuple[str, str]] = set()
-    for line in read_raw_lines(run.folder / JUDGEMENTS):
-        row = parse_line(line)
+    for row in read_lines(run.folder / JUDGEMENTS):
         key = (row["task"], row["problem_id"])
         if row["labels"] is None or key in seen or row["task"] not in tasks or tasks[row["task"]].names_solutions:
             continue
@@ -337,7 +336,10 @@ class _Lines:
             return {}
         if self._file is None:
             self._file = open_regular(self._path, os.O_RDONLY)
-        row: dict[str, Any] = parse_line(os.pread(self._file, place[1], place[0]))
+        try:
+            row: dict[str, Any] = parse_line(os.pread(self._file, place[1], place[0]))
+        except (ValueError, RecursionError) as error:  # the first pass skips what it does not keep
+            raise altered_in_use(self._path, place[0], error) from None
         return row
 
 

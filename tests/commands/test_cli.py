@@ -490,7 +490,7 @@ def test_show_of_a_run_without_its_config_names_the_file(capsys):
         (["list", "objectivs"], "invalid choice: 'objectivs'; did you mean 'objectives'? (see `harness list --help`)"),
         (
             ["list", "x"],
-            "invalid choice: 'x'; there is advantages, engines, graders, metrics, objectives, presets, recipes, ",
+            "invalid choice: 'x'; there is advantages, backends, engines, graders, metrics, objectives, presets, ",
         ),
         (["compare"], "the following arguments are required: runs (see `harness compare --help`)"),
         (["demo", "--steps", "0"], "argument --steps: must be at least 1, not 0"),

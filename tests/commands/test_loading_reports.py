@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from harness.cli import main
 from harness.core import progress
 from harness.tasks import countdown
+from harness.trainers import train
+from harness.trainers.setup import build_setup
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,7 @@ def test_loading_and_the_first_result_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(progress, "WORKING_LINE_EVERY_S", 0.001)
+    monkeypatch.setattr(train, "build_setup", lambda *args: (time.sleep(0.05), build_setup(*args))[1])
     for kept in (countdown._pool, countdown._fingerprint):
         kept.cache_clear()  # else the task is read in no time after another test
     assert main([*words, "--out", str(tmp_path / "run")]) in (0, 3)

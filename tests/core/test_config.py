@@ -457,13 +457,17 @@ INCIDENTAL = {
     "metrics": [],
     "preset": "flowrl",
     "deviations": ["n 7"],
+    "grading.on": "ray",
+    "grading.address": "10.0.0.1:6379",
+    "grading.cpus": 2.0,
 }
+NEEDED_WITH = {"grading.address": {"grading": {"on": "ray"}}, "grading.cpus": {"grading": {"on": "ray"}}}
 
 
 def with_key(key, value):
     for part in reversed(key.split(".")):
         value = {part: value}
-    return configs.parse(EvalConfig, configs.merge(MINIMAL, value))
+    return configs.parse(EvalConfig, configs.merge(MINIMAL, NEEDED_WITH.get(key, {}), value))
 
 
 @pytest.mark.parametrize("key", CHANGED)

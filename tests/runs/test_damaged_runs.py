@@ -166,6 +166,15 @@ def read_all(run: Path, expected: str, capsys: pytest.CaptureFixture[str], *, ki
     return codes
 
 
+def test_a_damaged_name_of_the_checksum_is_one_clear_error(
+    originals: dict[str, Path], reports: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(originals["new"], tmp_path / "run"))
+    file = run / "completions.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"crc"', b'"\xffrc"', 1))
+    assert 2 in read_all(run, reports["new"], capsys, kind="new")
+
+
 @pytest.mark.parametrize("damage", BYTES)
 @pytest.mark.parametrize("name", EVAL_FILES)
 def test_damaged_bytes_are_one_clear_error_or_harmless(

@@ -1,7 +1,7 @@
 """Find the train run behind an evaluated checkpoint, also where the run folders have been moved since.
 
-An evaluation records the path of its model, which may be relative to a folder that is no longer the current one or
-belong to another machine, and a fingerprint of the checkpoint. A train run that contradicts the record is never taken.
+An evaluation records a fingerprint of its checkpoint, and the path of its model. The path may be relative to another
+folder than the current one, or be that of another machine. A train run that contradicts the record is never taken.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class RemoteGrader(Grader[Any]):
 
 @contextlib.contextmanager
 def graders_of(setup: EvalSetup) -> Iterator[Callable[[str], Grader[Any]]]:
-    """Yield the function that returns the grader of a task: itself, or one that grades on the configured cluster."""
+    """Yield a function from the id of a task to its grader: its own, or one that grades on the configured cluster."""
     config = setup.config.grading
     if config.on is None:
         yield lambda task: setup.tasks[task].grader

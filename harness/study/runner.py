@@ -1,4 +1,4 @@
-"""The scheduler of a study: jobs, in worker processes or on Ray, in the order of what they wait for."""
+"""The scheduler of a study: each job runs in a worker process or on Ray, after the jobs that it waits for."""
 
 from __future__ import annotations
 

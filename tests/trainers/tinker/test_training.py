@@ -41,6 +41,7 @@ def test_a_run_trains_evaluates_and_saves_hugging_face_folders(fake, tmp_path):
         assert evaluation.record.status == "done"
         assert 'id = "tinker"' in (evaluation.folder / "config.toml").read_text(), "the record states what sampled"
         assert sum(1 for _ in evaluation.completions()) == 8
+    assert (tmp_path / "groups.jsonl").read_text().count("\n") > 0, "a few groups are kept for the report"
     assert "[backend]" in (tmp_path / "config.toml").read_text()
     assert RunReader.read(tmp_path).record.environment["tinker"].startswith("0.25")
     assert not fake.loaded, "every place on the server is free again"

@@ -36,7 +36,7 @@ from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import DryRun, batch_counts
 from harness.trainers.loop import Trainer
 from harness.trainers.setup import TrainSetup
-from harness.trainers.step_metrics import Diagnostics, StepRecorder
+from harness.trainers.step_metrics import Diagnostics, StepRecorder, group_keeper
 from harness.trainers.trackers import make_trackers
 from harness.trainers.train import evaluate_held_out, identity_of, n_sampled, opened, refuse_newer_checkpoint
 from harness.trainers.train import rollout_source as make_source
@@ -112,7 +112,11 @@ class Tinker(Backend):
                     for tracker in trackers:
                         closing.callback(tracker.close)
                     recorder = StepRecorder(
-                        store=store, trackers=trackers, progress=progress, diagnostics=Diagnostics(config.warnings)
+                        store=store,
+                        trackers=trackers,
+                        progress=progress,
+                        diagnostics=Diagnostics(config.warnings),
+                        groups=group_keeper(config, store, tokenizer),
                     )
                     parts.trainer(tokenizer, recorder).fit()
         return store.reader()

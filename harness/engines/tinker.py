@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.core.config import incidental
 from harness.core.errors import ConfigError, RunError
 from harness.core.protocols import Engine, ModelSource
 from harness.core.types import Completion, Failure, Request, Sampling, Tokens
 from harness.models.chat import decode_text, encode_prompts, stop_ids
 from harness.models.loading import context_of, load_tokenizer
-from harness.models.tinker_server import RefusedRequestError, Server, check_client, check_url
+from harness.models.tinker_server import RefusedRequestError, Server, ServerConfig, check_client
 
 if TYPE_CHECKING:
     import torch
@@ -33,24 +32,9 @@ class TinkerEngine(Engine):
     """
 
     @dataclass(frozen=True, slots=True)
-    class Config:
-        base_url: str = incidental()
-        """The address of the server, such as http://127.0.0.1:8000. There is no default: the client's own is the hosted
-        service."""
-        base_model: str | None = None
-        """The server's name of the model; unset, the model's own path. The tokenizer is always the path's."""
+    class Config(ServerConfig):
         weights: str | None = None
         """A path of weights saved for sampling there, tinker://...; unset, the base model itself."""
-        max_concurrency: int = incidental(default=256)
-        timeout_s: float = incidental(default=900.0)
-        """Of one request."""
-        dead_after_s: float = incidental(default=60.0)
-        """A server whose health page has not answered for so long has gone."""
-
-        def __post_init__(self) -> None:
-            check_url(self.base_url)
-            if self.max_concurrency < 1 or min(self.timeout_s, self.dead_after_s) <= 0:
-                raise ValueError("max_concurrency must be at least 1, timeout_s and dead_after_s above 0")
 
     config: Config
 
@@ -73,7 +57,7 @@ class TinkerEngine(Engine):
         check_client()
         config = self.config
         name = config.base_model if config.base_model is not None else source.path
-        server = Server(config.base_url, timeout_s=config.timeout_s, dead_after_s=config.dead_after_s)
+        server = config.connect()
         server.check_model(name)
         self._server, self._sampler = server, server.sampler_of(name, config.weights)
 

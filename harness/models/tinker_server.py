@@ -18,9 +18,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.core import extras
+from harness.core.config import incidental
 from harness.core.errors import ConfigError, HarnessError, MissingExtraError, ModelError, RunError, UsageError, nearest
 
 T = TypeVar("T")
@@ -67,6 +69,31 @@ def api_key(base_url: str) -> str:
             "that begins with 'tml-')"
         )
     return key
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The options of whatever talks to a server: the engine and the backend."""
+
+    base_url: str = incidental()
+    """The address of the server, such as http://127.0.0.1:8000. There is no default: the client's own is the hosted
+    service, which costs money. The key is in the environment variable TINKER_API_KEY."""
+    base_model: str | None = None
+    """The server's name of the model; unset, its path here. The tokenizer is always that of the path."""
+    max_concurrency: int = incidental(default=256)
+    """Completions that are requested at the same time."""
+    timeout_s: float = incidental(default=900.0)
+    """Of one request."""
+    dead_after_s: float = incidental(default=60.0)
+    """A server whose health page has not answered for so long has gone, and the run stops."""
+
+    def __post_init__(self) -> None:
+        check_url(self.base_url)
+        if self.max_concurrency < 1 or min(self.timeout_s, self.dead_after_s) <= 0:
+            raise ValueError("max_concurrency must be at least 1, timeout_s and dead_after_s above 0")
+
+    def connect(self) -> Server:
+        return Server(self.base_url, timeout_s=self.timeout_s, dead_after_s=self.dead_after_s)
 
 
 class RefusedRequestError(RunError):

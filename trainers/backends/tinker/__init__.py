@@ -24,7 +24,7 @@ from harness.core.protocols import Backend
 from harness.core.seeds import derive
 from harness.models.chat import prompt_ids
 from harness.models.loading import load_config, load_tokenizer
-from harness.models.tinker_server import Server, check_client, check_url
+from harness.models.tinker_server import Server, ServerConfig, check_client
 from harness.runs.folder import RunReader, RunWriter, finishing
 from harness.trainers.backends.tinker.checks import check_setup, ignored
 from harness.trainers.backends.tinker.optimizer import TinkerLearner, TinkerOptimizer
@@ -49,12 +49,7 @@ _MAX_GAP = 0.1
 
 class Tinker(Backend):
     @dataclass(frozen=True, slots=True)
-    class Config:
-        base_url: str = incidental()
-        """The address of the server, such as http://127.0.0.1:8000. There is no default: the client's own is the hosted
-        service, which costs money. The key is in the environment variable TINKER_API_KEY."""
-        base_model: str | None = None
-        """The server's name of the model; unset, the path of `model.path`. The tokenizer is always that of the path."""
+    class Config(ServerConfig):
         reduction: Literal["auto", "sum", "mean_of_means", "token_mean"] = "auto"
         """How the server reduces token losses, which decides the scale of gradients. `auto` measures it, on a server
         that gives the gradient's norm."""
@@ -65,17 +60,6 @@ class Tinker(Backend):
         itself stays clipped."""
         is_merged: bool = incidental(default=True)
         """Merge the adapters into the base model in checkpoints, for which its weights have to be on this machine."""
-        max_concurrency: int = incidental(default=256)
-        """Completions that are requested at the same time."""
-        timeout_s: float = incidental(default=900.0)
-        """Of one request."""
-        dead_after_s: float = incidental(default=60.0)
-        """A server whose health page has not answered for so long has gone, and the run stops."""
-
-        def __post_init__(self) -> None:
-            check_url(self.base_url)
-            if self.max_concurrency < 1 or min(self.timeout_s, self.dead_after_s) <= 0:
-                raise ValueError("max_concurrency must be at least 1, timeout_s and dead_after_s above 0")
 
     config: Config
 
@@ -127,7 +111,7 @@ class Tinker(Backend):
         config = self.config
         with contextlib.ExitStack() as closing:
             with progress.working(f"connecting to {config.base_url}"):
-                server = Server(config.base_url, timeout_s=config.timeout_s, dead_after_s=config.dead_after_s)
+                server = self.config.connect()
                 closing.callback(server.close)
                 server.check_model(self._base_model(setup))
             yield server
@@ -168,7 +152,7 @@ class Tinker(Backend):
 
     def _engine_choice(self) -> PluginChoice:
         """Return the engine that samples, as a config names it: the records of held-out evaluations have it."""
-        names = ("base_url", "base_model", "max_concurrency", "timeout_s", "dead_after_s")
+        names = [field.name for field in dataclasses.fields(ServerConfig)]
         options = {name: getattr(self.config, name) for name in names}
         return configs.parse_plugin("engines", {"id": "tinker"} | {k: v for k, v in options.items() if v is not None})
 

@@ -39,6 +39,8 @@ class Price:
 
     trainings: int
     evaluations: int
+    trials: int
+    """Settings that are tried before: a training and its evaluations each, counted below and not in the two above."""
     controls: int
     """Sets of controls, of one checkpoint each; they are not among the completions."""
     jobs_done: int
@@ -59,8 +61,10 @@ class Price:
 
         cells = self.trainings + self.evaluations
         controls = f", and the controls of {self.controls:,} checkpoints" if self.controls else ""
+        tuning = {"settings tried in tuning": f"{self.trials:,}"} if self.trials else {}
         return {
             "cells": f"{cells:,}: {self.trainings:,} trainings, {self.evaluations:,} evaluations{controls}",
+            **tuning,
             "jobs that are done": number(self.jobs_done),
             "completions in training": number(self.train_completions),
             "completions in evaluations": number(self.eval_completions),
@@ -76,18 +80,15 @@ class Price:
 
 def price(study: Study, arms: Mapping[str, DryRun], used: Workers, tasks: Sequence[Task], n_done: int) -> Price:
     """Return what the study costs. Tokens and completions are those of all cells, the hours those of what is left."""
-    of_training = {arm: estimate.counts["completions of the run"] for arm, estimate in arms.items()}
-    trained = sum(of_training[cell.arm] for cell in study.cells.trainings)
-    limits = {cell.arm: _max_tokens(parse(TrainConfig, cell.tree)) for cell in first_trainings(study)}
-    tokens = sum(of_training[cell.arm] * limits[cell.arm] for cell in study.cells.trainings)
-    evaluated = {e.cell.task: _completions(e.tree) for e in study.cells.groups[0].evaluations}
-    counts = [evaluated[e.cell.task] for e in study.cells.evaluations]
+    trained, tokens = _trained(study, arms)
+    counts = _evaluated(study)
     is_known = all(found is not None for found in counts)
     known = [found for found in counts if found is not None]
     hours, text = _hours(study, arms, used, tasks)
     return Price(
         trainings=len(study.cells.trainings),
         evaluations=len(study.cells.evaluations),
+        trials=len(study.trials),
         controls=len(study.cells.controls),
         jobs_done=n_done,
         train_completions=trained,
@@ -98,6 +99,26 @@ def price(study: Study, arms: Mapping[str, DryRun], used: Workers, tasks: Sequen
         workers=used,
         disk_bytes=sum(_checkpoint_bytes(arms[cell.arm]) * _n_kept(cell) for cell in study.cells.trainings),
     )
+
+
+def _trained(study: Study, arms: Mapping[str, DryRun]) -> tuple[int, int]:
+    """Return the completions of all trainings and the most tokens that they can have."""
+    first = {cell.arm: cell for cell in first_trainings(study)}
+    a_step = {arm: arms[arm].counts["completions of the run"] // cell.n_steps for arm, cell in first.items()}
+    limits = {arm: _max_tokens(parse(TrainConfig, cell.tree)) for arm, cell in first.items()}
+    every = [*study.cells.trainings, *(trial.training for trial in study.trials)]
+    made = [(a_step[cell.arm] * cell.n_steps, limits[cell.arm]) for cell in every]
+    return sum(n for n, _ in made), sum(n * limit for n, limit in made)
+
+
+def _evaluated(study: Study) -> list[tuple[int, int] | None]:
+    """Return the completions of each evaluation and the longest one's tokens; None if problems can't be counted."""
+    of_trials = [trial.evaluations for trial in study.trials]
+    found: list[tuple[int, int] | None] = []
+    for groups in (study.cells.groups, of_trials):
+        sizes = {e.cell.task: _completions(e.tree) for e in (groups[0].evaluations if groups else ())}
+        found += [sizes[e.cell.task] for group in groups for e in group.evaluations]
+    return found
 
 
 def _max_tokens(config: TrainConfig) -> int:
@@ -168,11 +189,8 @@ def _card_hours(study: Study, arms: Mapping[str, DryRun], n_parameters: int | No
     """
     if n_parameters is None:
         return None, "not known: the base is not on this machine"
-    limits = {cell.arm: _max_tokens(parse(TrainConfig, cell.tree)) for cell in first_trainings(study)}
-    trained = sum(arms[cell.arm].counts["completions of the run"] * limits[cell.arm] for cell in study.cells.trainings)
-    evaluated = {e.cell.task: _completions(e.tree) for e in study.cells.groups[0].evaluations}
-    found = [evaluated[e.cell.task] for e in study.cells.evaluations]
-    generated = sum(known[0] * known[1] for known in found if known is not None)
+    _, trained = _trained(study, arms)
+    generated = sum(known[0] * known[1] for known in _evaluated(study) if known is not None)
     hours = n_parameters * (14 * trained + 2 * generated) / FLOPS_OF_A_CARD / 3600
     return None, (
         f"not measured: {n_parameters / 1e9:.3g}B parameters are too many to try here. At most {hours:,.0f} hours of "

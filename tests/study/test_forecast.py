@@ -105,6 +105,20 @@ def test_the_price_counts_cells_completions_and_tokens(tmp_path: Path, capsys: p
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_price_counts_the_settings_that_tuning_tries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuning = "[tuning]\nbudget = 2\nsteps = 3\nseed = 9\nlimit = 6\nn = 4\n[tuning.grid]\n"
+    grid = "".join(f"{arm} = {{ 'optimizer.lr' = [1e-4, 2e-4] }}\n" for arm in ("grpo", "remax"))
+    (tmp_path / "s.toml").write_text(STUDY + "[controls]\ngrpo_kl = 0.0\n" + tuning + grid)
+    assert main(["study", str(tmp_path / "s.toml"), "--dry-run", "--quiet", "--parallel", "1"]) == 0
+    printed = capsys.readouterr().out
+    n_train = (3 * 4 + 2 * 3) * (256 + 256 + 16)
+    n_evals = (1 + 2 * 3 * 2) * 2 * 3
+    assert f"{6 + n_evals}: 6 trainings, {n_evals} evaluations" in printed
+    assert "settings tried in tuning        4\n" in printed
+    assert f"completions in training         {n_train:,}\n" in printed
+    assert f"completions in evaluations      {n_evals * 35 + 4 * 6 * 4:,}\n" in printed
+
+
 @pytest.mark.parametrize("name", bundled_studies())
 def test_the_bundled_studies_are_complete_but_for_the_hardware(name: str, tmp_path: Path, capsys) -> None:
     assert main(["study", name, "--dry-run", "--quiet", "--out", str(tmp_path / "out")]) == 0

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 pytest.importorskip("tinker")
@@ -17,10 +22,12 @@ from skyrl_server import VARIABLE, SkyRLServer
 from training import figures, recipe, run, weights
 from training_parts import make_batch
 
+from harness.core import config as configs
 from harness.core.errors import RunError
 from harness.models.tinker_server import Server
 from harness.runs.folder import RunReader
 from harness.trainers.backends.tinker.reduction import measure
+from harness.trainers.config import TrainConfig
 from harness.trainers.loop import Trainer
 
 pytestmark = [
@@ -93,14 +100,35 @@ def test_loss_and_gradient_are_those_of_our_own_loop(pair, method):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_goes_on_after_its_server_was_killed_as_if_it_had_not_been(model, tmp_path, monkeypatch):
-    skyrl = SkyRLServer(model, tmp_path / "server")
-    skyrl.start()
-    backend = {"id": "tinker", "base_url": skyrl.url, "is_unclipped": True, "dead_after_s": 3.0}
+@dataclass(frozen=True)
+class Unbroken:
+    """A run that nothing stopped, and the server that it ran on."""
+
+    server: SkyRLServer
+    config: TrainConfig
+    folder: Path
+
+    def assert_equal(self, folder: Path) -> None:
+        assert figures(self.folder) == figures(folder)
+        for name, value in weights(self.folder).items():
+            assert torch.equal(weights(folder)[name], value)
+        assert completions(self.folder) == completions(folder)
+
+
+def completions(folder: Path) -> list[Any]:
+    held_out = RunReader.read(folder / "evals" / "step-000004")
+    return sorted((c.problem_id, c.index, c.text) for _, c in held_out.completions())
+
+
+@pytest.fixture(scope="module")
+def unbroken(model: Path, tmp_path_factory: Any) -> Any:
+    folder = tmp_path_factory.mktemp("unbroken")
+    server = SkyRLServer(model, folder / "server")
+    server.start()
     config = recipe(
         "countdown-base",
         model={"path": str(model), "weights": "pretrained"},
-        backend=backend,
+        backend={"id": "tinker", "base_url": server.url, "is_unclipped": True, "dead_after_s": 3.0},
         lora={"rank": 4},
         optimizer={"warmup_steps": 0},
         loop={"steps": 4, "prompts_per_step": 8, "samples_per_prompt": 1, "minibatches_per_step": 1},
@@ -108,33 +136,44 @@ def test_a_run_goes_on_after_its_server_was_killed_as_if_it_had_not_been(model, 
         held_out={"every_steps": 4, "limit": 4, "n": 2},
     )
     try:
-        run(config, tmp_path / "unbroken")
-        step = Trainer._step
-
-        def killed_at_4(self, number, learner):
-            if number == 4:
-                skyrl.kill()
-            return step(self, number, learner)
-
-        monkeypatch.setattr(Trainer, "_step", killed_at_4)
-        started = time.monotonic()
-        with pytest.raises(RunError, match=r"has not answered .* the same command"):
-            run(config, tmp_path / "broken")
-        assert time.monotonic() - started < 300, "the client library alone would wait for ever"
-        monkeypatch.setattr(Trainer, "_step", step)
-        skyrl.start()
-        run(config, tmp_path / "broken")
+        run(config, folder / "run")
+        losses = [row["loss"] for row in figures(folder / "run")]
+        assert losses[0] > losses[-1], "it learns"
+        yield Unbroken(server, config, folder / "run")
     finally:
-        skyrl.stop()
-    one, other = figures(tmp_path / "unbroken"), figures(tmp_path / "broken")
-    assert one == other
-    assert one[0]["loss"] > one[-1]["loss"], "it learns"
-    for name, value in weights(tmp_path / "unbroken").items():
-        assert torch.equal(weights(tmp_path / "broken")[name], value)
-    completions = [
-        sorted(
-            (c.problem_id, c.index, c.text) for _, c in RunReader.read(folder / "evals" / "step-000004").completions()
-        )
-        for folder in (tmp_path / "unbroken", tmp_path / "broken")
-    ]
-    assert completions[0] == completions[1]
+        server.stop()
+
+
+def test_a_run_goes_on_after_it_was_killed_as_if_it_had_not_been(unbroken, tmp_path):
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(configs.to_tree(unbroken.config)))
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "harness", "train", str(tmp_path / "recipe.toml"), "--out", str(folder)]
+    process = subprocess.Popen([*command, "--quiet"])
+    steps, deadline = folder / "steps.jsonl", time.monotonic() + 300
+    while not steps.exists() or steps.read_text().count("\n") < 3:  # after the checkpoint of step 2
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert RunReader.read(folder).status != "done"
+    subprocess.run(command, check=True)
+    unbroken.assert_equal(folder)
+
+
+def test_a_run_goes_on_after_its_server_was_killed_as_if_it_had_not_been(unbroken, tmp_path, monkeypatch):
+    step = Trainer._step
+
+    def killed_at_4(self, number, learner):
+        if number == 4:
+            unbroken.server.kill()
+        return step(self, number, learner)
+
+    monkeypatch.setattr(Trainer, "_step", killed_at_4)
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"has not answered .* the same command"):
+        run(unbroken.config, tmp_path / "broken")
+    assert time.monotonic() - started < 300, "the client library alone would wait for ever"
+    monkeypatch.setattr(Trainer, "_step", step)
+    unbroken.server.start()
+    run(unbroken.config, tmp_path / "broken")
+    unbroken.assert_equal(tmp_path / "broken")

@@ -253,6 +253,20 @@ def fake_verl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(launch.extras, "require", lambda *_: None)
 
 
+def test_the_name_of_a_checkpoint_that_a_kill_left_empty_is_written_again(tmp_path: Path) -> None:
+    launch, checkpoints, options = part("launch"), tmp_path / "checkpoints", None
+    assert launch.Attempt.begun(options, options, tmp_path).done == 0
+    for step in (9, 10):
+        (checkpoints / f"global_step_{step}").mkdir(parents=True)
+    latest = checkpoints / "latest_checkpointed_iteration.txt"
+    latest.write_text("9")
+    assert launch.newest_step(checkpoints) == 9  # the other is not whole
+    latest.write_text("")
+    assert launch.newest_step(checkpoints) == 10
+    assert launch.Attempt.begun(options, options, tmp_path).done == 10
+    assert latest.read_text() == "10"
+
+
 def test_a_run_is_followed_converted_evaluated_and_resumed(
     fake_verl: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

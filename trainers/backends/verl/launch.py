@@ -107,6 +107,8 @@ class Attempt:
     @classmethod
     def begun(cls, setup: TrainSetup, options: Verl.Config, folder: Path) -> Attempt:
         done = newest_step(folder / "checkpoints")
+        if done > 0:  # verl can't resume from a name that a kill left empty
+            write_whole(folder / "checkpoints" / LATEST, str(done))
         return cls(setup, options, folder, len(list(folder.glob("attempt-*"))) + 1, done)
 
     @property
@@ -199,9 +201,18 @@ def tail(log: Path) -> str:
 
 
 def newest_step(folder: Path) -> int:
-    """Return the step of verl's newest whole checkpoint, which it names last; 0 without one."""
+    """Return the step of verl's newest whole checkpoint; 0 without one.
+
+    verl names it in a file once all else is written. While it writes the name, the file is empty.
+    """
     latest = folder / LATEST
-    return int(latest.read_text(encoding="utf-8")) if latest.exists() else 0
+    if not latest.exists():
+        return 0
+    return int(latest.read_text(encoding="utf-8") or max(_saved_steps(folder)))
+
+
+def _saved_steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("global_step_*"))
 
 
 def save_interval(setup: TrainSetup) -> int:
@@ -218,7 +229,7 @@ def save_new_checkpoints(attempt: Attempt, store: RunWriter, tokenizer: Any, rec
     done = max(map(step_of, checkpoint_folders(store.folder)), default=0)
     # Evaluations come after the training, when the GPUs are free, and need the checkpoints of their steps until then.
     keep = sys.maxsize if setup.config.held_out.every_steps > 0 else setup.config.checkpoint.keep
-    for step in sorted(int(path.name.rpartition("_")[2]) for path in source.glob("global_step_*")):
+    for step in _saved_steps(source):
         if done < step <= newest:
             actor = source / f"global_step_{step}" / "actor"
             policy = ShardedPolicy(setup.base, actor, setup.config.lora.alpha)

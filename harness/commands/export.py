@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--tasks", help="ids, separated by commas")
     parser.add_argument("--run", type=Path, help="for inspect-log: a run folder of `harness eval`")
-    parser.add_argument("--recipe", help="for verl and prime-rl: a recipe, whose objective is exported too")
+    parser.add_argument("--recipe", help="for trl, verl and prime-rl: a recipe, whose objective is exported too")
     parser.add_argument("--grader", help="for every task, instead of its own")
     parser.add_argument("--model", help="for lm-eval: write the prompts with this model's chat template")
     add_split(parser, None, help="default: test")
@@ -81,12 +81,12 @@ def _check(args: Arguments) -> None:
     """Refuse flags that the chosen form has no use for."""
     if args.form == "inspect-log":
         is_valid, rule = args.run is not None and args.tasks is None, "--run, and no --tasks"
-    elif args.form == "prime-rl" or (args.form == "verl" and args.recipe is not None):
+    elif args.form == "prime-rl" or (args.form in ("trl", "verl") and args.recipe is not None):
         given_too = (args.tasks, args.run, args.grader, args.split)
         is_valid = args.recipe is not None and given_too == (None,) * 4
         rule = "--recipe, and no --tasks, --run, --grader or --split: they are the recipe's"
     elif args.recipe is not None:
-        is_valid, rule = False, "no --recipe: only verl and prime-rl do"
+        is_valid, rule = False, "no --recipe: only trl, verl and prime-rl do"
     else:
         is_valid, rule = args.tasks is not None and args.run is None, "--tasks, and no --run"
     if not is_valid:
@@ -115,7 +115,8 @@ def _export(args: Arguments) -> list[str]:
     if args.recipe is not None:
         if args.form == "verl":
             return recipe_export.export_verl(args.recipe, parse_sets(args.set), args.out)
-        return recipe_export.export_prime_rl(args.recipe, parse_sets(args.set), given(limit=args.limit), args.out)
+        export = recipe_export.export_trl if args.form == "trl" else recipe_export.export_prime_rl
+        return export(args.recipe, parse_sets(args.set), given(limit=args.limit), args.out)
     settings = merge(_flags(args), parse_sets(args.set))
     if args.form == "verifiers":
         return verifiers_export.export(parse(ProblemsConfig, settings), args.out)

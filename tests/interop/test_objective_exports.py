@@ -185,5 +185,5 @@ def test_what_prime_rls_loss_cant_see_is_refused(recipe: str, reason: str, tmp_p
     with pytest.raises(ConfigError, match=reason):
         export_prime_rl(recipe, {}, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert main(["export", "trl", str(tmp_path / "out"), "--recipe", "countdown-grpo"]) == 2
-    assert "only verl and prime-rl" in capsys.readouterr().err
+    assert main(["export", "verifiers", str(tmp_path / "out"), "--recipe", "countdown-grpo"]) == 2
+    assert "only trl, verl and prime-rl" in capsys.readouterr().err

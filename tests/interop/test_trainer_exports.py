@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import harness
 from harness.cli import main
 from harness.core import config
 from harness.core.errors import DataError
@@ -120,6 +123,75 @@ def test_trl_trains_on_the_exported_folder_with_our_verdicts(tmp_path, problems)
     assert 0 < sum(ours) < len(ours) == 16
     means = [entry["rewards/reward/mean"] for entry in trainer.state.log_history if "rewards/reward/mean" in entry]
     assert means == [pytest.approx(sum(ours[:8]) / 8), pytest.approx(sum(ours[8:]) / 8)]
+
+
+def export_recipe(folder, recipe, *settings):
+    small = ("loop.steps=3", "loop.prompts_per_step=4", "loop.samples_per_prompt=4", "loop.minibatches_per_step=1",
+             "optimizer.warmup_steps=0", *settings)  # fmt: skip
+    sets = [word for setting in small for word in ("--set", setting)]
+    return main(["export", "trl", str(folder), "--recipe", recipe, *sets])
+
+
+@pytest.mark.parametrize("name", ["flowrl", "vargrad_tb", "grpo", "maxrl"])
+def test_trl_trains_a_recipe_with_the_exported_script(name, tmp_path):
+    pytest.importorskip("trl", reason="trl is not installed; `tox -e peers` runs this")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    assert export_recipe(out, f"countdown-{name}") == 0
+    assert len(read_rows(out / "train.jsonl")) == 12
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=out, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+             "PYTHONPATH": str(Path(harness.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = json.loads((out / "run" / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    steps = [row for row in log if "loss" in row]
+    assert [row["learning_rate"] for row in steps] == [2e-4] * 3 and any(row["grad_norm"] > 0 for row in steps)
+    assert all(row["loss"] == pytest.approx(row["objective/loss"]) for row in steps if row["grad_norm"] > 0)
+    base = AutoModelForCausalLM.from_pretrained(resolve("countdown-tiny")).state_dict()
+    trained = AutoModelForCausalLM.from_pretrained(out / "run").state_dict()
+    assert trained.keys() == base.keys()
+    assert any(not torch.equal(trained[name], base[name]) for name in base)
+    heads = [torch.load(out / "run" / f"checkpoint-{n}" / "harness_objective.pt") for n in (1, 2, 3)]
+    moments = [head["own_optimizer"] for head in heads]
+    assert (moments[0] is not None) == (name == "flowrl")
+    if name == "flowrl":
+        assert moments[2]["param_groups"][0]["lr"] == 3e-3
+        first, last = (head["objective"] for head in (heads[0], heads[2]))
+        assert not all(torch.equal(first[name], last[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("countdown-base", (), "learns from demonstrations"),
+        ("countdown-remax", (), "greedy completion of each prompt"),
+        ("countdown-flowrl", ("dynamic_sampling.max_extra_rounds=2",), "dynamic_sampling samples again"),
+        ("countdown-prorl", ("dynamic_sampling.max_extra_rounds=0",), "resets of the reference"),
+        ("countdown-grpo", ("loop.prompts_per_step=5", "loop.minibatches_per_step=2"), "does not divide"),
+        ("countdown-grpo", ("backend.id=trl",), "[backend] chooses another trainer's loop"),
+        ("countdown-nothing", (), "countdown-nothing"),
+    ],
+)
+def test_recipe_that_trl_cannot_carry_is_not_exported(recipe, settings, message, tmp_path, capsys):
+    assert export_recipe(tmp_path / "out", recipe, *settings) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipe_names_the_problems_of_an_export_for_trl(tmp_path, capsys):
+    command = ["export", "trl", str(tmp_path / "out"), "--recipe", "countdown-grpo"]
+    for flags in (["--tasks", "countdown"], ["--split", "train"], ["--grader", "exact"]):
+        assert main([*command, *flags]) == 2
+        assert "takes --recipe, and no --tasks" in capsys.readouterr().err
+    assert main([*command, "--limit", "3", "--set", "lora.rank=4"]) == 0
+    assert len(read_rows(tmp_path / "out" / "train.jsonl")) == 3
+    script = (tmp_path / "out" / "train.py").read_text()
+    assert 'peft_config=LoraConfig(r=4, lora_alpha=32.0, target_modules="all-linear"),' in script
+    compile(script, "train.py", "exec")
 
 
 # --- verl -------------------------------------------------------------------------------------------------------------

@@ -16,14 +16,18 @@ SETTINGS = {
 }
 
 
-def run(arguments: list[str]) -> int:
+def allow() -> None:
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
-    from harness.cli import main
-
     os.environ.update(SETTINGS)
     PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+
+
+def run(arguments: list[str]) -> int:
+    from harness.cli import main
+
+    allow()
     return main(arguments)
 
 

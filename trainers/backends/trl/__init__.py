@@ -27,6 +27,7 @@ from harness.core.types import Bounds
 from harness.models.loading import pick_device
 from harness.runs.folder import RunReader
 from harness.trainers.backends.trl.world import explain_lost_process, join, n_processes
+from harness.trainers.config import TrainConfig
 from harness.trainers.dry_run import DryRun, dry_run
 from harness.trainers.setup import TrainSetup
 from harness.trainers.train import explain_out_of_memory
@@ -106,6 +107,18 @@ class Trl(Backend):
             train(setup, self.config, world, folder, progress, ignore_memory=ignore_memory)
             world.leave()
         return RunReader.read(folder)
+
+    def export(self, setup: TrainSetup) -> TrainConfig:
+        """Return the recipe for a script of a user's own, with what it does not load; refuse what TRL's loop can't."""
+        from harness.trainers.backends.trl.grpo_arguments import arguments_of, check_recipe
+
+        sampling = dataclasses.replace(
+            setup.config.sampling, temperature=setup.temperature, max_tokens=setup.max_tokens
+        )  # tasks have their own
+        config = dataclasses.replace(setup.config, sampling=sampling)
+        check_recipe(config, setup.objective)
+        arguments_of(config)
+        return config
 
 
 BACKEND = Trl

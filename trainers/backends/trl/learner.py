@@ -56,14 +56,23 @@ def shares(batch: Batch, rows: Tensor, max_tokens: int, n_processes: int) -> lis
 
     With one process the micro-batches are those of `microbatches`.
     """
-    lengths = (batch.prompt_lengths + batch.completion_lengths)[rows]
-    ordered = rows[lengths.argsort(descending=True, stable=True)]  # so that every process gets long and short ones
-    each = [
-        [Share(some) for some in microbatches(batch, ordered[rank::n_processes], max_tokens)]
-        for rank in range(n_processes)
-    ]
+    dealt = [_dealt(batch, rows, rank, n_processes) for rank in range(n_processes)]
+    each = [[Share(some) for some in microbatches(batch, mine, max_tokens)] for mine in dealt]
     most = max(map(len, each))
-    return [[*mine, *[Share(ordered[:1], is_filler=True)] * (most - len(mine))] for mine in each]
+    return [[*mine, *[Share(dealt[0][:1], is_filler=True)] * (most - len(mine))] for mine in each]
+
+
+def equal_shares(batch: Batch, rows: Tensor, n_shares: int, world: World) -> list[Share]:
+    """Divide this process's rows into so many micro-batches, as a trainer that counts them asks for."""
+    pieces = _dealt(batch, rows, world.rank, world.size).tensor_split(n_shares)
+    filler = Share(torch.zeros(1, dtype=torch.long, device=rows.device), is_filler=True)
+    return [Share(some) if len(some) else filler for some in pieces]
+
+
+def _dealt(batch: Batch, rows: Tensor, rank: int, n_processes: int) -> Tensor:
+    """Return the rows of a process, the longest first: every process gets long and short ones."""
+    lengths = (batch.prompt_lengths + batch.completion_lengths)[rows]
+    return rows[lengths.argsort(descending=True, stable=True)][rank::n_processes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,28 +141,39 @@ class SharedLearner(Learner):
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.policy.wrapped):
                 results += self._backward_share(scored, share, totals, metrics)
-        self._check_mismatch(step, metrics)
-        losses = [float(result.loss) for result in results]
-        is_made = self._clip_and_step(metrics)
-        if is_made:
-            for result, loss in zip(results, losses, strict=True):
-                metrics.add({"loss": (loss, 0.0), **result.metrics})
-            metrics.add({"loss": (0.0, 1 / self.world.size)})
-        return torch.tensor(sum(losses), device=rows.device), is_made
+        norms = self.finish_update(step, results, metrics)
+        loss = sum(float(result.loss) for result in results)
+        return torch.tensor(loss, device=rows.device), all(map(math.isfinite, norms.values()))
 
     def _backward_share(
         self, scored: ScoredBatch, share: Share, totals: Totals, metrics: StepMetrics
     ) -> list[LossResult]:
+        loss, results = self.share_loss(scored, share, totals, metrics)
+        self.accelerator.backward(loss)
+        return results
+
+    def share_loss(
+        self, scored: ScoredBatch, share: Share, totals: Totals, metrics: StepMetrics
+    ) -> tuple[Tensor, list[LossResult]]:
+        """Return the loss of a micro-batch, whose gradients the processes average, and its result without gradient."""
         if share.is_filler:
             outputs = self.policy.forward(microbatch(scored.batch, share.rows, totals), frozenset())
-            self.accelerator.backward(0.0 * outputs.logp.sum())
-            return []
+            return 0.0 * outputs.logp.sum(), []
         result = self.loss_of(scored, share.rows, totals, metrics)
-        self.accelerator.backward(self.world.size * result.loss)
-        return [dataclasses.replace(result, loss=result.loss.detach())]
+        return self.world.size * result.loss, [dataclasses.replace(result, loss=result.loss.detach())]
 
-    def _clip_and_step(self, metrics: StepMetrics) -> bool:
-        """Return False if the update is skipped because its gradient is not finite."""
+    def finish_update(self, step: int, results: Sequence[LossResult], metrics: StepMetrics) -> dict[str, float]:
+        """Clip the gradient of an update, step the objective's own parameters; return the norms before clipping."""
+        self._check_mismatch(step, metrics)
+        norms = self._clip_and_step(metrics)
+        if all(map(math.isfinite, norms.values())):
+            for result in results:
+                metrics.add({"loss": (float(result.loss), 0.0), **result.metrics})
+            metrics.add({"loss": (0.0, 1 / self.world.size)})
+        return norms
+
+    def _clip_and_step(self, metrics: StepMetrics) -> dict[str, float]:
+        """Skip the update, leaving no gradient, if it is not finite."""
         groups = [*self._policy_groups(), *(self.own.param_groups if self.own is not None else ())]
         for group in self.own.param_groups if self.own is not None else ():
             for parameter in group["params"]:
@@ -169,13 +189,13 @@ class SharedLearner(Learner):
                 raise non_finite_error(norms)
             for parameter in (parameter for group in groups for parameter in group["params"]):
                 parameter.grad = None
-            return False
+            return norms
         if self.own is not None:
             self.own.step()
             self.own.zero_grad(set_to_none=True)
         metrics.add({"updates_without_gradient": (float(not any(norms.values())), 1.0)})
         metrics.add({name: (norm, 1.0) for name, norm in norms.items()})
-        return True
+        return norms
 
     def _policy_groups(self) -> Sequence[Mapping[str, Any]]:
         """Return the optimiser's groups; none with DeepSpeed, which keeps their gradients to itself and clips them."""

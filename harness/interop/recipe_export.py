@@ -109,7 +109,7 @@ def loss(inputs):
 
 def export_verl(recipe: str, changes: Tree, folder: Path) -> list[str]:
     """Write prompts, settings, a command and a plug-in of verl. Return the names of the files."""
-    setup = _setup(recipe, merge({"backend": {"id": "verl"}}, changes), folder)
+    setup = _setup(recipe, merge({"backend": {"id": "verl"}}, changes), folder, "verl")
     backend = setup.backend
     package = new_folder(folder) / MODULE
     package.mkdir()
@@ -228,13 +228,18 @@ def _train_problems(config: Any, problems: Tree) -> ProblemsConfig:
     return configs.parse(ProblemsConfig, chosen)
 
 
-def _setup(recipe: str, changes: Tree, folder: Path) -> Any:
+def _setup(recipe: str, changes: Tree, folder: Path, backend: str = "loop") -> Any:
     """Return the run that a recipe names, resolved and checked."""
     from harness.trainers.config import TrainConfig
     from harness.trainers.setup import build_setup
 
     tree = merge(read_toml(find_config(recipe)), changes)
-    setup = build_setup(configs.parse(TrainConfig, tree), folder)
+    config = configs.parse(TrainConfig, tree)
+    if config.backend.id != backend:  # before that backend asks for its extra
+        raise ConfigError(
+            f"[backend] chooses the trainer {config.backend.id!r}, and this export is for another: leave it out"
+        )
+    setup = build_setup(config, folder)
     if setup.objective.source == "demonstrations":
         raise ConfigError(f"{recipe} learns from demonstrations, and these trainers sample")
     return setup

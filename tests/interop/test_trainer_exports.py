@@ -172,7 +172,7 @@ def test_trl_trains_a_recipe_with_the_exported_script(name, tmp_path):
         ("countdown-flowrl", ("dynamic_sampling.max_extra_rounds=2",), "dynamic_sampling samples again"),
         ("countdown-prorl", ("dynamic_sampling.max_extra_rounds=0",), "resets of the reference"),
         ("countdown-grpo", ("loop.prompts_per_step=5", "loop.minibatches_per_step=2"), "does not divide"),
-        ("countdown-grpo", ("backend.id=trl",), "[backend] chooses another trainer's loop"),
+        ("countdown-grpo", ("backend.id=trl",), "[backend] chooses the trainer 'trl'"),
         ("countdown-nothing", (), "countdown-nothing"),
     ],
 )

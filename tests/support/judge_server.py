@@ -77,7 +77,10 @@ def running(reply: Callable[[str, int], str | int]) -> Iterator[JudgeServer]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Listener(ThreadingHTTPServer):
+        request_queue_size = 128  # of 5, a burst of requests loses some
+
+    with Listener(("127.0.0.1", 0), Handler) as server:
         server.handle_error = lambda request, address: None
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -40,12 +40,13 @@ class LoopbackServer:
         self.heads: list[str] = []
         self.list_at: str | None = None
         self.under_way = self.most_under_way = 0
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def __enter__(self) -> LoopbackServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0))
         self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
         return self
 
@@ -59,12 +60,20 @@ class LoopbackServer:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _end(self) -> None:
+        # The others accept a connection. One that is cancelled, or finds the server closed, leaves its socket open.
+        while others := asyncio.all_tasks() - {asyncio.current_task()} - self._connections.keys():
+            await asyncio.gather(*others, return_exceptions=True)
         self._server.close()
-        await asyncio.sleep(0.01)  # or one that was only just accepted is nobody's to close
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        for task, writer in self._connections.items():
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+            writer.transport.abort()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._connections.values():
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections[asyncio.get_running_loop().create_task(self._serve(reader, writer))] = writer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):

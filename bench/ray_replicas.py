@@ -56,19 +56,31 @@ def requests_of(n: int) -> Iterator[Request]:
         yield Request(f"p{problem}", index, (Message("user", f"1 2 4 5 7 9 = {problem % 90 + 10} :"),), number, how)
 
 
-def opened(inner: dict[str, Any], replicas: int, **options: Any) -> Any:
+def save_larger_model(folder: str) -> None:
+    """Save a model with random weights whose replies take a core much longer than the driver, as real ones do."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    small = resolve("countdown-tiny")
+    config = AutoConfig.from_pretrained(small)
+    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8})
+    config.update({"num_key_value_heads": 8, "head_dim": 64, "layer_types": ["full_attention"] * 8})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(small).save_pretrained(folder)
+
+
+def opened(inner: dict[str, Any], replicas: int, model: str, **options: Any) -> Any:
     engine = parse_plugin("engines", {"id": "ray", "inner": inner, "replicas": replicas, **options}).build()
-    engine.open(ModelSource(resolve("countdown-tiny")))
+    engine.open(ModelSource(model))
     while engine._placing or engine._opening:  # all of them, so that loading is not measured
         engine._next_answer()
     return engine
 
 
-def speed(inner: dict[str, Any], n: int, rounds: int) -> None:
+def speed(inner: dict[str, Any], n: int, rounds: int, model: str) -> None:
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for replicas, times in seconds.items():
-            engine = opened(inner, replicas, num_cpus=0.5)
+            engine = opened(inner, replicas, model, num_cpus=0.5)
             list(engine.generate(requests_of(64)))  # the first call compiles and fills caches
             began_s = time.perf_counter()
             assert sum(1 for _ in engine.generate(requests_of(n))) == n
@@ -81,7 +93,7 @@ def speed(inner: dict[str, Any], n: int, rounds: int) -> None:
 
 
 def memory(n: int) -> None:
-    engine = opened({"id": "scripted", "replies": ["4*9=36;36+2=38"]}, 2, num_cpus=0.5)
+    engine = opened({"id": "scripted", "replies": ["4*9=36;36+2=38"]}, 2, resolve("countdown-tiny"), num_cpus=0.5)
     began_s, marks = time.perf_counter(), {n // 10 * tenth for tenth in range(1, 11)}
     for number, _ in enumerate(engine.generate(requests_of(n)), start=1):
         if number in marks:
@@ -109,9 +121,10 @@ def main() -> None:
     n = arguments.n if arguments.n is not None else 128
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "waiting.py").write_text(WAITING)
-        speed({"id": f"{folder}/waiting.py"}, n, arguments.rounds)
-    if arguments.hf:
-        speed({"id": "hf"}, 16 * n, arguments.rounds)
+        speed({"id": f"{folder}/waiting.py"}, n, arguments.rounds, resolve("countdown-tiny"))
+        if arguments.hf:
+            save_larger_model(f"{folder}/model")
+            speed({"id": "hf"}, 8 * n, arguments.rounds, f"{folder}/model")
 
 
 if __name__ == "__main__":

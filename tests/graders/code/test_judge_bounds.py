@@ -43,8 +43,8 @@ def value(body):
     return Answer("value", body, 0.0)
 
 
-def calls(n, accepts, answer_bytes=4096):
-    return [FunctionTest((place,), 2.0, answer_bytes, lambda got, p=place: accepts(p, got.body)) for place in range(n)]
+def calls(n, accepts, answer_bytes=4096, cpu_s=2.0):
+    return [FunctionTest((place,), cpu_s, answer_bytes, lambda got, p=place: accepts(p, got.body)) for place in range(n)]
 
 
 # --- answers as they come -----------------------------------------------------------------------------------------
@@ -96,7 +96,8 @@ OUT_OF_MEMORY = {
 @pytest.mark.parametrize("name", OUT_OF_MEMORY)
 def test_memory_exhaustion_of_a_function_is_mle(name):
     allowed = Allowance(20.0, 256 << 20, retries_timeouts=False)
-    report = judge_function(open_pool(n_workers=1), Program(OUT_OF_MEMORY[name]), "f", calls(2, is_the_place), allowed)
+    tests = calls(2, is_the_place, cpu_s=20.0)  # filling the memory is slow on some machines
+    report = judge_function(open_pool(n_workers=1), Program(OUT_OF_MEMORY[name]), "f", tests, allowed)
     assert report.outcomes[-1].code == "MLE", report.outcomes
 
 
@@ -113,7 +114,8 @@ DEEP = {
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_recursion_of_a_function_is_re(name):
     allowed = Allowance(20.0, 1 << 30, retries_timeouts=False)
-    report = judge_function(open_pool(n_workers=1), Program(DEEP[name], PRELUDE), "f", calls(1, is_the_place), allowed)
+    tests = calls(1, is_the_place, cpu_s=20.0)
+    report = judge_function(open_pool(n_workers=1), Program(DEEP[name], PRELUDE), "f", tests, allowed)
     expected = ("MLE", "RE") if name == "a higher limit" else ("RE",)  # it may fill the memory first
     assert report.outcomes[-1].code in expected, report.outcomes
 

@@ -44,7 +44,9 @@ def value(body):
 
 
 def calls(n, accepts, answer_bytes=4096, cpu_s=2.0):
-    return [FunctionTest((place,), cpu_s, answer_bytes, lambda got, p=place: accepts(p, got.body)) for place in range(n)]
+    return [
+        FunctionTest((place,), cpu_s, answer_bytes, lambda got, p=place: accepts(p, got.body)) for place in range(n)
+    ]
 
 
 # --- answers as they come -----------------------------------------------------------------------------------------

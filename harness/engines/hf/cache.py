@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, cache_utils
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+# The layer without keys and values; older releases of transformers, such as verl's, have none.
+_EMPTY_LAYER: Any = getattr(cache_utils, "DummyLayer", ())
 # Columns allocated ahead: 64 tokens, and the columns that attention in blocks reads beyond the last one.
 _HEADROOM = 80
 
@@ -136,12 +138,12 @@ class SlottedCache(DynamicCache):  # type: ignore[misc]
 
 
 def _slotted(layer: Any, next_columns: NextColumns) -> Any:
-    return layer if isinstance(layer, DummyLayer) else SlottedLayer(next_columns)
+    return layer if isinstance(layer, _EMPTY_LAYER) else SlottedLayer(next_columns)
 
 
 def _attention_layers(cache: DynamicCache) -> list[Any]:
     """Return the layers with keys and values of their own; others have none, or share those of another layer."""
-    return [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
+    return [layer for layer in cache.layers if not isinstance(layer, _EMPTY_LAYER)]
 
 
 def prompt_cache(model_config: Any) -> DynamicCache:
@@ -154,8 +156,9 @@ def prompt_cache(model_config: Any) -> DynamicCache:
 def has_only_attention(model_config: Any) -> bool:
     """Whether the cache of a model consists of keys and values alone."""
     layers = DynamicCache(config=model_config).layers
-    kinds = (DynamicLayer, DummyLayer)
-    return bool(layers) and all(type(layer) in kinds or _is_sliding(layer) for layer in layers)
+    return bool(layers) and all(
+        type(layer) is DynamicLayer or isinstance(layer, _EMPTY_LAYER) or _is_sliding(layer) for layer in layers
+    )
 
 
 def _is_sliding(layer: Any) -> bool:

@@ -10,6 +10,7 @@ import datetime
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from harness.core.errors import MissingExtraError, RunError, UsageError
 from harness.core.extras import installed_version
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "deepspeed")
+# DistributedDataParallel keeps gloo's threads alive. One that frees a tensor while Python ends aborts the process, so
+# they get the time to free those of the last exchange.
+_LAST_TENSORS_S = 0.5
 _IN_USE = ("EADDRINUSE", "address already in use", "failed to bind")
 _LOST = (
     "connection closed by peer",
@@ -69,6 +73,7 @@ class World:
         if self.size > 1:
             self.wait()
             dist.destroy_process_group()
+            time.sleep(_LAST_TENSORS_S)
 
 
 def n_processes() -> int:
